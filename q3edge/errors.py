@@ -1,0 +1,37 @@
+"""Every error q3edge raises on purpose, one exit code each.
+
+A message is one line: what was found, what was expected, what to do next. The CLI prints it and exits with
+`exit_code`; a traceback is shown only with `--debug`.
+"""
+
+from __future__ import annotations
+
+
+class Q3EdgeError(Exception):
+    """Base of all deliberate errors."""
+
+    exit_code = 1
+
+
+class UsageError(Q3EdgeError):
+    """The request cannot be carried out as asked (flags, sizes, an output that exists)."""
+
+    exit_code = 2
+
+
+class InputError(Q3EdgeError):
+    """A file given to q3edge is broken, incomplete, unsupported or was tampered with."""
+
+    exit_code = 3
+
+
+class ResourceError(Q3EdgeError):
+    """The machine cannot do it: disk full, not enough memory, no permission, a missing optional package."""
+
+    exit_code = 4
+
+
+class ValidationError(Q3EdgeError):
+    """The result was produced but does not meet the accuracy asked for, or disagrees with the float model."""
+
+    exit_code = 5

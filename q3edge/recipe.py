@@ -1,0 +1,136 @@
+"""`Recipe`: which scheme each tensor gets. Owns the TOML format, the named formats and the rule lookup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError, UsageError
+from q3edge.formats import FORMATS
+from q3edge.scheme import Scheme
+from q3edge.weights import tensor_shapes
+
+DEFAULT_GROUP_SIZE = 32
+_LINEAR = "model.layers.*_proj"
+_EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
+_NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert router is tiny and decides everything
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float."""
+
+    match: str
+    scheme: Scheme | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Ordered rules, the first that matches decides; what none matches stays float. `method` rounds the weights."""
+
+    rules: tuple[Rule, ...]
+    method: str = "rtn"
+
+    @classmethod
+    def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
+        """The recipe of a named format; the embedding and the head are 8-bit, groups of at most 32, in every one."""
+        size = DEFAULT_GROUP_SIZE if group_size is None else group_size
+        if format_name == "int4":
+            scheme = Scheme(4, size, False if symmetric is None else symmetric)  # asymmetric: more accurate per byte
+        elif format_name == "int8":
+            scheme = Scheme(8, size, True if symmetric is None else symmetric)
+        elif format_name == "int8-dynamic":
+            if group_size is not None or symmetric is False:
+                raise UsageError(
+                    "int8-dynamic has one symmetric scale per row: leave out the group size and --asymmetric"
+                )
+            scheme = Scheme(8, None, activations="int8_per_token")
+        else:
+            raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
+        table = Scheme(8, min(size, DEFAULT_GROUP_SIZE))
+        return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a TOML recipe: optional `format`, `group_size`, `symmetric`, `method`, then `[[rule]]` tables.
+
+        A rule has `match` and either `float = true` or the fields of Scheme. Rules come before those of `format`.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: not found; expected a TOML recipe") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid TOML ({error})") from None
+        try:
+            return cls._from_toml(raw)
+        except (UsageError, InputError) as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_toml(cls, raw: Mapping[str, Any]) -> Recipe:
+        if unknown := sorted(set(raw) - {"format", "group_size", "symmetric", "method", "rule"}):
+            raise InputError(f"unknown fields {unknown}; expected format, group_size, symmetric, method, [[rule]]")
+        entries, method = raw.get("rule", []), raw.get("method", "rtn")
+        if not isinstance(entries, list):
+            raise InputError(f"rule = {entries!r}: expected [[rule]] tables")
+        if not isinstance(method, str):
+            raise InputError(f"method = {method!r}: expected a string")
+        rules = tuple(_read_rule(number, entry) for number, entry in enumerate(entries, 1))
+        if "format" in raw:
+            rules += cls.for_format(raw["format"], raw.get("group_size"), raw.get("symmetric")).rules
+        return cls(rules, method)
+
+    def scheme_for(self, tensor: str) -> Scheme | None:
+        """The scheme of a tensor by its full name; None keeps it float."""
+        module = tensor.removesuffix(".weight")
+        if any(fnmatchcase(module, pattern) for pattern in _NEVER_QUANTIZED):
+            return None
+        for rule in self.rules:
+            if fnmatchcase(module, rule.match):
+                return rule.scheme
+        return None
+
+    def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
+        """Every tensor of the model -> its scheme. UsageError names a tensor the group size does not fit."""
+        resolved: dict[str, Scheme | None] = {}
+        for name, shape in tensor_shapes(config).items():
+            scheme = self.scheme_for(name)
+            if scheme is not None:
+                try:
+                    scheme.groups(shape[-1])
+                except UsageError as error:
+                    raise UsageError(f"{name}: {error}") from None
+            resolved[name] = scheme
+        return resolved
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object for manifests."""
+        rules = [{"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} for r in self.rules]
+        return {"method": self.method, "rules": rules}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: two recipes that do the same written the same have the same digest."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _read_rule(number: int, entry: object) -> Rule:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("match"), str):
+        raise InputError(f'rule {number}: expected a table with match = "pattern"')
+    settings = {key: value for key, value in entry.items() if key != "match"}
+    if settings == {"float": True}:
+        return Rule(entry["match"], None)
+    if unknown := sorted(set(settings) - {f.name for f in fields(Scheme)}):
+        raise InputError(f"rule {number} ({entry['match']}): unknown fields {unknown}")
+    try:
+        return Rule(entry["match"], Scheme(**{"group_size": None, **settings}))
+    except TypeError:
+        raise InputError(f"rule {number} ({entry['match']}): bits is missing; or write float = true") from None

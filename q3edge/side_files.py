@@ -1,0 +1,50 @@
+"""The files that travel with the weights from folder to folder: configuration, tokenizer, generation settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from q3edge.artifact import Notice
+from q3edge.config import CONFIG_FILE, read_json_object
+from q3edge.errors import InputError
+
+TOKENIZER_FILE = "tokenizer.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+_COPIED = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    GENERATION_CONFIG_FILE,
+)
+
+
+def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
+    """Copy the tokenizer and generation settings (links are followed); a Notice where there is no tokenizer."""
+    for name in _COPIED:
+        if (source / name).is_file():
+            # Contents only: a read-only original must not make the copy read-only.
+            shutil.copyfile(source / name, target / name)
+    if (target / TOKENIZER_FILE).exists():
+        return ()
+    detail = f"{source} has no {TOKENIZER_FILE}: the result cannot turn text into tokens until one is put beside it"
+    return (Notice("tokenizer-missing", 1, detail),)
+
+
+def write_float_config(source: Path, target: Path, **added: object) -> None:
+    """Copy config.json without its quantization_config (an ONNX model carries its own), with fields `added`."""
+    raw = read_json_object(source / CONFIG_FILE)
+    raw.pop("quantization_config", None)
+    text = json.dumps(raw | added, indent=1, ensure_ascii=False)
+    (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def require_tokenizer(folder: Path) -> None:
+    """InputError where `folder` has no tokenizer.json."""
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise InputError(f"{folder}: has no {TOKENIZER_FILE}; copy it from the original model's folder")

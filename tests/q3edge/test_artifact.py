@@ -1,0 +1,117 @@
+"""Folders are complete or absent, and every byte in them is accounted for."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from q3edge.artifact import FileRecord, Manifest, artifact_digest, staged_directory
+from q3edge.errors import InputError, ResourceError, UsageError
+
+
+def make(folder: Path, text: str = "weights", *, overwrite: bool = False) -> Manifest:
+    with staged_directory(folder, overwrite=overwrite) as staging:
+        (staging / "onnx").mkdir()
+        (staging / "onnx" / "model.onnx").write_text(text)
+        return Manifest(kind="onnx", parent_digest="p", recipe={"rules": []}).save(staging)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_manifest_round_trip_and_verification(tmp_path: Path) -> None:
+    written = make(tmp_path / "a")
+    loaded = Manifest.load(tmp_path / "a")
+    assert loaded.files == written.files == {"onnx/model.onnx": FileRecord(7, written.files["onnx/model.onnx"].sha256)}
+    loaded.verify(tmp_path / "a")
+
+
+def test_same_content_gives_the_same_manifest(tmp_path: Path) -> None:
+    make(tmp_path / "a"), make(tmp_path / "b")
+    assert (tmp_path / "a/q3edge.json").read_bytes() == (tmp_path / "b/q3edge.json").read_bytes()
+    assert artifact_digest(tmp_path / "a") == artifact_digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda path: path.write_text("weightz"), "sha256 differs"),
+        (lambda path: path.write_text("weight"), "6 bytes, expected 7"),
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: (path.rename(path.parent / "x"), path.symlink_to(path.parent / "x")), "found a link"),
+        (lambda path: os.link(path, path.parent / "second"), "hard link"),
+    ],
+)
+def test_tampering_is_found(tmp_path: Path, tamper: object, message: str) -> None:
+    manifest = make(tmp_path / "a")
+    tamper(tmp_path / "a" / "onnx" / "model.onnx")  # type: ignore[operator]
+    with pytest.raises(InputError, match=message):
+        manifest.verify(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "onnx/../../outside", "..\\outside"])
+def test_manifest_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    make(tmp_path / "a")
+    (tmp_path / "outside").write_text("secret")
+    manifest = Manifest(kind="onnx", parent_digest="p", recipe={}, files={name: FileRecord(6, "")})
+    with pytest.raises(InputError, match="leads out of the folder"):
+        manifest.verify(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema_version": 1}', '{"schema_version": 1, "files": 3}', "{"])
+def test_a_broken_manifest_is_bad_input(tmp_path: Path, text: str) -> None:
+    (tmp_path / "q3edge.json").write_text(text)
+    with pytest.raises(InputError, match=r"q3edge\.json"):
+        Manifest.load(tmp_path)
+
+
+def test_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    make(tmp_path / "a", "old")
+
+    def fail() -> None:
+        with staged_directory(tmp_path / "a", overwrite=True) as staging:
+            (staging / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert leftovers(tmp_path) == ["a"]
+    assert (tmp_path / "a/onnx/model.onnx").read_text() == "old"
+
+
+def test_overwrite_replaces_whole_folders_that_q3edge_wrote(tmp_path: Path) -> None:
+    make(tmp_path / "a", "old")
+    with pytest.raises(UsageError, match="exists already"):
+        make(tmp_path / "a")
+    make(tmp_path / "a", "new", overwrite=True)
+    assert (tmp_path / "a/onnx/model.onnx").read_text() == "new"
+    assert leftovers(tmp_path) == ["a"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="was not written by q3edge"):
+        make(tmp_path / "mine", overwrite=True)
+
+
+def test_output_may_not_overlap_the_input(tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    for output in (source, source / "out", tmp_path):
+        with (
+            pytest.raises(UsageError, match="overlaps the input"),
+            staged_directory(output, overwrite=True, inputs=(source,)),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_a_resource_error(tmp_path: Path, number: int) -> None:
+    with (
+        pytest.raises(ResourceError, match="cannot be written"),
+        staged_directory(tmp_path / "a", overwrite=False),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert leftovers(tmp_path) == []
