@@ -1,0 +1,230 @@
+"""Reading one safetensors file: its header, checked strictly, and any row range of any tensor.
+
+Owns the file format (the safetensors library's README, section Format) on the reading side. Which files make a model
+is `shards`', which tensors it needs `model`'s; writing is `safetensors_writer`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.errors import InputError
+
+MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
+FLOAT_DTYPES: Final = ("BF16", "F16", "F32")
+NUMPY_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {  # little-endian as in the file; BF16 as its bits
+    "BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "I8": np.dtype("i1"),
+}  # fmt: skip
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+_MAX_DIMENSIONS = 32
+_BLOCK = 1 << 18  # elements converted at a time: the block stays in the CPU's cache
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of the file: dtype as named in the header, shape, and where its bytes lie in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class SafetensorsFile:
+    """An open safetensors file. Reads go into fresh arrays with pread: mapped pages would count as resident memory.
+
+    InputError at construction: anything in which the file differs from the format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open_regular(path)
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            self.entries: Mapping[str, TensorEntry] = _read_header(self._file, path, self.size)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; later reads fail."""
+        self._file.close()
+
+    def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """A range of rows (of the first dimension) in the stored dtype; BF16 comes as its bits, uint16.
+
+        InputError: a dtype outside NUMPY_DTYPES, or a file that became shorter.
+        """
+        entry, dtype, first, shape = self._locate(name, rows)
+        out = np.empty(shape, dtype)
+        self._pread(name, out, entry.offset + first * dtype.itemsize)
+        return out
+
+    def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """float32 values of a BF16, F16 or F32 tensor or of a range of its rows.
+
+        InputError: another dtype, or NaN or infinite values (the tensor and how many of the values read).
+        """
+        entry, dtype, first, shape = self._locate(name, rows)
+        if entry.dtype not in FLOAT_DTYPES:
+            raise InputError(f"{self.path} ({name}): dtype {entry.dtype}; expected one of {', '.join(FLOAT_DTYPES)}")
+        out = np.empty(shape, np.float32)
+        flat, bits, not_finite = out.reshape(-1), np.empty(min(out.size, _BLOCK), dtype), 0
+        for start in range(0, flat.size, _BLOCK):
+            values = flat[start : start + _BLOCK]
+            block = bits[: values.size]
+            self._pread(name, block, entry.offset + (first + start) * dtype.itemsize)
+            if entry.dtype == "BF16":
+                np.left_shift(block, 16, out=values.view(np.uint32), dtype=np.uint32)
+            else:
+                values[:] = block
+            not_finite += values.size - int(np.count_nonzero(np.isfinite(values)))
+        if not_finite:
+            raise InputError(
+                f"{self.path} ({name}): {not_finite} of {out.size} values are NaN or infinite; "
+                "the checkpoint is damaged, download it again"
+            )
+        return out
+
+    def _locate(self, name: str, rows: slice | None) -> tuple[TensorEntry, np.dtype[Any], int, tuple[int, ...]]:
+        """(entry, numpy dtype, index of the first element, shape) of a range of rows."""
+        entry = self.entries[name]
+        if entry.dtype not in NUMPY_DTYPES:
+            raise InputError(f"{self.path} ({name}): dtype {entry.dtype}; supported: {', '.join(NUMPY_DTYPES)}")
+        first, shape = 0, entry.shape
+        if rows is not None:
+            start, stop, step = rows.indices(shape[0])
+            if step != 1:
+                raise ValueError(f"rows {rows}: expected step 1")
+            first, shape = start * math.prod(shape[1:]), (max(stop - start, 0), *shape[1:])
+        return entry, NUMPY_DTYPES[entry.dtype], first, shape
+
+    def _pread(self, name: str, out: NDArray[Any], offset: int) -> None:
+        view, done = out.reshape(-1).view(np.uint8).data, 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
+            except OSError as error:
+                raise InputError(f"{self.path} ({name}): cannot be read ({error.strerror})") from None
+            if count == 0:
+                raise InputError(f"{self.path} ({name}): the file became shorter while it was read")
+            done += count
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # checked first: opening a pipe would wait for a writer
+            raise InputError(f"{path}: not a regular file; expected a safetensors file")
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; download the checkpoint again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_header(file: BinaryIO, path: Path, size: int) -> dict[str, TensorEntry]:
+    length = _header_length(file.read(512), path, size)
+    file.seek(8)
+    text = file.read(length)
+    if not text.startswith(b"{"):
+        raise InputError(f"{path}: not a safetensors file (the header is not a JSON object); download it again")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(f"{path}: the header has the key {twice!r} twice; refused")
+        return found
+
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the header is not valid JSON ({error}); download the file again") from None
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise InputError(f"{path}: __metadata__ in the header: expected an object of strings")
+    data_start = 8 + length
+    entries = {name: _read_entry(raw, data_start, f"{path} ({name})") for name, raw in header.items()}
+    _check_layout(entries, path, data_start, size)
+    return entries
+
+
+def _header_length(head: bytes, path: Path, size: int) -> int:
+    if size == 0:
+        raise InputError(f"{path}: empty file; download it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a Git-LFS pointer, not the weights; run `git lfs pull` in the folder")
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"{path}: an HTML page, not the weights; the download went wrong, repeat it")
+    if size < 8:
+        raise InputError(f"{path}: truncated, expected at least 8 bytes, found {size}; download it again")
+    length = int.from_bytes(head[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise InputError(
+            f"{path}: header length {length} bytes, expected at most {MAX_HEADER_BYTES}; not a safetensors file"
+        )
+    if length > size - 8:
+        raise InputError(
+            f"{path}: truncated or not a safetensors file, the header alone needs {8 + length} bytes, "
+            f"found {size}; download it again"
+        )
+    return length
+
+
+def _read_entry(raw: object, data_start: int, where: str) -> TensorEntry:
+    if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
+        raise InputError(f"{where}: header entry {_short(raw)}: expected dtype, shape and data_offsets")
+    dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise InputError(f"{where}: dtype {_short(dtype)}: not a dtype of safetensors")
+    if not _is_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise InputError(f"{where}: shape {_short(shape)}: expected a list of non-negative integers")
+    if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise InputError(f"{where}: data_offsets {_short(offsets)}: expected two increasing non-negative integers")
+    begin, end = offsets
+    bits = math.prod(shape) * _BITS[dtype]
+    if bits != 8 * (end - begin):
+        raise InputError(
+            f"{where}: shape {_short(shape)} x {dtype} needs {-(-bits // 8)} bytes, data_offsets give {end - begin}"
+        )
+    return TensorEntry(dtype, tuple(shape), data_start + begin, end - begin)
+
+
+def _check_layout(entries: Mapping[str, TensorEntry], path: Path, data_start: int, size: int) -> None:
+    """The tensors must follow each other without overlap or hole and end where the file ends."""
+    expected = data_start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if entry.offset != expected:
+            what = "overlaps the tensor before it" if entry.offset < expected else "leaves a hole before it"
+            found, wanted = entry.offset - data_start, expected - data_start
+            raise InputError(f"{path} ({name}): {what}, data starts at {found}, expected {wanted}; refused")
+        expected += entry.nbytes
+    if size < expected:
+        raise InputError(f"{path}: truncated, expected {expected} bytes, found {size}; download it again")
+    if size > expected:
+        raise InputError(f"{path}: {size - expected} bytes after the last tensor; expected {expected} bytes in all")
+
+
+def _is_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
