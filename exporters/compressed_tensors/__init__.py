@@ -1,0 +1,10 @@
+"""QDIR, the quantized checkpoint: safetensors in the layout of the compressed-tensors library.
+
+layout: one matrix <-> its stored tensors; settings: schemes <-> `quantization_config`; writer and reader: the folder.
+Why the layout is as it is: docs/decisions/2026-11-23-quantized-checkpoint-layout.md.
+"""
+
+from exporters.compressed_tensors.reader import QuantizedCheckpoint
+from exporters.compressed_tensors.writer import QuantizedWriter
+
+__all__ = ["QuantizedCheckpoint", "QuantizedWriter"]

@@ -1,0 +1,1 @@
+"""The ONNX exporter: `export.export_decoder` is its entry point."""

@@ -1,0 +1,94 @@
+"""`GraphBuilder`: a thin layer over onnx-ir's tape that gives nodes stable, readable names.
+
+Owns naming, scopes and constants; knows nothing of Qwen3.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.tape import Tape
+
+OPSET = 21
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+
+
+class GraphBuilder:
+    """Records nodes and initializers in the order of the forward pass."""
+
+    def __init__(self) -> None:
+        self._tape = Tape()
+        self._scopes: list[str] = []
+        self._used: Counter[str] = Counter()
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Prefix the names of the nodes made inside with `name`."""
+        self._scopes.append(name)
+        yield
+        self._scopes.pop()
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """Add a node with one output."""
+        name = self._node_name(op_type)
+        output = ir.val(f"{name}_output")
+        return self._tape.op(op_type, inputs, attributes, domain=domain, name=name, output=output)
+
+    def op_into(
+        self, outputs: Sequence[ir.Value], op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
+    ) -> None:
+        """Add a node whose outputs exist already, such as those of the graph."""
+        self._tape.op_multi_out(
+            op_type, inputs, attributes, domain=domain, name=self._node_name(op_type), outputs=outputs
+        )
+
+    def split(self, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
+        """Cut the last axis into parts of the given sizes."""
+        name = self._node_name("Split")
+        outputs = [ir.val(f"{name}_output_{i}") for i in range(len(sizes))]
+        self._tape.op_multi_out("Split", [x, self.int64(*sizes)], {"axis": -1}, name=name, outputs=outputs)
+        return tuple(outputs)
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """Add a named tensor to the graph."""
+        return self._tape.initializer(tensor)
+
+    def constant(self, array: NDArray[Any]) -> ir.Value:
+        """A small unnamed constant; equal ones are stored once."""
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.initializer(ir.tensor(array, name=f"constant_{len(self._constants)}"))
+        return self._constants[key]
+
+    def int64(self, *values: int) -> ir.Value:
+        """A constant vector, as shapes, axes and sizes are."""
+        return self.constant(np.array(values, np.int64))
+
+    def float32(self, value: float) -> ir.Value:
+        """A constant scalar."""
+        return self.constant(np.array(value, np.float32))
+
+    def graph(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str) -> ir.Graph:
+        """The finished graph."""
+        opsets = {"": OPSET, MICROSOFT: 1}
+        return ir.Graph(
+            inputs,
+            outputs,
+            nodes=self._tape.nodes,
+            initializers=self._tape.initializers,
+            opset_imports=opsets,
+            name=name,
+        )
+
+    def _node_name(self, op_type: str) -> str:
+        name = "/".join(("", *self._scopes, op_type))
+        self._used[name] += 1
+        return name if self._used[name] == 1 else f"{name}_{self._used[name]}"

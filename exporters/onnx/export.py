@@ -1,0 +1,56 @@
+"""Weights of one model -> onnx/model.onnx + onnx/model.onnx_data: the entry point of the ONNX exporter."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import onnx_ir as ir
+
+from exporters.onnx.builder import IR_VERSION, GraphBuilder
+from exporters.onnx.decoder import Decoder
+from exporters.onnx.external_data import ExternalData
+from exporters.onnx.linear import Matrices
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError
+from q3edge.progress import Progress, Silent
+from q3edge.version import VERSION
+from q3edge.weights import WeightSource, tensor_shapes
+
+MODEL_FILE = "onnx/model.onnx"
+DATA_FILE = "onnx/model.onnx_data"
+_HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
+
+
+def export_decoder(
+    source: WeightSource, folder: Path, *, accuracy_level: int = 4, progress: Progress | None = None
+) -> None:
+    """Write folder/onnx/model.onnx and folder/onnx/model.onnx_data; the same source gives the same bytes.
+
+    accuracy_level: of every MatMulNBits; 0 keeps activations float32, 4 rounds them to int8 per block (fast).
+    Memory: a block of one matrix; for int8_per_token a whole one, or the q/k/v or gate/up of a layer together.
+    InputError: a mixture-of-experts model, or a head_dim that attention cannot take.
+    FileExistsError: the data file is there already.
+    """
+    config = source.config
+    _check(config)
+    (folder / DATA_FILE).parent.mkdir(parents=True, exist_ok=True)
+    weights = sum(prod(shape) for shape in tensor_shapes(config).values())
+    task = (progress or Silent()).task("export", weights)
+    with task as advance, ExternalData(folder / DATA_FILE) as data:
+        builder = GraphBuilder()
+        graph = Decoder(config, builder, Matrices(builder, source, data, accuracy_level, advance)).build()
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="q3edge", producer_version=VERSION)
+    ir.save(model, folder / MODEL_FILE)
+
+
+def _check(config: Qwen3Config) -> None:
+    if config.moe is not None:
+        raise InputError(
+            "mixture-of-experts export is not available yet: found model_type qwen3_moe, expected the dense qwen3"
+        )
+    if config.head_dim % _HEAD_DIM_MULTIPLE:
+        raise InputError(
+            f"config.json: head_dim = {config.head_dim}: cannot be exported, "
+            f"onnxruntime's GroupQueryAttention expects a multiple of {_HEAD_DIM_MULTIPLE}"
+        )

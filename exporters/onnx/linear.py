@@ -1,0 +1,219 @@
+"""The matrices of the model as ONNX operators: linear layers, the embedding, and their weights on disk.
+
+Owns which operator a `Scheme` becomes and how its weights are laid out; the forward pass is `decoder`'s.
+Operators: onnxruntime's contrib schemas MatMulNBits, GatherBlockQuantized, MatMulIntegerToFloat, FusedMatMul.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from exporters.onnx.builder import MICROSOFT, GraphBuilder
+from exporters.onnx.external_data import ExternalData, TensorSpec, same_bytes
+from exporters.packing import pack_blocks, pack_zero_points
+from q3edge.errors import UsageError
+from q3edge.progress import Advance
+from q3edge.scheme import Scheme
+from q3edge.tensor import QuantizedTensor
+from q3edge.weights import WeightSource, tensor_shapes
+
+_BLOCK_WEIGHTS = 1 << 22  # weights in memory at a time
+_INT8_RANGE = 127.0
+_SMALLEST_MAX = 1e-30  # keeps an all-zero token from dividing by zero
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockWeights:
+    """A block-quantized [N, K] matrix in the graph."""
+
+    codes: ir.ExternalTensor
+    scales: ir.Value
+    zero_points: ir.Value | None
+
+
+class Matrices:
+    """Adds linear layers and the embedding to a graph; each weight is read once and stored once."""
+
+    def __init__(
+        self, builder: GraphBuilder, source: WeightSource, data: ExternalData, accuracy_level: int, advance: Advance
+    ) -> None:
+        self._builder, self._source, self._data = builder, source, data
+        self._accuracy_level, self._advance = accuracy_level, advance
+        self._shapes = tensor_shapes(source.config)
+        self._block_weights: dict[str, _BlockWeights] = {}
+        self._float_weights: dict[str, ir.Value] = {}
+
+    def vector(self, name: str) -> ir.Value:
+        """A norm's weight, float32, inside the model file."""
+        values = self._source.read(name)
+        self._advance(values.size)
+        return self._builder.initializer(ir.tensor(values, name=name))
+
+    def embedding(self, name: str, ids: ir.Value) -> ir.Value:
+        """Rows of table `name`: int64 [...] -> float32 [..., K]."""
+        scheme = self._source.scheme(name)
+        if scheme is None:
+            return self._builder.op("Gather", self._store_float((name,)), ids, axis=0)
+        if scheme.group_size is None:
+            raise UsageError(f"{name}: {scheme.label()} is for linear layers; give the embedding a group_size")
+        weights = self._store_blocks((name,), scheme)
+        rows, width = self._shapes[name]
+        table = same_bytes(weights.codes, f"{weights.codes.name}_rows", (rows, width * scheme.bits // 8))
+        inputs = [self._builder.initializer(table), ids, weights.scales, weights.zero_points]
+        return self._builder.op(
+            "GatherBlockQuantized",
+            *_without_trailing_none(inputs),
+            domain=MICROSOFT,
+            bits=scheme.bits,
+            block_size=scheme.group_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def linear(self, x: ir.Value, name: str) -> ir.Value:
+        """x @ W.T for one weight: float32 [..., K] -> [..., N]."""
+        return self._multiply(x, (name,))
+
+    def linears(self, x: ir.Value, names: Sequence[str]) -> tuple[ir.Value, ...]:
+        """Several linear layers of one input; a single operator where they share a scheme."""
+        if len({self._source.scheme(name) for name in names}) > 1:
+            return tuple(self.linear(x, name) for name in names)
+        return self._builder.split(self._multiply(x, tuple(names)), [self._shapes[name][0] for name in names])
+
+    def _multiply(self, x: ir.Value, names: tuple[str, ...]) -> ir.Value:
+        scheme = self._source.scheme(names[0])
+        if scheme is None:
+            return self._builder.op("FusedMatMul", x, self._store_float(names), domain=MICROSOFT, transB=1)
+        if scheme.activations == "int8_per_token":
+            return self._multiply_int8(x, names, scheme)
+        weights = self._store_blocks(names, scheme)
+        rows, width = self._shape(names)
+        inputs = [x, self._builder.initializer(weights.codes), weights.scales, weights.zero_points]
+        return self._builder.op(
+            "MatMulNBits",
+            *_without_trailing_none(inputs),
+            domain=MICROSOFT,
+            K=width,
+            N=rows,
+            bits=scheme.bits,
+            block_size=scheme.group_size,
+            accuracy_level=self._accuracy_level,
+        )
+
+    def _multiply_int8(self, x: ir.Value, names: tuple[str, ...], scheme: Scheme) -> ir.Value:
+        """W8A8 with one scale per token, so that a token's result does not depend on the others in the call.
+
+        Each token is divided by its largest magnitude, rounded to 1/127ths, multiplied in integers, scaled back.
+        Activations are uint8 around 128: onnxruntime has no fast kernel for int8 ones. On x86 without VNNI its uint8 x
+        int8 kernel saturates, unless the session sets `session.x64quantprecision` = "1".
+        """
+        op = self._builder.op
+        largest = op("ReduceMax", op("Abs", x), self._builder.int64(-1), keepdims=1)
+        largest = op("Max", largest, self._builder.float32(_SMALLEST_MAX))
+        step = self._builder.float32(1 / _INT8_RANGE)
+        middle = self._builder.constant(np.array(scheme.implicit_zero_point, np.uint8))
+        rounded = op("QuantizeLinear", op("Div", x, largest), step, middle)
+        weights, scales = self._store_int8(names, scheme)
+        product = op("MatMulIntegerToFloat", rounded, weights, step, scales, middle, domain=MICROSOFT)
+        return op("Mul", product, largest)
+
+    def _store_float(self, names: tuple[str, ...]) -> ir.Value:
+        """float32 [N, K]."""
+        label = _label(names)
+        if label not in self._float_weights:
+            spec = TensorSpec(label, ir.DataType.FLOAT, self._shape(names))
+            (tensor,) = self._data.store([spec], ((values,) for values in self._float_blocks(names)))
+            self._float_weights[label] = self._builder.initializer(tensor)
+        return self._float_weights[label]
+
+    def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> _BlockWeights:
+        """Codes uint8 [N, K/G, G*bits/8], scales float16 [N, K/G], packed zero points [N, ceil(K/G*bits/8)]."""
+        label = _label(names)
+        if label not in self._block_weights:
+            rows, width = self._shape(names)
+            groups = scheme.groups(width)
+            uint8 = ir.DataType.UINT8
+            specs = [
+                TensorSpec(f"{label}.codes", uint8, (rows, groups, width // groups * scheme.bits // 8)),
+                TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows, groups)),
+            ]
+            if not scheme.symmetric:
+                specs.append(TensorSpec(f"{label}.zero_points", uint8, (rows, -(-groups * scheme.bits // 8))))
+            codes, scales, *rest = self._data.store(specs, (_packed(block) for block in self._blocks(names)))
+            zero_points = self._builder.initializer(rest[0]) if rest else None
+            self._block_weights[label] = _BlockWeights(codes, self._widened(scales), zero_points)
+        return self._block_weights[label]
+
+    def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
+        """Codes int8 [K, N] (MatMulInteger takes no transpose) and scales float32 [N]."""
+        label = _label(names)
+        rows, width = self._shape(names)
+        specs = [
+            TensorSpec(f"{label}.codes", ir.DataType.INT8, (width, rows)),
+            TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows,)),
+        ]
+        codes, scales = self._data.store(specs, self._transposed(names, scheme))
+        return self._builder.initializer(codes), self._widened(scales)
+
+    def _transposed(self, names: tuple[str, ...], scheme: Scheme) -> Iterator[tuple[NDArray[Any], ...]]:
+        """All rows in one block: a transposed matrix cannot be written before its last row is read."""
+        rows, width = self._shape(names)
+        codes, scales = np.empty((width, rows), np.int8), np.empty(rows, np.float16)
+        done = 0
+        for block in self._blocks(names):
+            part = slice(done, done + block.shape[0])
+            codes[:, part] = (block.codes ^ np.uint8(scheme.implicit_zero_point)).view(np.int8).T
+            scales[part] = block.scales[:, 0]
+            done = part.stop
+        yield codes, scales
+
+    def _widened(self, scales: ir.ExternalTensor) -> ir.Value:
+        """float16 on disk, float32 in use: onnxruntime folds the Cast when it loads the model."""
+        return self._builder.op("Cast", self._builder.initializer(scales), to=ir.DataType.FLOAT)
+
+    def _shape(self, names: tuple[str, ...]) -> tuple[int, int]:
+        return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
+
+    def _float_blocks(self, names: tuple[str, ...]) -> Iterator[NDArray[np.float32]]:
+        for name, rows in self._row_ranges(names):
+            yield self._source.read(name, rows)
+
+    def _blocks(self, names: tuple[str, ...]) -> Iterator[QuantizedTensor]:
+        for name, rows in self._row_ranges(names):
+            yield self._source.read_quantized(name, rows)
+
+    def _row_ranges(self, names: tuple[str, ...]) -> Iterator[tuple[str, slice]]:
+        for name in names:
+            rows, width = self._shapes[name]
+            step = max(1, _BLOCK_WEIGHTS // width)
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
+                yield name, slice(start, stop)
+                self._advance((stop - start) * width)
+
+
+def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
+    parts: list[NDArray[Any]] = [pack_blocks(block), block.scales]
+    if block.zero_points is not None:
+        parts.append(pack_zero_points(block.zero_points, block.scheme.bits))
+    return parts
+
+
+def _label(names: tuple[str, ...]) -> str:
+    """Name of the rows of several weights: (…q_proj.weight, …k_proj.weight) -> …q_k_proj."""
+    modules = [name.removesuffix(".weight") for name in names]
+    if len(modules) == 1:
+        return modules[0]
+    parent = modules[0].rpartition(".")[0]
+    stems = (module.rpartition(".")[2].removesuffix("_proj") for module in modules)
+    return f"{parent}.{'_'.join(stems)}_proj"
+
+
+def _without_trailing_none(inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+    return list(inputs[:-1]) if inputs[-1] is None else list(inputs)

@@ -1,0 +1,90 @@
+"""What the exporter's tests share: random quantized tensors and a plain loop around an exported decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from exporters.onnx.export import MODEL_FILE, export_decoder
+from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
+from q3edge.scheme import Scheme
+from q3edge.tensor import QuantizedTensor
+from support import InMemoryWeights
+
+Past = dict[str, NDArray[np.float32]]
+
+
+def random_quantized(rows: int, width: int, scheme: Scheme, rng: np.random.Generator) -> QuantizedTensor:
+    """Any codes and zero points the scheme allows, scales of both signs; values of about width ** -0.5."""
+    groups = scheme.groups(width)
+    size = 2.0 / scheme.max_code * width**-0.5
+    scales = (rng.uniform(0.5, 2, (rows, groups)) * rng.choice([-1, 1], (rows, groups)) * size).astype(np.float16)
+    low, high = (0, scheme.max_code) if scheme.bits < 8 else (64, 192)
+    zero_points = None if scheme.symmetric else rng.integers(low, high + 1, (rows, groups)).astype(np.uint8)
+    codes = rng.integers(0, scheme.max_code + 1, (rows, width)).astype(np.uint8)
+    return QuantizedTensor(codes, scales, zero_points, scheme)
+
+
+def quantized_model(scheme_for: Callable[[str], Scheme | None], seed: int = 0, **overrides: object) -> InMemoryWeights:
+    """A random model whose matrices have the schemes that `scheme_for` gives to their names."""
+    rng = np.random.default_rng(seed)
+    source = InMemoryWeights.random(seed, **overrides)
+    for name, values in list(source.tensors.items()):
+        scheme = scheme_for(name) if values.ndim == 2 else None
+        if scheme is not None:
+            source.tensors[name] = random_quantized(*values.shape, scheme, rng)
+    return source
+
+
+def dequantized(source: InMemoryWeights) -> InMemoryWeights:
+    """The same model with float32 weights."""
+    return InMemoryWeights(source.config, {name: source.read(name) for name in source.tensors})
+
+
+def session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on one thread that keeps quiet."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class ExportedDecoder:
+    """Exports a source and runs the result; past and present are plain arrays that grow."""
+
+    def __init__(self, source: InMemoryWeights, folder: Path, accuracy_level: int = 4) -> None:
+        export_decoder(source, folder, accuracy_level=accuracy_level)
+        self.session = session(folder / MODEL_FILE)
+        self.cache = KVCacheSpec.of(source.config)
+
+    def empty_past(self, batch: int) -> Past:
+        names = [name for layer in range(self.cache.layers) for name in self.cache.past(layer)]
+        return {name: np.zeros(self.cache.shape(batch, 0), np.float32) for name in names}
+
+    def step(
+        self,
+        ids: NDArray[np.int64],
+        mask: NDArray[np.int64] | None = None,
+        past: Past | None = None,
+        keep: NDArray[np.int64] | None = None,
+    ) -> tuple[NDArray[np.float32], Past]:
+        """Logits and the past of the next step; the default mask is for one row or rows of equal length."""
+        past = self.empty_past(len(ids)) if past is None else past
+        if mask is None:
+            length = next(iter(past.values())).shape[2]
+            mask = np.ones((len(ids), length + ids.shape[1]), np.int64)
+        feed = {INPUT_IDS: ids, ATTENTION_MASK: mask, **past}
+        if keep is not None:
+            feed[NUM_LOGITS_TO_KEEP] = keep
+        names = [LOGITS, *(name for layer in range(self.cache.layers) for name in self.cache.present(layer))]
+        logits, *present = self.session.run(names, feed)
+        return logits, dict(zip(past, present))
+
+
+def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Largest difference over the largest magnitude."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
