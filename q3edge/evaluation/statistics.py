@@ -1,0 +1,120 @@
+"""Averages of per-token metrics with confidence intervals.
+
+Errors of neighbouring tokens are correlated, so the bootstrap draws blocks of 64 neighbours, not tokens (block
+bootstrap, Künsch 1989). Every number is computed from the same draws, so ratios of both models are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.evaluation.metrics import Float64Array, TokenMetrics
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+BLOCK = 64
+MIN_BLOCKS = 5  # fewer say nothing about how they vary
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its 95 % confidence interval; None where there is too little data for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A candidate against a reference over `tokens` scored tokens of `windows` windows.
+
+    KL in nats; top1_agreement as a fraction; perplexities per token; log_perplexity_ratio = ln(candidate's /
+    reference's); rms_probability_change of the token that really follows ("RMS delta p" in llama.cpp).
+    """
+
+    tokens: int
+    windows: int
+    mean_kl: Estimate
+    median_kl: Estimate
+    p99_kl: Estimate
+    p999_kl: Estimate
+    top1_agreement: Estimate
+    reference_perplexity: Estimate
+    candidate_perplexity: Estimate
+    log_perplexity_ratio: Estimate
+    rms_probability_change: Estimate
+    max_logit_error: float
+
+
+def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
+    """Estimates over all positions of the windows (at least one, none empty); percentile intervals, deterministic."""
+    tokens = TokenMetrics.concatenate(windows)
+    draws = _Draws(_block_ids([len(window) for window in windows]))
+    identity: Callable[[Float64Array], Float64Array] = lambda mean: mean  # noqa: E731
+    return Comparison(
+        tokens=len(tokens),
+        windows=len(windows),
+        mean_kl=draws.mean(tokens.kl, identity),
+        median_kl=draws.quantile(tokens.kl, 0.5),
+        p99_kl=draws.quantile(tokens.kl, 0.99),
+        p999_kl=draws.quantile(tokens.kl, 0.999),
+        top1_agreement=draws.mean(tokens.same_top, identity),
+        reference_perplexity=draws.mean(tokens.reference_nll, np.exp),
+        candidate_perplexity=draws.mean(tokens.candidate_nll, np.exp),
+        log_perplexity_ratio=draws.mean(tokens.candidate_nll - tokens.reference_nll, identity),
+        rms_probability_change=draws.mean(np.square(tokens.probability_change), np.sqrt),
+        max_logit_error=float(tokens.logit_error.max()),
+    )
+
+
+def _block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """The block of every position, int64 [T]; a block is at most BLOCK neighbours of one window."""
+    ids, first = [], 0
+    for length in lengths:
+        ids.append(first + np.arange(length) // BLOCK)
+        first += -(-length // BLOCK)
+    return np.concatenate(ids)
+
+
+class _Draws:
+    """How often each block occurs in each of RESAMPLES bootstrap samples."""
+
+    def __init__(self, blocks: NDArray[np.int64]) -> None:
+        self._blocks = blocks
+        self._sizes = np.bincount(blocks)
+        count = len(self._sizes)
+        resamples = RESAMPLES if count >= MIN_BLOCKS else 0
+        generator = np.random.default_rng(_SEED)
+        self._weights = generator.multinomial(count, np.full(count, 1 / count), resamples)  # [resamples, blocks]
+
+    def mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Estimate:
+        """`transform` of the mean over tokens."""
+        sums = np.bincount(self._blocks, values)
+        means = (self._weights @ sums) / (self._weights @ self._sizes)
+        return _estimate(float(transform(values.mean())), transform(means))
+
+    def quantile(self, values: Float64Array, q: float) -> Estimate:
+        """The smallest value that at least a fraction `q` of the tokens do not exceed."""
+        order = np.argsort(values, kind="stable")
+        ranked, blocks = values[order], self._blocks[order]
+        samples = [ranked[_weighted_rank(weights[blocks], q)] for weights in self._weights]
+        point = ranked[_weighted_rank(np.ones(len(values), np.int64), q)]
+        return _estimate(float(point), np.array(samples))
+
+
+def _weighted_rank(weights: NDArray[np.int64], q: float) -> int:
+    cumulative = np.cumsum(weights)
+    return int(np.searchsorted(cumulative, q * cumulative[-1]))
+
+
+def _estimate(value: float, samples: Float64Array) -> Estimate:
+    if not len(samples):
+        return Estimate(value, None, None)
+    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high))

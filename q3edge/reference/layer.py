@@ -1,0 +1,106 @@
+"""One dense decoder layer of Qwen3 in float32, as pure functions over its weights.
+
+Split where calibration needs to look: the input of q/k/v, of o, of gate/up and of down. Equals transformers'
+`Qwen3DecoderLayer`. Where weights come from and which layer follows is `q3edge.reference.model`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError
+from q3edge.reference.rotary import RotaryTables
+from q3edge.weights import WeightSource, layer_prefix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerWeights:
+    """float32 weights of one layer, H = hidden size, D = head_dim, I = intermediate size; matrices are [out, in]."""
+
+    input_layernorm: torch.Tensor  # [H]
+    q_proj: torch.Tensor  # [heads * D, H]
+    k_proj: torch.Tensor  # [kv_heads * D, H]
+    v_proj: torch.Tensor  # [kv_heads * D, H]
+    q_norm: torch.Tensor  # [D]
+    k_norm: torch.Tensor  # [D]
+    o_proj: torch.Tensor  # [H, heads * D]
+    post_attention_layernorm: torch.Tensor  # [H]
+    gate_proj: torch.Tensor  # [I, H]
+    up_proj: torch.Tensor  # [I, H]
+    down_proj: torch.Tensor  # [H, I]
+
+    @classmethod
+    def read(cls, source: WeightSource, layer: int) -> LayerWeights:
+        """Read one layer. InputError: it has experts, which are not available yet."""
+        if source.config.is_moe_layer(layer):
+            raise InputError(
+                f"config.json: model_type = {source.config.model_type!r}: layer {layer} has experts; "
+                "mixture-of-experts models are not available yet, use a dense Qwen3"
+            )
+        return cls(**{f.name: read_tensor(source, tensor_name(layer, f.name)) for f in fields(cls)})
+
+
+def tensor_name(layer: int, part: str) -> str:
+    """Full name of a field of LayerWeights: (3, "q_proj") -> model.layers.3.self_attn.q_proj.weight."""
+    if part.endswith("layernorm"):
+        module = part
+    elif part in ("gate_proj", "up_proj", "down_proj"):
+        module = f"mlp.{part}"
+    else:
+        module = f"self_attn.{part}"
+    return f"{layer_prefix(layer)}{module}.weight"
+
+
+def read_tensor(source: WeightSource, name: str, rows: slice | None = None) -> torch.Tensor:
+    """float32 tensor `name`, or a range of its rows, as torch."""
+    return torch.from_numpy(source.read(name, rows))
+
+
+def normalize(x: torch.Tensor, weight: torch.Tensor, config: Qwen3Config) -> torch.Tensor:
+    """RMSNorm over the last dimension: x / RMS(x) * weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    return rms_norm(x, weight.shape, weight, config.rms_norm_eps)
+
+
+def attention_mask(token_mask: torch.Tensor) -> torch.Tensor:
+    """bool [B, 1, S, S], true where a query may look, from a bool [B, S] that is false at padding.
+
+    Padding sees only itself: a row without any key would be NaN and spread.
+    """
+    length = token_mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    itself = torch.eye(length, dtype=torch.bool)
+    return (causal & token_mask[:, None, None, :]) | itself
+
+
+def attention_context(
+    normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """The input of o_proj [B, S, heads * D] from the normed input of q/k/v [B, S, H]; mask None is plain causal."""
+
+    def heads(matrix: torch.Tensor) -> torch.Tensor:
+        return linear(normed, matrix).view(*normed.shape[:-1], -1, config.head_dim)
+
+    query = rotary.rotate(normalize(heads(weights.q_proj), weights.q_norm, config).transpose(1, 2))
+    key = rotary.rotate(normalize(heads(weights.k_proj), weights.k_norm, config).transpose(1, 2))
+    value = heads(weights.v_proj).transpose(1, 2)
+    context = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=True)
+    return context.transpose(1, 2).flatten(2)
+
+
+def gated_product(normed: torch.Tensor, weights: LayerWeights) -> torch.Tensor:
+    """The input of down_proj [B, S, I] from the normed input of gate/up [B, S, H] (SwiGLU, arXiv 2002.05202)."""
+    return silu(linear(normed, weights.gate_proj)).mul_(linear(normed, weights.up_proj))
+
+
+def decoder_layer(
+    x: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Hidden states [B, S, H] after the layer."""
+    normed = normalize(x, weights.input_layernorm, config)
+    x = x + linear(attention_context(normed, weights, config, rotary, mask), weights.o_proj)
+    normed = normalize(x, weights.post_attention_layernorm, config)
+    return x + linear(gated_product(normed, weights), weights.down_proj)

@@ -1,0 +1,102 @@
+"""The whole float model: embedding, every layer in turn over all sequences, final norm, logits in pieces.
+
+Memory is one layer, the hidden states and the activations of a few sequences, whatever the model's size. A table as
+large as the vocabulary is read in row blocks unless it is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import linear
+
+from q3edge.errors import InputError
+from q3edge.progress import Progress, Silent
+from q3edge.reference.layer import LayerWeights, attention_mask, decoder_layer, normalize, read_tensor
+from q3edge.reference.rotary import RotaryTables
+from q3edge.weights import EMBEDDING, FINAL_NORM, WeightSource, head_tensor
+
+MAX_TABLE_BYTES = 640 << 20  # a float32 head up to this size stays in memory between calls
+_BLOCK_BYTES = 64 << 20  # rows of a larger head read at a time
+_EMBEDDING_ROWS = 256  # rows of the embedding read at a time, where any of them is needed
+_TOKENS_AT_ONCE = 1024  # keeps the widest activation near 64 MB at the 32B shape
+
+
+@torch.no_grad()
+def hidden_states(
+    source: WeightSource,
+    token_ids: NDArray[np.int64],
+    token_mask: NDArray[np.bool_] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """float32 [B, S, H] after the final norm, for token ids [B, S]; each weight is read once for all sequences.
+
+    token_mask: bool [B, S], false at padding on either side, whose hidden states mean nothing; None: no padding
+    (right padding needs no mask: nothing looks ahead). InputError: token ids outside the vocabulary, or experts.
+    """
+    config = source.config
+    x = embed(source, token_ids)
+    rotary = RotaryTables.of(config, token_ids.shape[1])
+    sequences = max(1, _TOKENS_AT_ONCE // token_ids.shape[1])
+    with (progress or Silent()).task("float reference", config.num_hidden_layers) as advance:
+        for layer in range(config.num_hidden_layers):
+            weights = LayerWeights.read(source, layer)
+            for start in range(0, len(x), sequences):
+                rows = slice(start, start + sequences)
+                mask = None if token_mask is None else attention_mask(torch.from_numpy(token_mask[rows]))
+                x[rows] = decoder_layer(x[rows], weights, config, rotary, mask)
+            advance(1)
+    norm = read_tensor(source, FINAL_NORM)
+    for sequence in x:
+        sequence.copy_(normalize(sequence, norm, config))
+    return x
+
+
+def embed(source: WeightSource, token_ids: NDArray[np.int64]) -> torch.Tensor:
+    """Rows of the embedding, float32 [B, S, H], for token ids [B, S], reading only the row blocks that occur."""
+    config = source.config
+    if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < config.vocab_size:
+        raise InputError(
+            f"token ids {token_ids.min()}..{token_ids.max()}: expected 0..{config.vocab_size - 1}; "
+            "the tokenizer does not belong to this model"
+        )
+    flat = token_ids.reshape(-1)
+    out = np.empty((flat.size, config.hidden_size), np.float32)
+    for block in np.unique(flat // _EMBEDDING_ROWS).tolist():
+        first = block * _EMBEDDING_ROWS
+        rows = source.read(EMBEDDING, slice(first, min(first + _EMBEDDING_ROWS, config.vocab_size)))
+        wanted = np.flatnonzero(flat // _EMBEDDING_ROWS == block)
+        out[wanted] = rows[flat[wanted] - first]
+    return torch.from_numpy(out).reshape(*token_ids.shape, config.hidden_size)
+
+
+class LogitsHead:
+    """The last matrix: hidden states [T, H] -> logits [T, V]. T is the caller's to keep small.
+
+    A table of at most `max_table_bytes` is read once; a larger one in blocks on every call.
+    """
+
+    def __init__(self, source: WeightSource, *, max_table_bytes: int = MAX_TABLE_BYTES) -> None:
+        self._source, self._name = source, head_tensor(source.config)
+        row_bytes = 4 * source.config.hidden_size
+        self._rows = max(1, _BLOCK_BYTES // row_bytes)
+        keep = source.config.vocab_size * row_bytes <= max_table_bytes
+        self._table = read_tensor(source, self._name) if keep else None
+
+    @torch.no_grad()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [T, V]."""
+        if self._table is not None:
+            return linear(hidden, self._table)
+        out = torch.empty(len(hidden), self._source.config.vocab_size)
+        for rows in self._blocks():
+            out[:, rows] = linear(hidden, read_tensor(self._source, self._name, rows))
+        return out
+
+    def _blocks(self) -> Iterator[slice]:
+        vocab = self._source.config.vocab_size
+        return (slice(start, min(start + self._rows, vocab)) for start in range(0, vocab, self._rows))

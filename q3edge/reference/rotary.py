@@ -1,0 +1,33 @@
+"""Rotary position embedding applied: cos/sin tables and the rotation. The frequencies are `q3edge.rope`'s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from q3edge.config import Qwen3Config
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RotaryTables:
+    """cos and signed sin of positions 0..S-1, times YaRN's attention factor; both float32 [S, head_dim].
+
+    Element i pairs with i + head_dim/2, as in transformers; sin is negated in the first half, so that a rotation is
+    x * cos + (x with its halves swapped) * sin.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    @classmethod
+    def of(cls, config: Qwen3Config, length: int) -> RotaryTables:
+        """Tables for `length` positions."""
+        frequencies = torch.from_numpy(config.rope.inverse_frequencies(config.head_dim))
+        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+        cos, sin = angles.cos() * config.rope.attention_factor, angles.sin() * config.rope.attention_factor
+        return cls(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+    def rotate(self, x: torch.Tensor) -> torch.Tensor:
+        """Turn queries or keys [B, heads, S, head_dim]."""
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
