@@ -1,0 +1,159 @@
+"""`Decoder`: the network of an artifact on onnxruntime, and its `KVCache`. Token ids in, logits out.
+
+Owns the session, its options, and the binding of one buffer as both past and present. Checking the files is the
+loader's, choosing tokens is sampling's, the loop over tokens is generate's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from q3edge.artifact import Manifest
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError, UsageError
+from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
+from q3edge.runtime.exact_activations import with_exact_activations
+from q3edge.runtime.loader import MODEL_FILE, open_artifact
+from q3edge.runtime.threads import default_threads
+
+_EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
+_FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
+
+
+class KVCache:
+    """Keys and values of up to `capacity` tokens for `batch_size` sequences, which may differ in length.
+
+    The memory is zero pages until tokens fill it, so a large capacity costs address space, not RAM.
+    """
+
+    def __init__(self, session: ort.InferenceSession, spec: KVCacheSpec, capacity: int, batch_size: int) -> None:
+        self.capacity, self.batch_size = capacity, batch_size
+        self.lengths: NDArray[np.int64] = np.zeros(batch_size, np.int64)
+        self._binding = session.io_binding()
+        shape = spec.shape(batch_size, capacity)
+        self._buffers = []
+        for layer in range(spec.layers):
+            for past, present in zip(spec.past(layer), spec.present(layer)):
+                buffer = np.zeros(shape, np.float32)
+                self._buffers.append(buffer)
+                _bind(self._binding.bind_input, past, buffer)
+                _bind(self._binding.bind_output, present, buffer)
+
+    @property
+    def length(self) -> int:
+        """Tokens held by the longest sequence."""
+        return int(self.lengths.max())
+
+    def truncate(self, length: int) -> None:
+        """Forget every token after the first `length` of each sequence."""
+        self.lengths = np.minimum(self.lengths, length)
+
+
+class Decoder:
+    """One exported model, loaded. Safe to use from several threads, each with its own cache."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int | None = None,
+        exact_activations: bool = False,
+        manifest: Manifest | None = None,
+    ) -> None:
+        """Check and load `folder`; `threads` defaults to the physical cores this process may use.
+
+        `exact_activations` computes block-quantized products with float instead of int8 activations, to tell the
+        kernel's error from the weights'. `manifest`: what open_artifact(folder) gave, if already called.
+        InputError: what open_artifact refuses, or onnxruntime does.
+        """
+        self.manifest = manifest or open_artifact(folder)
+        self.config = Qwen3Config.load(folder)
+        self.threads = threads or default_threads()
+        self._spec = KVCacheSpec.of(self.config)
+        path = folder / MODEL_FILE
+        options = _session_options(self.threads)
+        model: Path | bytes = path
+        if exact_activations:
+            model = with_exact_activations(path.read_bytes())
+            options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
+        _check_signature(path, self._session, self._spec)
+
+    def new_cache(self, capacity: int, batch_size: int = 1) -> KVCache:
+        """An empty cache; UsageError if `capacity` is more than the model's context."""
+        context = self.config.max_position_embeddings
+        if capacity > context:
+            raise UsageError(f"{capacity} tokens asked for, but the model's context is {context}; ask for fewer")
+        return KVCache(self._session, self._spec, capacity, batch_size)
+
+    def forward(
+        self, input_ids: NDArray[np.int64], cache: KVCache, *, keep: int = 1, counts: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Append `input_ids` int64 [B, S] to the cache; logits float32 [B, keep, V] of the last positions (0: all S).
+
+        `counts` int64 [B] tells how many leading tokens of each row are real (right padding; default all S). A batch of
+        several rows takes more than one token a row only into an empty cache. UsageError: the cache is full.
+        """
+        rows, columns = input_ids.shape
+        if rows != cache.batch_size or (rows > 1 and columns > 1 and cache.length > 0):
+            raise ValueError(f"input [{rows}, {columns}] for {cache.batch_size} sequences of length {cache.length}")
+        total = cache.length + columns
+        if total > cache.capacity:
+            raise UsageError(f"the cache holds {cache.capacity} tokens and {total} are needed; make a larger one")
+        lengths = cache.lengths + (columns if counts is None else counts)
+        feeds = {
+            INPUT_IDS: np.ascontiguousarray(input_ids, np.int64),
+            ATTENTION_MASK: (np.arange(total) < lengths[:, None]).astype(np.int64),
+            NUM_LOGITS_TO_KEEP: np.array([keep], np.int64),
+        }
+        logits = np.empty((rows, min(keep or columns, columns), self.config.vocab_size), np.float32)
+        for name, array in feeds.items():
+            _bind(cache._binding.bind_input, name, array)
+        _bind(cache._binding.bind_output, LOGITS, logits)
+        self._session.run_with_iobinding(cache._binding)
+        cache.lengths = lengths
+        return logits
+
+
+def _bind(bind: object, name: str, array: NDArray[np.generic]) -> None:
+    """Lend `array`'s memory to onnxruntime; the caller keeps it alive for as long as the binding is used."""
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)  # type: ignore[operator]
+
+
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL_ONLY
+    options.enable_mem_pattern = False  # it would keep one memory plan per sequence length
+    return options
+
+
+def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpec) -> None:
+    layers = range(spec.layers)
+    inputs = {INPUT_IDS, ATTENTION_MASK} | {name for layer in layers for name in spec.past(layer)}
+    outputs = {LOGITS} | {name for layer in layers for name in spec.present(layer)}
+    # num_logits_to_keep has a default, which onnxruntime lists among the overridable initializers.
+    found_inputs = {node.name for node in (*session.get_inputs(), *session.get_overridable_initializers())}
+    found_outputs = {node.name for node in session.get_outputs()}
+    different = (found_inputs ^ (inputs | {NUM_LOGITS_TO_KEEP})) | (found_outputs ^ outputs)
+    if different:
+        names = ", ".join(sorted(different)[:4])
+        raise InputError(
+            f"{path}: inputs or outputs differ from a {spec.layers}-layer decoder's ({names}); export again"
+        )
+    for node in session.get_inputs():
+        if node.name.startswith("past_key_values.") and list(node.shape[1::2]) != [spec.kv_heads, spec.head_dim]:
+            raise InputError(
+                f"{path}: {node.name} is {node.shape}, config.json says {spec.shape(1, 1)[1::2]}; export again"
+            )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

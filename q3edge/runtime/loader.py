@@ -1,0 +1,45 @@
+"""Opening an artifact folder: nothing in it reaches onnxruntime or tokenizers before this module has checked it.
+
+Owns which files the runtime reads and that each is the one the manifest records. The manifest's format is
+q3edge.artifact's, the references inside model.onnx are onnx_references'.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from q3edge.artifact import MANIFEST_FILE, Manifest
+from q3edge.config import CONFIG_FILE
+from q3edge.errors import InputError
+from q3edge.runtime.onnx_references import check_external_data
+from q3edge.side_files import GENERATION_CONFIG_FILE, TOKENIZER_FILE
+
+MODEL_FILE = "onnx/model.onnx"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+_REQUIRED = (CONFIG_FILE, MODEL_FILE)
+_OPTIONAL = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE)
+
+
+def open_artifact(folder: Path) -> Manifest:
+    """The manifest of an exported model, after checking every file that the runtime will read.
+
+    InputError: no manifest or not one of an ONNX export; a file missing, changed or unlisted; external data of
+    model.onnx that lies outside the folder, outside the manifest, or past a file's end.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; expected a folder written by `q3edge export` or `q3edge build`")
+    manifest = Manifest.load(folder)
+    if manifest.kind != "onnx":
+        raise InputError(f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first")
+    for name in (*_REQUIRED, *(name for name in _OPTIONAL if (folder / name).exists())):
+        _check_listed(folder, name, manifest)
+    manifest.verify(folder)
+    for path in check_external_data(folder / MODEL_FILE):
+        _check_listed(folder, path.relative_to(folder).as_posix(), manifest)
+    return manifest
+
+
+def _check_listed(folder: Path, name: str, manifest: Manifest) -> None:
+    if name not in manifest.files:
+        raise InputError(f"{folder / name}: not listed in {MANIFEST_FILE}, so it cannot be verified; export again")

@@ -1,0 +1,180 @@
+"""`Model`: an artifact folder ready for conversation. Puts decoder, tokenizer, template and settings together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError, UsageError
+from q3edge.runtime.chat_template import ChatTemplate, Message
+from q3edge.runtime.decoder import Decoder
+from q3edge.runtime.generate import Statistics, generate
+from q3edge.runtime.loader import open_artifact
+from q3edge.runtime.settings import GenerationSettings
+from q3edge.runtime.thinking import ThinkingSplitter
+from q3edge.runtime.tokenizer import Tokenizer, unused_character
+
+ROLES = ("system", "user", "assistant", "tool")
+FIELDS = {"role", "content", "reasoning_content"}
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished generation: all its text, the two parts of it, its ids (no stop token), and what it took."""
+
+    text: str
+    thinking: str
+    answer: str
+    token_ids: tuple[int, ...]
+    stats: Statistics
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: text, thinking, answer, token_ids, and the statistics' counts, seconds and rates."""
+        rates = {
+            "time_to_first_token": self.stats.time_to_first_token,
+            "prefill_tokens_per_second": self.stats.prefill_tokens_per_second,
+            "decode_tokens_per_second": self.stats.decode_tokens_per_second,
+        }
+        return asdict(self) | {"stats": asdict(self.stats) | rates}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What `open` found in a folder. A context manager: leaving it ends the template's process."""
+
+    folder: Path
+    decoder: Decoder
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: GenerationSettings
+
+    @classmethod
+    def open(cls, folder: Path, *, threads: int | None = None) -> Self:
+        """Check and load everything; the three slow parts load side by side. InputError: any file is unfit."""
+        manifest = open_artifact(folder)
+        config = Qwen3Config.load(folder)
+        settings = GenerationSettings.load(folder, config)
+        template = ChatTemplate.load(folder)
+        with ThreadPoolExecutor(1) as pool:
+            tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size)
+            decoder = Decoder(folder, threads=threads, manifest=manifest)
+        return cls(folder, decoder, tokenizer.result(), template, settings)
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Token ids of a conversation as the model was trained on it.
+
+        Only the template's own text yields control tokens: one spelled out in a message stays plain text. In an
+        assistant's message, written by the model, added tokens that are not special (`<think>`) keep their meaning.
+        UsageError: a message is not valid Unicode or its role is unknown. InputError: no template, or a bad one.
+        """
+        if self.template is None:
+            raise InputError(f"{self.folder}: has no chat template, so it cannot hold a conversation; use --raw")
+        for message in messages:
+            _check_message(message)
+        mark = unused_character([self.template.template, *(text for message in messages for text in message.values())])
+        marked = [self._marked(message, mark) for message in messages]
+        rendered = self.template.render(marked, thinking=thinking, add_generation_prompt=add_generation_prompt)
+        return self.tokenizer.encode_marked(rendered, mark)
+
+    def settings(self, **flags: Any) -> GenerationSettings:
+        """The checkpoint's generation settings with the flags that are not None in place of theirs."""
+        return self.defaults.override(**flags)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        settings: GenerationSettings | None = None,
+        *,
+        thinking: bool | None = None,
+        on_text: OnText | None = None,
+        on_thinking: OnText | None = None,
+    ) -> Completion:
+        """Answer a conversation. `settings` None: the checkpoint's; `thinking` None: the template's default.
+
+        `on_text` gets the pieces of the answer as they are known, `on_thinking` those of the thinking before it.
+        Errors: as `encode_chat` and `generate`.
+        """
+        prompt_ids = self.encode_chat(messages, thinking=thinking)
+        splitter = ThinkingSplitter(self.tokenizer, prompt_ids)
+        listeners = {False: on_text, True: on_thinking}
+        parts: dict[bool, list[str]] = {False: [], True: []}
+
+        def emit(text: str, thinks: bool) -> None:
+            parts[thinks].append(text)
+            listener = listeners[thinks]
+            if text and listener is not None:
+                listener(text)
+
+        stats, token_ids = Statistics(), []
+        for token in generate(self.decoder, prompt_ids, settings or self.defaults, stats):
+            token_ids.append(token)
+            emit(*splitter.push(token))
+        emit(*splitter.finish())
+        text = self.tokenizer.decode(token_ids)
+        return Completion(text, "".join(parts[True]), "".join(parts[False]), tuple(token_ids), stats)
+
+    def complete(
+        self, prompt: str, settings: GenerationSettings | None = None, *, on_text: OnText | None = None
+    ) -> Completion:
+        """Continue `prompt`, the model's whole input: control tokens spelled out in it are control tokens.
+
+        All of the text is answer. UsageError: the prompt is not valid Unicode; else as `generate`.
+        """
+        _check_unicode(prompt, "the prompt")
+        prompt_ids = self.tokenizer.encode_markup(prompt)
+        stream, stats, token_ids = self.tokenizer.stream(), Statistics(), []
+
+        def emit(text: str) -> None:
+            if text and on_text is not None:
+                on_text(text)
+
+        for token in generate(self.decoder, prompt_ids, settings or self.defaults, stats):
+            token_ids.append(token)
+            emit(stream.push(token))
+        emit(stream.finish())
+        text = self.tokenizer.decode(token_ids)
+        return Completion(text, "", text, tuple(token_ids), stats)
+
+    def close(self) -> None:
+        """End the chat template's process."""
+        if self.template is not None:
+            self.template.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _marked(self, message: Message, mark: str) -> Message:
+        own = message["role"] == "assistant"
+        return {
+            name: text if name == "role" else self.tokenizer.mark(text, mark, special_only=own)
+            for name, text in message.items()
+        }
+
+
+def _check_message(message: Message) -> None:
+    if message.get("role") not in ROLES:
+        raise UsageError(f"role {message.get('role')!r}: expected one of {', '.join(ROLES)}")
+    if "content" not in message or not message.keys() <= FIELDS:
+        raise UsageError(f"message with {', '.join(message)}: expected role, content and perhaps reasoning_content")
+    for text in message.values():
+        _check_unicode(text, f"the {message['role']} message")
+
+
+def _check_unicode(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} is not valid Unicode at character {error.start}; give UTF-8 text") from None

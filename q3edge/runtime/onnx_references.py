@@ -1,0 +1,165 @@
+"""Which external files an ONNX model names, read from its bytes without trusting them (and without the onnx package).
+
+Owns the walk over the protobuf wire format and the check of every reference against the folder. Field numbers are
+those of onnx.proto (onnx/onnx.proto3); the wire format is https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from q3edge.artifact import contained_file
+from q3edge.errors import InputError
+
+# Message type -> field number -> type of the message in that field; every path on which a tensor can hide.
+_CHILDREN: Mapping[str, Mapping[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+}
+_TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _ENTRY_KEY, _ENTRY_VALUE = 8, 13, 1, 2
+_MAX_DEPTH = 100  # protobuf's own limit on nesting
+_ENTRY_KEYS = {"location", "offset", "length", "checksum"}
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalData:
+    """Where one tensor's bytes lie: a file name relative to the model's folder, and a range in it."""
+
+    tensor: str
+    location: str
+    offset: int
+    length: int | None
+
+
+def check_external_data(model: Path) -> set[Path]:
+    """The external files of an ONNX model, after checking that each tensor's range lies in a plain file of its folder.
+
+    InputError names the tensor: a location with `..`, an absolute path, a link or a hard link, a missing or short file,
+    an offset or length that is no number. Must run before a library that follows the references opens the model.
+    """
+    files: dict[str, tuple[Path, int]] = {}
+    for data in read_external_data(model):
+        if data.location not in files:
+            try:
+                path = contained_file(model.parent, data.location)
+            except (InputError, ValueError) as error:
+                raise InputError(f"{model}: tensor {data.tensor!r}: external data: {error}") from None
+            files[data.location] = path, path.stat().st_size
+        path, size = files[data.location]
+        end = data.offset + (data.length or 0)
+        if end > size:
+            raise InputError(
+                f"{path}: {size} bytes, but tensor {data.tensor!r} ends at byte {end}; copy or make the folder again"
+            )
+    return {path for path, _ in files.values()}
+
+
+def read_external_data(model: Path) -> list[ExternalData]:
+    """Every tensor with external data in the model, subgraphs and functions included; InputError if it is no model."""
+    try:
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return list(_walk(_Message(content, 0, len(content)), "Model", 0))
+    except (_MalformedError, ValueError) as error:  # mmap raises ValueError on an empty file
+        raise InputError(f"{model}: not a valid ONNX file ({error}); copy or make the folder again") from None
+
+
+class _MalformedError(Exception):
+    """The bytes are not what the wire format or onnx.proto allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """The bytes from `start` to `end` of the file, not copied."""
+
+    content: mmap.mmap
+    start: int
+    end: int
+
+
+def _walk(message: _Message, kind: str, depth: int) -> Iterator[ExternalData]:
+    if depth > _MAX_DEPTH:
+        raise _MalformedError("nested too deeply")
+    if kind == "Tensor":
+        yield from _tensor(message)
+        return
+    for number, value in _fields(message):
+        child = _CHILDREN[kind].get(number)
+        if child is not None:
+            yield from _walk(value, child, depth + 1)
+
+
+def _tensor(message: _Message) -> Iterator[ExternalData]:
+    name, entries = "", {}
+    for number, value in _fields(message):
+        if number == _TENSOR_NAME:
+            name = _text(value)
+        elif number == _TENSOR_EXTERNAL_DATA:
+            pair = {number: _text(text) for number, text in _fields(value)}
+            key = pair.get(_ENTRY_KEY, "")
+            if key in entries or key not in _ENTRY_KEYS:  # readers disagree on which of two entries counts
+                raise _MalformedError(f"tensor {name!r}: external data has an unknown or repeated key {key!r}")
+            entries[key] = pair.get(_ENTRY_VALUE, "")
+    if entries:
+        if not entries.get("location", "").isprintable():  # it goes into messages
+            raise _MalformedError(f"tensor {name!r}: external data location = {entries['location']!r}")
+        length = _number(name, entries, "length") if "length" in entries else None
+        yield ExternalData(name, entries.get("location", ""), _number(name, entries, "offset"), length)
+
+
+def _number(tensor: str, entries: Mapping[str, str], key: str) -> int:
+    text = entries.get(key, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise _MalformedError(f"tensor {tensor!r}: external data {key} = {text!r}, expected a number of bytes")
+    return int(text)
+
+
+def _text(value: _Message) -> str:
+    try:
+        return value.content[value.start : value.end].decode("utf-8")
+    except UnicodeDecodeError:
+        raise _MalformedError("a name is not UTF-8") from None
+
+
+def _fields(message: _Message) -> Iterator[tuple[int, _Message]]:
+    """(field number, value) of each length-delimited field; scalars are stepped over."""
+    position = message.start
+    while position < message.end:
+        tag, position = _varint(message, position)
+        number, wire_type = tag >> 3, tag & 7
+        if not 0 < number < 2**29:
+            raise _MalformedError(f"field number {number}")
+        if wire_type == 0:
+            _, position = _varint(message, position)
+            continue
+        if wire_type == 2:
+            length, position = _varint(message, position)
+        elif wire_type in (1, 5):
+            length = 8 if wire_type == 1 else 4
+        else:
+            raise _MalformedError(f"wire type {wire_type}")
+        if length > message.end - position:
+            raise _MalformedError("a field runs past its end")
+        if wire_type == 2:
+            yield number, _Message(message.content, position, position + length)
+        position += length
+
+
+def _varint(message: _Message, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= message.end:
+            raise _MalformedError("a number runs past its end")
+        byte = message.content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise _MalformedError("a number longer than 10 bytes")

@@ -1,0 +1,123 @@
+"""The child process that renders chat templates, which come from strangers. Run as a script, never imported.
+
+Owns the sandbox: jinja2's immutable sandbox, a memory limit, no environment. The deadline is the parent's, which kills
+this process. One JSON object a line each way: first {"path": sys.path}, answered by {"ready": true}; then {"template",
+"messages", "variables"}, each answered by {"text"}, {"raised"} (the template's own complaint) or {"error"}.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_MEMORY_LIMIT = 512 * 2**20
+_MAX_OUTPUT = 16 * 2**20  # characters
+_ORPHAN_SECONDS = 10  # when nobody is left to keep the deadline, the system's alarm ends a looping template
+
+
+class _RaisedByTemplateError(Exception):
+    """The template called raise_exception."""
+
+
+def main() -> None:
+    """Serve requests from stdin until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends an answer, not the conversation
+    sys.path[:] = json.loads(sys.stdin.readline())["path"]
+    environment = _environment()
+    _limit_memory()
+    _reply({"ready": True})
+    for line in sys.stdin:
+        if hasattr(signal, "alarm"):  # not on Windows
+            signal.alarm(_ORPHAN_SECONDS)
+        _reply(_render(environment, json.loads(line)))
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+
+
+def _render(environment: ImmutableSandboxedEnvironment, request: dict[str, Any]) -> dict[str, Any]:
+    pieces, size = [], 0
+    try:
+        template = environment.from_string(request["template"])
+        for piece in template.generate(messages=request["messages"], **request["variables"]):
+            size += len(piece)
+            if size > _MAX_OUTPUT:
+                return {"error": f"wrote more than {_MAX_OUTPUT} characters"}
+            pieces.append(piece)
+        text = "".join(pieces)
+        text.encode("utf-8")  # lone surrogates end here, not in the tokenizer
+        return {"text": text}
+    except _RaisedByTemplateError as error:
+        return {"raised": str(error)}
+    except MemoryError:
+        return {"error": f"needed more than {_MEMORY_LIMIT >> 20} MiB of memory"}
+    except Exception as error:  # whatever a stranger's template can provoke
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment transformers gives chat templates: its options, filters, functions and tags."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationTag(Extension):
+        """`{% generation %}` marks the assistant's tokens for training; here its body is rendered as it is."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Without jinja2's HTML escapes, which models were not trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise _RaisedByTemplateError(message)
+
+
+def _strftime_now(text: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(text)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows; the parent's deadline remains
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+    except (ValueError, OSError):  # macOS refuses RLIMIT_AS
+        return
+
+
+def _reply(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Small artifact folders for the runtime's tests: a random two-layer model, a tokenizer, a chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from exporters.onnx.export import export_decoder
+from q3edge.artifact import Manifest
+from support import InMemoryWeights, tiny_config
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MARKUP_TOKENS = ("<think>", "</think>")
+CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == 'assistant' and '</think>' in content %}
+        {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and not enable_thinking %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""
+
+
+def build_tokenizer() -> tokenizers.Tokenizer:
+    """A byte-level BPE like Qwen3's, with less than 320 ids."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=295, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["the cat sat on the mat and the dog sat on the log <|im_end|>"] * 4, trainer)
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([tokenizers.AddedToken(token, special=False) for token in MARKUP_TOKENS])
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, **config: Any) -> None:
+    """tokenizer.json and tokenizer_config.json with the chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build_tokenizer().save(str(folder / "tokenizer.json"))
+    fields = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "chat_template": CHAT_TEMPLATE,
+        **config,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+
+
+def write_artifact(folder: Path, **overrides: Any) -> Path:
+    """A complete float artifact of `InMemoryWeights.random(**overrides)`."""
+    write_tokenizer(folder)
+    config = tiny_config(**overrides)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 20}))
+    export_decoder(InMemoryWeights.random(**overrides), folder)
+    seal(folder)
+    return folder
+
+
+def seal(folder: Path) -> None:
+    """Write a manifest that agrees with whatever the folder holds, as somebody who tampers with it can."""
+    Manifest("onnx", "parent", {}).save(folder)

@@ -1,0 +1,131 @@
+"""The decoder's numbers: equal to transformers', and the same however the tokens are split over calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Qwen3ForCausalLM
+
+from q3edge.errors import UsageError
+from q3edge.runtime.decoder import Decoder
+from q3edge.runtime.generate import generate, generate_batch
+from q3edge.runtime.settings import GenerationSettings
+from runtime_support import write_artifact
+from support import write_checkpoint
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("decoder") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def decoder(folder: Path) -> Decoder:
+    return Decoder(folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Qwen3ForCausalLM:
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return Qwen3ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def tokens(*shape: int) -> np.ndarray:
+    return RANDOM.integers(2, 320, shape)
+
+
+def test_logits_equal_transformers(decoder: Decoder, reference: Qwen3ForCausalLM) -> None:
+    ids = tokens(1, 40)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(ids)).logits.numpy()
+    found = decoder.forward(ids, decoder.new_cache(40), keep=0)
+    assert found.shape == (1, 40, 320)
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-5
+
+
+def test_greedy_tokens_equal_transformers(decoder: Decoder, reference: Qwen3ForCausalLM) -> None:
+    prompt = tokens(12).tolist()
+    with torch.no_grad():
+        expected = reference.generate(
+            torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+    assert list(generate(decoder, prompt, GenerationSettings(max_new_tokens=40))) == expected[0, 12:].tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_chunks_equal_one_call(decoder: Decoder, chunks: list[int]) -> None:
+    ids = tokens(1, sum(chunks))
+    whole = decoder.forward(ids, decoder.new_cache(64), keep=0)
+    cache = decoder.new_cache(64)
+    parts, position = [], 0
+    for chunk in chunks:
+        parts.append(decoder.forward(ids[:, position : position + chunk], cache, keep=0))
+        position += chunk
+        assert cache.length == position
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=0, atol=2e-4 * np.abs(whole).max())
+
+
+def test_decode_with_cache_equals_recomputing(decoder: Decoder) -> None:
+    ids, cache = tokens(1, 20), decoder.new_cache(20)
+    for length in range(1, 21):
+        stepped = decoder.forward(ids[:, length - 1 : length], cache)
+        fresh = decoder.forward(ids[:, :length], decoder.new_cache(length))
+        np.testing.assert_allclose(stepped, fresh, rtol=0, atol=2e-4 * np.abs(fresh).max())
+
+
+def test_keep_selects_the_last_positions(decoder: Decoder) -> None:
+    ids = tokens(1, 9)
+    whole = decoder.forward(ids, decoder.new_cache(9), keep=0)
+    for keep in (1, 3, 9):
+        found = decoder.forward(ids, decoder.new_cache(9), keep=keep)
+        assert found.shape == (1, keep, 320)
+        np.testing.assert_allclose(found, whole[:, -keep:], rtol=0, atol=1e-5 * np.abs(whole).max())
+
+
+def test_truncate_forgets(decoder: Decoder) -> None:
+    ids, cache = tokens(1, 10), decoder.new_cache(12)
+    expected = decoder.forward(ids, cache)
+    cache.truncate(4)
+    assert cache.length == 4
+    np.testing.assert_allclose(decoder.forward(ids[:, 4:], cache), expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+def test_full_cache_is_a_usage_error_with_both_numbers(decoder: Decoder) -> None:
+    cache = decoder.new_cache(8)
+    decoder.forward(tokens(1, 6), cache)
+    with pytest.raises(UsageError, match="holds 8 tokens and 9 are needed"):
+        decoder.forward(tokens(1, 3), cache)
+    assert cache.length == 6
+    with pytest.raises(UsageError, match="513 tokens asked for, but the model's context is 512"):
+        decoder.new_cache(513)
+
+
+def test_rows_of_different_length_do_not_disturb_each_other(decoder: Decoder) -> None:
+    lengths = np.array([5, 1, 9])
+    ids, cache = tokens(3, 9), decoder.new_cache(16, 3)
+    decoder.forward(ids, cache, counts=lengths)
+    following = tokens(3, 1)
+    found = decoder.forward(following, cache)
+    assert cache.lengths.tolist() == [6, 2, 10]
+    for row, length in enumerate(lengths):
+        alone = np.concatenate([ids[row : row + 1, :length], following[row : row + 1]], 1)
+        expected = decoder.forward(alone, decoder.new_cache(16))
+        np.testing.assert_allclose(found[row], expected[0], rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+def test_batch_generation_equals_one_by_one(decoder: Decoder) -> None:
+    prompts = [tokens(length).tolist() for length in (7, 1, 3, 12)]
+    alone = [list(generate(decoder, p, GenerationSettings(max_new_tokens=20))) for p in prompts]
+    assert generate_batch(decoder, prompts, max_new_tokens=20, stop_token_ids=frozenset()) == alone
+    stops = frozenset({alone[0][5], alone[2][0]})
+    expected = [list(generate(decoder, p, GenerationSettings(20, stop_token_ids=stops))) for p in prompts]
+    assert expected != alone
+    assert generate_batch(decoder, prompts, max_new_tokens=20, stop_token_ids=stops) == expected
