@@ -1,0 +1,78 @@
+"""`q3edge build`: quantize + export + validate in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from q3edge.cli.console import (
+    TerminalProgress,
+    build_recipe,
+    emit_json,
+    json_option,
+    output_option,
+    overwrite_option,
+    recipe_options,
+    say,
+    show_notices,
+    threads_option,
+)
+from q3edge.cli.validate import max_kl_option, max_tokens_option, text_option
+from q3edge.formats import FLOAT, FORMATS
+
+
+@click.command()
+@click.argument("model")
+@output_option
+@click.option("--format", "format_name", type=click.Choice((*FORMATS, FLOAT)), help="Weight format (default: int4).")
+@recipe_options
+@text_option
+@max_tokens_option
+@max_kl_option
+@threads_option
+@overwrite_option
+@json_option
+def build(
+    model: str,
+    output: Path,
+    format_name: str | None,
+    group_size: int | None,
+    symmetric: bool | None,
+    recipe_file: Path | None,
+    texts: tuple[Path, ...],
+    max_tokens: int,
+    max_kl: float | None,
+    threads: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn MODEL (a folder or a hub id) into a verified ONNX model in DIR.
+
+    Quantizes, exports and validates; DIR appears only if every step succeeds and the checks pass.
+    """
+    from q3edge.errors import UsageError
+
+    if format_name == FLOAT and (group_size is not None or symmetric is not None or recipe_file is not None):
+        raise UsageError("--format float is not quantized: leave out --recipe, --group-size and --symmetric")
+    recipe = None if format_name == FLOAT else build_recipe(format_name, group_size, symmetric, recipe_file)
+    from q3edge.cli.tables import validation_table
+    from q3edge.pipeline.build import build_artifact
+
+    built = build_artifact(
+        model,
+        output,
+        recipe,
+        texts=texts,
+        max_tokens=max_tokens,
+        max_kl=max_kl,
+        threads=threads,
+        overwrite=overwrite,
+        progress=TerminalProgress(),
+    )
+    show_notices(built.manifest.notices)
+    if as_json:
+        emit_json({"output": str(output), "metrics": built.manifest.metrics})
+        return
+    click.echo(validation_table(built.report))
+    say(f'wrote {output}: {built.manifest.metrics["model_bytes"] / 1e6:.1f} MB; try: q3edge run {output} "Hello"')

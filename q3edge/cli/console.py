@@ -1,0 +1,107 @@
+"""What every verb shares: where output goes, how progress looks, and the common options.
+
+Data goes to stdout, everything else to stderr; progress bars appear only on a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from q3edge.progress import Advance
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from q3edge.artifact import Notice
+    from q3edge.recipe import Recipe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads for onnxruntime (default: the physical cores at hand)."
+)
+
+
+def recipe_options(command: Command) -> Command:
+    """--group-size, --symmetric/--asymmetric and --recipe, as `build_recipe` takes them."""
+    for option in (
+        click.option("--recipe", "recipe_file", type=FILE, metavar="FILE", help="TOML recipe with rules per tensor."),
+        click.option(
+            "--symmetric/--asymmetric",
+            default=None,
+            help="Without or with a stored zero point per group (int4: asymmetric, int8: symmetric).",
+        ),
+        click.option("--group-size", type=int, metavar="N", help="Weights that share a scale: 16, 32, 64, 128, 256."),
+    ):
+        command = option(command)
+    return command
+
+
+def build_recipe(
+    format_name: str | None, group_size: int | None, symmetric: bool | None, recipe_file: Path | None
+) -> Recipe:
+    """The recipe that flags or a file ask for; UsageError where both do."""
+    from q3edge.errors import UsageError
+    from q3edge.recipe import Recipe
+
+    if recipe_file is None:
+        return Recipe.for_format(format_name or "int4", group_size, symmetric)
+    if format_name is not None or group_size is not None or symmetric is not None:
+        raise UsageError("--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric")
+    return Recipe.load(recipe_file)
+
+
+def stderr_console() -> Console:
+    """Rich on stderr (honours NO_COLOR)."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for the person watching, on stderr."""
+    click.echo(text, err=True)
+
+
+def show_notices(notices: tuple[Notice, ...]) -> None:
+    """Everything that was approximated, repaired or skipped, one line each on stderr."""
+    for notice in notices:
+        say(f"note: {notice.detail} ({notice.count}x)" if notice.count > 1 else f"note: {notice.detail}")
+
+
+def emit_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; NaN is refused rather than printed."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+class TerminalProgress:
+    """Rich bars with rate-based ETA on stderr; silent when stderr is not a terminal."""
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Advance]:
+        """See q3edge.progress.Progress."""
+        if not sys.stderr.isatty():
+            yield lambda _count: None
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        bar = Progress(
+            *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=stderr_console()
+        )
+        with bar:
+            handle = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(handle, count)

@@ -1,0 +1,36 @@
+"""`q3edge demo`: the whole flow on the embedded model, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option, say
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    default=Path("q3edge-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the models; those of an earlier demo are replaced.",
+)
+@json_option
+def demo(output: Path, as_json: bool) -> None:
+    """Quantize, export, validate and run a small embedded Qwen3, and compare float, int8 and int4.
+
+    Needs no network. The table shows what each format costs in size and what it loses in accuracy.
+    """
+    from q3edge.cli.tables import demo_table
+    from q3edge.pipeline.demo import run_demo
+
+    result = run_demo(output, say=say, progress=TerminalProgress())
+    if as_json:
+        emit_json(result.to_json())
+        return
+    click.echo(demo_table(result))
+    say(f'\nTry one yourself:  q3edge run {output / "int4"} "What is 12 + 30?"')

@@ -1,0 +1,46 @@
+"""`q3edge export`: a checkpoint, float or quantized, becomes an ONNX artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from q3edge.cli.console import (
+    TerminalProgress,
+    emit_json,
+    json_option,
+    output_option,
+    overwrite_option,
+    say,
+    show_notices,
+)
+
+
+@click.command()
+@click.argument("source", metavar="QDIR|MODEL")
+@output_option
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(("float",)),
+    help="Export a float MODEL as it is, in float32; a QDIR carries its own format.",
+)
+@overwrite_option
+@json_option
+def export(source: str, output: Path, format_name: str | None, overwrite: bool, as_json: bool) -> None:
+    """Export a quantized checkpoint (or a float MODEL) as an ONNX model with a KV cache.
+
+    The model is not run: `q3edge validate DIR --reference MODEL` tells how good it is.
+    """
+    from q3edge.pipeline.export import export_artifact
+
+    manifest = export_artifact(
+        source, output, as_float=format_name == "float", overwrite=overwrite, progress=TerminalProgress()
+    )
+    show_notices(manifest.notices)
+    if as_json:
+        emit_json({"output": str(output), "metrics": manifest.metrics})
+    else:
+        size = manifest.metrics["model_bytes"] / 1e6
+        say(f"wrote {output}: {size:.1f} MB; next: q3edge validate {output} --reference MODEL")

@@ -1,0 +1,95 @@
+"""The `q3edge` command: its verbs, and how errors become one line and an exit code.
+
+0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource, 5 validation failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from q3edge.cli.build import build
+from q3edge.cli.demo import demo
+from q3edge.cli.export import export
+from q3edge.cli.inspect import inspect
+from q3edge.cli.quantize import quantize
+from q3edge.cli.run import run
+from q3edge.cli.validate import validate
+from q3edge.errors import Q3EdgeError
+from q3edge.version import VERSION
+
+INTERRUPTED, TERMINATED = 130, 143
+_EXTRA_OF = {"torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize"}
+_EPILOG = (
+    "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource (disk, memory, missing package), "
+    "5 validation failed, 130 interrupted. Shell completion: see docs/usage.md."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
+@click.version_option(VERSION, prog_name="q3edge")
+def cli() -> None:
+    """Turn any Qwen3 checkpoint into a small, fast, verified ONNX model for the CPU.
+
+    New here? `q3edge demo` shows the whole flow on a small embedded model, offline, in under two minutes.
+    """
+
+
+for _command in (demo, inspect, quantize, export, validate, build, run):
+    cli.add_command(_command)
+
+
+def entry_point() -> None:
+    """Console script: run and exit with the code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; every outcome is an exit code, and no traceback is printed without --debug."""
+    arguments = list(arguments)
+    debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
+    if debug:
+        arguments.remove("--debug")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = cli.main(args=arguments, prog_name="q3edge", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of stdout went away; point it elsewhere so that interpreter shutdown stays silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _describe(error)
+        click.echo(f"q3edge: {message}", err=True)
+        return code
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    if isinstance(error, Q3EdgeError):
+        return str(error), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRA_OF:
+        package = (error.name or "").partition(".")[0]
+        return f"this needs the package {package}: pip install 'q3edge[{_EXTRA_OF[package]}]'", 4
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs or use a machine with more", 4
+    return f"internal error: {type(error).__name__}: {error} (add --debug for the traceback)", 1
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    # As an exception, so that staged folders are removed on the way out.
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,53 @@
+"""`q3edge quantize`: float checkpoint in, quantized checkpoint out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from q3edge.cli.console import (
+    TerminalProgress,
+    build_recipe,
+    emit_json,
+    json_option,
+    output_option,
+    overwrite_option,
+    recipe_options,
+    say,
+    show_notices,
+)
+from q3edge.formats import FORMATS
+
+
+@click.command()
+@click.argument("model")
+@output_option
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="Weight format (default: int4).")
+@recipe_options
+@overwrite_option
+@json_option
+def quantize(
+    model: str,
+    output: Path,
+    format_name: str | None,
+    group_size: int | None,
+    symmetric: bool | None,
+    recipe_file: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Quantize the weights of MODEL (a folder or a hub id) into DIR.
+
+    DIR is a checkpoint in the compressed-tensors layout, which transformers and vLLM read too.
+    """
+    recipe = build_recipe(format_name, group_size, symmetric, recipe_file)
+    from q3edge.pipeline.quantize import quantize_checkpoint
+
+    manifest = quantize_checkpoint(model, output, recipe, overwrite=overwrite, progress=TerminalProgress())
+    show_notices(manifest.notices)
+    if as_json:
+        emit_json({"output": str(output), "metrics": manifest.metrics})
+    else:
+        metrics = manifest.metrics
+        say(f"wrote {output}: {metrics['weight_bytes'] / 1e6:.1f} MB, {metrics['bits_per_weight']:.2f} bits per weight")

@@ -1,0 +1,66 @@
+"""`q3edge run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from q3edge.cli.console import FOLDER, emit_json, json_option, say, threads_option
+
+if TYPE_CHECKING:
+    from q3edge.runtime.chat_template import Message
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("prompt")
+@click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer (default: the model's own limit).")
+@click.option("--temperature", type=float, metavar="T", help="0: always the likeliest token (default: the model's).")
+@click.option("--top-p", type=float, metavar="P", help="Sample from this share of the probability.")
+@click.option("--top-k", type=int, metavar="K", help="Sample from the K likeliest tokens; 0: from all.")
+@click.option("--seed", type=int, metavar="S", help="The same seed gives the same text (default: random).")
+@click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
+@click.option("--think/--no-think", "thinking", default=None, help="Let the model reason first (default: its own).")
+@threads_option
+@json_option
+def run(
+    folder: Path, prompt: str, raw: bool, thinking: bool | None, threads: int | None, as_json: bool, **flags: Any
+) -> None:
+    """Answer PROMPT with the ONNX model in DIR.
+
+    The answer streams to stdout; thinking and statistics go to stderr. PROMPT "-" reads standard input.
+    """
+    from q3edge.errors import UsageError
+    from q3edge.runtime.model import Model
+
+    if raw and thinking is not None:
+        raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
+    text = sys.stdin.read() if prompt == "-" else prompt
+
+    def show(piece: str) -> None:
+        if not as_json:
+            click.echo(piece, nl=False)
+
+    def show_thinking(piece: str) -> None:
+        if not as_json:
+            click.secho(piece, nl=False, err=True, dim=True)
+
+    with Model.open(folder, threads=threads) as model:
+        settings = model.settings(**flags)
+        if raw:
+            completion = model.complete(text, settings, on_text=show)
+        else:
+            message: Message = {"role": "user", "content": text}
+            completion = model.chat([message], settings, thinking=thinking, on_text=show, on_thinking=show_thinking)
+    if as_json:
+        emit_json(completion.to_json())
+        return
+    click.echo()
+    stats = completion.stats
+    say(
+        f"[{stats.prompt_tokens} prompt tokens in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
+        f"{stats.decode_tokens_per_second:.1f} tokens/s, ended by {stats.finish_reason}]"
+    )

@@ -1,0 +1,83 @@
+"""Quantize + export + validate: one folder that appears only if every step succeeds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.compressed_tensors import QuantizedCheckpoint
+from q3edge.artifact import Manifest, staged_directory
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.evaluation.results import ValidationReport
+from q3edge.evaluation.validate import validate_artifact
+from q3edge.evaluation.windows import MAX_TOKENS, Window
+from q3edge.pipeline.checks import check_export
+from q3edge.pipeline.export import Source, finish_artifact, refuse_experts, write_artifact
+from q3edge.pipeline.quantize import write_quantized
+from q3edge.pipeline.validate import require_passed, text_windows
+from q3edge.progress import Progress, Silent
+from q3edge.recipe import Recipe
+from q3edge.side_files import require_tokenizer
+
+ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What `build_artifact` made: the manifest in the folder and the full validation report."""
+
+    manifest: Manifest
+    report: ValidationReport
+
+
+def build_artifact(
+    model: str,
+    output: Path,
+    recipe: Recipe | None,
+    *,
+    texts: Sequence[Path] = (),
+    windows: ChooseWindows | None = None,
+    max_tokens: int = MAX_TOKENS,
+    max_kl: float | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
+
+    Judged on `texts` (none: built in), or on what `windows` chooses given the artifact and the checkpoint.
+    ValidationError: a check failed; then `output` is as it was.
+    """
+    progress = progress or Silent()
+    folder = resolve_model(model)
+    with (
+        Checkpoint.open(folder) as checkpoint,
+        staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
+    ):
+        refuse_experts(checkpoint.config)
+        require_tokenizer(folder)
+        with _quantized(checkpoint, recipe, output.parent, progress) as source:
+            write_artifact(source, staging, progress)
+            check_export(staging, source, progress)
+        chosen = (
+            windows(staging, checkpoint) if windows else text_windows(staging, checkpoint.config, texts, max_tokens)
+        )
+        report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads, progress=progress)
+        require_passed(output, report)
+        return Built(finish_artifact(staging, {"validation": report.to_json()}), report)
+
+
+@contextmanager
+def _quantized(checkpoint: Checkpoint, recipe: Recipe | None, beside: Path, progress: Progress) -> Iterator[Source]:
+    """The checkpoint quantized into a temporary folder on the output's disk, or as it is where `recipe` is None."""
+    if recipe is None:
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=beside) as name:
+        write_quantized(checkpoint, recipe, Path(name), progress)
+        with QuantizedCheckpoint.open(Path(name)) as quantized:
+            yield quantized

@@ -1,0 +1,43 @@
+"""The check that every export passes before it gets its name: the ONNX model computes what the checkpoint says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from q3edge.errors import ValidationError
+from q3edge.evaluation.activations import inseparable_reason
+from q3edge.evaluation.streams import decoder_logits
+from q3edge.progress import Progress
+from q3edge.reference.model import LogitsHead, hidden_states
+from q3edge.runtime.decoder import Decoder
+from q3edge.runtime.loader import MODEL_FILE
+from q3edge.weights import WeightSource
+
+TOKENS = 32
+# Relative error of the logits of all tokens: rounding of float32 sums, or of int8 activations; a wrong graph is near 1.
+MAX_ERROR_EXACT = 1e-3
+MAX_ERROR_INT8 = 0.3
+
+
+def check_export(folder: Path, source: WeightSource, progress: Progress) -> float:
+    """Relative logit error of the artifact in `folder` against its own source's (dequantized) weights.
+
+    Activations are exact where the kernels can, so only the export is judged. ValidationError: the error is too large.
+    """
+    vocabulary = source.config.vocab_size
+    ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
+    hidden = hidden_states(source, ids[None], progress=progress)[0]
+    expected = LogitsHead(source).logits(hidden).numpy()
+    exact = inseparable_reason(folder / MODEL_FILE) is None
+    decoder = Decoder(folder, exact_activations=exact)
+    found = np.concatenate(list(decoder_logits(decoder, ids)))
+    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    limit = MAX_ERROR_EXACT if exact else MAX_ERROR_INT8
+    if not error <= limit:  # also where it is NaN
+        raise ValidationError(
+            f"{folder.name}: the ONNX model's logits differ from the checkpoint's by {error:.2g} (limit {limit:g}); "
+            "nothing was kept. Please report this with the model's config.json"
+        )
+    return error

@@ -1,0 +1,96 @@
+"""The whole flow on the embedded model: build float, int8 and int4, judge each on held-out questions."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from q3edge.checkpoint import Checkpoint
+from q3edge.evaluation.answers import Question, read_questions, score_answers
+from q3edge.evaluation.statistics import Estimate
+from q3edge.evaluation.windows import Window
+from q3edge.formats import FLOAT
+from q3edge.pipeline.build import build_artifact
+from q3edge.progress import Progress
+from q3edge.recipe import Recipe
+from q3edge.runtime.chat_template import Message
+from q3edge.runtime.model import Model
+
+FORMATS = (FLOAT, "int8", "int4")
+_LONGEST_ANSWER = 128
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRow:
+    """One format of the embedded model; `accuracy` is the fraction of questions answered exactly."""
+
+    format: str
+    model_bytes: int
+    mean_kl: Estimate
+    accuracy: Estimate
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """All rows, float first."""
+
+    rows: tuple[DemoRow, ...]
+    questions: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+
+def run_demo(output: Path, *, say: Callable[[str], None], progress: Progress) -> DemoResult:
+    """Build and judge every format below `output`; models of an earlier demo there are replaced."""
+    start = time.perf_counter()
+    with as_file(files("q3edge.data") / "demo_model") as model:
+        questions = read_questions(model / "questions.jsonl")
+        rows = []
+        for name in FORMATS:
+            say(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
+            rows.append(_judge(model, output / name, name, questions, progress))
+    return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
+
+
+def _judge(model: Path, output: Path, name: str, questions: Sequence[Question], progress: Progress) -> DemoRow:
+    recipe = None if name == FLOAT else Recipe.for_format(name)
+
+    def windows(artifact: Path, _checkpoint: Checkpoint) -> list[Window]:
+        with Model.open(artifact) as opened:
+            return [_transcript(opened, question) for question in questions]
+
+    built = build_artifact(str(model), output, recipe, windows=windows, overwrite=True, progress=progress)
+    with Model.open(output) as opened:
+        settings = opened.settings(temperature=0.0, max_new_tokens=_LONGEST_ANSWER)
+        speeds: list[float] = []
+
+        def answer(question: Question) -> str:
+            message: Message = {"role": "user", "content": question.question}
+            completion = opened.chat([message], settings, thinking=question.thinking)
+            speeds.append(completion.stats.decode_tokens_per_second)
+            return completion.text
+
+        scores = score_answers(questions, answer, progress=progress)
+    model_bytes = built.manifest.metrics["model_bytes"]
+    return DemoRow(name, model_bytes, built.report.overall.mean_kl, scores.overall, statistics.median(speeds))
+
+
+def _transcript(model: Model, question: Question) -> Window:
+    """Question and right answer as one window of tokens, as the model saw such exchanges in training."""
+    messages: list[Message] = [
+        {"role": "user", "content": question.question},
+        {"role": "assistant", "content": question.answer},
+    ]
+    ids = model.encode_chat(messages, thinking=question.thinking, add_generation_prompt=False)
+    return Window(question.area, np.asarray(ids, np.int64))

@@ -1,0 +1,82 @@
+"""Checkpoint, float or quantized -> ONNX artifact: graph, tokenizer, configurations, manifest and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from exporters.compressed_tensors import QuantizedCheckpoint
+from exporters.genai import write_genai_config
+from exporters.onnx.export import DATA_FILE, MODEL_FILE, export_decoder
+from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest, staged_directory, tool_versions
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError, UsageError
+from q3edge.progress import Progress, Silent
+from q3edge.report.model_card import write_model_card
+from q3edge.side_files import copy_side_files, write_float_config
+
+Source = Checkpoint | QuantizedCheckpoint
+# Where transformers.js looks for the weights that model.onnx refers to.
+_TRANSFORMERS_JS = {"transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}}
+
+
+def export_artifact(
+    source: str, output: Path, *, as_float: bool = False, overwrite: bool = False, progress: Progress | None = None
+) -> Manifest:
+    """Export a QDIR, or with `as_float` a float MODEL, into `output`; returns the manifest written there.
+
+    The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
+    UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
+    """
+    progress = progress or Silent()
+    folder = resolve_model(source)
+    quantized = (folder / MANIFEST_FILE).exists()
+    if quantized == as_float:
+        raise UsageError(
+            f"{source}: is quantized already, --format float does not apply"
+            if quantized
+            else f"{source}: is a float checkpoint; quantize it first (or `q3edge build`), or add --format float"
+        )
+    if quantized:
+        Manifest.load(folder).verify(folder)
+    reader = QuantizedCheckpoint if quantized else Checkpoint
+    with (
+        reader.open(folder) as checkpoint,
+        staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
+    ):
+        write_artifact(checkpoint, staging, progress)
+        return finish_artifact(staging, {})
+
+
+def write_artifact(source: Source, folder: Path, progress: Progress) -> Manifest:
+    """Export into the existing empty `folder`: everything but the model card."""
+    export_decoder(source, folder, progress=progress)
+    write_float_config(source.folder, folder, **_TRANSFORMERS_JS)
+    notices = copy_side_files(source.folder, folder)
+    write_genai_config(source.config, folder)
+    recipe: Mapping[str, Any] = {"method": "float", "rules": []}
+    parent = source.digest()
+    metrics: dict[str, Any] = {}
+    if isinstance(source, QuantizedCheckpoint):
+        quantized = Manifest.load(source.folder)
+        recipe, metrics, parent = quantized.recipe, dict(quantized.metrics), artifact_digest(source.folder)
+        notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
+    metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
+    versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
+    return Manifest("onnx", parent, recipe, notices=notices, metrics=metrics, versions=versions).save(folder)
+
+
+def refuse_experts(config: Qwen3Config) -> None:
+    """InputError for a mixture-of-experts model, before any work is spent on it."""
+    if config.moe is not None:
+        raise InputError("qwen3_moe: mixture-of-experts models cannot be exported yet; expected a dense qwen3 model")
+
+
+def finish_artifact(folder: Path, metrics: Mapping[str, Any]) -> Manifest:
+    """Add measured `metrics`, write the model card from all of them, and seal the manifest."""
+    manifest = Manifest.load(folder).with_metrics(metrics)
+    write_model_card(folder, manifest)
+    return manifest.save(folder)

@@ -1,0 +1,134 @@
+"""What a checkpoint is and what each format would cost, from headers alone; no torch, nothing written.
+
+Sizes are exact. RAM, speed and time are predictions: their constants were fitted on a 2-core AVX-512 machine
+(benchmarks/predictions.py repeats the fit), speed and time scale with this machine's measured memory bandwidth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from q3edge.artifact import Notice
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.config import Qwen3Config
+from q3edge.errors import UsageError
+from q3edge.formats import FLOAT, FORMATS
+from q3edge.kv_cache import KVCacheSpec
+from q3edge.machine import read_bandwidth
+from q3edge.recipe import Recipe
+from q3edge.runtime.threads import default_threads
+from q3edge.scheme import Scheme
+from q3edge.weights import EMBEDDING, tensor_shapes
+
+CONTEXT = 2048  # tokens of KV cache that the RAM column counts
+_RUNTIME_BYTES = 110e6  # Python, onnxruntime and tokenizer with no model loaded
+_KERNEL_BYTES = {2: 1.5, 4: 1.3, 8: 1.15}  # prepacked bytes per stored byte, by bits
+_BANDWIDTH_SHARE = 0.7  # of the measured one-core bandwidth times cores that decoding reaches
+_FITTED_BANDWIDTH = 35e9  # bytes/s of the machine the seconds below were fitted on
+_START_SECONDS = 4.0  # imports, headers
+_SECONDS_PER_WEIGHT = {"int4": 22e-9, "int8": 12e-9, "int8-dynamic": 14e-9, FLOAT: 6e-9}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One format: bytes on disk (exact) and in RAM, bits per weight, decode tokens/s and seconds to build."""
+
+    format: str
+    disk_bytes: int
+    bits_per_weight: float
+    ram_bytes: int
+    tokens_per_second: float
+    build_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `q3edge inspect` shows. `not_possible`: format -> why it does not fit this model."""
+
+    model: str
+    config: Qwen3Config
+    dtypes: Mapping[str, int]  # stored dtype -> number of tensors
+    stored_bytes: int
+    weights: int
+    embedding_weights: int
+    kv_bytes_per_token: int
+    predictions: tuple[Prediction, ...]
+    not_possible: Mapping[str, str]
+    notices: tuple[Notice, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+
+def inspect_model(model: str) -> Inspection:
+    """Read the headers of MODEL (folder or hub id) and predict every format."""
+    with Checkpoint.open(resolve_model(model)) as checkpoint:
+        shapes = tensor_shapes(checkpoint.config)
+        dtypes = [checkpoint.dtype(name) for name in shapes]
+        predictions, not_possible = _predict_all(checkpoint.config, shapes)
+        return Inspection(
+            model=model,
+            config=checkpoint.config,
+            dtypes={dtype: dtypes.count(dtype) for dtype in sorted(set(dtypes))},
+            stored_bytes=checkpoint.stored_bytes,
+            weights=sum(map(math.prod, shapes.values())),
+            embedding_weights=math.prod(shapes[EMBEDDING]),
+            kv_bytes_per_token=KVCacheSpec.of(checkpoint.config).bytes_per_token(),
+            predictions=predictions,
+            not_possible=not_possible,
+            notices=checkpoint.notices,
+        )
+
+
+def _predict_all(
+    config: Qwen3Config, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[Prediction, ...], dict[str, str]]:
+    bandwidth = read_bandwidth()
+    predictions, not_possible = [], {}
+    for name in (FLOAT, *FORMATS):
+        try:
+            schemes = dict.fromkeys(shapes) if name == FLOAT else Recipe.for_format(name).resolve(config)
+        except UsageError as error:
+            not_possible[name] = str(error)
+            continue
+        predictions.append(_predict(name, config, shapes, schemes, bandwidth))
+    return tuple(predictions), not_possible
+
+
+def _predict(
+    name: str,
+    config: Qwen3Config,
+    shapes: Mapping[str, tuple[int, ...]],
+    schemes: Mapping[str, Scheme | None],
+    bandwidth: float,
+) -> Prediction:
+    disk = {tensor: _stored(shapes[tensor], schemes[tensor]) for tensor in shapes}
+    ram = {tensor: _resident(disk[tensor], schemes[tensor]) for tensor in shapes}
+    if config.tie_word_embeddings:
+        ram["head"] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
+        read_per_token = sum(ram.values()) - ram[EMBEDDING]
+    else:
+        read_per_token = sum(ram.values()) - ram[EMBEDDING]
+    weights = sum(map(math.prod, shapes.values()))
+    cache = CONTEXT * KVCacheSpec.of(config).bytes_per_token()
+    return Prediction(
+        format=name,
+        disk_bytes=sum(disk.values()),
+        bits_per_weight=8 * sum(disk.values()) / weights,
+        ram_bytes=int(_RUNTIME_BYTES + sum(ram.values()) + cache),
+        tokens_per_second=_BANDWIDTH_SHARE * bandwidth * default_threads() / read_per_token,
+        build_seconds=_START_SECONDS + weights * _SECONDS_PER_WEIGHT[name] * _FITTED_BANDWIDTH / bandwidth,
+    )
+
+
+def _stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    return 4 * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
+
+
+def _resident(stored: int, scheme: Scheme | None) -> int:
+    return stored if scheme is None else int(stored * _KERNEL_BYTES[scheme.bits])

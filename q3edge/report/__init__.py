@@ -1,0 +1,1 @@
+"""Results as people keep them: the model card of an artifact."""

@@ -1,0 +1,76 @@
+"""README.md of an artifact: what it is, what was measured, how to run it. Everything comes from the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from q3edge.artifact import Manifest
+
+CARD_FILE = "README.md"
+
+
+def write_model_card(folder: Path, manifest: Manifest) -> None:
+    """Write folder/README.md."""
+    (folder / CARD_FILE).write_text(model_card(manifest), encoding="utf-8")
+
+
+def model_card(manifest: Manifest) -> str:
+    """The card as Markdown; numbers appear only where they were measured."""
+    metrics = manifest.metrics
+    size = f"{metrics['model_bytes'] / 1e6:.1f} MB"
+    if "bits_per_weight" in metrics:
+        size += f", {metrics['bits_per_weight']:.2f} bits per weight"
+    sections = [
+        "# Qwen3 for ONNX Runtime on the CPU",
+        f"Made by q3edge {manifest.q3edge_version}. Graph and weights: {size}.",
+        _recipe(manifest.recipe),
+        _validation(metrics.get("validation")),
+        _notices(manifest),
+        '## Run\n\n```\nq3edge run . "Hello"\n```\n\nThe folder also loads in onnxruntime-genai.',
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    if not recipe["rules"]:
+        return "Weights: float32, not quantized."
+    lines = ["| tensors | scheme |", "|---|---|"]
+    for rule in recipe["rules"]:
+        scheme = rule["scheme"]
+        text = "float" if scheme is None else ", ".join(f"{key} {value}" for key, value in scheme.items())
+        lines.append(f"| `{rule['match']}` | {text} |")
+    return f"## Weights\n\nMethod: {recipe['method']}. The first rule that matches a tensor decides.\n\n" + "\n".join(
+        lines
+    )
+
+
+def _validation(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return "## Accuracy\n\nNot measured yet: run `q3edge validate . --reference MODEL`."
+    overall = report["overall"]
+    names = {
+        "mean_kl": "mean KL to float, nats",
+        "median_kl": "median KL",
+        "p99_kl": "99 % KL",
+        "p999_kl": "99.9 % KL",
+        "top1_agreement": "same likeliest token",
+        "reference_perplexity": "perplexity of the float model",
+        "candidate_perplexity": "perplexity of this model",
+        "rms_probability_change": "RMS change of the next token's probability",
+    }
+    lines = ["| metric | value | 95 % interval |", "|---|---|---|"]
+    for key, name in names.items():
+        found = overall[key]
+        interval = "" if found["low"] is None else f"{found['low']:.4g} to {found['high']:.4g}"
+        lines.append(f"| {name} | {found['value']:.4g} | {interval} |")
+    title = f"## Accuracy\n\nAgainst the float model, on {overall['tokens']} tokens of text."
+    return f"{title}\n\n" + "\n".join(lines)
+
+
+def _notices(manifest: Manifest) -> str:
+    if not manifest.notices:
+        return ""
+    lines = [f"- {notice.detail} ({notice.code}, {notice.count}x)" for notice in manifest.notices]
+    return "## Notes\n\n" + "\n".join(lines)

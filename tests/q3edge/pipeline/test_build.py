@@ -1,0 +1,105 @@
+"""What `build` promises when a step goes wrong, and what every step leaves in the manifest."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exporters.onnx.linear
+from q3edge.artifact import Manifest
+from q3edge.errors import InputError, ValidationError
+from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.export import export_artifact
+from q3edge.pipeline.quantize import quantize_checkpoint, row_blocks
+from q3edge.recipe import Recipe
+from q3edge.tensor import QuantizedTensor
+from support import tiny_config, write_checkpoint
+
+DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
+
+
+def test_a_wrong_export_is_never_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = exporters.onnx.linear.pack_blocks
+
+    def rotated(tensor: QuantizedTensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.roll(right(tensor), 1, axis=0)
+
+    monkeypatch.setattr(exporters.onnx.linear, "pack_blocks", rotated)
+    with pytest.raises(ValidationError, match="the ONNX model's logits differ from the checkpoint's"):
+        build_artifact(str(DEMO_MODEL), tmp_path / "out", Recipe.for_format("int4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format_name", ["int4", "int8", "int8-dynamic"])
+def test_every_format_builds_and_counts_what_it_wrote(format_name: str, tmp_path: Path) -> None:
+    recipe = Recipe.for_format(format_name)
+    built = build_artifact(str(DEMO_MODEL), tmp_path / "out", recipe, max_tokens=96)
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest == built.manifest
+    assert manifest.recipe == recipe.to_json()
+    assert manifest.metrics["model_bytes"] == sum(
+        record.size for name, record in manifest.files.items() if name.startswith("onnx/")
+    )
+    assert manifest.metrics["weight_bytes"] < manifest.metrics["model_bytes"] < 1.3 * manifest.metrics["weight_bytes"]
+
+
+def test_float_build_equals_the_reference(tmp_path: Path) -> None:
+    built = build_artifact(str(DEMO_MODEL), tmp_path / "out", None, max_tokens=96)
+    assert {check.name: check.status for check in built.report.checks}["float_kl"] == "pass"
+    assert "not quantized" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_notices_travel_from_the_checkpoint_to_the_artifact(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    (model / "modeling_custom.py").write_text("raise SystemExit('must never run')")
+    quantized = quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int4"))
+    exported = export_artifact(str(tmp_path / "q"), tmp_path / "x")
+    codes = {notice.code for notice in quantized.notices}
+    assert codes == {"remote-code-ignored", "tokenizer-missing"}
+    assert {notice.code for notice in exported.notices} == codes
+    assert "tokenizer-missing" in (tmp_path / "x" / "README.md").read_text()
+
+
+def test_a_model_without_a_tokenizer_cannot_be_validated(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    with pytest.raises(InputError, match=r"has no tokenizer\.json"):
+        build_artifact(str(model), tmp_path / "out", Recipe.for_format("int4"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_experts_are_refused_before_any_work(tmp_path: Path) -> None:
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+    model = write_checkpoint(tmp_path / "model", **tiny_config(model_type="qwen3_moe", **moe))
+    with pytest.raises(InputError, match="mixture-of-experts models cannot be exported yet"):
+        build_artifact(str(model), tmp_path / "out", Recipe.for_format("int4"))
+
+
+def test_a_damaged_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int8"))
+    weights = tmp_path / "q" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors: sha256 differs"):
+        export_artifact(str(tmp_path / "q"), tmp_path / "x")
+
+
+def test_artifact_config_is_the_models_own(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int4"))
+    export_artifact(str(tmp_path / "q"), tmp_path / "x")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert {key: config[key] for key in tiny_config()} == tiny_config()
+
+
+def test_row_blocks_cover_every_row_once_in_multiples_of_32() -> None:
+    for rows, width in ((1, 1), (31, 1 << 20), (100, 1 << 17), (151936, 1024), (5000, 9728)):
+        blocks = list(row_blocks(rows, width))
+        assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(rows))
+        assert all((block.stop - block.start) % 32 == 0 for block in blocks[:-1])

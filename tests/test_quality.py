@@ -1,0 +1,41 @@
+"""Style, types and import rules, run like any other test so that one command checks everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CHECKS = {
+    "ruff": ["ruff", "check", "."],
+    "format": ["ruff", "format", "--check", "."],
+    "types": ["mypy"],
+    "imports": ["lint-imports"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
+def test_check_is_clean(name: str) -> None:
+    program, *arguments = CHECKS[name]
+    command = [str(Path(sysconfig.get_path("scripts")) / program), *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); from q3edge.cli.main import main; main(['--help']); "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'rich', 'tokenizers', 'jinja2'} & set(sys.modules); "
+        "print(sorted(heavy), time.perf_counter() - start, file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy, seconds = result.stderr.rsplit(maxsplit=1)
+    assert heavy == "[]"
+    assert float(seconds) < 0.3
+    assert "Turn any Qwen3 checkpoint" in result.stdout
