@@ -1,0 +1,1 @@
+"""How q3edge's embedded demo model is made: curriculum, tokenizer, training and scoring."""
