@@ -17,7 +17,8 @@ from q3edge.formats import FORMATS
 from q3edge.scheme import Scheme
 from q3edge.weights import tensor_shapes
 
-DEFAULT_GROUP_SIZE = 32
+DEFAULT_GROUP_SIZE = {"int4": 32, "int8": 16, "int8-dynamic": None}
+_LARGEST_TABLE_GROUP = 32
 _LINEAR = "model.layers.*_proj"
 _EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
 _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert router is tiny and decides everything
@@ -41,20 +42,20 @@ class Recipe:
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
         """The recipe of a named format; the embedding and the head are 8-bit, groups of at most 32, in every one."""
-        size = DEFAULT_GROUP_SIZE if group_size is None else group_size
+        if format_name not in FORMATS:
+            raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
+        size = DEFAULT_GROUP_SIZE[format_name] if group_size is None else group_size
         if format_name == "int4":
             scheme = Scheme(4, size, False if symmetric is None else symmetric)  # asymmetric: more accurate per byte
         elif format_name == "int8":
             scheme = Scheme(8, size, True if symmetric is None else symmetric)
-        elif format_name == "int8-dynamic":
+        else:
             if group_size is not None or symmetric is False:
                 raise UsageError(
                     "int8-dynamic has one symmetric scale per row: leave out the group size and --asymmetric"
                 )
             scheme = Scheme(8, None, activations="int8_per_token")
-        else:
-            raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
-        table = Scheme(8, min(size, DEFAULT_GROUP_SIZE))
+        table = Scheme(8, min(size or _LARGEST_TABLE_GROUP, _LARGEST_TABLE_GROUP))
         return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
 
     @classmethod

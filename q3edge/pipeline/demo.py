@@ -1,11 +1,14 @@
-"""The whole flow on the embedded model: build float, int8 and int4, judge each on held-out questions."""
+"""The whole flow on the embedded model: build float, int8, int4 and int2, judge each on held-out questions.
+
+int2 is no format to ship: it shows in one row what too few bits do.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,10 @@ from q3edge.evaluation.windows import Window
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.progress import Progress
-from q3edge.recipe import Recipe
+from q3edge.recipe import Recipe, Rule
 from q3edge.runtime.chat_template import Message
 from q3edge.runtime.model import Model
 
-FORMATS = (FLOAT, "int8", "int4")
 _LONGEST_ANSWER = 128
 
 
@@ -57,15 +59,24 @@ def run_demo(output: Path, *, say: Callable[[str], None], progress: Progress) ->
     with as_file(files("q3edge.data") / "demo_model") as model:
         questions = read_questions(model / "questions.jsonl")
         rows = []
-        for name in FORMATS:
+        for name, recipe in _variants().items():
             say(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
-            rows.append(_judge(model, output / name, name, questions, progress))
+            rows.append(_judge(model, output / name, name, recipe, questions, progress))
     return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
 
 
-def _judge(model: Path, output: Path, name: str, questions: Sequence[Question], progress: Progress) -> DemoRow:
-    recipe = None if name == FLOAT else Recipe.for_format(name)
+def _variants() -> dict[str, Recipe | None]:
+    """Name -> recipe, float first; int2 is int4's recipe with two bits where that has four."""
+    int4 = Recipe.for_format("int4")
+    rules = (
+        Rule(r.match, replace(r.scheme, bits=2) if r.scheme and r.scheme.bits == 4 else r.scheme) for r in int4.rules
+    )
+    return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": Recipe(tuple(rules))}
 
+
+def _judge(
+    model: Path, output: Path, name: str, recipe: Recipe | None, questions: Sequence[Question], progress: Progress
+) -> DemoRow:
     def windows(artifact: Path, _checkpoint: Checkpoint) -> list[Window]:
         with Model.open(artifact) as opened:
             return [_transcript(opened, question) for question in questions]

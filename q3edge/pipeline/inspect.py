@@ -20,7 +20,7 @@ from q3edge.formats import FLOAT, FORMATS
 from q3edge.kv_cache import KVCacheSpec
 from q3edge.machine import read_bandwidth
 from q3edge.recipe import Recipe
-from q3edge.runtime.threads import default_threads
+from q3edge.runtime.cpu import default_threads
 from q3edge.scheme import Scheme
 from q3edge.weights import EMBEDDING, tensor_shapes
 

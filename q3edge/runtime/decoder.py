@@ -16,9 +16,9 @@ from q3edge.artifact import Manifest
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
+from q3edge.runtime.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.exact_activations import with_exact_activations
 from q3edge.runtime.loader import MODEL_FILE, open_artifact
-from q3edge.runtime.threads import default_threads
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
@@ -132,6 +132,8 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY
     options.enable_mem_pattern = False  # it would keep one memory plan per sequence length
+    if int8_products_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

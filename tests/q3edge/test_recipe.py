@@ -33,8 +33,8 @@ def test_int4_quantizes_matrices_and_keeps_norms_float() -> None:
     ("arguments", "expected"),
     [
         (("int4", 64, True), Scheme(4, 64)),
-        (("int8",), Scheme(8, 32)),
-        (("int8", 16, False), Scheme(8, 16, symmetric=False)),
+        (("int8",), Scheme(8, 16)),
+        (("int8", 64, False), Scheme(8, 64, symmetric=False)),
         (("int8-dynamic",), Scheme(8, None, activations="int8_per_token")),
     ],
 )
