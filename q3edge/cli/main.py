@@ -32,7 +32,22 @@ _EPILOG = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
+class _ReaderGoneError(Exception):
+    """Whoever read stdout had enough (`| head`): a clean end."""
+
+
+class _Verbs(click.Group):
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a verb; click would turn a closed stdout into a failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGoneError from None
+
+
+@click.group(
+    cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
+)
 @click.version_option(VERSION, prog_name="q3edge")
 def cli() -> None:
     """Turn any Qwen3 checkpoint into a small, fast, verified ONNX model for the CPU.
@@ -64,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of stdout went away; point it elsewhere so that interpreter shutdown stays silent.
+    except _ReaderGoneError:
+        # Point stdout elsewhere, so that the interpreter's last flush stays silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, click.Abort):

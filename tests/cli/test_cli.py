@@ -171,7 +171,8 @@ def test_validate_tells_pass_from_fail_and_changes_nothing(artifact: Path) -> No
     passed = q3edge(*arguments, "--json")
     assert passed.returncode == 0, passed.stderr
     report = json.loads(passed.stdout)
-    assert {check["name"]: check["status"] for check in report["checks"]}["prefill_equals_decode"] == "pass"
+    checks = {check["name"]: check["status"] for check in report["checks"]}
+    assert checks["prefill_equals_decode_exact"] == checks["prefill_equals_decode_rounded"] == "pass"
     failed = q3edge(*arguments, "--max-kl", 1e-9)
     assert failed.returncode == 5
     assert "mean KL to float" in failed.stdout
