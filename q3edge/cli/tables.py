@@ -89,10 +89,12 @@ def inspection_table(inspection: Inspection) -> str:
         )
         for found in inspection.predictions
     ]
-    header = ("format", "disk MB", "bits/weight", "RAM MB", "tokens/s", "build s")
+    header = ("format", "disk MB", "bits/weight", "RAM MB", "tokens/s", "make s")
     parts = ["\n".join(lines), table(header, rows)]
     parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
-    parts.append("Disk is exact; RAM (with 2048 tokens of cache), tokens/s and build time are predictions.")
+    parts.append(
+        "Disk is exact. RAM (with 2048 tokens of cache), tokens/s and the time to quantize and export are predictions."
+    )
     return "\n\n".join(parts)
 
 

@@ -22,20 +22,20 @@ from q3edge.machine import read_bandwidth
 from q3edge.recipe import Recipe
 from q3edge.runtime.cpu import default_threads
 from q3edge.scheme import Scheme
-from q3edge.weights import EMBEDDING, tensor_shapes
+from q3edge.weights import EMBEDDING, LM_HEAD, tensor_shapes
 
 CONTEXT = 2048  # tokens of KV cache that the RAM column counts
-_RUNTIME_BYTES = 110e6  # Python, onnxruntime and tokenizer with no model loaded
-_KERNEL_BYTES = {2: 1.5, 4: 1.3, 8: 1.15}  # prepacked bytes per stored byte, by bits
-_BANDWIDTH_SHARE = 0.7  # of the measured one-core bandwidth times cores that decoding reaches
+_RUNTIME_BYTES = 150e6  # Python, onnxruntime, tokenizer and activations
+_GROUP_BYTES = 8  # kernels keep a float32 scale and a float32 sum per group beside the codes
+_BANDWIDTH_SHARE = {True: 0.5, False: 0.77}  # what decoding reaches of one core's bandwidth x cores, by quantized
 _FITTED_BANDWIDTH = 35e9  # bytes/s of the machine the seconds below were fitted on
-_START_SECONDS = 4.0  # imports, headers
-_SECONDS_PER_WEIGHT = {"int4": 22e-9, "int8": 12e-9, "int8-dynamic": 14e-9, FLOAT: 6e-9}
+_START_SECONDS = 2.0
+_SECONDS_PER_WEIGHT = {"int4": 17e-9, "int8": 9e-9, "int8-dynamic": 12e-9, FLOAT: 10e-9}
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One format: bytes on disk (exact) and in RAM, bits per weight, decode tokens/s and seconds to build."""
+    """One format: bytes on disk (exact) and in RAM, bits per weight, decode tokens/s, seconds to make it."""
 
     format: str
     disk_bytes: int
@@ -108,12 +108,12 @@ def _predict(
     bandwidth: float,
 ) -> Prediction:
     disk = {tensor: _stored(shapes[tensor], schemes[tensor]) for tensor in shapes}
-    ram = {tensor: _resident(disk[tensor], schemes[tensor]) for tensor in shapes}
+    ram = {tensor: _resident(shapes[tensor], schemes[tensor]) for tensor in shapes}
+    read_per_token = sum(ram.values())
     if config.tie_word_embeddings:
-        ram["head"] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
-        read_per_token = sum(ram.values()) - ram[EMBEDDING]
+        ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
     else:
-        read_per_token = sum(ram.values()) - ram[EMBEDDING]
+        read_per_token -= ram[EMBEDDING]
     weights = sum(map(math.prod, shapes.values()))
     cache = CONTEXT * KVCacheSpec.of(config).bytes_per_token()
     return Prediction(
@@ -121,7 +121,7 @@ def _predict(
         disk_bytes=sum(disk.values()),
         bits_per_weight=8 * sum(disk.values()) / weights,
         ram_bytes=int(_RUNTIME_BYTES + sum(ram.values()) + cache),
-        tokens_per_second=_BANDWIDTH_SHARE * bandwidth * default_threads() / read_per_token,
+        tokens_per_second=_BANDWIDTH_SHARE[name != FLOAT] * bandwidth * default_threads() / read_per_token,
         build_seconds=_START_SECONDS + weights * _SECONDS_PER_WEIGHT[name] * _FITTED_BANDWIDTH / bandwidth,
     )
 
@@ -130,5 +130,7 @@ def _stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
     return 4 * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
 
 
-def _resident(stored: int, scheme: Scheme | None) -> int:
-    return stored if scheme is None else int(stored * _KERNEL_BYTES[scheme.bits])
+def _resident(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    if scheme is None:
+        return 4 * math.prod(shape)
+    return math.prod(shape) * scheme.bits // 8 + _GROUP_BYTES * shape[0] * scheme.groups(shape[1])
