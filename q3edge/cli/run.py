@@ -40,13 +40,22 @@ def run(
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
     text = sys.stdin.read() if prompt == "-" else prompt
 
-    def show(piece: str) -> None:
-        if not as_json:
-            click.echo(piece, nl=False)
+    thought = False
 
     def show_thinking(piece: str) -> None:
+        nonlocal thought
+        thought = True
         if not as_json:
             click.secho(piece, nl=False, err=True, dim=True)
+
+    def show(piece: str) -> None:
+        nonlocal thought
+        if as_json:
+            return
+        if thought:  # the answer starts on a line of its own
+            click.echo(err=True)
+            thought = False
+        click.echo(piece, nl=False)
 
     with Model.open(folder, threads=threads) as model:
         settings = model.settings(**flags)

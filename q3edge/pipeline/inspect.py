@@ -88,6 +88,8 @@ def inspect_model(model: str) -> Inspection:
 def _predict_all(
     config: Qwen3Config, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[Prediction, ...], dict[str, str]]:
+    if config.moe is not None:
+        return (), dict.fromkeys((FLOAT, *FORMATS), "mixture-of-experts models cannot be exported yet")
     bandwidth = read_bandwidth()
     predictions, not_possible = [], {}
     for name in (FLOAT, *FORMATS):

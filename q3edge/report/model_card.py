@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact import Manifest
+from q3edge.scheme import Scheme
 
 CARD_FILE = "README.md"
 
@@ -38,9 +39,8 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
         return "Weights: float32, not quantized."
     lines = ["| tensors | scheme |", "|---|---|"]
     for rule in recipe["rules"]:
-        scheme = rule["scheme"]
-        text = "float" if scheme is None else ", ".join(f"{key} {value}" for key, value in scheme.items())
-        lines.append(f"| `{rule['match']}` | {text} |")
+        label = Scheme(**rule["scheme"]).label() if rule["scheme"] else "float"
+        lines.append(f"| `{rule['match']}` | {label} |")
     return f"## Weights\n\nMethod: {recipe['method']}. The first rule that matches a tensor decides.\n\n" + "\n".join(
         lines
     )
@@ -65,6 +65,9 @@ def _validation(report: Mapping[str, Any] | None) -> str:
         found = overall[key]
         interval = "" if found["low"] is None else f"{found['low']:.4g} to {found['high']:.4g}"
         lines.append(f"| {name} | {found['value']:.4g} | {interval} |")
+    for part, name in (("weights_part", "from the weights alone"), ("activations_part", "from int8 activations")):
+        if found := report[part]:
+            lines.append(f"| mean KL {name} | {found['mean_kl']['value']:.4g} | |")
     title = f"## Accuracy\n\nAgainst the float model, on {overall['tokens']} tokens of text."
     return f"{title}\n\n" + "\n".join(lines)
 

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 import exporters.onnx.linear
+from exporters.compressed_tensors import QuantizedCheckpoint
 from q3edge.artifact import Manifest
+from q3edge.checkpoint import Checkpoint
 from q3edge.errors import InputError, ValidationError
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.export import export_artifact
+from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.quantize import quantize_checkpoint, row_blocks
 from q3edge.recipe import Recipe
+from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from support import tiny_config, write_checkpoint
 
@@ -103,3 +107,18 @@ def test_row_blocks_cover_every_row_once_in_multiples_of_32() -> None:
         blocks = list(row_blocks(rows, width))
         assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(rows))
         assert all((block.stop - block.start) % 32 == 0 for block in blocks[:-1])
+
+
+def test_experts_can_be_quantized_and_inspected(tmp_path: Path) -> None:
+    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+    model = write_checkpoint(tmp_path / "model", **tiny_config(model_type="qwen3_moe", **moe))
+    quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int4"))
+    with Checkpoint.open(model) as floats, QuantizedCheckpoint.open(tmp_path / "q") as quantized:
+        for name in floats.names():
+            error = np.abs(quantized.read(name) - floats.read(name)).max() / np.abs(floats.read(name)).max()
+            assert error < 0.2
+        assert quantized.scheme("model.layers.0.mlp.experts.3.down_proj.weight") == Scheme(4, 32, symmetric=False)
+        assert quantized.scheme("model.layers.0.mlp.gate.weight") is None
+    inspection = inspect_model(str(model))
+    assert inspection.predictions == ()
+    assert set(inspection.not_possible) == {"float", "int4", "int8", "int8-dynamic"}
