@@ -152,11 +152,18 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
     try:
         with _write_errors(final):
             shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
+            _create(staging, final)
             yield staging
             _promote(staging, final)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _create(staging: Path, final: Path) -> None:
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(f"{final}: cannot be created ({error.strerror}); choose another folder") from error
 
 
 def _check_output(final: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:

@@ -28,7 +28,7 @@ def check_export(folder: Path, source: WeightSource, progress: Progress) -> floa
     """
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
-    hidden = hidden_states(source, ids[None], progress=progress)[0]
+    hidden = hidden_states(source, ids[None], progress=progress, label="check export")[0]
     expected = LogitsHead(source).logits(hidden).numpy()
     exact = inseparable_reason(folder / MODEL_FILE) is None
     decoder = Decoder(folder, exact_activations=exact)

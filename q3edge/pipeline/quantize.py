@@ -90,7 +90,7 @@ def _write_weights(
 
     with (
         QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
-        progress.task("Quantizing", sum(map(math.prod, shapes.values()))) as advance,
+        progress.task("quantize", sum(map(math.prod, shapes.values()))) as advance,
     ):
         for name in dtypes:
             for rows in row_blocks(*shapes[name]):

@@ -32,6 +32,7 @@ def hidden_states(
     token_mask: NDArray[np.bool_] | None = None,
     *,
     progress: Progress | None = None,
+    label: str = "float reference",
 ) -> torch.Tensor:
     """float32 [B, S, H] after the final norm, for token ids [B, S]; each weight is read once for all sequences.
 
@@ -42,7 +43,7 @@ def hidden_states(
     x = embed(source, token_ids)
     rotary = RotaryTables.of(config, token_ids.shape[1])
     sequences = max(1, _TOKENS_AT_ONCE // token_ids.shape[1])
-    with (progress or Silent()).task("float reference", config.num_hidden_layers) as advance:
+    with (progress or Silent()).task(label, config.num_hidden_layers) as advance:
         for layer in range(config.num_hidden_layers):
             weights = LayerWeights.read(source, layer)
             for start in range(0, len(x), sequences):

@@ -17,6 +17,10 @@ import pytest
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
 
+# Nearly uniform sampling: an answer of hundreds of tokens, whatever the model was taught.
+WILD = ("--temperature", "50", "--top-k", "0", "--top-p", "1", "--seed", "1", "--max-new-tokens", "900")
+
+
 def q3edge(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m q3edge` to its end."""
     return subprocess.run(
@@ -102,6 +106,22 @@ def test_run_answers_on_stdout_and_counts_on_stderr(artifact: Path) -> None:
     assert len(answer["token_ids"]) == answer["stats"]["new_tokens"]
 
 
+def test_onnxruntime_genai_runs_the_folder_and_says_the_same(artifact: Path) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    prompt = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
+    arguments = ("run", artifact, prompt, "--raw", "--temperature", 0, "--max-new-tokens", 24, "--json")
+    expected = json.loads(q3edge(*arguments).stdout)["token_ids"]
+    model = genai.Model(str(artifact))
+    prompt_ids = genai.Tokenizer(model).encode(prompt)
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(do_sample=False, max_length=len(prompt_ids) + len(expected))
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(prompt_ids)
+    while not generator.is_done():
+        generator.generate_next_token()
+    assert [int(token) for token in generator.get_sequence(0)[len(prompt_ids) :]] == expected
+
+
 def test_run_repeats_itself_with_a_seed(artifact: Path) -> None:
     arguments = ("run", artifact, "Hello", "--temperature", 1.5, "--seed", 7, "--max-new-tokens", 12, "--json")
     assert json.loads(q3edge(*arguments).stdout)["token_ids"] == json.loads(q3edge(*arguments).stdout)["token_ids"]
@@ -145,6 +165,21 @@ def test_interrupting_ends_cleanly_and_leaves_nothing(tmp_path: Path) -> None:
         assert process.returncode == code, errors
         assert "Traceback" not in errors
         assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupting_an_answer_keeps_what_was_said(artifact: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "q3edge", "run", artifact, "1", "--raw", *WILD],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert first
+    assert process.returncode == 130
+    assert errors.decode().strip() == "interrupted"
 
 
 def test_build_writes_a_verified_artifact_with_its_numbers(tmp_path: Path) -> None:
