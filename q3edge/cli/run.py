@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def run(
         nonlocal thought
         thought = True
         if not as_json:
-            click.secho(piece, nl=False, err=True, dim=True)
+            click.secho(piece, nl=False, err=True, dim="NO_COLOR" not in os.environ or None)
 
     def show(piece: str) -> None:
         nonlocal thought

@@ -9,8 +9,9 @@ from typing import Any
 
 from calibration import Solver, solver_for
 from calibration.parallel import ordered_map
+from calibration.scales import groups_at_limits
 from exporters.compressed_tensors import QuantizedWriter
-from q3edge.artifact import Manifest, staged_directory, tool_versions
+from q3edge.artifact import Manifest, Notice, staged_directory, tool_versions
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import CONFIG_FILE, read_json_object
@@ -40,8 +41,11 @@ def quantize_checkpoint(
 def write_quantized(checkpoint: Checkpoint, recipe: Recipe, folder: Path, progress: Progress) -> Manifest:
     """Quantize into the existing empty `folder`."""
     schemes = recipe.resolve(checkpoint.config)
-    _write_weights(checkpoint, schemes, solver_for(recipe.method), folder, progress)
+    at_limits = _write_weights(checkpoint, schemes, solver_for(recipe.method), folder, progress)
     notices = checkpoint.notices + copy_side_files(checkpoint.folder, folder)
+    if at_limits:
+        detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
+        notices += (Notice("scale-beyond-float16", at_limits, detail),)
     manifest = Manifest(
         kind="quantized",
         parent_digest=checkpoint.digest(),
@@ -72,10 +76,10 @@ def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Sc
 
 def _write_weights(
     checkpoint: Checkpoint, schemes: Mapping[str, Scheme | None], solver: Solver, folder: Path, progress: Progress
-) -> None:
+) -> int:
+    """Quantize every tensor; returns how many groups met a limit of float16 scales."""
     shapes = tensor_shapes(checkpoint.config)
     raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
-    shapes = tensor_shapes(checkpoint.config)
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
     blocks = [
         (name, scheme, rows)
@@ -84,9 +88,13 @@ def _write_weights(
         for rows in row_blocks(*shapes[name])
     ]
 
-    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor]:
+    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:
         name, scheme, rows = block
-        return name, solver(checkpoint.read(name, rows), scheme)
+        weights = checkpoint.read(name, rows)
+        tensor = solver(weights, scheme)
+        return name, tensor, groups_at_limits(weights, tensor)
+
+    at_limits = 0
 
     with (
         QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
@@ -96,9 +104,11 @@ def _write_weights(
             for rows in row_blocks(*shapes[name]):
                 writer.add_float(name, checkpoint.read(name, rows))
             advance(math.prod(shapes[name]))
-        for name, tensor in ordered_map(solve, blocks):
+        for name, tensor, count in ordered_map(solve, blocks):
             writer.add(name, tensor)
+            at_limits += count
             advance(tensor.codes.size)
+    return at_limits
 
 
 def row_blocks(rows: int, width: int = 1) -> Iterator[slice]:

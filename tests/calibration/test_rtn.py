@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calibration import solver_for
 from calibration.rtn import round_to_nearest
+from calibration.scales import groups_at_limits
 from q3edge.errors import UsageError
 from q3edge.scheme import Scheme
 
@@ -102,6 +103,18 @@ def test_any_scale_of_weights_gives_valid_codes(
 def test_zero_weights_stay_exactly_zero() -> None:
     for scheme in SCHEMES:
         assert not round_to_nearest(np.zeros((3, 64), np.float32), scheme).dequantize().any()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
+def test_groups_that_float16_scales_cannot_hold_are_counted(scheme: Scheme) -> None:
+    weights = gaussian(3, 128)
+    assert groups_at_limits(weights, round_to_nearest(weights, scheme)) == 0
+    weights[0] = 0
+    weights[1] *= np.float32(1e-12)
+    weights[2] *= np.float32(1e12)
+    quantized = round_to_nearest(weights, scheme)
+    assert groups_at_limits(weights, quantized) == 2 * quantized.scales.shape[1]
+    assert np.abs(quantized.dequantize()[1]).max() < 1e-6
 
 
 def test_unknown_method_is_a_usage_error() -> None:

@@ -1,0 +1,79 @@
+"""The embedded model's files are what the committed generator makes, and held-out questions stay out of training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from q3edge.checkpoint import Checkpoint
+from q3edge.evaluation.answers import read_questions
+from q3edge.runtime.chat_template import ChatTemplate, Message
+from tools.demo_model.areas import AREAS
+from tools.demo_model.chat_template import Conversation, prompt_text
+from tools.demo_model.curriculum import draw, example, examples, questions
+from tools.demo_model.item import held_out
+
+MODEL = Path(str(files("q3edge.data") / "demo_model"))
+
+
+def test_the_committed_questions_are_the_generators() -> None:
+    committed = [asdict(question) for question in read_questions(MODEL / "questions.jsonl")]
+    assert committed == [asdict(question) for question in questions()]
+
+
+def test_the_checkpoint_is_complete_and_small() -> None:
+    with Checkpoint.open(MODEL) as checkpoint:
+        assert checkpoint.stored_bytes <= 6_000_000
+        assert checkpoint.notices == ()
+        config = checkpoint.config
+    assert config.head_dim != config.hidden_size // config.num_attention_heads
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert config.tie_word_embeddings
+
+
+def test_training_examples_follow_the_seed_and_never_ask_a_held_out_question() -> None:
+    first = list(examples(3, 400))
+    assert first == list(examples(3, 400))
+    assert first != list(examples(4, 400))
+    asked = {f"<|im_start|>user\n{question.question}" for question in questions()}
+    generator = Random(11)
+    for _ in range(3000):
+        turns = example(generator).prompt.split("<|im_end|>\n")
+        assert not asked & {turn.removesuffix(" /think").removesuffix(" /no_think") for turn in turns}
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_both_sides_of_the_split_can_be_drawn(area: str) -> None:
+    generator = Random(5)
+    for wanted in (True, False):
+        assert held_out(draw(generator, area, True, want_held_out=wanted)) is wanted
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_training_prompts_are_what_the_chat_template_renders(thinking: bool) -> None:
+    conversation = Conversation("What is 2 + 2?", "Be polite and exact.", (("Hello", "Hello!"),))
+    messages: list[Message] = [
+        {"role": "system", "content": "Be polite and exact."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "What is 2 + 2?"},
+    ]
+    template = ChatTemplate.load(MODEL)
+    assert template is not None
+    try:
+        rendered = template.render(messages, thinking=thinking, add_generation_prompt=True)
+    finally:
+        template.close()
+    assert rendered == prompt_text(conversation, thinking)
+
+
+def test_the_training_log_ends_with_the_accuracy_that_the_card_names() -> None:
+    last = json.loads((MODEL / "training_log.jsonl").read_text().splitlines()[-1])
+    assert last["accuracy"]["all"] > 0.9
+    row = next(line for line in (MODEL / "README.md").read_text().splitlines() if line.startswith("| all |"))
+    assert row.endswith(f"| {100 * last['accuracy']['all']:.1f} % |")
