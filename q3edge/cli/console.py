@@ -31,7 +31,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Threads for onnxruntime (default: the physical cores at hand)."
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Threads for onnxruntime (default: the physical cores at hand).",
 )
 
 

@@ -21,9 +21,9 @@ from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option,
 )
 @json_option
 def demo(output: Path, as_json: bool) -> None:
-    """Quantize, export, validate and run a small embedded Qwen3, and compare float, int8 and int4.
+    """Quantize, export, validate and run a small embedded Qwen3 as float, int8, int4 and int2.
 
-    Needs no network. The table shows what each format costs in size and what it loses in accuracy.
+    Needs no network. The table shows what each costs in size and loses in accuracy; int2 shows what too far looks like.
     """
     from q3edge.cli.tables import demo_table
     from q3edge.pipeline.demo import run_demo

@@ -48,6 +48,9 @@ class _Verbs(click.Group):
 @click.group(
     cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
 )
+@click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error (anywhere on the line)."
+)
 @click.version_option(VERSION, prog_name="q3edge")
 def cli() -> None:
     """Turn any Qwen3 checkpoint into a small, fast, verified ONNX model for the CPU.

@@ -39,7 +39,7 @@ def quantize(
 ) -> None:
     """Quantize the weights of MODEL (a folder or a hub id) into DIR.
 
-    DIR is a checkpoint in the compressed-tensors layout, which transformers and vLLM read too.
+    DIR is a checkpoint in the compressed-tensors layout, which transformers reads too.
     """
     recipe = build_recipe(format_name, group_size, symmetric, recipe_file)
     from q3edge.pipeline.quantize import quantize_checkpoint

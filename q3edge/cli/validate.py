@@ -15,7 +15,12 @@ max_kl_option = click.option(
     "--max-kl", type=click.FloatRange(0), metavar="NATS", help="Exit with 5 if the mean KL divergence is above this."
 )
 max_tokens_option = click.option(
-    "--max-tokens", type=click.IntRange(32), default=8192, show_default=True, help="Tokens to judge on, at most."
+    "--max-tokens",
+    type=click.IntRange(32),
+    metavar="N",
+    default=8192,
+    show_default=True,
+    help="Tokens to judge on, at most.",
 )
 
 
