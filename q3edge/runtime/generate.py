@@ -99,35 +99,3 @@ def _generate(
         token = sampler(decoder.forward(np.array([[token]]), cache)[0, -1])
         statistics.decode_steps += 1
         statistics.decode_seconds += time.perf_counter() - start
-
-
-def generate_batch(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_token_ids: frozenset[int]
-) -> list[list[int]]:
-    """Greedy continuations of several prompts at once, without their stop tokens.
-
-    The same as one by one up to float rounding: kernels for one row and for many add in another order. Prompts are
-    right-padded, so prompts of like length waste least. UsageError: as `generate`.
-    """
-    for prompt in prompts:
-        check_prompt(decoder, prompt)
-    counts = np.array([len(prompt) for prompt in prompts], np.int64)
-    longest = int(counts.max())
-    limit = min(max_new_tokens, decoder.config.max_position_embeddings - longest)
-    cache = decoder.new_cache(longest + limit, len(prompts))
-    padded = np.zeros((len(prompts), longest), np.int64)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = prompt
-    if longest > 1:  # all but each row's last token: the logits wanted are then every row's last
-        decoder.forward(padded[:, :-1], cache, counts=counts - 1)
-    tokens = padded[np.arange(len(prompts)), counts - 1]
-    continuations: list[list[int]] = [[] for _ in prompts]
-    running = set(range(len(prompts)))
-    for _ in range(limit):
-        tokens = decoder.forward(tokens[:, None], cache)[:, -1].argmax(-1)
-        running -= {row for row in running if int(tokens[row]) in stop_token_ids}
-        for row in running:
-            continuations[row].append(int(tokens[row]))
-        if not running:
-            break
-    return continuations

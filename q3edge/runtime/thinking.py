@@ -50,10 +50,3 @@ class ThinkingSplitter:
             if token in special_ids:
                 break
         return False
-
-
-def split_thinking(tokenizer: Tokenizer, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> tuple[str, str]:
-    """(thinking, answer) of a finished generation."""
-    splitter = ThinkingSplitter(tokenizer, prompt_ids)
-    pieces = [*(splitter.push(token) for token in token_ids), splitter.finish()]
-    return "".join(text for text, thinks in pieces if thinks), "".join(text for text, thinks in pieces if not thinks)

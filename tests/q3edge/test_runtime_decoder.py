@@ -13,7 +13,7 @@ from transformers import Qwen3ForCausalLM
 
 from q3edge.errors import UsageError
 from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.generate import generate, generate_batch
+from q3edge.runtime.generate import generate
 from q3edge.runtime.settings import GenerationSettings
 from runtime_support import write_artifact
 from support import write_checkpoint
@@ -119,13 +119,3 @@ def test_rows_of_different_length_do_not_disturb_each_other(decoder: Decoder) ->
         alone = np.concatenate([ids[row : row + 1, :length], following[row : row + 1]], 1)
         expected = decoder.forward(alone, decoder.new_cache(16))
         np.testing.assert_allclose(found[row], expected[0], rtol=0, atol=2e-4 * np.abs(expected).max())
-
-
-def test_batch_generation_equals_one_by_one(decoder: Decoder) -> None:
-    prompts = [tokens(length).tolist() for length in (7, 1, 3, 12)]
-    alone = [list(generate(decoder, p, GenerationSettings(max_new_tokens=20))) for p in prompts]
-    assert generate_batch(decoder, prompts, max_new_tokens=20, stop_token_ids=frozenset()) == alone
-    stops = frozenset({alone[0][5], alone[2][0]})
-    expected = [list(generate(decoder, p, GenerationSettings(20, stop_token_ids=stops))) for p in prompts]
-    assert expected != alone
-    assert generate_batch(decoder, prompts, max_new_tokens=20, stop_token_ids=stops) == expected

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.errors import InputError
-from q3edge.runtime.thinking import split_thinking
+from q3edge.runtime.thinking import ThinkingSplitter
 from q3edge.runtime.tokenizer import Tokenizer, unused_character
 from runtime_support import MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer, write_tokenizer
 
@@ -124,8 +124,10 @@ def test_a_character_split_over_tokens_appears_whole() -> None:
     ],
 )
 def test_thinking_is_split_from_the_answer(prompt: str, generated: str, expected: tuple[str, str]) -> None:
-    encode = TOKENIZER.encode_markup
-    assert split_thinking(TOKENIZER, encode(prompt), encode(generated)) == expected
+    splitter = ThinkingSplitter(TOKENIZER, TOKENIZER.encode_markup(prompt))
+    pieces = [*(splitter.push(token) for token in TOKENIZER.encode_markup(generated)), splitter.finish()]
+    parts = ["".join(text for text, thinks in pieces if thinks is wanted) for wanted in (True, False)]
+    assert tuple(parts) == expected
 
 
 def test_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
