@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
-from q3edge.evaluation.activations import inseparable_reason
+from q3edge.evaluation.activations import ActivationRounding
 from q3edge.evaluation.checks import check_float, check_kl, check_prefill_equals_decode
 from q3edge.evaluation.metrics import TokenMetrics
 from q3edge.evaluation.results import CheckResult, ValidationReport
@@ -18,7 +19,6 @@ from q3edge.evaluation.streams import CausalDecoder, ReferenceLogits, compare, d
 from q3edge.evaluation.windows import Window
 from q3edge.progress import Progress, Silent
 from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.loader import MODEL_FILE
 from q3edge.weights import WeightSource
 
 # Metrics window by window: "overall", and "weights" and "activations" where these can be told apart.
@@ -40,7 +40,7 @@ def validate_artifact(
     are NaN or infinite. A failed check is in the report, not raised.
     """
     decoder = Decoder(folder, threads=threads)
-    reason = inseparable_reason(folder / MODEL_FILE)
+    reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
     exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, manifest=decoder.manifest)
     is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
     if decoder.config != reference.config:

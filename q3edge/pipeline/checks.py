@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from q3edge.artifact import MODEL_FILE
 from q3edge.errors import ValidationError
-from q3edge.evaluation.activations import inseparable_reason
+from q3edge.evaluation.activations import ActivationRounding
 from q3edge.evaluation.streams import decoder_logits
 from q3edge.progress import Progress
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.loader import MODEL_FILE
 from q3edge.weights import WeightSource
 
 TOKENS = 32
@@ -30,11 +30,11 @@ def check_export(folder: Path, source: WeightSource, progress: Progress) -> floa
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
     hidden = hidden_states(source, ids[None], progress=progress, label="check export")[0]
     expected = LogitsHead(source).logits(hidden).numpy()
-    exact = inseparable_reason(folder / MODEL_FILE) is None
-    decoder = Decoder(folder, exact_activations=exact)
+    rounding = ActivationRounding.read(folder / MODEL_FILE)
+    decoder = Decoder(folder, exact_activations=rounding.switchable)
     found = np.concatenate(list(decoder_logits(decoder, ids)))
     error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    limit = MAX_ERROR_EXACT if exact else MAX_ERROR_INT8
+    limit = MAX_ERROR_INT8 if rounding.fixed else MAX_ERROR_EXACT
     if not error <= limit:  # also where it is NaN
         raise ValidationError(
             f"{folder.name}: the ONNX model's logits differ from the checkpoint's by {error:.2g} (limit {limit:g}); "

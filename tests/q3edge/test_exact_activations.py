@@ -11,16 +11,15 @@ import pytest
 
 from calibration.rtn import round_to_nearest
 from exporters.onnx.export import export_decoder
-from q3edge.artifact import Manifest
+from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.errors import InputError
-from q3edge.evaluation.activations import inseparable_reason
+from q3edge.evaluation.activations import ActivationRounding
 from q3edge.evaluation.validate import validate_artifact
 from q3edge.evaluation.windows import Window
 from q3edge.recipe import Recipe
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.runtime.decoder import Decoder
 from q3edge.runtime.exact_activations import with_exact_activations
-from q3edge.runtime.loader import MODEL_FILE
 from runtime_support import write_tokenizer
 from support import InMemoryWeights, tiny_config
 
@@ -63,7 +62,7 @@ def distance(decoder: Decoder, source: InMemoryWeights) -> float:
 def test_exact_run_equals_dequantized_weights(tmp_path: Path, name: str) -> None:
     source = quantized(RECIPES[name])
     folder = write_artifact(tmp_path / "artifact", source, RECIPES[name])
-    assert inseparable_reason(folder / MODEL_FILE) is None
+    assert ActivationRounding.read(folder / MODEL_FILE).inseparable_reason is None
     assert distance(Decoder(folder, threads=1, exact_activations=True), source) < 1e-5
     assert distance(Decoder(folder, threads=1), source) > 1e-3
 
@@ -110,7 +109,7 @@ def test_validate_float_artifact(tmp_path: Path) -> None:
 def test_dynamic_int8_cannot_be_separated(tmp_path: Path) -> None:
     recipe = Recipe.for_format("int8-dynamic")
     folder = write_artifact(tmp_path / "artifact", quantized(recipe), recipe)
-    reason = inseparable_reason(folder / MODEL_FILE)
+    reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
     assert reason is not None
     assert "compute with int8 activations only" in reason
     report = validate_artifact(folder, InMemoryWeights.random(), [Window("a", IDS)], threads=1)
@@ -128,4 +127,4 @@ def test_file_that_is_not_onnx(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(InputError, match=r"model\.onnx: not an ONNX model"):
-        inseparable_reason(path)
+        ActivationRounding.read(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import exporters.onnx.linear
 from exporters.compressed_tensors import QuantizedCheckpoint
+from exporters.onnx.linear import Matrices
 from q3edge.artifact import Manifest
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import InputError, ValidationError
@@ -36,6 +38,21 @@ def test_a_wrong_export_is_never_promoted(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(exporters.onnx.linear, "pack_blocks", rotated)
     with pytest.raises(ValidationError, match="the ONNX model's logits differ from the checkpoint's"):
         build_artifact(str(DEMO_MODEL), tmp_path / "out", Recipe.for_format("int4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_float_export_that_is_off_by_a_percent_is_never_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Matrices._float_blocks
+
+    def scaled(self: Matrices, names: tuple[str, ...]) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        factor = np.float32(1.01 if "down_proj" in names[0] else 1)
+        return (block * factor for block in right(self, names))
+
+    monkeypatch.setattr(Matrices, "_float_blocks", scaled)
+    with pytest.raises(ValidationError, match=r"logits differ from the checkpoint's by 0\.0\d+ \(limit 0\.001\)"):
+        build_artifact(str(DEMO_MODEL), tmp_path / "out", None)
     assert list(tmp_path.iterdir()) == []
 
 
