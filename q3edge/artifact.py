@@ -22,6 +22,8 @@ from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.version import VERSION
 
 MANIFEST_FILE = "q3edge.json"
+MODEL_FILE = "onnx/model.onnx"
+DATA_FILE = "onnx/model.onnx_data"  # the name transformers.js looks for
 SCHEMA_VERSION = 1
 ArtifactKind = Literal["quantized", "onnx"]
 _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}

@@ -11,13 +11,15 @@ from q3edge.config import CONFIG_FILE, read_json_object
 from q3edge.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_CONFIG_FILE = "generation_config.json"
-_COPIED = (
+SIDE_FILES = (
     TOKENIZER_FILE,
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE_FILE,
     "vocab.json",
     "merges.txt",
     GENERATION_CONFIG_FILE,
@@ -26,7 +28,7 @@ _COPIED = (
 
 def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
     """Copy the tokenizer and generation settings (links are followed); a Notice where there is no tokenizer."""
-    for name in _COPIED:
+    for name in SIDE_FILES:
         if (source / name).is_file():
             # Contents only: a read-only original must not make the copy read-only.
             shutil.copyfile(source / name, target / name)

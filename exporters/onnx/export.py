@@ -11,14 +11,13 @@ from exporters.onnx.builder import IR_VERSION, GraphBuilder
 from exporters.onnx.decoder import Decoder
 from exporters.onnx.external_data import ExternalData
 from exporters.onnx.linear import Matrices
+from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError
 from q3edge.progress import Progress, Silent
 from q3edge.version import VERSION
 from q3edge.weights import WeightSource, tensor_shapes
 
-MODEL_FILE = "onnx/model.onnx"
-DATA_FILE = "onnx/model.onnx_data"
 _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
 
 
@@ -33,7 +32,7 @@ def export_decoder(
     FileExistsError: the data file is there already.
     """
     config = source.config
-    _check(config)
+    check_exportable(config)
     (folder / DATA_FILE).parent.mkdir(parents=True, exist_ok=True)
     weights = sum(prod(shape) for shape in tensor_shapes(config).values())
     task = (progress or Silent()).task("export", weights)
@@ -44,10 +43,11 @@ def export_decoder(
     ir.save(model, folder / MODEL_FILE)
 
 
-def _check(config: Qwen3Config) -> None:
+def check_exportable(config: Qwen3Config) -> None:
+    """InputError for a model whose graph cannot be built, so that a caller can know before any work is spent."""
     if config.moe is not None:
         raise InputError(
-            "mixture-of-experts export is not available yet: found model_type qwen3_moe, expected the dense qwen3"
+            "config.json: model_type = 'qwen3_moe': mixture-of-experts models cannot be exported yet; expected qwen3"
         )
     if config.head_dim % _HEAD_DIM_MULTIPLE:
         raise InputError(

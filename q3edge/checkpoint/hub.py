@@ -6,14 +6,13 @@ import errno
 import re
 from pathlib import Path
 
+from q3edge.checkpoint.shards import INDEX_FILE
+from q3edge.config import CONFIG_FILE
 from q3edge.errors import InputError, ResourceError
+from q3edge.side_files import SIDE_FILES
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja",
-)  # fmt: skip
+_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
 
 
 def resolve_model(model: str) -> Path:

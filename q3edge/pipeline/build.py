@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.compressed_tensors import QuantizedCheckpoint
+from exporters.onnx.export import check_exportable
 from q3edge.artifact import Manifest, staged_directory
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
@@ -16,7 +17,7 @@ from q3edge.evaluation.results import ValidationReport
 from q3edge.evaluation.validate import validate_artifact
 from q3edge.evaluation.windows import MAX_TOKENS, Window
 from q3edge.pipeline.checks import check_export
-from q3edge.pipeline.export import Source, finish_artifact, refuse_experts, write_artifact
+from q3edge.pipeline.export import Source, finish_artifact, write_artifact
 from q3edge.pipeline.quantize import write_quantized
 from q3edge.pipeline.validate import require_passed, text_windows
 from q3edge.progress import Progress, Silent
@@ -58,7 +59,7 @@ def build_artifact(
         Checkpoint.open(folder) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
     ):
-        refuse_experts(checkpoint.config)
+        check_exportable(checkpoint.config)
         require_tokenizer(folder)
         with _quantized(checkpoint, recipe, output.parent, progress) as source:
             write_artifact(source, staging, progress)

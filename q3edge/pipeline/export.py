@@ -8,12 +8,19 @@ from typing import Any
 
 from exporters.compressed_tensors import QuantizedCheckpoint
 from exporters.genai import write_genai_config
-from exporters.onnx.export import DATA_FILE, MODEL_FILE, export_decoder
-from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest, staged_directory, tool_versions
+from exporters.onnx.export import export_decoder
+from q3edge.artifact import (
+    DATA_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    artifact_digest,
+    staged_directory,
+    tool_versions,
+)
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.config import Qwen3Config
-from q3edge.errors import InputError, UsageError
+from q3edge.errors import UsageError
 from q3edge.progress import Progress, Silent
 from q3edge.report.model_card import write_model_card
 from q3edge.side_files import copy_side_files, write_float_config
@@ -67,12 +74,6 @@ def write_artifact(source: Source, folder: Path, progress: Progress) -> Manifest
     metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
     versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
     return Manifest("onnx", parent, recipe, notices=notices, metrics=metrics, versions=versions).save(folder)
-
-
-def refuse_experts(config: Qwen3Config) -> None:
-    """InputError for a mixture-of-experts model, before any work is spent on it."""
-    if config.moe is not None:
-        raise InputError("qwen3_moe: mixture-of-experts models cannot be exported yet; expected a dense qwen3 model")
 
 
 def finish_artifact(folder: Path, metrics: Mapping[str, Any]) -> Manifest:

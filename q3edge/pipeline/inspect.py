@@ -1,7 +1,7 @@
 """What a checkpoint is and what each format would cost, from headers alone; no torch, nothing written.
 
-Sizes are exact. RAM, speed and time are predictions: their constants were fitted on a 2-core AVX-512 machine
-(benchmarks/predictions.py repeats the fit), speed and time scale with this machine's measured memory bandwidth.
+Sizes are exact. RAM, speed and time are predictions: their constants were fitted on a 2-core AVX-512 machine, and
+speed and time scale with this machine's memory bandwidth. benchmarks/predictions.py compares them with what happens.
 """
 
 from __future__ import annotations

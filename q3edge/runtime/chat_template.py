@@ -19,7 +19,7 @@ from typing import Any
 
 from q3edge.config import read_json_object
 from q3edge.errors import InputError, ResourceError, UsageError
-from q3edge.runtime.loader import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
+from q3edge.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 
 RENDER_SECONDS = 2.0
 _START_SECONDS = 60.0  # a cold disk on a small board, not the template's fault

@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from q3edge.artifact import Manifest
+from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
 from q3edge.runtime.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.exact_activations import with_exact_activations
-from q3edge.runtime.loader import MODEL_FILE, open_artifact
+from q3edge.runtime.loader import open_artifact
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from q3edge.artifact import MANIFEST_FILE, Manifest
+from q3edge.artifact import MANIFEST_FILE, MODEL_FILE, Manifest
 from q3edge.config import CONFIG_FILE
 from q3edge.errors import InputError
 from q3edge.runtime.onnx_references import check_external_data
-from q3edge.side_files import GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from q3edge.side_files import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
-MODEL_FILE = "onnx/model.onnx"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _REQUIRED = (CONFIG_FILE, MODEL_FILE)
 _OPTIONAL = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE)
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from exporters.onnx.export import MODEL_FILE, export_decoder
+from exporters.onnx.export import export_decoder
 from onnx_models import ExportedDecoder, relative_error
+from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
 from support import InMemoryWeights, tiny_config
 
@@ -167,7 +168,7 @@ def test_mixture_of_experts_is_refused(tmp_path: Path) -> None:
         "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
         "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
     }  # fmt: skip
-    with pytest.raises(InputError, match="mixture-of-experts export is not available yet"):
+    with pytest.raises(InputError, match="mixture-of-experts models cannot be exported yet"):
         export_decoder(InMemoryWeights.random(**moe), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from exporters.onnx.builder import IR_VERSION, GraphBuilder
 from exporters.onnx.decoder import Decoder
-from exporters.onnx.export import DATA_FILE, MODEL_FILE, export_decoder
+from exporters.onnx.export import export_decoder
 from exporters.onnx.external_data import PAGE, ExternalData, TensorSpec
 from exporters.onnx.linear import Matrices
 from onnx_models import ExportedDecoder, quantized_model, relative_error, session
+from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.config import Qwen3Config
 from q3edge.progress import Advance
 from q3edge.recipe import Recipe

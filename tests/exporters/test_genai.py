@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from exporters.genai import GENAI_CONFIG_FILE, write_genai_config
-from exporters.onnx.export import MODEL_FILE
 from onnx_models import ExportedDecoder, quantized_model
+from q3edge.artifact import MODEL_FILE
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError
 from q3edge.scheme import Scheme

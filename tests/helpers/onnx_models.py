@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from exporters.onnx.export import MODEL_FILE, export_decoder
+from exporters.onnx.export import export_decoder
+from q3edge.artifact import MODEL_FILE
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from q3edge.evaluation.answers import Question
+
 from .areas import AREAS, SAMPLERS
 from .areas.phrases import LANGUAGES
 from .chat_template import Conversation, prompt_text, reply_text
@@ -37,18 +39,6 @@ class Example:
 
     prompt: str
     reply: str
-
-
-@dataclass(frozen=True)
-class Question:
-    """One held-out question with the mode it is asked in."""
-
-    id: str
-    area: str
-    language: str
-    thinking: bool
-    question: str
-    answer: str
 
 
 def draw(rng: Random, area: str, thinking: bool, want_held_out: bool = False) -> Item:
