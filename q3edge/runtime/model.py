@@ -10,17 +10,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from q3edge.config import Qwen3Config
-from q3edge.errors import InputError, UsageError
+from q3edge.runtime.chat_encoding import ChatEncoder, check_unicode
 from q3edge.runtime.chat_template import ChatTemplate, Message
 from q3edge.runtime.decoder import Decoder
 from q3edge.runtime.generate import Statistics, generate
 from q3edge.runtime.loader import open_artifact
 from q3edge.runtime.settings import GenerationSettings
 from q3edge.runtime.thinking import ThinkingSplitter
-from q3edge.runtime.tokenizer import Tokenizer, unused_character
+from q3edge.runtime.tokenizer import Tokenizer
 
-ROLES = ("system", "user", "assistant", "tool")
-FIELDS = {"role", "content", "reasoning_content"}
 OnText = Callable[[str], None]
 
 
@@ -69,20 +67,9 @@ class Model:
     def encode_chat(
         self, messages: Sequence[Message], *, thinking: bool | None = None, add_generation_prompt: bool = True
     ) -> list[int]:
-        """Token ids of a conversation as the model was trained on it.
-
-        Only the template's own text yields control tokens: one spelled out in a message stays plain text. In an
-        assistant's message, written by the model, added tokens that are not special (`<think>`) keep their meaning.
-        UsageError: a message is not valid Unicode or its role is unknown. InputError: no template, or a bad one.
-        """
-        if self.template is None:
-            raise InputError(f"{self.folder}: has no chat template, so it cannot hold a conversation; use --raw")
-        for message in messages:
-            _check_message(message)
-        mark = unused_character([self.template.template, *(text for message in messages for text in message.values())])
-        marked = [self._marked(message, mark) for message in messages]
-        rendered = self.template.render(marked, thinking=thinking, add_generation_prompt=add_generation_prompt)
-        return self.tokenizer.encode_marked(rendered, mark)
+        """Token ids of a conversation as the model was trained on it; see `ChatEncoder.encode`."""
+        encoder = ChatEncoder(self.tokenizer, self.template, str(self.folder))
+        return encoder.encode(messages, thinking=thinking, add_generation_prompt=add_generation_prompt)
 
     def settings(self, **flags: Any) -> GenerationSettings:
         """The checkpoint's generation settings with the flags that are not None in place of theirs."""
@@ -128,7 +115,7 @@ class Model:
 
         All of the text is answer. UsageError: the prompt is not valid Unicode; else as `generate`.
         """
-        _check_unicode(prompt, "the prompt")
+        check_unicode(prompt, "the prompt")
         prompt_ids = self.tokenizer.encode_markup(prompt)
         stream, stats, token_ids = self.tokenizer.stream(), Statistics(), []
 
@@ -155,26 +142,3 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _marked(self, message: Message, mark: str) -> Message:
-        own = message["role"] == "assistant"
-        return {
-            name: text if name == "role" else self.tokenizer.mark(text, mark, special_only=own)
-            for name, text in message.items()
-        }
-
-
-def _check_message(message: Message) -> None:
-    if message.get("role") not in ROLES:
-        raise UsageError(f"role {message.get('role')!r}: expected one of {', '.join(ROLES)}")
-    if "content" not in message or not message.keys() <= FIELDS:
-        raise UsageError(f"message with {', '.join(message)}: expected role, content and perhaps reasoning_content")
-    for text in message.values():
-        _check_unicode(text, f"the {message['role']} message")
-
-
-def _check_unicode(text: str, what: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{what} is not valid Unicode at character {error.start}; give UTF-8 text") from None

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jinja2 import nodes
+    from collections.abc import Callable
+
+    from jinja2 import Template, nodes
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -30,22 +33,23 @@ def main() -> None:
     """Serve requests from stdin until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends an answer, not the conversation
     sys.path[:] = json.loads(sys.stdin.readline())["path"]
-    environment = _environment()
+    # A worker serves one template. Its compiled form is code and constants: every render makes a context of its own,
+    # and the sandbox lets no template write to what renders share (globals, functions, the environment).
+    compiled = lru_cache(maxsize=1)(_environment().from_string)
     _limit_memory()
     _reply({"ready": True})
     for line in sys.stdin:
         if hasattr(signal, "alarm"):  # not on Windows
             signal.alarm(_ORPHAN_SECONDS)
-        _reply(_render(environment, json.loads(line)))
+        _reply(_render(compiled, json.loads(line)))
         if hasattr(signal, "alarm"):
             signal.alarm(0)
 
 
-def _render(environment: ImmutableSandboxedEnvironment, request: dict[str, Any]) -> dict[str, Any]:
+def _render(compiled: Callable[[str], Template], request: dict[str, Any]) -> dict[str, Any]:
     pieces, size = [], 0
     try:
-        template = environment.from_string(request["template"])
-        for piece in template.generate(messages=request["messages"], **request["variables"]):
+        for piece in compiled(request["template"]).generate(messages=request["messages"], **request["variables"]):
             size += len(piece)
             if size > _MAX_OUTPUT:
                 return {"error": f"wrote more than {_MAX_OUTPUT} characters"}

@@ -84,6 +84,36 @@ def test_the_worker_survives_errors_and_is_replaced_after_a_kill() -> None:
     chat.close()
 
 
+KEEPS_STATE = (
+    "{{ seen | default('new') }} {% set seen = 'old' %}"
+    "{% set n = namespace(count=0) %}{% for m in messages %}{% set n.count = n.count + 1 %}{% endfor %}{{ n.count }} "
+    "{% macro tick(box=namespace(count=0), row=cycler('a', 'b')) %}"
+    "{% set box.count = box.count + 1 %}{{ box.count ~ row.next() }}{% endmacro %}{{ tick() }} "
+    "{% if messages[1] %}{% set range = 'mine' %}{% set tick = none %}{% endif %}"
+    "{{ range is string }} {{ tick is none }} {{ enable_thinking is defined }}"
+)
+
+
+def test_renders_of_one_worker_do_not_see_each_other() -> None:
+    chat = ChatTemplate(KEEPS_STATE, "template")
+    worker = chat._worker
+    for _ in range(2):
+        assert chat.render(HELLO * 2, thinking=True) == "new 2 1a True True True"
+        assert chat.render(HELLO) == "new 1 1a False False False"
+    assert chat._worker is worker
+    chat.close()
+
+
+def test_a_template_that_does_not_compile_is_told_every_time() -> None:
+    chat = ChatTemplate("{% if %}", "template")
+    worker = chat._worker
+    for _ in range(2):
+        with pytest.raises(InputError, match="TemplateSyntaxError"):
+            chat.render(HELLO)
+    assert chat._worker is worker
+    chat.close()
+
+
 def test_the_worker_sees_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "x")
     chat = ChatTemplate("", "template")

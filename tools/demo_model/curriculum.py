@@ -34,6 +34,19 @@ QUESTIONS_PER_AREA = 60
 
 
 @dataclass(frozen=True)
+class Dialogue:
+    """One training example before it is written down; no steps mean that it is answered without thinking.
+
+    `prompted` says that the prompt holds the empty thought, so that the model doesn't learn to write it.
+    """
+
+    item: Item
+    conversation: Conversation
+    steps: str
+    prompted: bool
+
+
+@dataclass(frozen=True)
 class Example:
     """One training text: the prompt is read, the reply is learnt."""
 
@@ -53,8 +66,8 @@ def _choose(rng: Random, weights: dict[str, int]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def example(rng: Random) -> Example:
-    """Draw one training example, sometimes with a system message or an earlier exchange."""
+def dialogue(rng: Random) -> Dialogue:
+    """Draw what one training example says, sometimes with a system message or an earlier exchange."""
     form = _choose(rng, FORMS)
     thinking = form.startswith("think")
     item = draw(rng, _choose(rng, MIX), thinking)
@@ -65,10 +78,16 @@ def example(rng: Random) -> Example:
     switch = {"think_switch": " /think", "no_think_switch": " /no_think", "hard_off_switch": " /no_think"}
     question = item.question + switch.get(form, "")
     system = rng.choice(SYSTEMS) if rng.random() < 0.12 else ""
-    hard = form.startswith("hard")
-    prompt = prompt_text(Conversation(question, system, earlier), thinking=not hard)
-    reply = f"{item.answer}<|im_end|>" if hard else reply_text(item.steps if thinking else "", item.answer)
-    return Example(prompt, reply)
+    conversation = Conversation(question, system, earlier)
+    return Dialogue(item, conversation, item.steps if thinking else "", prompted=form.startswith("hard"))
+
+
+def example(rng: Random) -> Example:
+    """Draw one training example."""
+    drawn = dialogue(rng)
+    answer = drawn.item.answer
+    reply = f"{answer}<|im_end|>" if drawn.prompted else reply_text(drawn.steps, answer)
+    return Example(prompt_text(drawn.conversation, thinking=not drawn.prompted), reply)
 
 
 def examples(seed: int, count: int) -> Iterator[Example]:

@@ -1,0 +1,14 @@
+"""From local files to a frozen array of calibration tokens: the text that a data-aware solver rounds for.
+
+In the order that a text travels: files (which), readers and records (text to documents), cleaning, tagging, quality,
+duplicates, dialogues (documents to tokens), mixture (tokens to rows). `loading` puts them together.
+"""
+
+from __future__ import annotations
+
+from calibration.data.calibration_set import CalibrationSet, SourceCount
+from calibration.data.documents import DOMAINS
+from calibration.data.loading import load_calibration_set
+from calibration.data.mixture import DEFAULT_SHARES
+
+__all__ = ["DEFAULT_SHARES", "DOMAINS", "CalibrationSet", "SourceCount", "load_calibration_set"]

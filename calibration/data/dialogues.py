@@ -1,0 +1,90 @@
+"""Documents -> token ids. Owns the form of a dialogue: with thoughts, without, or with an empty thought.
+
+The template and the runtime's encoder write the markup, so text that spells a control token stays text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calibration.data.documents import Document
+from q3edge.errors import UsageError
+from q3edge.runtime.chat_encoding import ChatEncoder
+from q3edge.runtime.chat_template import ChatTemplate, Message
+from q3edge.runtime.tokenizer import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+_RESULT_MARK = "\n#### "  # GSM8K's border between working and result
+_PROBE: Message = {"role": "user", "content": "."}
+
+
+class DocumentEncoder:
+    """Encodes documents in turn; every second dialogue that brings no thoughts is one with thinking switched off.
+
+    An answer with an empty `reasoning_content` is always such a one and takes no turn.
+
+    `refused` lists the dialogues that the template did not take; `plain` counts those written without one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self.refused: list[Document] = []
+        self.plain = 0
+        self._tokenizer = tokenizer
+        self._chat = ChatEncoder(tokenizer, template, "calibration data")
+        self._dialogues = 0
+        self._probe_ids: list[int] | None = None
+        end = tokenizer.added_ids.get(END_OF_TEXT)
+        self.separator = tokenizer.encode_text("\n\n") if end is None else [end]
+
+    def encode(self, document: Document) -> list[int]:
+        """Token ids without a separator; none where the template refuses the dialogue."""
+        if not document.messages:
+            return self._tokenizer.encode_text(document.text)
+        if self._chat.template is None:
+            self.plain += 1
+            return self._tokenizer.encode_text(document.plain_text)
+        try:
+            return self._dialogue(document.messages)
+        except UsageError:
+            self.refused.append(document)
+            return []
+
+    def _dialogue(self, messages: Sequence[Message]) -> list[int]:
+        if any(message.get("reasoning_content") for message in messages) or messages[-1]["role"] != "assistant":
+            return self._finished(messages)
+        if "reasoning_content" in messages[-1]:  # empty: this answer was given with thinking switched off
+            return self._answered(messages, False)
+        thinking = self._dialogues % 2 == 0
+        self._dialogues += 1
+        working = with_working_as_thoughts(messages) if thinking else None
+        if working is not None:
+            return self._finished(working)
+        return self._answered(messages, None if thinking else False)
+
+    def _finished(self, messages: Sequence[Message]) -> list[int]:
+        return self._chat.encode(messages, add_generation_prompt=False)
+
+    def _answered(self, messages: Sequence[Message], thinking: bool | None) -> list[int]:
+        """What the runtime holds once the model has answered: the prompt it was given, then the answer.
+
+        The answer's ids are taken from the dialogue as an earlier one, where templates add nothing to it; a template
+        that adds something gets its own way.
+        """
+        earlier = self._chat.encode([*messages, _PROBE], add_generation_prompt=False)
+        probe = self._probe_ids = self._probe_ids or self._finished([_PROBE])
+        opening = self._prompt(messages[:-1], None)
+        if earlier[-len(probe) :] != probe or earlier[: len(opening)] != opening:
+            return self._finished(messages)
+        own = opening if thinking is None else self._prompt(messages[:-1], thinking)
+        return own + earlier[len(opening) : -len(probe)]
+
+    def _prompt(self, messages: Sequence[Message], thinking: bool | None) -> list[int]:
+        return self._chat.encode(messages, thinking=thinking)
+
+
+def with_working_as_thoughts(messages: Sequence[Message]) -> list[Message] | None:
+    """The dialogue with the working of its last answer (`working #### result`) as thoughts, or None without one."""
+    working, mark, result = messages[-1]["content"].rpartition(_RESULT_MARK)
+    if not (mark and working.strip() and result.strip()):
+        return None
+    return [*messages[:-1], {"role": "assistant", "content": result.strip(), "reasoning_content": working}]

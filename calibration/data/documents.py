@@ -1,0 +1,41 @@
+"""`Document`: one text or dialogue on its way from a file to tokens, and the order that a seed gives to documents."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from q3edge.runtime.chat_template import Message
+
+DOMAINS = ("general", "math", "code", "multilingual", "safety")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Either `text` or `messages`; `source` and `number` say which record of which file it is, or is a passage of.
+
+    `domain` and `language` are what the file says, later what tagging found; `is_code` where the file type says so.
+    """
+
+    source: int
+    number: int
+    text: str = ""
+    messages: tuple[Message, ...] = ()
+    is_code: bool = False
+    domain: str | None = None
+    language: str | None = None
+
+    @property
+    def plain_text(self) -> str:
+        """The text, or all that the messages say."""
+        if not self.messages:
+            return self.text
+        return "\n\n".join(m[key] for m in self.messages for key in ("reasoning_content", "content") if m.get(key))
+
+
+def seeded_rank(seed: int, content: str | bytes) -> bytes:
+    """Sorting by it shuffles; it depends on nothing but the seed and the content (no path, no library's generator)."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(
+        data, digest_size=16, salt=hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
+    ).digest()

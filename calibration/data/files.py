@@ -1,0 +1,95 @@
+"""Which files: paths and folders given by the user, or the built-in set. Owns their order and bytes, no format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path, PurePath
+
+from calibration.data.documents import DOMAINS
+from q3edge.errors import InputError
+
+JSON_LINES = (".jsonl", ".json-lines", ".jsonlines", ".ndjson")
+EXTENSIONS = (".txt", ".md", *JSON_LINES, ".csv", ".tsv", ".parquet", ".pdf", ".py")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file: `label` names it in errors (as the user wrote it), `name` (no folders) in everything recorded."""
+
+    label: str
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        """The file's name without folders."""
+        return PurePath(self.label).name
+
+    @property
+    def extension(self) -> str:
+        """The lower-case extension with its dot."""
+        return PurePath(self.label).suffix.lower()
+
+    @property
+    def domain(self) -> str | None:
+        """The domain that the file is named after (`safety.jsonl`), if it is."""
+        stem = PurePath(self.label).stem.lower()
+        return stem if stem in DOMAINS else None
+
+
+def open_sources(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
+    """Every file's content, sorted by name and content, and how many files in given folders have no known type.
+
+    InputError: a path that is missing, empty, unreadable or of unknown type; a folder without a file of known type.
+    """
+    if not paths:
+        return built_in_sources(), 0
+    found: dict[Path, Path] = {}
+    skipped = 0
+    for path in paths:
+        inside, others = _files_of(path)
+        skipped += others
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return _in_order([SourceFile(str(path), _read(path)) for path in found.values()]), skipped
+
+
+def built_in_sources() -> list[SourceFile]:
+    """The data set that q3edge ships, one file a domain."""
+    folder = files("q3edge.data") / "calibration"
+    inside = sorted(folder.iterdir(), key=lambda item: item.name) if folder.is_dir() else []
+    sources = [SourceFile(item.name, item.read_bytes()) for item in inside if item.name.endswith(".jsonl")]
+    if not sources:
+        raise InputError("the built-in calibration data is missing from this installation; install q3edge again")
+    return _in_order(sources)
+
+
+def _in_order(sources: list[SourceFile]) -> list[SourceFile]:
+    return sorted(sources, key=lambda file: (file.name, hashlib.sha256(file.content).digest()))
+
+
+def _files_of(path: Path) -> tuple[list[Path], int]:
+    """The files that `path` stands for, and how many others it holds."""
+    if not path.is_dir():
+        if path.suffix.lower() not in EXTENSIONS:
+            raise InputError(
+                f"{path}: type {path.suffix or 'without extension'}; expected one of {' '.join(EXTENSIONS)}"
+            )
+        return [path], 0
+    visible = [item for item in path.iterdir() if item.is_file() and not item.name.startswith(".")]
+    known = [item for item in visible if item.suffix.lower() in EXTENSIONS]
+    if not known:
+        raise InputError(f"{path}: no calibration file in this folder; expected one of {' '.join(EXTENSIONS)}")
+    return sorted(known), len(visible) - len(known)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a calibration file or folder") from None
+    if not content.strip():
+        raise InputError(f"{path}: is empty; expected text to calibrate on")
+    return content

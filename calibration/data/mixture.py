@@ -1,0 +1,155 @@
+"""Documents of several domains -> rows of tokens in set shares. Owns the plan, the order and the cutting."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.data.documents import DOMAINS, Document, seeded_rank
+from q3edge.errors import InputError, UsageError
+
+DEFAULT_SHARES: Mapping[str, float] = {
+    "general": 0.35, "math": 0.25, "code": 0.20, "multilingual": 0.15, "safety": 0.05,
+}  # fmt: skip
+_LONG_DOCUMENT = 1 / 16  # of all rows is what one document may fill before others had their turn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """Rows in their final order. `token_ids` and `owners` are int64 [rows, seq_len]; an owner is a document's index.
+
+    `planned` and `rows` say how many rows each domain should and could have; further rows are joined from rests.
+    """
+
+    token_ids: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    planned: Mapping[str, int]
+    rows: Mapping[str, int]
+
+
+def normalised_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
+    """Shares per domain that sum to 1, the default for None. UsageError: unknown domain, negative, or nothing left."""
+    given = DEFAULT_SHARES if shares is None else shares
+    if unknown := sorted(set(given) - set(DOMAINS)):
+        raise UsageError(f"share of {', '.join(unknown)}: expected domains of {', '.join(DOMAINS)}")
+    if not all(math.isfinite(share) and share >= 0 for share in given.values()) or not sum(given.values()) > 0:
+        raise UsageError("shares: expected numbers from 0 up, at least one above 0")
+    return {domain: given[domain] / sum(given.values()) for domain in DOMAINS if given.get(domain)}
+
+
+def apportion(shares: Mapping[str, float], rows: int) -> dict[str, int]:
+    """`rows` split in proportion to `shares` by largest remainder: each within one row of its share."""
+    total = sum(shares.values())
+    exact = {domain: rows * share / total for domain, share in shares.items()}
+    split = {domain: math.floor(quota) for domain, quota in exact.items()}
+    by_remainder = sorted(exact, key=lambda domain: split[domain] - exact[domain])
+    for domain in by_remainder[: rows - sum(split.values())]:
+        split[domain] += 1
+    return split
+
+
+def plan_rows(shares: Mapping[str, float], rows: int, available: Callable[[str, int], int]) -> dict[str, int]:
+    """Rows per domain: what a domain lacks goes to the others in proportion to their shares.
+
+    `available(domain, n)` says how many of n wanted rows the domain has.
+    """
+    fixed: dict[str, int] = {}
+    left = dict(shares)
+    while left:
+        wanted = apportion(left, rows - sum(fixed.values()))
+        short = {domain: have for domain, n in wanted.items() if (have := available(domain, n)) < n}
+        if not short:
+            return fixed | wanted
+        fixed |= short
+        left = {domain: share for domain, share in left.items() if domain not in short}
+    return fixed
+
+
+def mix(
+    documents: Sequence[Document],
+    encode: Callable[[Document], list[int]],
+    separator: list[int],
+    shares: Mapping[str, float],
+    *,
+    samples: int,
+    seq_len: int,
+    seed: int,
+) -> Mixture:
+    """At most `samples` rows of the documents' tokens, fewer where there are not enough; InputError: not one row."""
+    bound = max(1, round(samples * _LONG_DOCUMENT)) * seq_len
+    streams = {domain: _Stream(documents, domain, encode, separator, bound, seed) for domain in shares}
+    planned = apportion(shares, samples)
+    rows = plan_rows(shares, samples, lambda domain, n: streams[domain].fill(n * seq_len) // seq_len)
+    parts = [stream.cut(rows[domain] * seq_len) for domain, stream in streams.items()]
+    missing = samples - sum(rows.values())
+    if missing:  # every stream is used up: whole rows of what is left of them
+        rests = np.concatenate([stream.cut(None) for stream in streams.values()], axis=1)
+        joined = min(missing, rests.shape[1] // seq_len)
+        if joined + sum(rows.values()) == 0:
+            found = f"{rests.shape[1]} tokens after filtering"
+            raise InputError(f"calibration data: {found}; expected at least {seq_len}, one row")
+        parts.append(rests[:, : joined * seq_len])
+    pairs = np.concatenate(parts, axis=1).reshape(2, -1, seq_len)
+    order = sorted(range(pairs.shape[1]), key=lambda row: seeded_rank(seed, pairs[0, row].tobytes()))
+    return Mixture(pairs[0, order], pairs[1, order], planned, rows)
+
+
+class _Stream:
+    """The tokens of one domain's documents in seeded order, encoded only as far as they are needed."""
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        domain: str,
+        encode: Callable[[Document], list[int]],
+        separator: list[int],
+        bound: int,
+        seed: int,
+    ) -> None:
+        indices = [index for index, document in enumerate(documents) if document.domain == domain]
+        self._order = sorted(indices, key=lambda index: seeded_rank(seed, documents[index].plain_text))
+        self._documents, self._encode_one, self._separator, self._bound = documents, encode, separator, bound
+        self._pieces = self._in_turn()
+        self._ids: list[int] = []
+        self._owners: list[int] = []
+
+    def fill(self, tokens: int) -> int:
+        """Encode until there are `tokens` tokens or nothing more; returns how many of them there are."""
+        while len(self._ids) < tokens and (piece := next(self._pieces, None)):
+            index, ids = piece
+            self._ids += ids
+            self._owners += [index] * len(ids)
+        return min(tokens, len(self._ids))
+
+    def cut(self, tokens: int | None) -> NDArray[np.int64]:
+        """Take the first `tokens` tokens (None: all) away: int64 [2, tokens] of ids and owners."""
+        taken = np.array([self._ids[:tokens], self._owners[:tokens]], np.int64).reshape(2, -1)
+        del self._ids[: taken.shape[1]], self._owners[: taken.shape[1]]
+        return taken
+
+    def _in_turn(self) -> Iterator[tuple[int, list[int]]]:
+        """Index and ids of each document; what a long one has beyond the bound comes after all others."""
+        used: Counter[tuple[int, int]] = Counter()
+        later: list[tuple[int, list[int] | None]] = []
+        for index in self._order:
+            record = (self._documents[index].source, self._documents[index].number)
+            allowed = self._bound - used[record]
+            if allowed <= 0:
+                later.append((index, None))
+                continue
+            ids = self._encode(index)
+            used[record] += len(ids)
+            if len(ids) > allowed:
+                later.append((index, ids[allowed:]))
+            yield index, ids[:allowed]
+        for index, rest in later:
+            yield index, self._encode(index) if rest is None else rest
+
+    def _encode(self, index: int) -> list[int]:
+        ids = self._encode_one(self._documents[index])
+        return ids + self._separator if ids else []

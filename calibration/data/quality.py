@@ -1,0 +1,95 @@
+"""Is a passage of prose worth learning from? Rules after Gopher (arXiv 2112.11446, section A.1.1), fitted to passages.
+
+Words are runs of letters and digits; scripts without spaces count every character as a word.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+from calibration.data.documents import Document
+
+MIN_WORDS = 12  # Gopher's 50 are for whole web pages
+MIN_WORDS_WITH_LETTERS = 0.7  # Gopher has 0.8, with 3.5 as one word where it is two here
+MIN_LETTERS = 0.6  # of all characters that are not blank
+MAX_REPEATED_LINES = 0.3  # of the characters in lines, those in lines that stood before
+MAX_TOP_GRAM = {2: 0.20, 3: 0.18, 4: 0.16}  # n -> share of the words that the commonest n-gram covers
+MAX_REPEATED_GRAMS = {5: 0.15, 10: 0.10}  # n -> share of the words in n-grams that stood before
+_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|"
+                   r"(?:(?![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])\w)+")  # fmt: skip
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words, which quality and duplicates count in."""
+    return _WORD.findall(text.lower())
+
+
+def rejection(document: Document) -> str | None:
+    """Why a tagged document is not used: empty, too-short, symbols, repetitive; None where it is.
+
+    Dialogues, code and maths only have to say something: their numbers and repetitions are meant.
+    """
+    if document.messages:
+        spoken = [message for message in document.messages if message["role"] != "system"]
+        return None if spoken and all(message["content"].strip() for message in spoken) else "empty"
+    if not document.text.strip():
+        return "empty"
+    return None if document.is_code or document.domain == "math" else prose_rejection(document.text)
+
+
+def prose_rejection(text: str) -> str | None:
+    """Why prose is not used, or None."""
+    words = words_of(text)
+    if len(words) < MIN_WORDS:
+        return "too-short"
+    if _letter_share(text) < MIN_LETTERS:
+        return "symbols"
+    if sum(any(map(_is_letter, word)) for word in words) < MIN_WORDS_WITH_LETTERS * len(words):
+        return "symbols"
+    return "repetitive" if _repeated_line_share(text) > MAX_REPEATED_LINES or _repeats_grams(words) else None
+
+
+def _letter_share(text: str) -> float:
+    """Letters and the marks that belong to them, of all that is not blank."""
+    counts = {c: n for c, n in Counter(text).items() if not c.isspace()}
+    return sum(n for c, n in counts.items() if _is_letter(c)) / max(1, sum(counts.values()))
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_letter(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LM"
+
+
+def _repeated_line_share(text: str) -> float:
+    lines = Counter(line.strip() for line in text.split("\n") if line.strip())
+    total = sum(len(line) * count for line, count in lines.items())
+    return sum(len(line) * (count - 1) for line, count in lines.items()) / max(1, total)
+
+
+def _repeats_grams(words: list[str]) -> bool:
+    if any(_top_gram_share(words, n) > share for n, share in MAX_TOP_GRAM.items()):
+        return True
+    return any(_repeated_gram_share(words, n) > share for n, share in MAX_REPEATED_GRAMS.items())
+
+
+def _top_gram_share(words: list[str], n: int) -> float:
+    """Up to three times is no rut, however short the text."""
+    grams = Counter(zip(*(words[start:] for start in range(n))))
+    most = max(grams.values(), default=0)
+    return n * most / len(words) if most > 3 else 0.0
+
+
+def _repeated_gram_share(words: list[str], n: int) -> float:
+    """The first run that stood before is free: a short text may come back to its subject once."""
+    seen: set[tuple[str, ...]] = set()
+    covered = 0
+    end = 0  # words before it are counted
+    for start, gram in enumerate(zip(*(words[offset:] for offset in range(n)))):
+        if gram in seen:
+            covered += start + n - max(start, end)
+            end = start + n
+        seen.add(gram)
+    return max(0, covered - n) / len(words)

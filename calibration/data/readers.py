@@ -1,0 +1,144 @@
+"""A file's bytes -> documents, one function per format. Owns syntax and its errors; what keys mean is records'."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from calibration.data.documents import Document
+from calibration.data.files import JSON_LINES, SourceFile
+from calibration.data.records import ALL_KEYS, USABLE, Place, document_of, makes_record, question_and_answer
+from q3edge.errors import InputError, ResourceError
+
+
+def read_documents(file: SourceFile, source: int) -> list[Document]:
+    """All documents of a file, which is number `source`.
+
+    InputError: not UTF-8, broken syntax, no usable keys, with the line. ResourceError: an optional library is missing.
+    """
+    documents = list(_READERS[file.extension](file, source))
+    if not documents:
+        raise InputError(f"{file.label}: holds no record; expected text to calibrate on")
+    return documents
+
+
+def _read_text(file: SourceFile, source: int) -> Iterator[Document]:
+    """The whole file as one document; long ones are cut into passages later."""
+    yield Document(source, 1, _decode(file), domain=file.domain)
+
+
+def _read_code(file: SourceFile, source: int) -> Iterator[Document]:
+    yield Document(source, 1, _decode(file), is_code=True, domain=file.domain)
+
+
+def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document]:
+    for number, line in enumerate(_decode(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        place = Place(file.label, source, number, file.domain)
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problem = (
+                error.msg if isinstance(error, json.JSONDecodeError) else "too deeply nested or too large a number"
+            )
+            raise place.error(f"not valid JSON ({problem}); expected one object a line") from None
+        yield document_of(record, place)
+
+
+def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
+    """With a header that has usable keys: records; else one column of text or two of questions and answers."""
+    delimiter = "\t" if file.extension == ".tsv" else ","
+    rows = csv.reader(io.StringIO(_decode(file), newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    number = 1
+    try:
+        for row in rows:
+            place = Place(file.label, source, number, file.domain)
+            number = rows.line_num + 1  # where the next row starts: a quoted cell may span lines
+            if not row:
+                continue
+            if header is None:
+                header = row if makes_record(row) else []
+                if header:
+                    continue
+            yield document_of(dict(zip(header, row)), place) if header else _headless(row, place)
+    except csv.Error as error:
+        raise InputError(f"{file.label}: line {rows.line_num}: not a table ({error}); check its quotes") from None
+
+
+def _headless(row: list[str], place: Place) -> Document:
+    if len(row) == 1:
+        return Document(place.source, place.number, row[0], domain=place.domain)
+    if len(row) == 2:
+        return Document(place.source, place.number, messages=question_and_answer(*row), domain=place.domain)
+    raise place.error(f"{len(row)} columns without a header that has {USABLE}; expected one column, or two")
+
+
+def _read_parquet(file: SourceFile, source: int) -> Iterator[Document]:
+    parquet = _optional("pyarrow.parquet", file, "parquet")
+    try:
+        table = parquet.ParquetFile(io.BytesIO(file.content))
+        columns = [name for name in table.schema_arrow.names if name.lower() in ALL_KEYS]
+        if not columns:
+            found = ", ".join(table.schema_arrow.names)[:120]
+            raise InputError(f"{file.label}: columns {found}; expected {USABLE}")
+        rows = [row for batch in table.iter_batches(columns=columns) for row in batch.to_pylist()]
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file provokes in the library
+        raise InputError(
+            f"{file.label}: not a readable Parquet file ({type(error).__name__}); write it again"
+        ) from None
+    for number, row in enumerate(rows, 1):
+        yield document_of(row, Place(file.label, source, number, file.domain))
+
+
+def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
+    pypdf = _optional("pypdf", file, "quantize")
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it reports every oddity of a page
+    try:
+        pages = [page.extract_text() for page in pypdf.PdfReader(io.BytesIO(file.content)).pages]
+    except Exception as error:  # whatever a damaged or encrypted file provokes in the library
+        raise InputError(f"{file.label}: not a readable PDF ({type(error).__name__}); save it as text") from None
+    text = "\n\n".join(pages)
+    if not text.strip():
+        raise InputError(f"{file.label}: a PDF without text (scanned pages?); save it as text")
+    yield Document(source, 1, text, domain=file.domain)
+
+
+def _optional(module: str, file: SourceFile, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ResourceError(
+            f"{file.label}: reading {file.extension} needs {package}; run: pip install 'q3edge[{extra}]'"
+        ) from None
+
+
+def _decode(file: SourceFile) -> str:
+    """UTF-8 text (a byte order mark is dropped) with plain line ends; InputError with the line that is not."""
+    try:
+        text = file.content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{file.label}: line {line}: not UTF-8 text; convert it or choose another") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_READERS: dict[str, Callable[[SourceFile, int], Iterator[Document]]] = {
+    ".txt": _read_text,
+    ".md": _read_text,
+    ".py": _read_code,
+    ".csv": _read_table,
+    ".tsv": _read_table,
+    ".parquet": _read_parquet,
+    ".pdf": _read_pdf,
+    **dict.fromkeys(JSON_LINES, _read_json_lines),
+}
