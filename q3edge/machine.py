@@ -1,8 +1,9 @@
-"""What this machine offers: its memory bandwidth, measured."""
+"""What this machine offers: its memory bandwidth, measured, and fast bfloat16."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -19,3 +20,12 @@ def read_bandwidth() -> float:
         data.sum()
         best = min(best, time.perf_counter() - start)
     return _PROBE_BYTES / best
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, Arm's BF16); elsewhere it is slow."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -17,6 +17,8 @@ from q3edge.formats import FORMATS
 from q3edge.scheme import Scheme
 from q3edge.weights import tensor_shapes
 
+AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
+METHODS = (AUTO, "gptq", "rtn")
 DEFAULT_GROUP_SIZE = {"int4": 32, "int8": 16, "int8-dynamic": None}
 _LARGEST_TABLE_GROUP = 32
 _LINEAR = "model.layers.*_proj"
@@ -37,7 +39,7 @@ class Recipe:
     """Ordered rules, the first that matches decides; what none matches stays float. `method` rounds the weights."""
 
     rules: tuple[Rule, ...]
-    method: str = "rtn"
+    method: str = AUTO
 
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
@@ -79,11 +81,11 @@ class Recipe:
     def _from_toml(cls, raw: Mapping[str, Any]) -> Recipe:
         if unknown := sorted(set(raw) - {"format", "group_size", "symmetric", "method", "rule"}):
             raise InputError(f"unknown fields {unknown}; expected format, group_size, symmetric, method, [[rule]]")
-        entries, method = raw.get("rule", []), raw.get("method", "rtn")
+        entries, method = raw.get("rule", []), raw.get("method", AUTO)
         if not isinstance(entries, list):
             raise InputError(f"rule = {entries!r}: expected [[rule]] tables")
-        if not isinstance(method, str):
-            raise InputError(f"method = {method!r}: expected a string")
+        if method not in METHODS:
+            raise InputError(f"method = {method!r}: expected one of {', '.join(METHODS)}")
         rules = tuple(_read_rule(number, entry) for number, entry in enumerate(entries, 1))
         if "format" in raw:
             rules += cls.for_format(raw["format"], raw.get("group_size"), raw.get("symmetric")).rules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,17 @@ class QuantizedTensor:
     def shape(self) -> tuple[int, int]:
         """(N, K)."""
         return self.codes.shape[0], self.codes.shape[1]
+
+    @classmethod
+    def concatenate(cls, blocks: Sequence[QuantizedTensor]) -> QuantizedTensor:
+        """Row blocks of one matrix (at least one, of one scheme) put together."""
+        zero_points = [block.zero_points for block in blocks if block.zero_points is not None]
+        return cls(
+            np.concatenate([block.codes for block in blocks]),
+            np.concatenate([block.scales for block in blocks]),
+            np.concatenate(zero_points) if zero_points else None,
+            blocks[0].scheme,
+        )
 
     def dequantize(self) -> Float32Array:
         """float32 [N, K]: (code - zero_point) * scale, one float32 product each.

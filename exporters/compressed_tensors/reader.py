@@ -43,6 +43,10 @@ class QuantizedCheckpoint(ModelFolder):
         """How a tensor is quantized; None: it is float."""
         return self._schemes[name]
 
+    def dtype(self, name: str) -> str:
+        """Stored dtype of a float tensor: BF16, F16 or F32."""
+        return self._shards.entries[name].dtype
+
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         """float32 values of a tensor or a range of its rows, dequantized where it is quantized."""
         if self._schemes[name] is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from q3edge.cli.console import (
     TerminalProgress,
+    build_calibration,
     build_recipe,
+    calibration_options,
     emit_json,
     json_option,
     output_option,
@@ -27,6 +30,7 @@ from q3edge.formats import FLOAT, FORMATS
 @output_option
 @click.option("--format", "format_name", type=click.Choice((*FORMATS, FLOAT)), help="Weight format (default: int4).")
 @recipe_options
+@calibration_options
 @text_option
 @max_tokens_option
 @max_kl_option
@@ -40,12 +44,14 @@ def build(
     group_size: int | None,
     symmetric: bool | None,
     recipe_file: Path | None,
+    method: str | None,
     texts: tuple[Path, ...],
     max_tokens: int,
     max_kl: float | None,
     threads: int | None,
     overwrite: bool,
     as_json: bool,
+    **calibration_flags: Any,
 ) -> None:
     """Turn MODEL (a folder or a hub id) into a verified ONNX model in DIR.
 
@@ -55,7 +61,7 @@ def build(
 
     if format_name == FLOAT and (group_size is not None or symmetric is not None or recipe_file is not None):
         raise UsageError("--format float is not quantized: leave out --recipe, --group-size and --symmetric")
-    recipe = None if format_name == FLOAT else build_recipe(format_name, group_size, symmetric, recipe_file)
+    recipe = None if format_name == FLOAT else build_recipe(format_name, group_size, symmetric, recipe_file, method)
     from q3edge.cli.tables import validation_table
     from q3edge.pipeline.build import build_artifact
 
@@ -63,6 +69,7 @@ def build(
         model,
         output,
         recipe,
+        build_calibration(**calibration_flags),
         texts=texts,
         max_tokens=max_tokens,
         max_kl=max_kl,

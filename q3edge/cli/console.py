@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from q3edge.artifact import Notice
+    from q3edge.pipeline.calibrate import Calibration
     from q3edge.recipe import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,23 +49,69 @@ def recipe_options(command: Command) -> Command:
             help="Without or with a stored zero point per group (int4: asymmetric, int8: symmetric).",
         ),
         click.option("--group-size", type=int, metavar="N", help="Weights that share a scale: 16, 32, 64, 128, 256."),
+        click.option(
+            "--method",
+            type=click.Choice(("gptq", "rtn")),
+            help="gptq: calibrate on text (minutes to hours); rtn: round to nearest (seconds). Default: gptq for "
+            "models over 50 M weights at 4 bits or fewer, and wherever --calibration is given.",
+        ),
     ):
         command = option(command)
     return command
 
 
+def calibration_options(command: Command) -> Command:
+    """--calibration, --samples, --seq-len, --seed, --tune and --restart, as `build_calibration` takes them."""
+    for option in (
+        click.option(
+            "--tune", is_flag=True, help="Then train scales and norms on the float model's predictions (slow, better)."
+        ),
+        click.option("--restart", is_flag=True, help="Forget the unfinished calibration of an earlier, other command."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the choice among calibration text."),
+        click.option("--seq-len", type=click.IntRange(16), metavar="L", help="Tokens per row (default: 512)."),
+        click.option("--samples", type=click.IntRange(2), metavar="N", help="Calibration rows (default: 128)."),
+        click.option(
+            "--calibration",
+            "calibration_texts",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            metavar="PATH",
+            help="Text to calibrate on: txt, md, jsonl, csv, tsv, pdf, parquet, py, or a folder (default: built in).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def build_calibration(
+    calibration_texts: tuple[Path, ...], samples: int | None, seq_len: int | None, seed: int, restart: bool, tune: bool
+) -> Calibration:
+    """What the flags of `calibration_options` ask for."""
+    from q3edge.pipeline.calibrate import SAMPLES, SEQ_LEN, Calibration
+
+    return Calibration(calibration_texts, samples or SAMPLES, seq_len or SEQ_LEN, seed, restart=restart, tune=tune)
+
+
 def build_recipe(
-    format_name: str | None, group_size: int | None, symmetric: bool | None, recipe_file: Path | None
+    format_name: str | None,
+    group_size: int | None,
+    symmetric: bool | None,
+    recipe_file: Path | None,
+    method: str | None,
 ) -> Recipe:
     """The recipe that flags or a file ask for; UsageError where both do."""
+    from dataclasses import replace
+
     from q3edge.errors import UsageError
     from q3edge.recipe import Recipe
 
     if recipe_file is None:
-        return Recipe.for_format(format_name or "int4", group_size, symmetric)
-    if format_name is not None or group_size is not None or symmetric is not None:
+        recipe = Recipe.for_format(format_name or "int4", group_size, symmetric)
+    elif format_name is not None or group_size is not None or symmetric is not None:
         raise UsageError("--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric")
-    return Recipe.load(recipe_file)
+    else:
+        recipe = Recipe.load(recipe_file)
+    return recipe if method is None else replace(recipe, method=method)
 
 
 def stderr_console() -> Console:

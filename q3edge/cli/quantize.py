@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from q3edge.cli.console import (
     TerminalProgress,
+    build_calibration,
     build_recipe,
+    calibration_options,
     emit_json,
     json_option,
     output_option,
@@ -25,6 +28,7 @@ from q3edge.formats import FORMATS
 @output_option
 @click.option("--format", "format_name", type=click.Choice(FORMATS), help="Weight format (default: int4).")
 @recipe_options
+@calibration_options
 @overwrite_option
 @json_option
 def quantize(
@@ -34,17 +38,26 @@ def quantize(
     group_size: int | None,
     symmetric: bool | None,
     recipe_file: Path | None,
+    method: str | None,
     overwrite: bool,
     as_json: bool,
+    **calibration_flags: Any,
 ) -> None:
     """Quantize the weights of MODEL (a folder or a hub id) into DIR.
 
     DIR is a checkpoint in the compressed-tensors layout, which transformers reads too.
     """
-    recipe = build_recipe(format_name, group_size, symmetric, recipe_file)
+    recipe = build_recipe(format_name, group_size, symmetric, recipe_file, method)
     from q3edge.pipeline.quantize import quantize_checkpoint
 
-    manifest = quantize_checkpoint(model, output, recipe, overwrite=overwrite, progress=TerminalProgress())
+    manifest = quantize_checkpoint(
+        model,
+        output,
+        recipe,
+        build_calibration(**calibration_flags),
+        overwrite=overwrite,
+        progress=TerminalProgress(),
+    )
     show_notices(manifest.notices)
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})

@@ -16,6 +16,7 @@ from q3edge.checkpoint.hub import resolve_model
 from q3edge.evaluation.results import ValidationReport
 from q3edge.evaluation.validate import validate_artifact
 from q3edge.evaluation.windows import MAX_TOKENS, Window
+from q3edge.pipeline.calibrate import Calibration, work_folder
 from q3edge.pipeline.checks import check_export
 from q3edge.pipeline.export import Source, finish_artifact, write_artifact
 from q3edge.pipeline.quantize import write_quantized
@@ -39,6 +40,7 @@ def build_artifact(
     model: str,
     output: Path,
     recipe: Recipe | None,
+    calibration: Calibration | None = None,
     *,
     texts: Sequence[Path] = (),
     windows: ChooseWindows | None = None,
@@ -61,7 +63,7 @@ def build_artifact(
     ):
         check_exportable(checkpoint.config)
         require_tokenizer(folder)
-        with _quantized(checkpoint, recipe, output.parent, progress) as source:
+        with _quantized(checkpoint, recipe, calibration, output, progress) as source:
             write_artifact(source, staging, progress)
             check_export(staging, source, progress)
         chosen = (
@@ -73,12 +75,18 @@ def build_artifact(
 
 
 @contextmanager
-def _quantized(checkpoint: Checkpoint, recipe: Recipe | None, beside: Path, progress: Progress) -> Iterator[Source]:
+def _quantized(
+    checkpoint: Checkpoint,
+    recipe: Recipe | None,
+    calibration: Calibration | None,
+    output: Path,
+    progress: Progress,
+) -> Iterator[Source]:
     """The checkpoint quantized into a temporary folder on the output's disk, or as it is where `recipe` is None."""
     if recipe is None:
         yield checkpoint
         return
-    with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=beside) as name:
-        write_quantized(checkpoint, recipe, Path(name), progress)
+    with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=output.parent) as name:
+        write_quantized(checkpoint, recipe, Path(name), calibration, work=work_folder(output), progress=progress)
         with QuantizedCheckpoint.open(Path(name)) as quantized:
             yield quantized

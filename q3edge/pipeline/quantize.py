@@ -1,20 +1,23 @@
-"""Float checkpoint -> quantized checkpoint, streamed in row blocks: peak memory does not grow with the model."""
+"""Float checkpoint -> quantized checkpoint, streamed: peak memory does not grow with the number of layers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from calibration import Solver, solver_for
 from calibration.parallel import ordered_map
+from calibration.rtn import round_to_nearest
 from calibration.scales import groups_at_limits
 from exporters.compressed_tensors import QuantizedWriter
 from q3edge.artifact import Manifest, Notice, staged_directory, tool_versions
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import CONFIG_FILE, read_json_object
+from q3edge.pipeline.calibrate import Calibrated, Calibration, calibrated, choose_method, work_folder
+from q3edge.pipeline.tune import tune_folder
 from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
 from q3edge.scheme import Scheme
@@ -27,7 +30,13 @@ _ROW_MULTIPLE = 32  # zero points are packed along the rows, 32 bits at a time
 
 
 def quantize_checkpoint(
-    model: str, output: Path, recipe: Recipe, *, overwrite: bool = False, progress: Progress | None = None
+    model: str,
+    output: Path,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Quantize MODEL (folder or hub id) into `output`; returns the manifest that was written there."""
     folder = resolve_model(model)
@@ -35,26 +44,46 @@ def quantize_checkpoint(
         Checkpoint.open(folder) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
     ):
-        return write_quantized(checkpoint, recipe, staging, progress or Silent())
+        return write_quantized(
+            checkpoint, recipe, staging, calibration, work=work_folder(output), progress=progress or Silent()
+        )
 
 
-def write_quantized(checkpoint: Checkpoint, recipe: Recipe, folder: Path, progress: Progress) -> Manifest:
-    """Quantize into the existing empty `folder`."""
+def write_quantized(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    folder: Path,
+    calibration: Calibration | None = None,
+    *,
+    work: Path,
+    progress: Progress,
+) -> Manifest:
+    """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished."""
+    recipe, notices = choose_method(checkpoint, recipe, calibration)
     schemes = recipe.resolve(checkpoint.config)
-    at_limits = _write_weights(checkpoint, schemes, solver_for(recipe.method), folder, progress)
-    notices = checkpoint.notices + copy_side_files(checkpoint.folder, folder)
-    if at_limits:
-        detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
-        notices += (Notice("scale-beyond-float16", at_limits, detail),)
-    manifest = Manifest(
-        kind="quantized",
-        parent_digest=checkpoint.digest(),
-        recipe=recipe.to_json(),
-        notices=notices,
-        metrics=size_metrics(tensor_shapes(checkpoint.config), schemes),
-        versions=tool_versions("torch", "numpy"),
+    solving = (
+        calibrated(checkpoint, schemes, recipe, calibration or Calibration(), work, progress)
+        if recipe.method == "gptq"
+        else nullcontext(Calibrated())
     )
-    return manifest.save(folder)
+    with solving as found:
+        at_limits = _write_weights(checkpoint, schemes, found, folder, progress)
+        metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
+        if calibration is not None and calibration.tune and found.tokens is not None:
+            metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
+        notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
+        if at_limits:
+            detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
+            notices += (Notice("scale-beyond-float16", at_limits, detail),)
+        manifest = Manifest(
+            kind="quantized",
+            parent_digest=checkpoint.digest(),
+            recipe=recipe.to_json(),
+            notices=notices,
+            metrics=metrics,
+            versions=tool_versions("torch", "numpy"),
+        )
+        return manifest.save(folder)
 
 
 def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
@@ -75,40 +104,55 @@ def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Sc
 
 
 def _write_weights(
-    checkpoint: Checkpoint, schemes: Mapping[str, Scheme | None], solver: Solver, folder: Path, progress: Progress
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    found: Calibrated,
+    folder: Path,
+    progress: Progress,
 ) -> int:
-    """Quantize every tensor; returns how many groups met a limit of float16 scales."""
+    """Write what calibration found and round everything else; returns how many groups met a limit of float16."""
     shapes = tensor_shapes(checkpoint.config)
     raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
+    balanced = {name for result in found.layers() for name in result.floats}
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
-    blocks = [
-        (name, scheme, rows)
-        for name, scheme in schemes.items()
-        if scheme is not None
-        for rows in row_blocks(*shapes[name])
-    ]
-
-    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:
-        name, scheme, rows = block
-        weights = checkpoint.read(name, rows)
-        tensor = solver(weights, scheme)
-        return name, tensor, groups_at_limits(weights, tensor)
-
+    dtypes |= dict.fromkeys(balanced, "F32")  # a factor was folded in that narrower types would round
     at_limits = 0
-
     with (
         QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
-        progress.task("quantize", sum(map(math.prod, shapes.values()))) as advance,
+        progress.task("write", sum(map(math.prod, shapes.values()))) as advance,
     ):
-        for name in dtypes:
+        solved = set[str]()
+        for result in found.layers():
+            for name, values in result.floats.items():
+                writer.add_float(name, values)
+            for name, tensor in result.tensors.items():
+                writer.add(name, tensor)
+            solved |= {*result.floats, *result.tensors}
+            advance(sum(math.prod(shapes[name]) for name in (*result.floats, *result.tensors)))
+        for name in (name for name in dtypes if name not in solved):
             for rows in row_blocks(*shapes[name]):
                 writer.add_float(name, checkpoint.read(name, rows))
             advance(math.prod(shapes[name]))
-        for name, tensor, count in ordered_map(solve, blocks):
+        rest = {name: scheme for name, scheme in schemes.items() if scheme is not None and name not in solved}
+        for name, tensor, count in _rounded(checkpoint, rest):
             writer.add(name, tensor)
             at_limits += count
             advance(tensor.codes.size)
     return at_limits
+
+
+def _rounded(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, QuantizedTensor, int]]:
+    """Row blocks of all tensors in order, rounded to nearest, with their groups at a limit of float16."""
+    shapes = tensor_shapes(checkpoint.config)
+
+    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:
+        name, scheme, rows = block
+        weights = checkpoint.read(name, rows)
+        tensor = round_to_nearest(weights, scheme)
+        return name, tensor, groups_at_limits(weights, tensor)
+
+    blocks = ((name, scheme, rows) for name, scheme in schemes.items() for rows in row_blocks(*shapes[name]))
+    return ordered_map(solve, blocks)
 
 
 def row_blocks(rows: int, width: int = 1) -> Iterator[slice]:

@@ -98,6 +98,16 @@ class LogitsHead:
             out[:, rows] = linear(hidden, read_tensor(self._source, self._name, rows))
         return out
 
+    @torch.no_grad()
+    def gradient(self, logits_gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient by the hidden states, float32 [T, H], from that by the logits [T, V]."""
+        if self._table is not None:
+            return logits_gradient @ self._table
+        out = torch.zeros(len(logits_gradient), self._source.config.hidden_size)
+        for rows in self._blocks():
+            out.addmm_(logits_gradient[:, rows], read_tensor(self._source, self._name, rows))
+        return out
+
     def _blocks(self) -> Iterator[slice]:
         vocab = self._source.config.vocab_size
         return (slice(start, min(start + self._rows, vocab)) for start in range(0, vocab, self._rows))

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from calibration import solver_for
 from calibration.rtn import round_to_nearest
 from calibration.scales import groups_at_limits
-from q3edge.errors import UsageError
 from q3edge.scheme import Scheme
 
 SCHEMES = [
@@ -115,8 +113,3 @@ def test_groups_that_float16_scales_cannot_hold_are_counted(scheme: Scheme) -> N
     quantized = round_to_nearest(weights, scheme)
     assert groups_at_limits(weights, quantized) == 2 * quantized.scales.shape[1]
     assert np.abs(quantized.dequantize()[1]).max() < 1e-6
-
-
-def test_unknown_method_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="method 'magic': expected one of rtn"):
-        solver_for("magic")

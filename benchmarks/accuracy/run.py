@@ -1,0 +1,267 @@
+"""Accuracy at bytes on disk: q3edge and its peers on one model, the same calibration tokens, the same judging tokens.
+
+    python benchmarks/accuracy/run.py CHECKPOINT tokens.npz --work FOLDER [--make-envs] [--only GLOB ...] [--again]
+
+Every result stays in FOLDER/out/NAME, so a run that was cut off goes on where it stopped; --again makes the chosen
+ones anew. A tool that cannot be installed or fails becomes a row that says why. The table is Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from judge import DEQUANTIZED, Judge, interval
+
+from q3edge.evaluation.metrics import TokenMetrics
+from q3edge.evaluation.statistics import Comparison
+from q3edge.version import VERSION
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from processes import measure
+
+# Name -> flags of `q3edge quantize`. {tokens} is tokens.npz, {calibration} the file given with --calibration.
+Q3EDGE: dict[str, tuple[str, ...]] = {
+    "int4 g32": ("--format", "int4", "--group-size", "32"),
+    "int4 g64": ("--format", "int4", "--group-size", "64"),
+    "int4 g32 symmetric": ("--format", "int4", "--group-size", "32", "--symmetric"),
+}
+# Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.
+PEERS: dict[str, tuple[str, ...]] = {
+    "onnxruntime-genai": ("default", "asymmetric", "k_quant"),
+    "hqq": ("g32", "g64"),
+    "llama-cpp": ("Q4_0", "Q4_1", "IQ4_NL", "Q4_K_M", "Q5_0", "Q8_0"),
+    "nncf": ("g32", "g64"),
+    "auto-round": ("light-g32-asym", "light-g64-asym", "light-g64-sym"),
+    "gptqmodel": ("g32-asym", "g64-asym"),
+    "olive": ("gptq-g32", "gptq-g64"),
+}
+SLOW: dict[str, tuple[str, ...]] = {"auto-round": ("default-g32-asym", "default-g64-asym", "default-g64-sym")}
+_PEER_FOLDER = Path(__file__).resolve().parents[1] / "peers"
+_ONNX_FOLDER = "onnx"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tool and variant, and the folder where its result lies."""
+
+    tool: str
+    variant: str
+    out: Path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """result.json; None: it failed or was not run."""
+        path = self.out / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def weights(self) -> Path:
+        """What the judge opens."""
+        return self.out if (self.out / DEQUANTIZED).exists() else self.out / "quantized"
+
+    @property
+    def failure(self) -> str:
+        """The last line that the failed tool printed."""
+        log = self.out / "log.txt"
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        said = [line.strip() for line in lines if line.strip()]
+        return said[-1][-200:].replace("|", "/") if said else "not run"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The arguments."""
+
+    checkpoint: Path
+    tokens: Path
+    work: Path
+    envs: Path
+    calibration: Path | None
+    slow: bool
+
+    def rows(self) -> Iterator[Row]:
+        """Everything there is to run."""
+        for name in Q3EDGE:
+            yield self._row("q3edge", name)
+        for peers in (PEERS, SLOW) if self.slow else (PEERS,):
+            for peer, variants in peers.items():
+                yield from (self._row(peer, variant) for variant in variants)
+
+    def make(self, row: Row) -> None:
+        """Run one tool; its folder then holds a result or a log that ends with the reason."""
+        shutil.rmtree(row.out, ignore_errors=True)
+        row.out.mkdir(parents=True)
+        try:
+            if row.tool == "q3edge":
+                self._make_q3edge(row)
+            else:
+                self._make_peer(row)
+        except SystemExit:
+            return  # `measure` ends on a failed command; the log says why
+
+    def make_env(self, peer: str) -> None:
+        """Make a peer's environment unless it is there."""
+        if (self.envs / peer / "made").exists():
+            return
+        log = self.envs / f"{peer}.log"
+        self.envs.mkdir(parents=True, exist_ok=True)
+        try:
+            measure([["bash", str(_PEER_FOLDER / "make_env.sh"), peer, str(self.envs / peer)]], log)
+        except SystemExit as error:
+            _say(str(error))
+            return
+        (self.envs / peer / "made").touch()
+
+    def _row(self, tool: str, variant: str) -> Row:
+        return Row(tool, variant, self.work / "out" / f"{tool}-{variant.replace(' ', '-')}")
+
+    def _make_peer(self, row: Row) -> None:
+        log = row.out / "log.txt"
+        python = self.envs / row.tool / "bin" / "python"
+        if not python.exists():
+            log.write_text(f"no environment {python.parent.parent.name}; --make-envs makes it\n")
+            return
+        script = _PEER_FOLDER / f"run_{row.tool.replace('-', '_')}.py"
+        arguments = [str(self.checkpoint), str(self.tokens), str(row.out), "--variant", row.variant]
+        measure([[str(python), str(script), *arguments]], log)
+
+    def _make_q3edge(self, row: Row) -> None:
+        values = {"tokens": str(self.tokens), "calibration": str(self.calibration)}
+        flags = [flag.format(**values) for flag in Q3EDGE[row.variant]]
+        program, quantized, target = [sys.executable, "-m", "q3edge"], row.out / "quantized", row.out / "exported"
+        commands = [
+            [*program, "quantize", str(self.checkpoint), "-o", str(quantized), *flags],
+            [*program, "export", str(quantized), "-o", str(target)],
+        ]
+        run = measure(commands, row.out / "log.txt")
+        metrics = json.loads((quantized / "q3edge.json").read_text())["metrics"]
+        written = sum(path.stat().st_size for path in (target / _ONNX_FOLDER).iterdir())
+        shutil.rmtree(target)
+        result = {
+            "tool": "q3edge", "version": VERSION, "variant": row.variant,
+            "bytes_as_written": written, "bytes_on_disk": written, "weights": metrics["weights"],
+            "seconds": round(run.wall, 1), "cpu_seconds": round(run.cpu, 1), "peak_rss_mb": round(run.peak_mb),
+            "embedding": "8-bit", "note": "quantize and export",
+        }  # fmt: skip
+        (row.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def judged(benchmark: Benchmark, rows: Sequence[Row], chosen: Sequence[Row]) -> dict[Row, dict[str, Comparison]]:
+    """Row -> its comparisons: the chosen ones that have a result, and all that were judged before on these tokens."""
+    court = Judge(benchmark.checkpoint, benchmark.tokens)
+    tokens = hashlib.sha256(benchmark.tokens.read_bytes()).hexdigest()
+    missing = [row for row in chosen if row.result and _load(row, tokens) is None]
+    by_folder = {row.weights: row for row in missing}
+    for folder, windows in court.metrics(list(by_folder)) if missing else ():
+        _save(by_folder[folder], tokens, windows)
+    return {row: court.summary(windows) for row in rows if row.result and (windows := _load(row, tokens))}
+
+
+def table(results: Mapping[Row, Mapping[str, Comparison]], failed: Sequence[Row]) -> str:
+    """Markdown, smallest first; what failed comes last with the reason."""
+    columns = [
+        "tool", "variant", "MB on disk", "MB as written", "bits per weight", "mean KL [95 % CI]", "top-1",
+        "made in s", "CPU s", "peak MB",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    found = sorted(
+        ((row, result) for row in results if (result := row.result)),
+        key=lambda item: (item[1]["bytes_on_disk"], item[0].tool, item[0].variant),
+    )
+    for row, result in found:
+        comparison, cpu = results[row]["all"], result.get("cpu_seconds")
+        size = result["bytes_on_disk"]
+        variant = row.variant + (", embedding 8-bit" if "by this benchmark" in result["embedding"] else "")
+        cells = [
+            f"{row.tool} {result['version']}", variant,
+            f"{size / 1e6:.1f}", f"{result['bytes_as_written'] / 1e6:.1f}", f"{8 * size / result['weights']:.2f}",
+            interval(comparison.mean_kl), f"{comparison.top1_agreement.value:.3f}",
+            f"{result['seconds']:.0f}", f"{cpu:.0f}" if cpu else "not measured", f"{result['peak_rss_mb']}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    rest = " |" * (len(columns) - 3)
+    lines += [f"| {row.tool} | {row.variant} | {row.failure} |{rest}" for row in failed]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, judge what is new, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="results, and environments unless --envs")
+    parser.add_argument("--envs", type=Path, help="one environment per peer, by name")
+    parser.add_argument("--make-envs", action="store_true", help="make the environments that are missing")
+    parser.add_argument("--calibration", type=Path, help="replaces {calibration} in q3edge's flags")
+    parser.add_argument("--only", nargs="+", metavar="GLOB", help="make and judge these, e.g. 'nncf-*'")
+    parser.add_argument("--slow", action="store_true", help="also what takes hours on two cores")
+    parser.add_argument("--again", action="store_true", help="make the chosen rows anew")
+    parser.add_argument("--judge-only", action="store_true", help="make nothing")
+    options = parser.parse_args()
+    work = options.work
+    benchmark = Benchmark(
+        options.checkpoint, options.tokens, work, options.envs or work / "envs", options.calibration, options.slow
+    )
+    rows = list(benchmark.rows())
+    chosen = [row for row in rows if _matches(row, options.only)]
+    if options.make_envs:
+        for peer in dict.fromkeys(row.tool for row in chosen if row.tool != "q3edge"):
+            benchmark.make_env(peer)
+    for row in chosen if not options.judge_only else ():
+        if options.again or row.result is None:
+            _say(f"{row.tool} {row.variant}")
+            benchmark.make(row)
+    failed = [row for row in rows if row.result is None and (row in chosen or row.out.exists())]
+    text = table(judged(benchmark, rows, chosen), failed)
+    (work / "table.md").write_text(text + "\n")
+    print(text)
+
+
+def _matches(row: Row, globs: Sequence[str] | None) -> bool:
+    return globs is None or any(fnmatchcase(row.out.name, glob) for glob in globs)
+
+
+def _fingerprint(row: Row, tokens: str) -> str:
+    files = sorted(row.weights.glob("*.safetensors"))
+    return repr([tokens, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)])
+
+
+def _load(row: Row, tokens: str) -> list[TokenMetrics] | None:
+    """What `_save` left; None: nothing, or of other weights or tokens."""
+    path = row.out / "judged.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as stored:
+        if str(stored["of"]) != _fingerprint(row, tokens):
+            return None
+        ends = np.cumsum(stored["lengths"])[:-1]
+        columns = [np.split(stored[field.name], ends) for field in fields(TokenMetrics)]
+    return [TokenMetrics(*parts) for parts in zip(*columns)]
+
+
+def _save(row: Row, tokens: str, windows: Sequence[TokenMetrics]) -> None:
+    whole = TokenMetrics.concatenate(windows)
+    np.savez(
+        row.out / "judged.npz",
+        of=_fingerprint(row, tokens),
+        lengths=[len(window) for window in windows],
+        **{field.name: getattr(whole, field.name) for field in fields(TokenMetrics)},
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The durable side of a long calibration: finished layers, the latest hidden states, and who works on them.
+
+A work folder lies beside the output until the output is complete. Whatever is in it was written whole (to another name,
+flushed, renamed), so a process killed anywhere can be followed by another that goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.layer import LayerResult
+from calibration.stage import TensorReport
+from q3edge.config import read_json_object
+from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.scheme import Scheme
+from q3edge.tensor import QuantizedTensor
+
+_INPUTS_FILE = "inputs.json"
+_LOCK_FILE = "lock"
+_DIGEST = 32  # bytes of sha256 before the arrays
+_PARTS = ("codes", "scales", "zero_points")
+
+
+class Journal:
+    """The work folder of one calibration; use as a context manager, which holds its lock.
+
+    inputs: whatever decides the result, name -> a digest or value. UsageError: the folder belongs to a run with other
+    inputs; the message says which. ResourceError: another process works on it; the message says which.
+    """
+
+    def __init__(self, folder: Path, inputs: Mapping[str, str], *, restart: bool = False) -> None:
+        self.folder = folder
+        self._inputs = dict(inputs)
+        self._restart = restart
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        except OSError as error:
+            raise ResourceError(f"{self.folder}: cannot be written ({error.strerror}); choose another disk") from error
+        try:
+            if self._restart:
+                self._clear()
+            self._check_inputs()
+        except BaseException:
+            self._release_lock()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._release_lock()
+
+    def load(self, layer: int, schemes: Mapping[str, Scheme | None]) -> LayerResult | None:
+        """A finished layer; None where there is none, or its file is damaged and has to be made again."""
+        path = self._layer_file(layer)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            path.unlink()
+            return None
+        with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as archive:
+            arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
+        reports = json.loads(arrays.pop("reports").tobytes())
+        return _result(arrays, reports, schemes)
+
+    def save(self, layer: int, result: LayerResult) -> None:
+        """Make a finished layer durable."""
+        arrays: dict[str, NDArray[Any]] = dict(result.floats)
+        for name, tensor in result.tensors.items():
+            for part in _PARTS:
+                if (values := getattr(tensor, part)) is not None:
+                    arrays[f"{name}:{part}"] = values
+        reports = json.dumps({name: asdict(report) for name, report in result.reports.items()})
+        arrays["reports"] = np.frombuffer(reports.encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes **arrays for its own flag
+        content = buffer.getvalue()
+        self._write(self._layer_file(layer), hashlib.sha256(content).digest() + content)
+
+    def finished_layers(self) -> list[int]:
+        """Numbers of the layers that have a file, sound or not."""
+        return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("layer-*.bin"))
+
+    def discard(self) -> None:
+        """Remove the folder: the output is complete."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _layer_file(self, layer: int) -> Path:
+        return self.folder / f"layer-{layer:04}.bin"
+
+    def _check_inputs(self) -> None:
+        path = self.folder / _INPUTS_FILE
+        if not path.exists():
+            self._clear()
+            self._write(path, json.dumps(self._inputs, indent=1, sort_keys=True).encode())
+            return
+        try:
+            earlier = read_json_object(path)
+        except InputError:
+            earlier = {}
+        if changed := sorted(key for key in {*earlier, *self._inputs} if earlier.get(key) != self._inputs.get(key)):
+            raise UsageError(
+                f"{self.folder}: an unfinished run lies there, made from other inputs: {', '.join(changed)} changed; "
+                "repeat that run's command to finish it, or add --restart to begin anew"
+            )
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name != _LOCK_FILE:
+                path.unlink()
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._lock, 64, 0).decode(errors="replace").strip() or "another process"
+            self._release_lock()
+            raise ResourceError(f"{self.folder}: {owner} is working on this output; wait for it or stop it") from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()}".encode(), 0)
+
+    def _release_lock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _write(self, path: Path, content: bytes) -> None:
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def _result(
+    arrays: Mapping[str, NDArray[Any]], reports: Mapping[str, Any], schemes: Mapping[str, Scheme | None]
+) -> LayerResult:
+    tensors = {}
+    for key in arrays:
+        name, _, part = key.partition(":")
+        scheme = schemes[name]
+        if part == "codes" and scheme is not None:
+            tensors[name] = QuantizedTensor(
+                arrays[key], arrays[f"{name}:scales"], arrays.get(f"{name}:zero_points"), scheme
+            )
+    floats = {key: values for key, values in arrays.items() if ":" not in key}
+    read = {name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])}) for name, fields in reports.items()}
+    return LayerResult(tensors, floats, read)

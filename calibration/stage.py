@@ -1,0 +1,167 @@
+"""One stage of a layer: the matrices that share an input are rounded for the tokens seen there.
+
+Owns the choices: how strongly input channels are balanced, and how many sweeps help. Each is made by the loss on
+held-out tokens, never by the loss that the solver itself lowered. What a stage is, and where its balance goes, is
+`calibration.layer`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from calibration.gptq import InverseFactor, factorize, round_channels
+from calibration.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
+from calibration.moments import Moments
+from calibration.parallel import ordered_map
+from calibration.refine import descend, refit_scales
+from q3edge.scheme import Scheme
+from q3edge.tensor import QuantizedTensor
+
+EXPONENTS = (0.0, 0.25, 0.35, 0.5, 0.65)  # of a channel's RMS; 0 leaves the channels as they are
+SWEEPS = 1
+_ROWS = 512  # solved at a time by one thread; fixed, so that results do not depend on the number of threads
+_SAMPLED_ROWS = 256  # that the balance is chosen on
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """How one matrix was rounded; losses are mean squared output errors on held-out tokens, relative to the output's.
+
+    rounding_loss: of rounding to nearest, loss: of what was kept; both are for the inputs that the matrix really gets.
+    """
+
+    scheme: Scheme
+    rounding_loss: float
+    loss: float
+    balance_exponent: float
+    sweeps: int
+    damping: float
+    damping_retries: int
+    dead_channels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """Tensors stand for weights [N, K] times `balance` [K]; the input is to be divided by it."""
+
+    tensors: Mapping[str, QuantizedTensor]
+    balance: torch.Tensor
+    reports: Mapping[str, TensorReport]
+
+
+class _Candidate(NamedTuple):
+    tensor: QuantizedTensor
+    loss: float  # summed over held-out tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """What solving any block of rows of a stage needs; K is the width of the input."""
+
+    moments: Moments
+    factor: InverseFactor
+
+    def loss(self, weights: torch.Tensor, values: torch.Tensor) -> float:
+        """Squared output error of `values` [N, K] for `weights` on held-out tokens."""
+        error = weights - values
+        return float(torch.linalg.vecdot(error @ self.moments.held_out, error).sum())
+
+    def gptq(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> tuple[torch.Tensor, Grid]:
+        """Steps [N, K] and their grid."""
+        grid = choose_grid(weights, scheme, self.factor.importance, balance)
+        return round_channels(weights, self.factor, grid, scheme), grid
+
+
+def solve_stage(
+    weights: Mapping[str, torch.Tensor],
+    schemes: Mapping[str, Scheme],
+    moments: Moments,
+    allowed: Callable[[torch.Tensor], torch.Tensor],
+) -> Solution:
+    """Round the matrices `weights`, name -> float32 [N, K], that share the input `moments` were taken of.
+
+    allowed: the nearest balance [K] that can be folded into whatever feeds these matrices.
+    """
+    factor = factorize(moments.hessian)
+    problem = _Problem(moments, factor)
+    rms = factor.importance.sqrt()
+    balances = {exponent: allowed(_balance(rms, exponent)) for exponent in EXPONENTS}
+    exponent = _best_exponent(weights, schemes, problem, balances)
+    tensors, reports = {}, {}
+    for name, matrix in weights.items():
+        tensors[name], reports[name] = _solve_matrix(matrix, schemes[name], problem, balances[exponent], exponent)
+    return Solution(tensors, balances[exponent], reports)
+
+
+def _balance(rms: torch.Tensor, exponent: float) -> torch.Tensor:
+    """rms ** exponent with a geometric mean of 1 (the activation part of AWQ's scale, arXiv 2306.00978)."""
+    logarithm = rms.log() * exponent
+    return (logarithm - logarithm.mean()).exp()
+
+
+def _best_exponent(
+    weights: Mapping[str, torch.Tensor],
+    schemes: Mapping[str, Scheme],
+    problem: _Problem,
+    balances: Mapping[float, torch.Tensor],
+) -> float:
+    """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss."""
+    total = sum(len(matrix) for matrix in weights.values())
+    step = max(1, total // _SAMPLED_ROWS)
+    samples = {
+        scheme: torch.cat([matrix[step // 2 :: step] for name, matrix in weights.items() if schemes[name] == scheme])
+        for scheme in dict.fromkeys(schemes.values())
+    }
+
+    def loss(exponent: float) -> float:
+        found = ((rows, *problem.gptq(rows, scheme, balances[exponent])) for scheme, rows in samples.items())
+        return sum(problem.loss(rows, dequantized(steps, grid)) for rows, steps, grid in found)
+
+    losses = dict(zip(balances, ordered_map(loss, balances)))
+    return min(losses, key=lambda exponent: losses[exponent])
+
+
+def _solve_matrix(
+    matrix: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor, exponent: float
+) -> tuple[QuantizedTensor, TensorReport]:
+    """All candidates for every block of rows; the one whose summed loss is smallest is kept for the whole matrix."""
+    blocks = [matrix[start : start + _ROWS] for start in range(0, len(matrix), _ROWS)]
+
+    def solve(rows: torch.Tensor) -> tuple[list[_Candidate], float, float]:
+        grid = choose_grid(rows, scheme)
+        nearest = problem.loss(rows, dequantized(round_to_grid(rows, grid, scheme), grid))
+        power = torch.linalg.vecdot(rows @ problem.moments.held_out, rows).sum()
+        return _candidates(rows, scheme, problem, balance), nearest, float(power)
+
+    solved = list(ordered_map(solve, blocks))
+    count = len(solved[0][0])
+    losses = [sum(block[0][number].loss for block in solved) for number in range(count)]
+    best = min(range(count), key=lambda number: losses[number])
+    tensor = QuantizedTensor.concatenate([block[0][best].tensor for block in solved])
+    power = max(sum(block[2] for block in solved), torch.finfo(torch.float32).tiny)
+    report = TensorReport(
+        scheme=scheme,
+        rounding_loss=sum(block[1] for block in solved) / power,
+        loss=losses[best] / power,
+        balance_exponent=exponent,
+        sweeps=best,
+        damping=problem.factor.damping,
+        damping_retries=problem.factor.retries,
+        dead_channels=problem.factor.dead_channels,
+    )
+    return tensor, report
+
+
+def _candidates(rows: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor) -> list[_Candidate]:
+    """The result of GPTQ, and of each sweep after it."""
+    steps, grid = problem.gptq(rows, scheme, balance)
+    found = [_Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))]
+    for _ in range(SWEEPS):
+        steps = descend(rows, problem.moments.hessian, steps, grid, scheme)
+        grid = refit_scales(rows, problem.moments.hessian, steps, grid)
+        found.append(_Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid))))
+    return found

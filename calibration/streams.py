@@ -1,0 +1,113 @@
+"""Hidden states of all calibration sequences, spilled to disk, and work on them a few sequences at a time.
+
+Files are read and written, not mapped: mapped pages would count as the process's memory. One thread works on one piece,
+so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from calibration.parallel import ordered_map
+
+_TOKENS_AT_ONCE = 1024
+_PARTIAL = ".partial"
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How the calibration tokens are laid out: the last `held_out` of `sequences` judge, the others are solved for.
+
+    bfloat16: matrix products of the forward pass are done in bfloat16.
+    """
+
+    sequences: int
+    length: int
+    held_out: int
+    bfloat16: bool
+
+    @property
+    def parts(self) -> list[slice]:
+        """Ranges of sequences of about a thousand tokens, to work on at a time; none is partly held out."""
+        train = self.sequences - self.held_out
+        step = max(1, _TOKENS_AT_ONCE // self.length)
+        starts = [*range(0, train, step), *range(train, self.sequences, step)]
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], self.sequences])]
+
+    def is_held_out(self, part: slice) -> bool:
+        """Whether a range of `parts` judges."""
+        return bool(part.start >= self.sequences - self.held_out)
+
+    def map(self, function: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
+        """(part, function(part)) for every part, in order, on all cores."""
+
+        @torch.no_grad()
+        def run(part: slice) -> tuple[slice, Result]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):  # a thread has settings of its own
+                return part, function(part)
+
+        return ordered_map(run, self.parts)
+
+
+class Stream:
+    """float32 [sequences, length, width] in a file, read and written in ranges of sequences.
+
+    The file carries a suffix until `commit` says that it is whole.
+    """
+
+    def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
+        """Open the file `path`, or create it under another name."""
+        self._final = path
+        self._path = path if path.exists() else path.with_name(path.name + _PARTIAL)
+        self._sequences, self._shape = tokens.sequences, (tokens.length, width)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file was committed and has its full length."""
+        whole = self._offset(slice(self._sequences, None))
+        return self._path == self._final and os.fstat(self._fd).st_size == whole
+
+    def read(self, part: slice) -> torch.Tensor:
+        """float32 [n, length, width]; OSError where the file is too short."""
+        out = np.empty((part.stop - part.start, *self._shape), np.float32)
+        view, offset = memoryview(out.reshape(-1).view(np.uint8).data), self._offset(part)
+        while view:
+            count = os.preadv(self._fd, [view], offset)
+            if not count:
+                raise OSError(f"{self._path}: shorter than expected")
+            view, offset = view[count:], offset + count
+        return torch.from_numpy(out)
+
+    def write(self, part: slice, values: torch.Tensor) -> None:
+        """Store float32 [n, length, width]."""
+        flat = values.contiguous().view(-1).numpy()
+        view, offset = memoryview(flat.view(np.uint8).data), self._offset(part)
+        while view:
+            count = os.pwrite(self._fd, view, offset)
+            view, offset = view[count:], offset + count
+
+    def commit(self) -> None:
+        """Wait until the disk has it and give it its name."""
+        os.fsync(self._fd)
+        self._path = self._path.rename(self._final)
+
+    def close(self) -> None:
+        """Close the file and leave it."""
+        os.close(self._fd)
+
+    def delete(self) -> None:
+        """Close and remove the file."""
+        self.close()
+        self._path.unlink()
+
+    def _offset(self, part: slice) -> int:
+        return int(part.start) * self._shape[0] * self._shape[1] * 4

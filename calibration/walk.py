@@ -1,0 +1,140 @@
+"""The walk over the layers: every layer is solved for the tokens as the rounded layers before it leave them.
+
+Owns the order of work and what is durable when. A layer and the hidden states behind it are on disk before the next
+layer begins; the next run continues there. A layer whose file is damaged is solved again from the states before it,
+which are computed anew from the layers that are sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calibration.journal import Journal
+from calibration.layer import STAGES, LayerResult, LayerSolver
+from calibration.rtn import round_to_nearest
+from calibration.streams import Stream, Tokens
+from q3edge.errors import InputError
+from q3edge.progress import Progress
+from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
+from q3edge.reference.model import embed
+from q3edge.reference.rotary import RotaryTables
+from q3edge.scheme import Scheme
+from q3edge.weights import EMBEDDING, WeightSource
+
+HELD_OUT = 1 / 8  # of the sequences judge every choice
+
+
+class Walk:
+    """Calibration of all layers for `token_ids` int64 [sequences, length]; layers without a scheme pass through."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        schemes: Mapping[str, Scheme | None],
+        token_ids: NDArray[np.int64],
+        journal: Journal,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        """InputError: fewer than two sequences, of which one could be held out."""
+        sequences, length = token_ids.shape
+        if sequences < 2:
+            raise InputError(f"calibration data: {sequences} row of {length} tokens; expected at least 2, give more")
+        self._source, self._schemes, self._token_ids, self._journal = source, schemes, token_ids, journal
+        self.tokens = Tokens(sequences, length, max(1, round(sequences * HELD_OUT)), bfloat16)
+
+    def run(self, progress: Progress) -> Stream:
+        """Solve what is not solved yet; returns the hidden states behind the last layer."""
+        layers = self._source.config.num_hidden_layers
+        results = {layer: self._journal.load(layer, self._schemes) for layer in self._journal.finished_layers()}
+        begin = self._first_boundary(results)
+        with progress.task("calibrate", layers * STAGES) as advance:
+            advance(begin * STAGES)
+            before = self._states(begin)
+            if begin == 0:
+                self._embed(before)
+            for layer in range(begin, layers):
+                after = self._states(layer + 1)
+                result = results.get(layer)
+                if result is None:
+                    solver = LayerSolver(self._source, layer, self._schemes, self.tokens, self._journal.folder, advance)
+                    result = solver.solve(before, after)
+                    after.commit()
+                    self._journal.save(layer, result)
+                else:
+                    self._pass_through(layer, result, before, after)
+                    after.commit()
+                    advance(STAGES)
+                before.delete()
+                before = after
+        return before
+
+    def results(self) -> Iterator[LayerResult]:
+        """Every layer's result, in order, once `run` is done."""
+        for layer in range(self._source.config.num_hidden_layers):
+            result = self._journal.load(layer, self._schemes)
+            if result is None:
+                raise InputError(f"{self._journal.folder}: layer {layer} is missing or damaged; run the command again")
+            yield result
+
+    def _first_boundary(self, results: Mapping[int, LayerResult | None]) -> int:
+        """Where to begin: behind the layers that are done if their hidden states are there, else at the embedding."""
+        done = 0
+        while results.get(done) is not None:
+            done += 1
+        return done if self._has_states(done) else 0
+
+    def _has_states(self, boundary: int) -> bool:
+        if boundary == 0 or not self._path(boundary).exists():
+            return False
+        states = self._states(boundary)
+        whole = states.is_whole
+        if whole:
+            states.close()
+        else:
+            states.delete()
+        return whole
+
+    def _path(self, boundary: int) -> Path:
+        return self._journal.folder / f"hidden-{boundary:04}.bin"
+
+    def _states(self, boundary: int) -> Stream:
+        return Stream(self._path(boundary), self.tokens, self._source.config.hidden_size)
+
+    def _embed(self, states: Stream) -> None:
+        """The rows of the embedding that occur, rounded as they will be."""
+        scheme = self._schemes[EMBEDDING]
+        for part in self.tokens.parts:
+            rows = embed(self._source, self._token_ids[part])
+            if scheme is not None:
+                rounded = round_to_nearest(rows.flatten(0, 1).numpy(), scheme).dequantize()
+                rows = torch.from_numpy(rounded).view_as(rows)
+            states.write(part, rows)
+        states.commit()
+
+    def _pass_through(self, layer: int, result: LayerResult, before: Stream, after: Stream) -> None:
+        weights = rounded_layer(self._source, layer, result)
+        rotary = RotaryTables.of(self._source.config, self.tokens.length)
+
+        def forward(part: slice) -> None:
+            after.write(part, decoder_layer(before.read(part), weights, self._source.config, rotary, None))
+
+        for _ in self.tokens.map(forward):
+            pass
+
+
+def rounded_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
+    """float32 weights of a finished layer: dequantized, balanced, or as they are in `source`."""
+
+    def read(name: str) -> torch.Tensor:
+        if name in result.tensors:
+            return torch.from_numpy(result.tensors[name].dequantize())
+        return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
+
+    return LayerWeights(**{field.name: read(tensor_name(layer, field.name)) for field in fields(LayerWeights)})

@@ -1,0 +1,165 @@
+"""Calibration as part of `quantize`: which method, which tokens, where unfinished work lies, what the manifest says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calibration.data import CalibrationSet, load_calibration_set
+from calibration.journal import Journal
+from calibration.layer import LayerResult
+from calibration.stage import TensorReport
+from calibration.walk import Walk
+from q3edge.artifact import Notice
+from q3edge.checkpoint import Checkpoint
+from q3edge.errors import InputError, UsageError
+from q3edge.machine import has_fast_bfloat16
+from q3edge.progress import Progress
+from q3edge.recipe import AUTO, Recipe
+from q3edge.runtime.chat_template import ChatTemplate
+from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.scheme import Scheme
+from q3edge.side_files import TOKENIZER_FILE
+from q3edge.version import VERSION
+from q3edge.weights import tensor_shapes
+
+SAMPLES, SEQ_LEN = 128, 512
+_LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds and calibration is asked for by name
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a user may choose: texts (none: built in), how many rows of how many tokens, the seed of their choice."""
+
+    texts: tuple[Path, ...] = ()
+    samples: int = SAMPLES
+    seq_len: int = SEQ_LEN
+    seed: int = 0
+    shares: Mapping[str, float] | None = None
+    tune: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a calibration gave; `layers` reads the results one by one. Empty where there was none."""
+
+    layers: Callable[[], Iterator[LayerResult]] = lambda: iter(())
+    notices: tuple[Notice, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    tokens: NDArray[np.int64] | None = None
+    held_out: int = 0
+
+
+def work_folder(output: Path) -> Path:
+    """Where the unfinished calibration of `output` lies: beside it, on the same disk."""
+    return output.parent / f".{output.name}.work"
+
+
+def choose_method(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None
+) -> tuple[Recipe, tuple[Notice, ...]]:
+    """The recipe with its method decided. InputError: gptq was asked for, but the model has experts or no tokenizer.
+
+    auto is gptq where texts were given or a model is large and has 4 bits or fewer, and rtn elsewhere.
+    """
+    obstacle = _obstacle(checkpoint)
+    if recipe.method == "gptq" and obstacle:
+        raise InputError(f"{checkpoint.folder}: {obstacle}; choose --method rtn")
+    wanted = calibration is not None and (bool(calibration.texts) or calibration.tune)
+    if recipe.method == "rtn" and wanted:
+        raise UsageError("--method rtn uses no text and is not tuned: leave out --calibration and --tune")
+    if recipe.method != AUTO:
+        return recipe, ()
+    if not (wanted or _is_large(checkpoint, recipe)):
+        return replace(recipe, method="rtn"), ()
+    if obstacle:
+        return replace(recipe, method="rtn"), (Notice("not-calibrated", 1, f"rounded to nearest: {obstacle}"),)
+    return replace(recipe, method="gptq"), ()
+
+
+def _obstacle(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.config.moe is not None:
+        return "mixture-of-experts models cannot be calibrated yet"
+    if not (checkpoint.folder / TOKENIZER_FILE).is_file():
+        return f"calibration needs {TOKENIZER_FILE}, which is not there"
+    return None
+
+
+def _is_large(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    schemes, shapes = recipe.resolve(checkpoint.config), tensor_shapes(checkpoint.config)
+    low = (name for name, scheme in schemes.items() if scheme is not None and scheme.bits <= 4)
+    return sum(math.prod(shapes[name]) for name in low) >= _LARGE_MODEL
+
+
+@contextmanager
+def calibrated(
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    recipe: Recipe,
+    calibration: Calibration,
+    work: Path,
+    progress: Progress,
+) -> Iterator[Calibrated]:
+    """Calibrate in `work`, or go on where an earlier process stopped; `work` is gone once the block ends well.
+
+    UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk full.
+    """
+    tokens = load_tokens(checkpoint, calibration)
+    bfloat16 = has_fast_bfloat16()
+    inputs = {
+        "model": checkpoint.digest(),
+        "recipe": recipe.digest,
+        "calibration tokens": tokens.digest,
+        "q3edge version": VERSION,
+        "torch version": torch.__version__,
+        "bfloat16": str(bfloat16),
+    }
+    with Journal(work, inputs, restart=calibration.restart) as journal:
+        walk = Walk(checkpoint, schemes, tokens.token_ids, journal, bfloat16=bfloat16)
+        walk.run(progress).close()
+        reports = {name: report for result in walk.results() for name, report in result.reports.items()}
+        metrics = {
+            "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": bfloat16},
+            "tensors": {name: asdict(report) for name, report in reports.items()},
+        }
+        notices = tokens.notices + _report_notices(reports)
+        yield Calibrated(walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
+        journal.discard()
+
+
+def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> CalibrationSet:
+    """The tokens that `calibration` asks for: a .npy as it is, texts by the model's own tokenizer and template."""
+    if len(calibration.texts) == 1 and calibration.texts[0].suffix == ".npy":
+        return CalibrationSet.from_token_file(calibration.texts[0], checkpoint.config.vocab_size)
+    tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
+    return load_calibration_set(
+        calibration.texts,
+        tokenizer,
+        ChatTemplate.load(checkpoint.folder),
+        samples=calibration.samples,
+        seq_len=calibration.seq_len,
+        seed=calibration.seed,
+        shares=calibration.shares,
+        context=checkpoint.config.max_position_embeddings,
+    )
+
+
+def _report_notices(reports: Mapping[str, TensorReport]) -> tuple[Notice, ...]:
+    damped = [report.damping for report in reports.values() if report.damping_retries]
+    dead = sum(report.dead_channels for report in reports.values())
+    notices = []
+    if damped:
+        detail = f"matrices needed more damping than usual, up to {max(damped):g}: their inputs are nearly dependent"
+        notices.append(Notice("damping-raised", len(damped), detail))
+    if dead:
+        notices.append(Notice("dead-channels", dead, "input channels were zero for every calibration token"))
+    return tuple(notices)

@@ -1,0 +1,82 @@
+"""Calibration as people run it: real processes on the embedded model, killed, repeated, given bad text."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+MODEL = Path(str(files("q3edge.data") / "demo_model"))
+SMALL = ["--samples", "16", "--seq-len", "64"]
+OWN_TEXT = ["--calibration", str(MODEL / "calibration.jsonl"), *SMALL]
+
+
+def command(output: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "q3edge", "quantize", str(MODEL), "-o", str(output), *flags]
+
+
+def q3edge(output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(output, *flags), capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
+    whole = q3edge(tmp_path / "whole", *OWN_TEXT, "--json")
+    assert whole.returncode == 0, whole.stderr
+    metrics = json.loads(whole.stdout)["metrics"]
+    assert len(metrics["calibration"]["digest"]) == 64
+    assert len(metrics["tensors"]) == 4 * 7
+    assert all(report["loss"] < report["rounding_loss"] for report in metrics["tensors"].values())
+
+    output, work = tmp_path / "killed", tmp_path / ".killed.work"
+    for layers in (1, 3):
+        process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.DEVNULL)
+        while len(list(work.glob("layer-*.bin"))) < layers and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not output.exists()
+    assert q3edge(output, *OWN_TEXT).returncode == 0
+    for name in ("model.safetensors", "config.json", "q3edge.json"):
+        assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not work.exists()
+
+
+@pytest.mark.slow
+def test_work_of_another_command_is_neither_used_nor_lost(tmp_path: Path) -> None:
+    output, work = tmp_path / "out", tmp_path / ".out.work"
+    process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.DEVNULL)
+    while not list(work.glob("layer-*.bin")) and process.poll() is None:
+        time.sleep(0.02)
+    second = q3edge(output, *OWN_TEXT)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert second.returncode == 4
+    assert f"process {process.pid} is working on this output" in second.stderr
+    before = {path.name: path.read_bytes() for path in work.glob("layer-*.bin")}
+    other = q3edge(output, *OWN_TEXT, "--group-size", "64")
+    assert other.returncode == 2
+    assert "recipe changed" in other.stderr
+    assert {path.name: path.read_bytes() for path in work.glob("layer-*.bin")} == before
+    assert q3edge(output, *OWN_TEXT, "--group-size", "64", "--restart").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"good line\n\xff\xfe bad\n", "line 2"), (b"too short", "calibration data")],
+    ids=["empty", "not UTF-8", "too short"],
+)
+def test_bad_input_24_calibration_text(content: bytes, message: str, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_bytes(content)
+    result = q3edge(tmp_path / "out", "--calibration", str(text))
+    assert result.returncode == 3
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -1,0 +1,102 @@
+"""What the solver's tests share: correlated inputs with outlier channels, models that have them, a walk in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calibration.journal import Journal
+from calibration.layer import LayerResult
+from calibration.streams import Stream
+from calibration.walk import Walk
+from q3edge.progress import Silent
+from q3edge.scheme import Scheme
+from support import InMemoryWeights
+
+Schemes = Mapping[str, Scheme | None]
+
+
+def correlated_inputs(tokens: int, width: int, seed: int = 0, *, outliers: int = 0) -> torch.Tensor:
+    """float64 [tokens, width] with correlated channels of uneven strength; the first `outliers` are 20 times larger."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((width, width)) * rng.uniform(0.1, 2, width) + 2 * np.eye(width)
+    inputs = rng.standard_normal((tokens, width)) @ mixing / width**0.5
+    inputs[:, :outliers] *= 20
+    return torch.from_numpy(inputs)
+
+
+def gaussian_weights(rows: int, width: int, seed: int = 0) -> torch.Tensor:
+    """float32 [rows, width] as large as a layer's usually are."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((rows, width)).astype(np.float32) * 0.05)
+
+
+def output_loss(weights: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> float:
+    """tr((W - V) H (W - V)^T) in float64: the squared output error."""
+    error = weights.double() - values.double()
+    return float(((error @ hessian.double()) * error).sum())
+
+
+def outlier_model(seed: int = 0, **overrides: Any) -> InMemoryWeights:
+    """A random model in which a few channels are far stronger than the others, at the input of every stage."""
+    source = InMemoryWeights.random(seed, **overrides)
+    for name, values in source.tensors.items():
+        if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.weight")):
+            values[3::16] *= 8
+        elif name.endswith("up_proj.weight"):
+            values[5::32] *= 6
+    return source
+
+
+def linear_schemes(source: InMemoryWeights, scheme: Scheme | None, *, keep_float: tuple[str, ...] = ()) -> Schemes:
+    """`scheme` for every matrix of the layers whose name holds none of `keep_float`; everything else stays float."""
+    return {
+        name: scheme if "_proj" in name and not any(part in name for part in keep_float) else None
+        for name in source.tensors
+    }
+
+
+def random_tokens(sequences: int, length: int, vocab: int = 320, seed: int = 0) -> NDArray[np.int64]:
+    """Token ids [sequences, length]."""
+    return np.random.default_rng(seed).integers(0, vocab, (sequences, length))
+
+
+def calibrate(
+    source: InMemoryWeights, schemes: Schemes, token_ids: NDArray[np.int64], folder: Path, *, bfloat16: bool = False
+) -> tuple[list[LayerResult], torch.Tensor]:
+    """Results of all layers, and the hidden states behind the last; `folder` is the journal's and stays."""
+    with Journal(folder, {"test": "1"}) as journal:
+        walk = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16)
+        stream = walk.run(Silent())
+        states = stream.read(slice(0, len(token_ids)))
+        stream.close()
+        return list(walk.results()), states
+
+
+def rounded_model(source: InMemoryWeights, results: list[LayerResult]) -> InMemoryWeights:
+    """The model with what calibration found in the place of what was there."""
+    tensors: dict[str, Any] = dict(source.tensors)
+    for result in results:
+        tensors |= {**result.tensors, **result.floats}
+    return InMemoryWeights(source.config, tensors)
+
+
+def result_bytes(results: list[LayerResult]) -> dict[str, Any]:
+    """Everything in the results in a form that == compares bit for bit."""
+    found: dict[str, Any] = {}
+    for result in results:
+        for name, tensor in result.tensors.items():
+            zero_points = None if tensor.zero_points is None else tensor.zero_points.tobytes()
+            found[name] = (tensor.codes.tobytes(), tensor.scales.tobytes(), zero_points, tensor.scheme)
+        found |= {f"{name} float": values.tobytes() for name, values in result.floats.items()}
+        found |= {f"{name} report": report for name, report in result.reports.items()}
+    return found
+
+
+def stored_states(stream: Stream, parts: list[slice]) -> list[torch.Tensor]:
+    """What a stream holds, part by part."""
+    return [stream.read(part) for part in parts]
