@@ -51,13 +51,13 @@ def factorize(hessian: torch.Tensor, damping: float = DAMPING) -> InverseFactor:
     order = torch.argsort(diagonal, descending=True, stable=True)
     rms = diagonal.clamp(min=0).sqrt()
     dead = rms == 0
-    idle = rms.mean() if rms.any() else torch.ones_like(rms.mean())  # stands in for the RMS of a dead channel
+    mean = rms.mean() if rms.any() else torch.ones_like(rms.mean())  # also the RMS that a dead channel is given
     retries = 0
     while True:
         # Reversed, the factor of H itself is upper triangular, and one triangular inverse gives that of H's inverse.
         backwards = order.flip(0)
         matrix = hessian[backwards][:, backwards]
-        added = damping * rms.mean() * torch.where(dead, idle, rms)
+        added = damping * mean * torch.where(dead, mean, rms)
         matrix.diagonal().add_(added[backwards])
         lower, failed = torch.linalg.cholesky_ex(matrix)
         if not failed:
