@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -97,10 +96,6 @@ class Journal:
     def finished_layers(self) -> list[int]:
         """Numbers of the layers that have a file, sound or not."""
         return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("layer-*.bin"))
-
-    def discard(self) -> None:
-        """Remove the folder: the output is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _layer_file(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:04}.bin"

@@ -154,7 +154,7 @@ class LayerSolver:
                 name = tensor_name(self._layer, field)
                 self._tensors[name], self._reports[name] = solution.tensors[field], solution.reports[field]
                 self._replace(field, torch.from_numpy(solution.tensors[field].dequantize()))
-            elif schemes:  # it shares the input, so it has to be balanced with the others
+            elif (solution.balance != 1).any():  # it shares the input, so it has to be balanced with the others
                 self._set_float(field, getattr(self._weights, field) * solution.balance)
         self._advance(1)
         return solution.balance

@@ -31,6 +31,7 @@ _SAMPLED_ROWS = 256  # that the balance is chosen on
 class TensorReport:
     """How one matrix was rounded; losses are mean squared output errors on held-out tokens, relative to the output's.
 
+    sweeps: after GPTQ; None where rounding to nearest on the balanced grid was better than GPTQ.
     rounding_loss: of rounding to nearest, loss: of what was kept; both are for the inputs that the matrix really gets.
     """
 
@@ -38,7 +39,7 @@ class TensorReport:
     rounding_loss: float
     loss: float
     balance_exponent: float
-    sweeps: int
+    sweeps: int | None
     damping: float
     damping_retries: int
     dead_channels: int
@@ -148,7 +149,7 @@ def _solve_matrix(
         rounding_loss=sum(block[1] for block in solved) / power,
         loss=losses[best] / power,
         balance_exponent=exponent,
-        sweeps=best,
+        sweeps=best if best <= SWEEPS else None,
         damping=problem.factor.damping,
         damping_retries=problem.factor.retries,
         dead_channels=problem.factor.dead_channels,
@@ -157,11 +158,15 @@ def _solve_matrix(
 
 
 def _candidates(rows: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor) -> list[_Candidate]:
-    """The result of GPTQ, and of each sweep after it."""
-    steps, grid = problem.gptq(rows, scheme, balance)
-    found = [_Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))]
+    """The result of GPTQ, of each sweep after it, and last of rounding to nearest on the same balanced grid."""
+
+    def candidate(steps: torch.Tensor, grid: Grid) -> _Candidate:
+        return _Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))
+
+    steps, first = problem.gptq(rows, scheme, balance)
+    found, grid = [candidate(steps, first)], first
     for _ in range(SWEEPS):
         steps = descend(rows, problem.moments.hessian, steps, grid, scheme)
         grid = refit_scales(rows, problem.moments.hessian, steps, grid)
-        found.append(_Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid))))
-    return found
+        found.append(candidate(steps, grid))
+    return [*found, candidate(round_to_grid(rows, first, scheme), first)]

@@ -7,7 +7,7 @@ which are computed anew from the layers that are sound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import fields
 from pathlib import Path
 
@@ -52,8 +52,8 @@ class Walk:
     def run(self, progress: Progress) -> Stream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
         layers = self._source.config.num_hidden_layers
-        results = {layer: self._journal.load(layer, self._schemes) for layer in self._journal.finished_layers()}
-        begin = self._first_boundary(results)
+        sound = {n for n in self._journal.finished_layers() if self._journal.load(n, self._schemes) is not None}
+        begin = self._first_boundary(sound)
         with progress.task("calibrate", layers * STAGES) as advance:
             advance(begin * STAGES)
             before = self._states(begin)
@@ -61,7 +61,7 @@ class Walk:
                 self._embed(before)
             for layer in range(begin, layers):
                 after = self._states(layer + 1)
-                result = results.get(layer)
+                result = self._journal.load(layer, self._schemes) if layer in sound else None
                 if result is None:
                     solver = LayerSolver(self._source, layer, self._schemes, self.tokens, self._journal.folder, advance)
                     result = solver.solve(before, after)
@@ -83,11 +83,9 @@ class Walk:
                 raise InputError(f"{self._journal.folder}: layer {layer} is missing or damaged; run the command again")
             yield result
 
-    def _first_boundary(self, results: Mapping[int, LayerResult | None]) -> int:
+    def _first_boundary(self, sound: Set[int]) -> int:
         """Where to begin: behind the layers that are done if their hidden states are there, else at the embedding."""
-        done = 0
-        while results.get(done) is not None:
-            done += 1
+        done = next(n for n in range(len(sound) + 1) if n not in sound)
         return done if self._has_states(done) else 0
 
     def _has_states(self, boundary: int) -> bool:

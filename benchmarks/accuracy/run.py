@@ -48,6 +48,7 @@ PEERS: dict[str, tuple[str, ...]] = {
 SLOW: dict[str, tuple[str, ...]] = {"auto-round": ("default-g32-asym", "default-g64-asym", "default-g64-sym")}
 _PEER_FOLDER = Path(__file__).resolve().parents[1] / "peers"
 _ONNX_FOLDER = "onnx"
+_JUDGED_AT_ONCE = 4  # share the float model's logits; what was judged is saved after each batch
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,10 @@ def judged(benchmark: Benchmark, rows: Sequence[Row], chosen: Sequence[Row]) -> 
     court = Judge(benchmark.checkpoint, benchmark.tokens)
     tokens = hashlib.sha256(benchmark.tokens.read_bytes()).hexdigest()
     missing = [row for row in chosen if row.result and _load(row, tokens) is None]
-    by_folder = {row.weights: row for row in missing}
-    for folder, windows in court.metrics(list(by_folder)) if missing else ():
-        _save(by_folder[folder], tokens, windows)
+    for start in range(0, len(missing), _JUDGED_AT_ONCE):
+        by_folder = {row.weights: row for row in missing[start : start + _JUDGED_AT_ONCE]}
+        for folder, windows in court.metrics(list(by_folder)):
+            _save(by_folder[folder], tokens, windows)
     return {row: court.summary(windows) for row in rows if row.result and (windows := _load(row, tokens))}
 
 

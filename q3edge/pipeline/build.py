@@ -16,7 +16,7 @@ from q3edge.checkpoint.hub import resolve_model
 from q3edge.evaluation.results import ValidationReport
 from q3edge.evaluation.validate import validate_artifact
 from q3edge.evaluation.windows import MAX_TOKENS, Window
-from q3edge.pipeline.calibrate import Calibration, work_folder
+from q3edge.pipeline.calibrate import Calibration, discard_work, work_folder
 from q3edge.pipeline.checks import check_export
 from q3edge.pipeline.export import Source, finish_artifact, write_artifact
 from q3edge.pipeline.quantize import write_quantized
@@ -71,7 +71,9 @@ def build_artifact(
         )
         report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads, progress=progress)
         require_passed(output, report)
-        return Built(finish_artifact(staging, {"validation": report.to_json()}), report)
+        manifest = finish_artifact(staging, {"validation": report.to_json()})
+    discard_work(output, manifest)
+    return Built(manifest, report)
 
 
 @contextmanager

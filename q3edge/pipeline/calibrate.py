@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,7 @@ from calibration.journal import Journal
 from calibration.layer import LayerResult
 from calibration.stage import TensorReport
 from calibration.walk import Walk
-from q3edge.artifact import Notice
+from q3edge.artifact import Manifest, Notice
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import InputError, UsageError
 from q3edge.machine import has_fast_bfloat16
@@ -62,6 +63,12 @@ class Calibrated:
 def work_folder(output: Path) -> Path:
     """Where the unfinished calibration of `output` lies: beside it, on the same disk."""
     return output.parent / f".{output.name}.work"
+
+
+def discard_work(output: Path, manifest: Manifest) -> None:
+    """Remove the work that went into `output`, which stands complete under its name."""
+    if manifest.recipe["method"] == "gptq":
+        shutil.rmtree(work_folder(output), ignore_errors=True)
 
 
 def choose_method(
@@ -109,7 +116,7 @@ def calibrated(
     work: Path,
     progress: Progress,
 ) -> Iterator[Calibrated]:
-    """Calibrate in `work`, or go on where an earlier process stopped; `work` is gone once the block ends well.
+    """Calibrate in `work`, or go on where an earlier process stopped.
 
     UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk full.
     """
@@ -133,7 +140,6 @@ def calibrated(
         }
         notices = tokens.notices + _report_notices(reports)
         yield Calibrated(walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
-        journal.discard()
 
 
 def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> CalibrationSet:

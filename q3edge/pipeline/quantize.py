@@ -16,7 +16,7 @@ from q3edge.artifact import Manifest, Notice, staged_directory, tool_versions
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import CONFIG_FILE, read_json_object
-from q3edge.pipeline.calibrate import Calibrated, Calibration, calibrated, choose_method, work_folder
+from q3edge.pipeline.calibrate import Calibrated, Calibration, calibrated, choose_method, discard_work, work_folder
 from q3edge.pipeline.tune import tune_folder
 from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
@@ -44,9 +44,11 @@ def quantize_checkpoint(
         Checkpoint.open(folder) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
     ):
-        return write_quantized(
+        manifest = write_quantized(
             checkpoint, recipe, staging, calibration, work=work_folder(output), progress=progress or Silent()
         )
+    discard_work(output, manifest)
+    return manifest
 
 
 def write_quantized(

@@ -32,7 +32,8 @@ def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
     metrics = json.loads(whole.stdout)["metrics"]
     assert len(metrics["calibration"]["digest"]) == 64
     assert len(metrics["tensors"]) == 4 * 7
-    assert all(report["loss"] < report["rounding_loss"] for report in metrics["tensors"].values())
+    reports = metrics["tensors"].values()
+    assert sum(report["loss"] for report in reports) < 0.8 * sum(report["rounding_loss"] for report in reports)
 
     output, work = tmp_path / "killed", tmp_path / ".killed.work"
     for layers in (1, 3):
@@ -65,6 +66,13 @@ def test_work_of_another_command_is_neither_used_nor_lost(tmp_path: Path) -> Non
     assert "recipe changed" in other.stderr
     assert {path.name: path.read_bytes() for path in work.glob("layer-*.bin")} == before
     assert q3edge(output, *OWN_TEXT, "--group-size", "64", "--restart").returncode == 0
+
+
+def test_rounding_takes_no_text(tmp_path: Path) -> None:
+    result = q3edge(tmp_path / "out", "--method", "rtn", *OWN_TEXT)
+    assert result.returncode == 2
+    assert "--method rtn uses no text" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
