@@ -26,7 +26,7 @@ def q3edge(checkpoint: Path, work: Path, *flags: str) -> Run:
     program = [sys.executable, "-m", "q3edge"]
     return measure(
         [
-            [*program, "quantize", str(checkpoint), "-o", str(work / "quantized"), "--format", "int4", *flags],
+            [*program, "quantize", str(checkpoint), "-o", str(work / "quantized"), "--method", "rtn", *flags],
             [*program, "export", str(work / "quantized"), "-o", str(work / "onnx")],
         ],
         work.parent / "q3edge.log",

@@ -45,7 +45,7 @@ def built(checkpoint: Path, name: str, work: Path) -> tuple[float, Path]:
     program = [sys.executable, "-m", "q3edge"]
     target, quantized = str(work / name), str(work / f"{name}-quantized")
     commands = [
-        [*program, "quantize", str(checkpoint), "-o", quantized, "--format", name],
+        [*program, "quantize", str(checkpoint), "-o", quantized, "--format", name, "--method", "rtn"],
         [*program, "export", quantized, "-o", target],
     ]
     if name == "float":

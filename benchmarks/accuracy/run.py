@@ -29,11 +29,15 @@ from q3edge.version import VERSION
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from processes import measure
 
-# Name -> flags of `q3edge quantize`. {tokens} is tokens.npz, {calibration} the file given with --calibration.
+# Name -> flags of `q3edge quantize`. {calibration}: the tokens that every tool is given, as a .npy file.
 Q3EDGE: dict[str, tuple[str, ...]] = {
-    "int4 g32": ("--format", "int4", "--group-size", "32"),
-    "int4 g64": ("--format", "int4", "--group-size", "64"),
-    "int4 g32 symmetric": ("--format", "int4", "--group-size", "32", "--symmetric"),
+    "rtn g32": ("--group-size", "32", "--method", "rtn"),
+    "rtn g64": ("--group-size", "64", "--method", "rtn"),
+    "rtn g32 symmetric": ("--group-size", "32", "--symmetric", "--method", "rtn"),
+    "gptq g32": ("--group-size", "32", "--calibration", "{calibration}"),
+    "gptq g64": ("--group-size", "64", "--calibration", "{calibration}"),
+    "gptq g32 symmetric": ("--group-size", "32", "--symmetric", "--calibration", "{calibration}"),
+    "gptq g32 tuned": ("--group-size", "32", "--calibration", "{calibration}", "--tune"),
 }
 # Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.
 PEERS: dict[str, tuple[str, ...]] = {
@@ -87,7 +91,6 @@ class Benchmark:
     tokens: Path
     work: Path
     envs: Path
-    calibration: Path | None
     slow: bool
 
     def rows(self) -> Iterator[Row]:
@@ -137,8 +140,9 @@ class Benchmark:
         measure([[str(python), str(script), *arguments]], log)
 
     def _make_q3edge(self, row: Row) -> None:
-        values = {"tokens": str(self.tokens), "calibration": str(self.calibration)}
-        flags = [flag.format(**values) for flag in Q3EDGE[row.variant]]
+        tokens = row.out / "calibration.npy"
+        np.save(tokens, np.load(self.tokens)["calibration"])
+        flags = [flag.format(calibration=tokens) for flag in Q3EDGE[row.variant]]
         program, quantized, target = [sys.executable, "-m", "q3edge"], row.out / "quantized", row.out / "exported"
         commands = [
             [*program, "quantize", str(self.checkpoint), "-o", str(quantized), *flags],
@@ -204,16 +208,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="results, and environments unless --envs")
     parser.add_argument("--envs", type=Path, help="one environment per peer, by name")
     parser.add_argument("--make-envs", action="store_true", help="make the environments that are missing")
-    parser.add_argument("--calibration", type=Path, help="replaces {calibration} in q3edge's flags")
     parser.add_argument("--only", nargs="+", metavar="GLOB", help="make and judge these, e.g. 'nncf-*'")
     parser.add_argument("--slow", action="store_true", help="also what takes hours on two cores")
     parser.add_argument("--again", action="store_true", help="make the chosen rows anew")
     parser.add_argument("--judge-only", action="store_true", help="make nothing")
     options = parser.parse_args()
     work = options.work
-    benchmark = Benchmark(
-        options.checkpoint, options.tokens, work, options.envs or work / "envs", options.calibration, options.slow
-    )
+    benchmark = Benchmark(options.checkpoint, options.tokens, work, options.envs or work / "envs", options.slow)
     rows = list(benchmark.rows())
     chosen = [row for row in rows if _matches(row, options.only)]
     if options.make_envs:

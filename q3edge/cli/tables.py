@@ -93,7 +93,8 @@ def inspection_table(inspection: Inspection) -> str:
     parts = ["\n".join(lines), table(header, rows)]
     parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
     parts.append(
-        "Disk is exact. RAM (with 2048 tokens of cache), tokens/s and the time to quantize and export are predictions."
+        "Disk is exact. RAM (with 2048 tokens of cache), tokens/s and the time to quantize and export are predictions; "
+        "the time is for rounding to nearest, calibration takes longer."
     )
     return "\n\n".join(parts)
 
