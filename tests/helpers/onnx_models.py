@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from exporters.onnx.export import export_decoder
 from q3edge.artifact import MODEL_FILE
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
+from q3edge.runtime.cpu import int8_products_saturate
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from support import InMemoryWeights
@@ -51,6 +52,8 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if int8_products_saturate():  # as q3edge.runtime.decoder does
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
