@@ -52,6 +52,7 @@ PEERS: dict[str, tuple[str, ...]] = {
 SLOW: dict[str, tuple[str, ...]] = {"auto-round": ("default-g32-asym", "default-g64-asym", "default-g64-sym")}
 _PEER_FOLDER = Path(__file__).resolve().parents[1] / "peers"
 _ONNX_FOLDER = "onnx"
+_FAILED = "failed"  # an empty file: without it, a row that has no result was cut off
 _JUDGED_AT_ONCE = 4  # share the float model's logits; what was judged is saved after each batch
 
 
@@ -76,7 +77,9 @@ class Row:
 
     @property
     def failure(self) -> str:
-        """The last line that the failed tool printed."""
+        """The last line that the failed tool printed, or that there is no telling."""
+        if self.out.exists() and not (self.out / _FAILED).exists():
+            return "cut off before it finished; run it again"
         log = self.out / "log.txt"
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
         said = [line.strip() for line in lines if line.strip()]
@@ -110,8 +113,8 @@ class Benchmark:
                 self._make_q3edge(row)
             else:
                 self._make_peer(row)
-        except SystemExit:
-            return  # `measure` ends on a failed command; the log says why
+        except SystemExit:  # `measure` ends on a failed command; the log says why
+            (row.out / _FAILED).touch()
 
     def make_env(self, peer: str) -> None:
         """Make a peer's environment unless it is there."""
@@ -134,7 +137,7 @@ class Benchmark:
         python = self.envs / row.tool / "bin" / "python"
         if not python.exists():
             log.write_text(f"no environment {python.parent.parent.name}; --make-envs makes it\n")
-            return
+            raise SystemExit(1)
         script = _PEER_FOLDER / f"run_{row.tool.replace('-', '_')}.py"
         arguments = [str(self.checkpoint), str(self.tokens), str(row.out), "--variant", row.variant]
         measure([[str(python), str(script), *arguments]], log)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -102,15 +103,16 @@ class Job:
 
 
 def main(variants: Mapping[str, Callable[[Job], None]]) -> None:
-    """Parse the arguments and run one variant. --list prints their names."""
+    """Parse the arguments and run one variant."""
     parser = argparse.ArgumentParser()
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("tokens", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--variant", choices=list(variants), default=next(iter(variants)))
     options = parser.parse_args()
-    job = Job(options.checkpoint, options.tokens, options.out, options.variant)
+    job = Job(options.checkpoint.resolve(), options.tokens.resolve(), options.out.resolve(), options.variant)
     job.work.mkdir(parents=True, exist_ok=True)
+    os.chdir(job.work)  # some tools leave logs where they are started
     variants[options.variant](job)
 
 
