@@ -59,8 +59,12 @@ def build(
     """
     from q3edge.errors import UsageError
 
-    if format_name == FLOAT and (group_size is not None or symmetric is not None or recipe_file is not None):
-        raise UsageError("--format float is not quantized: leave out --recipe, --group-size and --symmetric")
+    asked = (group_size, symmetric, recipe_file, method, calibration_flags["calibration_texts"] or None)
+    if format_name == FLOAT and (any(flag is not None for flag in asked) or calibration_flags["tune"]):
+        raise UsageError(
+            "--format float is not quantized: leave out --recipe, --group-size, --symmetric, --method, --calibration "
+            "and --tune"
+        )
     recipe = None if format_name == FLOAT else build_recipe(format_name, group_size, symmetric, recipe_file, method)
     from q3edge.cli.tables import validation_table
     from q3edge.pipeline.build import build_artifact

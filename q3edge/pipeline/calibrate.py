@@ -113,17 +113,18 @@ def calibrated(
     schemes: Mapping[str, Scheme | None],
     recipe: Recipe,
     calibration: Calibration,
+    model_digest: str,
     work: Path,
     progress: Progress,
 ) -> Iterator[Calibrated]:
-    """Calibrate in `work`, or go on where an earlier process stopped.
+    """Calibrate in `work`, or go on where an earlier process stopped with the same model, recipe and tokens.
 
     UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk full.
     """
     tokens = load_tokens(checkpoint, calibration)
     bfloat16 = has_fast_bfloat16()
     inputs = {
-        "model": checkpoint.digest(),
+        "model": model_digest,
         "recipe": recipe.digest,
         "calibration tokens": tokens.digest,
         "q3edge version": VERSION,

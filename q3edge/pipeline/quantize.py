@@ -63,8 +63,9 @@ def write_quantized(
     """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished."""
     recipe, notices = choose_method(checkpoint, recipe, calibration)
     schemes = recipe.resolve(checkpoint.config)
+    digest = checkpoint.digest()
     solving = (
-        calibrated(checkpoint, schemes, recipe, calibration or Calibration(), work, progress)
+        calibrated(checkpoint, schemes, recipe, calibration or Calibration(), digest, work, progress)
         if recipe.method == "gptq"
         else nullcontext(Calibrated())
     )
@@ -79,7 +80,7 @@ def write_quantized(
             notices += (Notice("scale-beyond-float16", at_limits, detail),)
         manifest = Manifest(
             kind="quantized",
-            parent_digest=checkpoint.digest(),
+            parent_digest=digest,
             recipe=recipe.to_json(),
             notices=notices,
             metrics=metrics,
@@ -129,6 +130,7 @@ def _write_weights(
                 writer.add_float(name, values)
             for name, tensor in result.tensors.items():
                 writer.add(name, tensor)
+                at_limits += groups_at_limits(checkpoint.read(name), tensor)
             solved |= {*result.floats, *result.tensors}
             advance(sum(math.prod(shapes[name]) for name in (*result.floats, *result.tensors)))
         for name in (name for name in dtypes if name not in solved):
