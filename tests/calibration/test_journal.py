@@ -12,30 +12,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibration_support import calibrate, linear_schemes, outlier_model, random_tokens, result_bytes
+from calibration_support import (
+    Killed,
+    calibrate,
+    linear_schemes,
+    outlier_model,
+    random_tokens,
+    result_bytes,
+    solver_calls,
+)
 
 from calibration import stage
 from calibration.journal import Journal
-from calibration.layer import LayerResult, LayerSolver
+from calibration.layer import LayerResult
 from calibration.stage import TensorReport
 from calibration.streams import Stream
-from q3edge.artifact import MANIFEST_FILE
 from q3edge.errors import ResourceError, UsageError
-from q3edge.pipeline.calibrate import Calibration, work_folder
-from q3edge.pipeline.quantize import quantize_checkpoint
-from q3edge.recipe import Recipe
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
-from runtime_support import write_tokenizer
-from support import InMemoryWeights, write_checkpoint
+from support import InMemoryWeights
 
 INT4 = Scheme(4, 16, False)
 TOKENS = random_tokens(5, 16, vocab=64)
 LAYERS = 3
-
-
-class Killed(BaseException):
-    """Stands for a process that ends here."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,19 +111,6 @@ def attempt(model: InMemoryWeights, folder: Path, number: int) -> dict[str, Any]
             return run(model, folder)
         except Killed:
             return None
-
-
-def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Filled with the number of every layer that is solved from now on."""
-    calls: list[int] = []
-    original = LayerSolver.__init__
-
-    def counting(self: LayerSolver, source: Any, layer: int, *rest: Any, **named: Any) -> None:
-        calls.append(layer)
-        original(self, source, layer, *rest, **named)
-
-    monkeypatch.setattr(LayerSolver, "__init__", counting)
-    return calls
 
 
 @pytest.mark.slow
@@ -413,79 +399,3 @@ def test_a_folder_that_cannot_be_made_is_a_resource_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResourceError, match="choose another disk"), Journal(tmp_path / "file" / "work", {}):
         pass
-
-
-class Quantizing:
-    """`quantize_checkpoint` on a small model with a token file; what a user may change between two runs is a field."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.output = folder, folder / "out"
-        self.model = write_checkpoint(folder / "model", num_hidden_layers=2)
-        write_tokenizer(self.model)
-        self.tokens, self.recipe, self.restart = random_tokens(6, 16, vocab=300), Recipe.for_format("int4"), False
-
-    def __call__(self) -> dict[str, bytes]:
-        file = self.folder / "tokens.npy"
-        np.save(file, self.tokens)
-        calibration = Calibration((file,), restart=self.restart)
-        quantize_checkpoint(str(self.model), self.output, self.recipe, calibration, overwrite=True)
-        return {path.name: path.read_bytes() for path in self.output.iterdir()}
-
-    def killed_after_the_first_layer(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            save = Journal.save
-
-            def then_die(journal: Journal, *arguments: Any) -> None:
-                save(journal, *arguments)
-                raise Killed
-
-            patch.setattr(Journal, "save", then_die)
-            with pytest.raises(Killed):
-                self()
-
-
-def test_quantize_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quantize = Quantizing(tmp_path)
-    whole = quantize()
-    assert MANIFEST_FILE in whole
-    assert not work_folder(quantize.output).exists()
-    quantize.killed_after_the_first_layer()
-    assert work_folder(quantize.output).exists()
-    assert {path.name: path.read_bytes() for path in quantize.output.iterdir()} == whole
-    calls = solver_calls(monkeypatch)
-    assert quantize() == whole
-    assert calls == [1]
-    assert not work_folder(quantize.output).exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out", "tokens.npy"]
-
-
-def other_recipe(quantize: Quantizing) -> None:
-    quantize.recipe = Recipe.for_format("int4", 16)
-
-
-def other_tokens(quantize: Quantizing) -> None:
-    quantize.tokens = quantize.tokens[:, ::-1].copy()
-
-
-def other_model(quantize: Quantizing) -> None:
-    write_checkpoint(quantize.model, seed=1, num_hidden_layers=2)
-
-
-@pytest.mark.parametrize(
-    ("change", "name"), [(other_recipe, "recipe"), (other_tokens, "calibration tokens"), (other_model, "model")]
-)
-def test_quantize_refuses_to_go_on_with_something_else(
-    change: Callable[[Quantizing], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quantize = Quantizing(tmp_path)
-    quantize.killed_after_the_first_layer()
-    change(quantize)
-    with pytest.raises(UsageError, match=f"other inputs: {name} changed"):
-        quantize()
-    assert not quantize.output.exists()
-    calls = solver_calls(monkeypatch)
-    quantize.restart = True
-    found = quantize()
-    assert calls == [0, 1]
-    quantize.restart = False
-    assert quantize() == found

@@ -75,6 +75,15 @@ def test_rounding_takes_no_text(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flags", [["--tune"], ["--method", "gptq"], OWN_TEXT], ids=lambda flags: flags[0])
+def test_a_float_build_takes_no_calibration(flags: list[str], tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "q3edge", "build", str(MODEL), "-o", str(tmp_path / "out"), "--format", "float"]
+    result = subprocess.run([*build, *flags], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "--format float is not quantized" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"", "empty"), (b"good line\n\xff\xfe bad\n", "line 2"), (b"too short", "calibration data")],

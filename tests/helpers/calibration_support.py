@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
 from calibration.journal import Journal
-from calibration.layer import LayerResult
+from calibration.layer import LayerResult, LayerSolver
 from calibration.streams import Stream
 from calibration.walk import Walk
 from q3edge.progress import Silent
@@ -100,3 +101,20 @@ def result_bytes(results: list[LayerResult]) -> dict[str, Any]:
 def stored_states(stream: Stream, parts: list[slice]) -> list[torch.Tensor]:
     """What a stream holds, part by part."""
     return [stream.read(part) for part in parts]
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here."""
+
+
+def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Filled with the number of every layer that is solved from now on."""
+    calls: list[int] = []
+    original = LayerSolver.__init__
+
+    def counting(self: LayerSolver, source: Any, layer: int, *rest: Any, **named: Any) -> None:
+        calls.append(layer)
+        original(self, source, layer, *rest, **named)
+
+    monkeypatch.setattr(LayerSolver, "__init__", counting)
+    return calls

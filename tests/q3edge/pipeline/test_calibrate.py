@@ -1,0 +1,96 @@
+"""`quantize` with calibration: goes on where it was killed, and refuses work that belongs to other inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calibration_support import Killed, random_tokens, solver_calls
+
+from calibration.journal import Journal
+from q3edge.artifact import MANIFEST_FILE
+from q3edge.errors import UsageError
+from q3edge.pipeline.calibrate import Calibration, work_folder
+from q3edge.pipeline.quantize import quantize_checkpoint
+from q3edge.recipe import Recipe
+from runtime_support import write_tokenizer
+from support import write_checkpoint
+
+
+class Quantizing:
+    """`quantize_checkpoint` on a small model with a token file; what a user may change between two runs is a field."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output = folder, folder / "out"
+        self.model = write_checkpoint(folder / "model", num_hidden_layers=2)
+        write_tokenizer(self.model)
+        self.tokens, self.recipe, self.restart = random_tokens(6, 16, vocab=300), Recipe.for_format("int4"), False
+
+    def __call__(self) -> dict[str, bytes]:
+        file = self.folder / "tokens.npy"
+        np.save(file, self.tokens)
+        calibration = Calibration((file,), restart=self.restart)
+        quantize_checkpoint(str(self.model), self.output, self.recipe, calibration, overwrite=True)
+        return {path.name: path.read_bytes() for path in self.output.iterdir()}
+
+    def killed_after_the_first_layer(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            save = Journal.save
+
+            def then_die(journal: Journal, *arguments: Any) -> None:
+                save(journal, *arguments)
+                raise Killed
+
+            patch.setattr(Journal, "save", then_die)
+            with pytest.raises(Killed):
+                self()
+
+
+def test_quantize_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize = Quantizing(tmp_path)
+    whole = quantize()
+    assert MANIFEST_FILE in whole
+    assert not work_folder(quantize.output).exists()
+    quantize.killed_after_the_first_layer()
+    assert work_folder(quantize.output).exists()
+    assert {path.name: path.read_bytes() for path in quantize.output.iterdir()} == whole
+    calls = solver_calls(monkeypatch)
+    assert quantize() == whole
+    assert calls == [1]
+    assert not work_folder(quantize.output).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out", "tokens.npy"]
+
+
+def other_recipe(quantize: Quantizing) -> None:
+    quantize.recipe = Recipe.for_format("int4", 16)
+
+
+def other_tokens(quantize: Quantizing) -> None:
+    quantize.tokens = quantize.tokens[:, ::-1].copy()
+
+
+def other_model(quantize: Quantizing) -> None:
+    write_checkpoint(quantize.model, seed=1, num_hidden_layers=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [(other_recipe, "recipe"), (other_tokens, "calibration tokens"), (other_model, "model")]
+)
+def test_quantize_refuses_to_go_on_with_something_else(
+    change: Callable[[Quantizing], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize = Quantizing(tmp_path)
+    quantize.killed_after_the_first_layer()
+    change(quantize)
+    with pytest.raises(UsageError, match=f"other inputs: {name} changed"):
+        quantize()
+    assert not quantize.output.exists()
+    calls = solver_calls(monkeypatch)
+    quantize.restart = True
+    found = quantize()
+    assert calls == [0, 1]
+    quantize.restart = False
+    assert quantize() == found
