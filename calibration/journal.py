@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -97,6 +98,15 @@ class Journal:
         """Numbers of the layers that have a file, sound or not."""
         return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("layer-*.bin"))
 
+    def store(self, name: str, values: object) -> None:
+        """Make a JSON value durable."""
+        self._write(self.folder / f"{name}.json", json.dumps(values).encode())
+
+    def recall(self, name: str) -> Any:
+        """The value that was stored; None where there is none."""
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_bytes()) if path.exists() else None
+
     def _layer_file(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:04}.bin"
 
@@ -118,7 +128,9 @@ class Journal:
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
-            if path.name != _LOCK_FILE:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK_FILE:
                 path.unlink()
 
     def _take_lock(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import linear
 
+from calibration.balance import foldable
 from calibration.grid import storable_scales
 from calibration.moments import Moments
 from calibration.stage import Solution, TensorReport, solve_stage
 from calibration.streams import Stream, Tokens
+from calibration.units import STAGE_FIELDS
 from q3edge.progress import Advance
 from q3edge.reference.layer import LayerWeights, attention_context, gated_product, normalize, tensor_name
 from q3edge.reference.rotary import RotaryTables
@@ -28,7 +31,6 @@ from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from q3edge.weights import WeightSource
 
-STAGES = 4
 _Inputs = Callable[[slice], torch.Tensor]
 
 
@@ -82,7 +84,7 @@ class LayerSolver:
         def inputs(part: slice) -> torch.Tensor:
             return self._normed(before.read(part), "input_layernorm")
 
-        self._fold_into_norm("input_layernorm", self._stage(("q_proj", "k_proj", "v_proj"), inputs))
+        self._fold_into_norm("input_layernorm", self._stage("qkv", inputs))
 
     def _solve_o(self, before: Stream, context: Stream) -> torch.Tensor:
         """Returns what `context` is still to be divided by, [heads * head_dim]."""
@@ -93,11 +95,11 @@ class LayerSolver:
             context.write(part, values)
             return values
 
-        balance = self._stage(("o_proj",), inputs, self._shared_by_heads)
+        balance = self._stage("o", inputs)
         # One factor for all query heads that share a value head: the first stands for them.
         heads = balance.view(self._config.num_key_value_heads, -1, self._config.head_dim)
         self._fold_into_rows("v_proj", heads[:, 0].reshape(-1))
-        self._release("q_proj", "k_proj", "v_proj")
+        self._release("qkv")
         return balance
 
     def _solve_gate_up(self, before: Stream, context: Stream, divisor: torch.Tensor, middle: Stream) -> None:
@@ -106,8 +108,8 @@ class LayerSolver:
             middle.write(part, hidden)
             return self._normed(hidden, "post_attention_layernorm")
 
-        self._fold_into_norm("post_attention_layernorm", self._stage(("gate_proj", "up_proj"), inputs))
-        self._release("o_proj")
+        self._fold_into_norm("post_attention_layernorm", self._stage("gate_up", inputs))
+        self._release("o")
 
     def _solve_down(self, middle: Stream, product: Stream) -> torch.Tensor:
         """Returns what `product` is still to be divided by, [intermediate_size]."""
@@ -118,9 +120,9 @@ class LayerSolver:
             product.write(part, values)
             return values
 
-        balance = self._stage(("down_proj",), inputs, _power_of_two)
+        balance = self._stage("down", inputs)
         self._fold_into_rows("up_proj", balance)
-        self._release("gate_proj", "up_proj")
+        self._release("gate_up")
         return balance
 
     def _write_output(self, middle: Stream, product: Stream, divisor: torch.Tensor, after: Stream) -> None:
@@ -130,13 +132,9 @@ class LayerSolver:
         for _ in self._tokens.map(output):
             pass
 
-    def _stage(
-        self,
-        fields: tuple[str, ...],
-        inputs: _Inputs,
-        allowed: Callable[[torch.Tensor], torch.Tensor] = lambda balance: balance,
-    ) -> torch.Tensor:
+    def _stage(self, role: str, inputs: _Inputs) -> torch.Tensor:
         """Round the matrices of a stage that have a scheme for what `inputs` gives; returns the balance [K]."""
+        fields = STAGE_FIELDS[role]
         width = getattr(self._weights, fields[0]).shape[1]
         wanted = {field: self._schemes[tensor_name(self._layer, field)] for field in fields}
         schemes = {field: scheme for field, scheme in wanted.items() if scheme is not None}
@@ -144,6 +142,7 @@ class LayerSolver:
         for part, values in self._tokens.map(inputs):
             if schemes:  # a stage that stays float still has to pass its inputs on
                 moments.add(values.flatten(0, 1), held_out=self._tokens.is_held_out(part))
+        allowed = partial(foldable, role=role, config=self._config)
         solution = (
             solve_stage({field: getattr(self._weights, field) for field in schemes}, schemes, moments, allowed)
             if schemes
@@ -174,11 +173,6 @@ class LayerSolver:
         elif (balance != 1).any():
             self._set_float(field, getattr(self._weights, field) / divisor)
 
-    def _shared_by_heads(self, balance: torch.Tensor) -> torch.Tensor:
-        heads = balance.view(self._config.num_key_value_heads, -1, self._config.head_dim)
-        mean = heads.log().mean(dim=1, keepdim=True).exp()
-        return _power_of_two(mean.expand_as(heads).reshape(-1))
-
     def _normed(self, hidden: torch.Tensor, field: str) -> torch.Tensor:
         return normalize(hidden, getattr(self._weights, field), self._config)
 
@@ -189,13 +183,9 @@ class LayerSolver:
     def _replace(self, field: str, values: torch.Tensor) -> None:
         self._weights = dataclasses.replace(self._weights, **{field: values})
 
-    def _release(self, *fields: str) -> None:
+    def _release(self, role: str) -> None:
         """Forget matrices that no later stage needs: memory stays at what one stage holds."""
-        self._weights = dataclasses.replace(self._weights, **dict.fromkeys(fields, torch.empty(0)))
+        self._weights = dataclasses.replace(self._weights, **dict.fromkeys(STAGE_FIELDS[role], torch.empty(0)))
 
     def _stream(self, name: str, width: int) -> Stream:
         return Stream(self._folder / f"{name}.bin", self._tokens, width)
-
-
-def _power_of_two(balance: torch.Tensor) -> torch.Tensor:
-    return torch.exp2(balance.log2().round())

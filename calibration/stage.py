@@ -7,12 +7,13 @@ held-out tokens, never by the loss that the solver itself lowered. What a stage 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from calibration.balance import balance_of
 from calibration.gptq import InverseFactor, factorize, round_channels
 from calibration.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
 from calibration.moments import Moments
@@ -90,18 +91,12 @@ def solve_stage(
     factor = factorize(moments.hessian)
     problem = _Problem(moments, factor)
     rms = factor.importance.sqrt()
-    balances = {exponent: allowed(_balance(rms, exponent)) for exponent in EXPONENTS}
+    balances = {exponent: allowed(balance_of(rms, exponent)) for exponent in EXPONENTS}
     exponent = _best_exponent(weights, schemes, problem, balances)
     tensors, reports = {}, {}
     for name, matrix in weights.items():
         tensors[name], reports[name] = _solve_matrix(matrix, schemes[name], problem, balances[exponent], exponent)
     return Solution(tensors, balances[exponent], reports)
-
-
-def _balance(rms: torch.Tensor, exponent: float) -> torch.Tensor:
-    """rms ** exponent with a geometric mean of 1 (the activation part of AWQ's scale, arXiv 2306.00978)."""
-    logarithm = rms.log() * exponent
-    return (logarithm - logarithm.mean()).exp()
 
 
 def _best_exponent(
@@ -111,10 +106,9 @@ def _best_exponent(
     balances: Mapping[float, torch.Tensor],
 ) -> float:
     """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss."""
-    total = sum(len(matrix) for matrix in weights.values())
-    step = max(1, total // _SAMPLED_ROWS)
+    sample = dict(zip(weights, _sampled(list(weights.values()))))
     samples = {
-        scheme: torch.cat([matrix[step // 2 :: step] for name, matrix in weights.items() if schemes[name] == scheme])
+        scheme: torch.cat([sample[name] for name in weights if schemes[name] == scheme])
         for scheme in dict.fromkeys(schemes.values())
     }
 
@@ -124,6 +118,31 @@ def _best_exponent(
 
     losses = dict(zip(balances, ordered_map(loss, balances)))
     return min(losses, key=lambda exponent: losses[exponent])
+
+
+def _sampled(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Every n-th row of each matrix, about _SAMPLED_ROWS in all."""
+    step = max(1, sum(map(len, matrices)) // _SAMPLED_ROWS)
+    return [matrix[step // 2 :: step] for matrix in matrices]
+
+
+def sampled_losses(
+    matrices: Sequence[torch.Tensor], schemes: Sequence[Scheme | None], moments: Moments, balance: torch.Tensor
+) -> list[float]:
+    """What GPTQ loses on held-out tokens at each scheme (None: nothing), on a sample of the rows of `matrices`.
+
+    Squared output error of the sampled rows; only comparable between schemes.
+    """
+    problem = _Problem(moments, factorize(moments.hessian))
+    rows = torch.cat(_sampled(matrices))
+
+    def loss(scheme: Scheme | None) -> float:
+        if scheme is None:
+            return 0.0
+        steps, grid = problem.gptq(rows, scheme, balance)
+        return problem.loss(rows, dequantized(steps, grid))
+
+    return list(ordered_map(loss, schemes))
 
 
 def _solve_matrix(

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.journal import Journal
-from calibration.layer import STAGES, LayerResult, LayerSolver
-from calibration.rtn import round_to_nearest
+from calibration.layer import LayerResult, LayerSolver
+from calibration.rounded import embed_rounded
 from calibration.streams import Stream, Tokens
+from calibration.units import STAGE_FIELDS
 from q3edge.errors import InputError
 from q3edge.progress import Progress
 from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
-from q3edge.reference.model import embed
 from q3edge.reference.rotary import RotaryTables
 from q3edge.scheme import Scheme
 from q3edge.weights import EMBEDDING, WeightSource
@@ -47,15 +47,15 @@ class Walk:
         if sequences < 2:
             raise InputError(f"calibration data: {sequences} row of {length} tokens; expected at least 2, give more")
         self._source, self._schemes, self._token_ids, self._journal = source, schemes, token_ids, journal
-        self.tokens = Tokens(sequences, length, max(1, round(sequences * HELD_OUT)), bfloat16)
+        self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
 
     def run(self, progress: Progress) -> Stream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
         layers = self._source.config.num_hidden_layers
         sound = {n for n in self._journal.finished_layers() if self._journal.load(n, self._schemes) is not None}
         begin = self._first_boundary(sound)
-        with progress.task("calibrate", layers * STAGES) as advance:
-            advance(begin * STAGES)
+        with progress.task("calibrate", layers * len(STAGE_FIELDS)) as advance:
+            advance(begin * len(STAGE_FIELDS))
             before = self._states(begin)
             if begin == 0:
                 self._embed(before)
@@ -70,7 +70,7 @@ class Walk:
                 else:
                     self._pass_through(layer, result, before, after)
                     after.commit()
-                    advance(STAGES)
+                    advance(len(STAGE_FIELDS))
                 before.delete()
                 before = after
         return before
@@ -107,13 +107,8 @@ class Walk:
 
     def _embed(self, states: Stream) -> None:
         """The rows of the embedding that occur, rounded as they will be."""
-        scheme = self._schemes[EMBEDDING]
         for part in self.tokens.parts:
-            rows = embed(self._source, self._token_ids[part])
-            if scheme is not None:
-                rounded = round_to_nearest(rows.flatten(0, 1).numpy(), scheme).dequantize()
-                rows = torch.from_numpy(rounded).view_as(rows)
-            states.write(part, rows)
+            states.write(part, embed_rounded(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
         states.commit()
 
     def _pass_through(self, layer: int, result: LayerResult, before: Stream, after: Stream) -> None:
@@ -125,6 +120,11 @@ class Walk:
 
         for _ in self.tokens.map(forward):
             pass
+
+
+def held_out_rows(sequences: int) -> int:
+    """How many of `sequences`, the last ones, judge."""
+    return max(1, round(sequences * HELD_OUT))
 
 
 def rounded_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:

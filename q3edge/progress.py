@@ -15,6 +15,9 @@ class Progress(Protocol):
     def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """Begin one named piece of work of `total` units; leaving the block ends it."""
 
+    def note(self, text: str) -> None:
+        """One line for the person watching, between two pieces of work."""
+
 
 class Silent:
     """Reports nothing."""
@@ -23,3 +26,6 @@ class Silent:
     def task(self, label: str, total: int) -> Iterator[Advance]:
         """Accept the calls and do nothing."""
         yield lambda _count: None
+
+    def note(self, text: str) -> None:
+        """Ignore it."""

@@ -119,6 +119,15 @@ class Recipe:
         rules = [{"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} for r in self.rules]
         return {"method": self.method, "rules": rules}
 
+    def to_toml(self) -> str:
+        """The TOML that `load` reads back as this recipe."""
+        lines = [f'method = "{self.method}"']
+        for rule in self.rules:
+            settings = {"float": True} if rule.scheme is None else rule.scheme.to_json()
+            lines += ["", "[[rule]]", f"match = {json.dumps(rule.match)}"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None]
+        return "\n".join([*lines, ""])
+
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON: two recipes that do the same written the same have the same digest."""

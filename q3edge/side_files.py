@@ -14,6 +14,7 @@ TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_CONFIG_FILE = "generation_config.json"
+RECIPE_FILE = "recipe.toml"  # how the weights were quantized, where a budget decided it
 SIDE_FILES = (
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -23,6 +24,7 @@ SIDE_FILES = (
     "vocab.json",
     "merges.txt",
     GENERATION_CONFIG_FILE,
+    RECIPE_FILE,
 )
 
 

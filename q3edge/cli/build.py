@@ -12,6 +12,7 @@ from q3edge.cli.console import (
     build_calibration,
     build_recipe,
     calibration_options,
+    check_budget_flags,
     emit_json,
     json_option,
     output_option,
@@ -65,6 +66,7 @@ def build(
             "--format float is not quantized: leave out --recipe, --group-size, --symmetric, --method, --calibration "
             "and --tune"
         )
+    check_budget_flags(calibration_flags, format_name, group_size, symmetric, recipe_file)
     recipe = None if format_name == FLOAT else build_recipe(format_name, group_size, symmetric, recipe_file, method)
     from q3edge.cli.tables import validation_table
     from q3edge.pipeline.build import build_artifact

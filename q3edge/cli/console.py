@@ -6,6 +6,7 @@ Data goes to stdout, everything else to stderr; progress bars appear only on a t
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -61,8 +62,19 @@ def recipe_options(command: Command) -> Command:
 
 
 def calibration_options(command: Command) -> Command:
-    """--calibration, --samples, --seq-len, --seed, --tune and --restart, as `build_calibration` takes them."""
+    """The flags of calibration, from --calibration to --target-bpw, as `build_calibration` takes them."""
     for option in (
+        click.option(
+            "--target-bpw",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="BITS",
+            help="As --target-size, in bits per weight of the whole model: 4.5.",
+        ),
+        click.option(
+            "--target-size",
+            metavar="SIZE",
+            help="Choose every layer's format for the best accuracy in an ONNX model of this size: 350MB, 1.2GB.",
+        ),
         click.option(
             "--tune", is_flag=True, help="Then train scales and norms on the float model's predictions (slow, better)."
         ),
@@ -84,12 +96,49 @@ def calibration_options(command: Command) -> Command:
 
 
 def build_calibration(
-    calibration_texts: tuple[Path, ...], samples: int | None, seq_len: int | None, seed: int, restart: bool, tune: bool
+    calibration_texts: tuple[Path, ...],
+    samples: int | None,
+    seq_len: int | None,
+    seed: int,
+    restart: bool,
+    tune: bool,
+    target_size: str | None,
+    target_bpw: float | None,
 ) -> Calibration:
     """What the flags of `calibration_options` ask for."""
-    from q3edge.pipeline.calibrate import SAMPLES, SEQ_LEN, Calibration
+    from q3edge.pipeline.calibrate import SAMPLES, SEQ_LEN, Budget, Calibration
 
-    return Calibration(calibration_texts, samples or SAMPLES, seq_len or SEQ_LEN, seed, restart=restart, tune=tune)
+    budget = None
+    if target_size is not None or target_bpw is not None:
+        budget = Budget(None if target_size is None else _parse_size(target_size), target_bpw)
+    return Calibration(
+        calibration_texts, samples or SAMPLES, seq_len or SEQ_LEN, seed, restart=restart, tune=tune, budget=budget
+    )
+
+
+def _parse_size(text: str) -> int:
+    """Bytes of 350MB, 1.2GB or 90000000; units are decimal unless written with an i (MiB)."""
+    from q3edge.errors import UsageError
+
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?)b?|b)?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"--target-size {text!r}: expected a size such as 350MB or 1.2GB")
+    number, unit, binary = found.groups()
+    power = " kmg".index(unit.lower()) if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def check_budget_flags(flags: Mapping[str, Any], *fixed: object) -> None:
+    """UsageError: both targets, or one beside flags that fix the formats, given as `fixed`."""
+    from q3edge.errors import UsageError
+
+    targets = [flags["target_size"], flags["target_bpw"]]
+    if all(target is not None for target in targets):
+        raise UsageError("--target-size and --target-bpw say the same: give one")
+    if any(target is not None for target in targets) and any(value is not None for value in fixed):
+        raise UsageError(
+            "a target chooses the formats itself: leave out --format, --group-size, --symmetric/--asymmetric, --recipe"
+        )
 
 
 def build_recipe(
@@ -138,7 +187,7 @@ def emit_json(value: Mapping[str, Any]) -> None:
 
 
 class TerminalProgress:
-    """Rich bars with rate-based ETA on stderr; silent when stderr is not a terminal."""
+    """Rich bars with rate-based ETA on stderr, only where that is a terminal; lines on stderr everywhere."""
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
@@ -155,3 +204,7 @@ class TerminalProgress:
         with bar:
             handle = bar.add_task(label, total=total)
             yield lambda count: bar.advance(handle, count)
+
+    def note(self, text: str) -> None:
+        """See q3edge.progress.Progress."""
+        say(text)

@@ -12,6 +12,7 @@ from q3edge.cli.console import (
     build_calibration,
     build_recipe,
     calibration_options,
+    check_budget_flags,
     emit_json,
     json_option,
     output_option,
@@ -47,6 +48,7 @@ def quantize(
 
     DIR is a checkpoint in the compressed-tensors layout, which transformers reads too.
     """
+    check_budget_flags(calibration_flags, format_name, group_size, symmetric, recipe_file)
     recipe = build_recipe(format_name, group_size, symmetric, recipe_file, method)
     from q3edge.pipeline.quantize import quantize_checkpoint
 

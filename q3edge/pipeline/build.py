@@ -89,6 +89,8 @@ def _quantized(
         yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=output.parent) as name:
-        write_quantized(checkpoint, recipe, Path(name), calibration, work=work_folder(output), progress=progress)
+        write_quantized(
+            checkpoint, recipe, Path(name), calibration, work=work_folder(output), progress=progress, exported=True
+        )
         with QuantizedCheckpoint.open(Path(name)) as quantized:
             yield quantized

@@ -21,19 +21,35 @@ from calibration.stage import TensorReport
 from calibration.walk import Walk
 from q3edge.artifact import Manifest, Notice
 from q3edge.checkpoint import Checkpoint
+from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
 from q3edge.machine import has_fast_bfloat16
+from q3edge.pipeline.forecast import Workload
+from q3edge.pipeline.outlook import outlook
 from q3edge.progress import Progress
 from q3edge.recipe import AUTO, Recipe
 from q3edge.runtime.chat_template import ChatTemplate
 from q3edge.runtime.tokenizer import Tokenizer
-from q3edge.scheme import Scheme
 from q3edge.side_files import TOKENIZER_FILE
 from q3edge.version import VERSION
 from q3edge.weights import tensor_shapes
 
 SAMPLES, SEQ_LEN = 128, 512
 _LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds and calibration is asked for by name
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Of the exported ONNX model, graph and weights: bytes, or bits for each weight; one of the two is given."""
+
+    size: int | None = None
+    bits_per_weight: float | None = None
+
+    def bytes_for(self, config: Qwen3Config) -> int:
+        """The bytes that a model may take."""
+        if self.bits_per_weight is None:
+            return self.size or 0
+        return int(self.bits_per_weight * sum(map(math.prod, tensor_shapes(config).values())) / 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +63,14 @@ class Calibration:
     shares: Mapping[str, float] | None = None
     tune: bool = False
     restart: bool = False
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What a calibration gave; `layers` reads the results one by one. Empty where there was none."""
+    """What a calibration by `recipe` gave; `layers` reads the results one by one. Empty where there was none."""
 
+    recipe: Recipe
     layers: Callable[[], Iterator[LayerResult]] = lambda: iter(())
     notices: tuple[Notice, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -74,16 +92,22 @@ def discard_work(output: Path, manifest: Manifest) -> None:
 def choose_method(
     checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None
 ) -> tuple[Recipe, tuple[Notice, ...]]:
-    """The recipe with its method decided. InputError: gptq was asked for, but the model has experts or no tokenizer.
+    """The recipe with its method decided. InputError: it needs calibration, but the model has experts or no tokenizer.
 
     auto is gptq where texts were given or a model is large and has 4 bits or fewer, and rtn elsewhere.
     """
     obstacle = _obstacle(checkpoint)
     if recipe.method == "gptq" and obstacle:
         raise InputError(f"{checkpoint.folder}: {obstacle}; choose --method rtn")
-    wanted = calibration is not None and (bool(calibration.texts) or calibration.tune)
+    if obstacle and calibration is not None and calibration.budget:
+        raise InputError(
+            f"{checkpoint.folder}: {obstacle}, so no format can be chosen by --target-size or --target-bpw"
+        )
+    wanted = calibration is not None and (bool(calibration.texts) or calibration.tune or bool(calibration.budget))
     if recipe.method == "rtn" and wanted:
-        raise UsageError("--method rtn uses no text and is not tuned: leave out --calibration and --tune")
+        raise UsageError(
+            "--method rtn uses no text, is not tuned and has no budget: leave out --calibration, --tune and --target-*"
+        )
     if recipe.method != AUTO:
         return recipe, ()
     if not (wanted or _is_large(checkpoint, recipe)):
@@ -110,37 +134,56 @@ def _is_large(checkpoint: Checkpoint, recipe: Recipe) -> bool:
 @contextmanager
 def calibrated(
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
     recipe: Recipe,
     calibration: Calibration,
     model_digest: str,
     work: Path,
     progress: Progress,
+    *,
+    exported: bool = False,
 ) -> Iterator[Calibrated]:
     """Calibrate in `work`, or go on where an earlier process stopped with the same model, recipe and tokens.
 
-    UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk full.
+    exported: an ONNX model follows while `work` is still there, which the disk has to hold too.
+    UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk cannot
+    hold it, which is found before anything is written.
     """
     tokens = load_tokens(checkpoint, calibration)
-    bfloat16 = has_fast_bfloat16()
-    inputs = {
+    schemes, bfloat16 = recipe.resolve(checkpoint.config), has_fast_bfloat16()
+    sequences, length = tokens.token_ids.shape
+    load = Workload(checkpoint.config, schemes, sequences, length, calibration.tune, exported)
+    inputs = run_inputs(model_digest, tokens) | {"recipe": recipe.digest}
+    journal = Journal(work, inputs, restart=calibration.restart)
+    finished = 0 if calibration.restart else len(journal.finished_layers())
+    ahead = outlook(load, work, bfloat16=bfloat16, finished=finished)
+    with journal:
+        for line in ahead:
+            progress.note(line)
+        walk = Walk(checkpoint, schemes, tokens.token_ids, journal, bfloat16=bfloat16)
+        walk.run(progress).close()
+        yield calibrated_walk(recipe, walk, tokens)
+
+
+def run_inputs(model_digest: str, tokens: CalibrationSet) -> dict[str, str]:
+    """What decides the result of a calibration, beside the recipe."""
+    return {
         "model": model_digest,
-        "recipe": recipe.digest,
         "calibration tokens": tokens.digest,
         "q3edge version": VERSION,
         "torch version": torch.__version__,
-        "bfloat16": str(bfloat16),
+        "bfloat16": str(has_fast_bfloat16()),
     }
-    with Journal(work, inputs, restart=calibration.restart) as journal:
-        walk = Walk(checkpoint, schemes, tokens.token_ids, journal, bfloat16=bfloat16)
-        walk.run(progress).close()
-        reports = {name: report for result in walk.results() for name, report in result.reports.items()}
-        metrics = {
-            "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": bfloat16},
-            "tensors": {name: asdict(report) for name, report in reports.items()},
-        }
-        notices = tokens.notices + _report_notices(reports)
-        yield Calibrated(walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
+
+
+def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calibrated:
+    """What a finished walk gave."""
+    reports = {name: report for result in walk.results() for name, report in result.reports.items()}
+    metrics = {
+        "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": walk.tokens.bfloat16},
+        "tensors": {name: asdict(report) for name, report in reports.items()},
+    }
+    notices = tokens.notices + _report_notices(reports)
+    return Calibrated(recipe, walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
 
 
 def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> CalibrationSet:

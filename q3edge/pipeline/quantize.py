@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from q3edge.artifact import Manifest, Notice, staged_directory, tool_versions
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import CONFIG_FILE, read_json_object
+from q3edge.pipeline.allocate import allocated
 from q3edge.pipeline.calibrate import Calibrated, Calibration, calibrated, choose_method, discard_work, work_folder
 from q3edge.pipeline.tune import tune_folder
 from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
 from q3edge.scheme import Scheme
-from q3edge.side_files import copy_side_files
+from q3edge.side_files import RECIPE_FILE, copy_side_files
 from q3edge.tensor import QuantizedTensor
 from q3edge.weights import tensor_shapes
 
@@ -59,21 +60,22 @@ def write_quantized(
     *,
     work: Path,
     progress: Progress,
+    exported: bool = False,
 ) -> Manifest:
-    """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished."""
+    """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished.
+
+    exported: an ONNX model is made from `folder` next, beside it.
+    """
     recipe, notices = choose_method(checkpoint, recipe, calibration)
-    schemes = recipe.resolve(checkpoint.config)
     digest = checkpoint.digest()
-    solving = (
-        calibrated(checkpoint, schemes, recipe, calibration or Calibration(), digest, work, progress)
-        if recipe.method == "gptq"
-        else nullcontext(Calibrated())
-    )
-    with solving as found:
+    with _solving(checkpoint, recipe, calibration or Calibration(), digest, work, progress, exported) as found:
+        schemes = found.recipe.resolve(checkpoint.config)
         at_limits = _write_weights(checkpoint, schemes, found, folder, progress)
         metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
+        if "allocation" in metrics:
+            (folder / RECIPE_FILE).write_text(found.recipe.to_toml(), encoding="utf-8")
         notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
         if at_limits:
             detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
@@ -81,12 +83,29 @@ def write_quantized(
         manifest = Manifest(
             kind="quantized",
             parent_digest=digest,
-            recipe=recipe.to_json(),
+            recipe=found.recipe.to_json(),
             notices=notices,
             metrics=metrics,
             versions=tool_versions("torch", "numpy"),
         )
         return manifest.save(folder)
+
+
+def _solving(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration,
+    digest: str,
+    work: Path,
+    progress: Progress,
+    exported: bool,
+) -> AbstractContextManager[Calibrated]:
+    """What has to be known before a weight is written: nothing, a calibration, or one within a budget."""
+    if recipe.method != "gptq":
+        return nullcontext(Calibrated(recipe))
+    if calibration.budget is None:
+        return calibrated(checkpoint, recipe, calibration, digest, work, progress, exported=exported)
+    return allocated(checkpoint, calibration, calibration.budget, digest, work, progress, exported=exported)
 
 
 def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:

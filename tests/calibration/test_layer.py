@@ -10,8 +10,9 @@ import torch
 from calibration_support import Schemes, linear_schemes, outlier_model, random_tokens, stored_states
 
 from calibration import stage
-from calibration.layer import STAGES, LayerResult, LayerSolver
+from calibration.layer import LayerResult, LayerSolver
 from calibration.streams import Stream, Tokens
+from calibration.units import STAGE_FIELDS
 from calibration.walk import rounded_layer
 from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
 from q3edge.reference.model import embed
@@ -88,7 +89,7 @@ def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str
     assert folded == {"input_layernorm.weight", "post_attention_layernorm.weight"}
     assert {report.balance_exponent for report in found.result.reports.values()} == {0.5}
     assert found.error(found.rounded()) < 0.02
-    assert found.advanced == [1] * STAGES
+    assert found.advanced == [1] * len(STAGE_FIELDS)
     assert found.left == ["after", "before"]  # what was spilled meanwhile is gone
 
 

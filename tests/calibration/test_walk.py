@@ -18,8 +18,8 @@ from calibration_support import (
 )
 
 from calibration.journal import Journal
-from calibration.layer import STAGES
 from calibration.rtn import round_to_nearest
+from calibration.units import STAGE_FIELDS
 from calibration.walk import Walk, rounded_layer
 from q3edge.errors import InputError
 from q3edge.reference.layer import decoder_layer
@@ -169,4 +169,4 @@ def test_progress_ends_at_its_total_the_first_time_and_after(tmp_path: Path) -> 
         progress = Counted()
         with Journal(tmp_path, {}) as journal:
             Walk(source, linear_schemes(source, INT4), TRAINING[:6], journal).run(progress).close()
-        assert progress.done == progress.total == 2 * STAGES
+        assert progress.done == progress.total == 2 * len(STAGE_FIELDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_work_of_another_command_is_neither_used_nor_lost(tmp_path: Path) -> Non
     assert q3edge(output, *OWN_TEXT, "--group-size", "64", "--restart").returncode == 0
 
 
+@pytest.mark.slow
+def test_what_it_will_take_is_said_beside_the_data(tmp_path: Path) -> None:
+    result = q3edge(tmp_path / "out", *OWN_TEXT, "--json")
+    assert result.returncode == 0, result.stderr
+    assert set(json.loads(result.stdout)) == {"output", "metrics"}
+    expected = r"calibration on 16 rows of 64 tokens: about \d+ (s|min), \d+ MB of memory, \d+ MB of disk"
+    assert re.fullmatch(expected, result.stderr.splitlines()[0]), result.stderr
+
+
 def test_rounding_takes_no_text(tmp_path: Path) -> None:
     result = q3edge(tmp_path / "out", "--method", "rtn", *OWN_TEXT)
     assert result.returncode == 2
@@ -97,3 +107,31 @@ def test_bad_input_24_calibration_text(content: bytes, message: str, tmp_path: P
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--target-size", "12x"], "--target-size '12x': expected a size such as 350MB or 1.2GB"),
+        (["--target-size", "1MB", "--target-bpw", "4"], "--target-size and --target-bpw say the same: give one"),
+        (["--target-bpw", "4", "--group-size", "32"], "a target chooses the formats itself: leave out --format"),
+        (["--target-bpw", "4", "--method", "rtn"], "--method rtn uses no text, is not tuned and has no budget"),
+        (["--target-bpw", "1", *SMALL], "the smallest that this model can be is"),
+    ],
+)
+def test_a_target_that_cannot_be_met_is_refused(flags: list[str], message: str, tmp_path: Path) -> None:
+    result = q3edge(tmp_path / "out", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_target_is_kept_to_and_says_what_it_chose(tmp_path: Path) -> None:
+    result = q3edge(tmp_path / "out", *OWN_TEXT, "--target-size", "1.7MB", "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["metrics"]["allocation"]
+    assert found["budget_bytes"] == 1_700_000
+    assert found["plans"][found["plan"]]["bytes"] <= 1_700_000
+    assert "kept: " in result.stderr
+    assert (tmp_path / "out" / "recipe.toml").exists()

@@ -1,0 +1,159 @@
+"""A budget of bytes as part of `quantize`: which scheme each unit of the model gets, decided by true KL.
+
+Costs are measured on the float model, shared out by an exact knapsack, and the plans calibrated in full next to the
+best uniform one that fits; whichever has the smallest KL on held-out tokens is kept. So a budget never gives something
+worse, on those, than one format for all would have.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibration.data import CalibrationSet
+from calibration.divergence import mean_kl
+from calibration.journal import Journal
+from calibration.rounded import RoundedTables
+from calibration.sensitivity import Sensitivity
+from calibration.streams import Stream
+from calibration.units import Unit
+from calibration.walk import Walk, held_out_rows
+from q3edge.checkpoint import Checkpoint
+from q3edge.machine import has_fast_bfloat16
+from q3edge.pipeline.calibrate import Budget, Calibrated, Calibration, calibrated_walk, load_tokens, run_inputs
+from q3edge.pipeline.forecast import Workload
+from q3edge.pipeline.outlook import outlook
+from q3edge.pipeline.plans import PLANS, Plan, check_budget, label, largest_plan, make_plans, widths_of
+from q3edge.progress import Progress
+from q3edge.reference.layer import normalize, read_tensor
+from q3edge.reference.model import LogitsHead, hidden_states
+from q3edge.weights import FINAL_NORM
+
+_COSTS, _JUDGED = "costs", "judged"
+
+
+@contextmanager
+def allocated(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    budget: Budget,
+    model_digest: str,
+    work: Path,
+    progress: Progress,
+    *,
+    exported: bool = False,
+) -> Iterator[Calibrated]:
+    """Calibrate in `work` by the best recipe within `budget`, or go on where an earlier process stopped.
+
+    Errors are those of `calibrated`, and UsageError where nothing fits the budget.
+    """
+    config, tokens = checkpoint.config, load_tokens(checkpoint, calibration)
+    limit = budget.bytes_for(config)
+    check_budget(config, limit)
+    sequences, length = tokens.token_ids.shape
+    schemes = largest_plan(config).recipe.resolve(config)
+    load = Workload(config, schemes, sequences, length, calibration.tune, exported)
+    inputs = run_inputs(model_digest, tokens)
+    ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
+    with Journal(work, inputs | {"budget": str(limit)}, restart=calibration.restart) as journal:
+        for line in ahead:
+            progress.note(line)
+        contest = _Contest(checkpoint, tokens, inputs, journal, progress)
+        plans = make_plans(config, contest.costs(), limit)
+        kl = contest.judge(plans)
+        best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
+        progress.note(f"kept: {best.name} plan, KL {kl[best.name]:.4f} on held-out tokens")
+        with contest.walked(best) as (walk, _):
+            found = calibrated_walk(best.recipe, walk, tokens)
+            yield replace(found, metrics=found.metrics | {"allocation": _to_json(limit, best, plans, kl)})
+
+
+class _Contest:
+    """Measures, calibrates and judges plans; what is finished is durable in `journal`, each plan in its own folder."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokens: CalibrationSet,
+        inputs: dict[str, str],
+        journal: Journal,
+        progress: Progress,
+    ) -> None:
+        self._checkpoint, self._ids, self._inputs = checkpoint, tokens.token_ids, inputs
+        self._journal, self._progress = journal, progress
+        self._held_out = held_out_rows(len(tokens.token_ids))
+        self._bfloat16 = has_fast_bfloat16()
+
+    def costs(self) -> dict[Unit, Sequence[float]]:
+        """Nats by unit and width."""
+        widths = widths_of(self._checkpoint.config)
+        stored = self._journal.recall(_COSTS)
+        if stored is None:
+            measure = Sensitivity(
+                self._checkpoint, widths, self._ids, self._held_out, self._journal.folder, bfloat16=self._bfloat16
+            )
+            stored = {unit.name: values for unit, values in measure.run(self._progress).items()}
+            self._journal.store(_COSTS, stored)
+        return {unit: stored[unit.name] for unit in widths}
+
+    def judge(self, plans: Sequence[Plan]) -> dict[str, float]:
+        """KL on held-out tokens by the plan's name. Only the best plan's folder stays."""
+        judged: dict[str, float] = self._journal.recall(_JUDGED) or {}
+        for number, plan in enumerate(plans, 1):
+            if plan.name not in judged:
+                self._progress.note(
+                    f"plan {number} of {len(plans)}, {plan.name}: {plan.size / 1e6:.1f} MB, "
+                    f"KL {plan.predicted_kl:.4f} predicted"
+                )
+                with self.walked(plan) as (_, states):
+                    judged[plan.name] = self._held_out_kl(plan, states)
+                self._journal.store(_JUDGED, judged)
+            best = min(judged, key=lambda name: judged[name])
+            for name in judged:
+                if name != best:
+                    shutil.rmtree(self._journal.folder / name, ignore_errors=True)
+        return judged
+
+    @contextmanager
+    def walked(self, plan: Plan) -> Iterator[tuple[Walk, Stream]]:
+        """The finished walk of a plan, and the hidden states behind the last layer."""
+        schemes = plan.recipe.resolve(self._checkpoint.config)
+        inputs = self._inputs | {"recipe": plan.recipe.digest}
+        with Journal(self._journal.folder / plan.name, inputs) as journal:
+            walk = Walk(self._checkpoint, schemes, self._ids, journal, bfloat16=self._bfloat16)
+            states = walk.run(self._progress)
+            try:
+                yield walk, states
+            finally:
+                states.close()
+
+    def _held_out_kl(self, plan: Plan, states: Stream) -> float:
+        source = self._checkpoint
+        norm = read_tensor(source, FINAL_NORM)
+        own = states.read(slice(len(self._ids) - self._held_out, len(self._ids))).flatten(0, 1)
+        head = LogitsHead(RoundedTables(source, plan.recipe.resolve(source.config)))
+        return mean_kl(LogitsHead(source), self._float_states, head, [normalize(own, norm, source.config)])[0]
+
+    @cached_property
+    def _float_states(self) -> torch.Tensor:
+        """Of the float model after the final norm, on held-out tokens, float32 [T, H]."""
+        ids = self._ids[len(self._ids) - self._held_out :]
+        return hidden_states(self._checkpoint, ids, progress=self._progress, label="float model").flatten(0, 1)
+
+
+def _to_json(limit: int, best: Plan, plans: Sequence[Plan], kl: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "budget_bytes": limit,
+        "plan": best.name,
+        "plans": {
+            plan.name: {"bytes": plan.size, "predicted_kl": plan.predicted_kl, "kl": kl[plan.name]} for plan in plans
+        },
+        "units": {unit.name: label(scheme) for unit, scheme in best.schemes.items()},
+    }

@@ -1,0 +1,172 @@
+"""Ways to spend a budget of bytes on a model: pure planning, from what every unit costs at every width."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.allocation import Choice, allocate
+from calibration.units import TABLES, Unit, units_of
+from q3edge.config import Qwen3Config
+from q3edge.errors import UsageError
+from q3edge.recipe import Recipe, Rule
+from q3edge.scheme import Scheme
+from q3edge.weights import tensor_shapes
+
+_LAYER_WIDTHS: tuple[Scheme | None, ...] = (
+    Scheme(2, 16, False),
+    Scheme(4, 128, False),
+    Scheme(4, 64),
+    Scheme(4, 64, False),
+    Scheme(4, 32),
+    Scheme(4, 32, False),
+    Scheme(4, 16),
+    Scheme(8, 128),
+    Scheme(8, 32),
+    None,
+)
+_TABLE_WIDTHS: tuple[Scheme | None, ...] = (
+    Scheme(4, 32),
+    Scheme(4, 32, False),
+    Scheme(4, 16, False),
+    Scheme(8, 32),
+    Scheme(8, 16),
+    None,
+)
+_FLOAT_BYTES = 4  # of a weight that stays float, as exported
+_GRAPH_BYTES = 10_000  # of the ONNX graph by layer: 9 000 on the models measured
+PLANS = 3  # at most, that are worth a calibration each
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to spend a budget: the scheme of every unit, its bytes in all and the KL that was predicted for it."""
+
+    name: str
+    schemes: Mapping[Unit, Scheme | None]
+    size: int
+    predicted_kl: float
+
+    @property
+    def recipe(self) -> Recipe:
+        """Rules for all tensors, the commonest scheme of the layers last and once."""
+        common = Counter(scheme for unit, scheme in self.schemes.items() if unit.layer is not None).most_common(1)[0][0]
+        rules = [
+            Rule(tensor.removesuffix(".weight"), scheme)
+            for unit, scheme in self.schemes.items()
+            if unit.layer is None or scheme != common
+            for tensor in unit.tensors
+        ]
+        return Recipe((*rules, Rule("model.layers.*_proj", common)), "gptq")
+
+
+def widths_of(config: Qwen3Config) -> dict[Unit, tuple[Scheme | None, ...]]:
+    """Every unit with the schemes that fit the shapes of its tensors."""
+    shapes = tensor_shapes(config)
+
+    def fits(unit: Unit, scheme: Scheme | None) -> bool:
+        size = scheme.group_size if scheme is not None else None
+        return size is None or all(shapes[name][-1] % size == 0 for name in unit.tensors)
+
+    return {
+        unit: tuple(s for s in (_TABLE_WIDTHS if unit.role == TABLES else _LAYER_WIDTHS) if fits(unit, s))
+        for unit in units_of(config)
+    }
+
+
+def make_plans(config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], budget: int) -> list[Plan]:
+    """The plans worth a calibration: the best uniform one that fits, the knapsack's, and that of smoothed costs.
+
+    costs: nats by unit and width. `budget` is one that `check_budget` has passed.
+    """
+    pricing = _Pricing(config, costs)
+    measured = pricing.knapsack("measured", costs, budget)
+    smoothed = pricing.knapsack("smoothed", _smoothed(costs), budget)
+    uniform = [plan for plan in pricing.uniform() if plan.size <= budget]
+    found = [min(uniform, key=lambda plan: plan.predicted_kl)] if uniform else []
+    for plan in (measured, smoothed):
+        if plan is not None and all(plan.schemes != other.schemes for other in found):
+            found.append(plan)
+    return found
+
+
+def check_budget(config: Qwen3Config, budget: int) -> None:
+    """UsageError: no plan fits `budget` bytes."""
+    least = _Pricing(config, _free(config)).least
+    if budget < least:
+        smallest = math.ceil(least / 1e3) / 1e3
+        raise UsageError(
+            f"a budget of {budget / 1e6:g} MB: the smallest that this model can be is {smallest:g} MB; give more"
+        )
+
+
+def largest_plan(config: Qwen3Config) -> Plan:
+    """The plan of the most bytes in which every matrix is rounded: none takes longer, or more memory or disk."""
+    rounded = (plan for plan in _Pricing(config, _free(config)).uniform() if None not in plan.schemes.values())
+    return max(rounded, key=lambda plan: plan.size)
+
+
+def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
+    return {unit: [0.0] * len(widths) for unit, widths in widths_of(config).items()}
+
+
+class _Pricing:
+    """Bytes and costs of every width of every unit."""
+
+    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]]) -> None:
+        shapes = tensor_shapes(config)
+        self._widths, self._costs = widths_of(config), costs
+        norms = sum(_FLOAT_BYTES * math.prod(shape) for shape in shapes.values() if len(shape) == 1)
+        self._fixed = norms + _GRAPH_BYTES * config.num_hidden_layers
+        self._sizes = {
+            unit: [sum(_stored_bytes(shapes[name], scheme) for name in unit.tensors) for scheme in widths]
+            for unit, widths in self._widths.items()
+        }
+
+    @property
+    def least(self) -> int:
+        """Bytes of the smallest plan."""
+        return self._fixed + sum(map(min, self._sizes.values()))
+
+    def plan(self, name: str, picked: Mapping[Unit, int]) -> Plan:
+        """The plan that takes the width of that number for every unit."""
+        schemes = {unit: self._widths[unit][number] for unit, number in picked.items()}
+        size = self._fixed + sum(self._sizes[unit][number] for unit, number in picked.items())
+        return Plan(name, schemes, size, sum(self._costs[unit][number] for unit, number in picked.items()))
+
+    def knapsack(self, name: str, costs: Mapping[Unit, Sequence[float]], budget: int) -> Plan | None:
+        """The plan with the smallest sum of `costs` within `budget` bytes, if there is one."""
+        units = [zip(sizes, costs[unit], strict=True) for unit, sizes in self._sizes.items()]
+        choices = [[Choice(size, cost) for size, cost in unit] for unit in units]
+        picked = allocate(choices, budget - self._fixed)
+        return None if picked is None else self.plan(name, dict(zip(self._widths, picked)))
+
+    def uniform(self) -> Iterator[Plan]:
+        """Every pair of one scheme for all layers and one for the tables."""
+        for layers in _LAYER_WIDTHS:
+            for tables in _TABLE_WIDTHS:
+                wanted = {unit: tables if unit.layer is None else layers for unit in self._widths}
+                if all(wanted[unit] in widths for unit, widths in self._widths.items()):
+                    yield self.plan("uniform", {u: widths.index(wanted[u]) for u, widths in self._widths.items()})
+
+
+def _smoothed(costs: Mapping[Unit, Sequence[float]]) -> dict[Unit, list[float]]:
+    """Each cost's geometric mean with the mean of its role over all layers: a probe of few tokens is noisy."""
+    by_role: dict[str, list[Sequence[float]]] = {}
+    for unit, values in costs.items():
+        by_role.setdefault(unit.role, []).append(values)
+    means = {role: np.mean(values, axis=0) for role, values in by_role.items()}
+    return {unit: np.sqrt(np.asarray(values) * means[unit.role]).tolist() for unit, values in costs.items()}
+
+
+def _stored_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    return _FLOAT_BYTES * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
+
+
+def label(scheme: Scheme | None) -> str:
+    """For tables: int4-g32, or float."""
+    return "float" if scheme is None else scheme.label()

@@ -1,0 +1,115 @@
+"""A budget end to end: kept to on disk, no worse than uniform, repeated by its recipe, resumed when killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calibration_support import Killed, random_tokens, solver_calls
+
+from calibration.journal import Journal
+from calibration.sensitivity import Sensitivity
+from q3edge.artifact import Manifest
+from q3edge.errors import UsageError
+from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.calibrate import Budget, Calibration, work_folder
+from q3edge.pipeline.quantize import quantize_checkpoint
+from q3edge.recipe import Recipe
+from q3edge.side_files import RECIPE_FILE
+from runtime_support import write_tokenizer
+from support import write_checkpoint
+
+BITS = 5.2
+
+
+class Quantizing:
+    """`quantize_checkpoint` of a small model to a number of bits per weight."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, self.output, self.tokens = write_checkpoint(folder / "model"), folder / "out", folder / "tokens.npy"
+        write_tokenizer(self.model)
+        np.save(self.tokens, random_tokens(12, 32, vocab=300))
+
+    def __call__(self, bits: float | None = BITS, recipe: Recipe | None = None) -> dict[str, bytes]:
+        budget = None if bits is None else Budget(bits_per_weight=bits)
+        quantize_checkpoint(
+            str(self.model),
+            self.output,
+            recipe or Recipe.for_format("int4"),
+            Calibration((self.tokens,), budget=budget),
+            overwrite=True,
+        )
+        return {path.name: path.read_bytes() for path in self.output.iterdir()}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(Manifest.load(self.output).metrics)
+
+
+def test_the_best_plan_within_the_budget_is_kept_and_its_recipe_repeats_it(tmp_path: Path) -> None:
+    quantize = Quantizing(tmp_path)
+    files = quantize()
+    found = quantize.metrics["allocation"]
+    plans = found["plans"]
+    assert found["plan"] == min(plans, key=lambda name: plans[name]["kl"])
+    assert plans[found["plan"]]["kl"] <= plans["uniform"]["kl"]
+    assert len(set(found["units"].values())) > 1
+    assert all(plan["bytes"] <= found["budget_bytes"] for plan in plans.values())
+    assert not work_folder(quantize.output).exists()
+    again = quantize(bits=None, recipe=Recipe.load(quantize.output / RECIPE_FILE))
+    assert again["model.safetensors"] == files["model.safetensors"]
+    assert again["config.json"] == files["config.json"]
+
+
+def test_a_killed_budget_goes_on_with_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize = Quantizing(tmp_path)
+    whole = quantize()
+    stored: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        store = Journal.store
+
+        def then_die(journal: Journal, name: str, values: object) -> None:
+            store(journal, name, values)
+            stored.append(name)
+            if len(stored) == 2:
+                raise Killed
+
+        patch.setattr(Journal, "store", then_die)
+        with pytest.raises(Killed):
+            quantize()
+    assert stored == ["costs", "judged"]
+    assert {path.name: path.read_bytes() for path in quantize.output.iterdir()} == whole
+    measured: list[int] = []
+    monkeypatch.setattr(Sensitivity, "run", lambda *_: measured.append(1))
+    calls = solver_calls(monkeypatch)
+    assert quantize() == whole
+    assert not measured
+    assert len(calls) == 2 * (len(quantize.metrics["allocation"]["plans"]) - 1)
+
+
+def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:
+    quantize = Quantizing(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def die(*_: object) -> None:
+            raise Killed
+
+        patch.setattr(Journal, "store", die)
+        with pytest.raises(Killed):
+            quantize()
+    with pytest.raises(UsageError, match="budget changed"):
+        quantize(bits=BITS + 1)
+
+
+@pytest.mark.slow
+def test_an_exported_model_is_as_small_as_was_asked(tmp_path: Path) -> None:
+    quantize = Quantizing(tmp_path)
+    budget = 85_000
+    calibration = Calibration((quantize.tokens,), budget=Budget(size=budget))
+    text = tmp_path / "text.txt"
+    text.write_text("some words to judge on, again and again. " * 40)
+    build_artifact(str(quantize.model), tmp_path / "onnx", Recipe.for_format("int4"), calibration, texts=[text])
+    assert 0.9 * budget < sum(path.stat().st_size for path in (tmp_path / "onnx" / "onnx").iterdir()) <= budget
+    assert (tmp_path / "onnx" / RECIPE_FILE).exists()

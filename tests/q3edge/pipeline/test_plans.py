@@ -1,0 +1,57 @@
+"""Plans for a budget: within it, whole, and recipes that say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from q3edge.config import Qwen3Config
+from q3edge.errors import UsageError
+from q3edge.pipeline.plans import Plan, check_budget, largest_plan, make_plans, widths_of
+from q3edge.recipe import Recipe
+from q3edge.weights import tensor_shapes
+from support import tiny_config
+
+CONFIG = Qwen3Config.from_dict(tiny_config(num_hidden_layers=4))
+COSTS = {
+    unit: [0.0 if scheme is None else float(weight * 2.0 ** (-2 * scheme.bits)) for scheme in widths]
+    for (unit, widths), weight in zip(
+        widths_of(CONFIG).items(), np.random.default_rng(0).lognormal(0, 2, 100), strict=False
+    )
+}
+LARGEST = largest_plan(CONFIG).size
+
+
+@pytest.mark.parametrize("share", [0.55, 0.65, 0.8, 0.99])
+def test_plans_keep_to_the_budget_and_the_knapsack_predicts_least(share: float) -> None:
+    budget = int(share * LARGEST)
+    plans = {plan.name: plan for plan in make_plans(CONFIG, COSTS, budget)}
+    assert all(plan.size <= budget for plan in plans.values())
+    assert plans["measured"].predicted_kl == min(plan.predicted_kl for plan in plans.values())
+    assert len(set(plans["uniform"].schemes.values())) <= 2
+
+
+def test_a_plans_recipe_says_what_the_plan_does(tmp_path: Path) -> None:
+    plan = make_plans(CONFIG, COSTS, int(0.65 * LARGEST))[-1]
+    assert len(set(plan.schemes.values())) > 2
+    file = tmp_path / "recipe.toml"
+    file.write_text(plan.recipe.to_toml())
+    read = Recipe.load(file)
+    assert read == plan.recipe
+    schemes = read.resolve(CONFIG)
+    for unit, scheme in plan.schemes.items():
+        assert all(schemes[name] == scheme for name in unit.tensors)
+    assert all(schemes[name] is None for name, shape in tensor_shapes(CONFIG).items() if len(shape) == 1)
+
+
+def test_a_budget_below_the_smallest_plan_is_refused() -> None:
+    def fits(budget: int) -> Plan:
+        check_budget(CONFIG, budget)
+        return min(make_plans(CONFIG, COSTS, budget), key=lambda plan: plan.size)
+
+    with pytest.raises(UsageError, match=r"the smallest that this model can be is \d"):
+        fits(1000)
+    least = fits(LARGEST // 2).size
+    check_budget(CONFIG, least)
