@@ -8,7 +8,7 @@ the weights. The tables feed everything at once, so each of their widths is meas
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -106,8 +106,7 @@ class Sensitivity:
         for unit, widths in self._widths.items():
             if unit.layer == layer:
                 rounded = self._rounded(unit, weights, moments.pop(unit.role))
-                output = torch.cat([output for _, output in self._map_probe(partial(self._layer, rounded), before)])
-                begun.append(((unit, _probed_width(widths)), output))
+                begun.append(((unit, _probed_width(widths)), self._probed_output(rounded, before)))
 
         def forward(part: slice) -> None:
             self._variants.write(part, self._layer(weights, self._variants.read(part)))
@@ -117,10 +116,9 @@ class Sensitivity:
         for variant, output in begun:
             self._begin(variant, output)
 
-    def _map_probe(
-        self, function: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
-        return self._probe_tokens(1).map(lambda part: function(states[part]))
+    def _probed_output(self, weights: LayerWeights, states: torch.Tensor) -> torch.Tensor:
+        parts = self._probe_tokens(1).map(lambda part: self._layer(weights, states[part]))
+        return torch.cat([output for _, output in parts])
 
     def _layer(self, weights: LayerWeights, states: torch.Tensor) -> torch.Tensor:
         return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]], None)

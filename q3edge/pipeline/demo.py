@@ -1,6 +1,7 @@
 """The whole flow on the embedded model: build float, int8, int4 and int2, judge each on held-out questions.
 
-int2 is no format to ship: it shows in one row what too few bits do.
+int4 and int2 are calibrated on dialogues like those the model learned from. int2 is no format to ship: it shows in one
+row what too few bits do.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from q3edge.evaluation.statistics import Estimate
 from q3edge.evaluation.windows import Window
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.calibrate import Calibration
 from q3edge.progress import Progress
 from q3edge.recipe import Recipe, Rule
 from q3edge.runtime.chat_template import Message
 from q3edge.runtime.model import Model
 
 _LONGEST_ANSWER = 128
+_SHARES = {"general": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ def run_demo(output: Path, *, say: Callable[[str], None], progress: Progress) ->
         rows = []
         for name, recipe in _variants().items():
             say(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
-            rows.append(_judge(model, output / name, name, recipe, questions, progress))
+            calibration = None if recipe is None or name == "int8" else _calibration(model)
+            rows.append(_judge(model, output / name, name, recipe, calibration, questions, progress))
     return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
 
 
@@ -74,14 +78,24 @@ def _variants() -> dict[str, Recipe | None]:
     return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": Recipe(tuple(rules))}
 
 
+def _calibration(model: Path) -> Calibration:
+    return Calibration((model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES)
+
+
 def _judge(
-    model: Path, output: Path, name: str, recipe: Recipe | None, questions: Sequence[Question], progress: Progress
+    model: Path,
+    output: Path,
+    name: str,
+    recipe: Recipe | None,
+    calibration: Calibration | None,
+    questions: Sequence[Question],
+    progress: Progress,
 ) -> DemoRow:
     def windows(artifact: Path, _checkpoint: Checkpoint) -> list[Window]:
         with Model.open(artifact) as opened:
             return [_transcript(opened, question) for question in questions]
 
-    built = build_artifact(str(model), output, recipe, windows=windows, overwrite=True, progress=progress)
+    built = build_artifact(str(model), output, recipe, calibration, windows=windows, overwrite=True, progress=progress)
     with Model.open(output) as opened:
         settings = opened.settings(temperature=0.0, max_new_tokens=_LONGEST_ANSWER)
         speeds: list[float] = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
-from q3edge.recipe import Recipe
+from q3edge.formats import FORMATS
+from q3edge.recipe import Recipe, Rule
 from q3edge.scheme import Scheme
 from support import tiny_config
 
@@ -108,3 +110,12 @@ def test_group_size_that_does_not_divide_names_tensor_and_valid_sizes() -> None:
 def test_digest_follows_content(tmp_path: Path) -> None:
     assert Recipe.for_format("int4").digest == Recipe.for_format("int4", 32, False).digest
     assert Recipe.for_format("int4").digest != Recipe.for_format("int4", 64).digest
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_what_is_written_as_toml_reads_back_as_the_same_recipe(format_name: str, tmp_path: Path) -> None:
+    recipe = replace(Recipe.for_format(format_name), method="rtn")
+    recipe = replace(recipe, rules=(Rule("model.layers.0.self_attn.[qk]_proj", None), *recipe.rules))
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe.to_toml())
+    assert Recipe.load(file) == recipe
