@@ -1,19 +1,14 @@
-"""Which unit gets which width under a budget of bytes: an exact multiple-choice knapsack. Knows nothing of models."""
+"""Which unit gets which width under a budget of bytes: a multiple-choice knapsack. Knows nothing of models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
-from q3edge.errors import ResourceError
-
-_GAP = 1e-6  # relative distance to the optimum at which the solver may stop
+_MOST_STEPS = 1 << 18  # that the budget is divided into
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,37 +22,32 @@ class Choice:
 def allocate(units: Sequence[Sequence[Choice]], budget: int) -> list[int] | None:
     """For every unit the number of its choice: the smallest summed cost within `budget` bytes; None: nothing fits.
 
-    Solved as an integer program, one binary variable a choice (Kellerer, Pferschy, Pisinger 2004, chapter 11).
+    Exact by dynamic programming over the bytes beyond the smallest choices, in their common divisor (Kellerer,
+    Pferschy, Pisinger 2004, chapter 11). Where that makes more than 2**18 steps, sizes are rounded up to whole steps:
+    the budget still holds, and at most one step for each unit is left unused.
     """
     least = [min(choice.size for choice in unit) for unit in units]
     room = budget - sum(least)
     if room < 0:
         return None
-    # What choices take beyond the smallest, in their common divisor: small whole numbers, which floats add exactly.
-    extra = [choice.size - smallest for unit, smallest in zip(units, least) for choice in unit]
-    divisor = math.gcd(*extra) or 1
-    extra, room = [size // divisor for size in extra], room // divisor
-    limit = room
-    while True:
-        picked = _solve(units, extra, limit)
-        over = sum(unit[number].size for unit, number in zip(units, picked)) - budget
-        if over <= 0:
-            return picked
-        limit = max(0, limit - -(-over // divisor))  # numbers too large for the solver's tolerance
-
-
-def _solve(units: Sequence[Sequence[Choice]], sizes: Sequence[int], limit: int) -> list[int]:
-    costs = np.array([choice.cost for unit in units for choice in unit])
-    starts = np.cumsum([0, *map(len, units)])
-    # One row a unit: exactly one of its choices is taken.
-    one_each = csr_array((np.ones(len(costs)), np.arange(len(costs)), starts), shape=(len(units), len(costs)))
-    found = milp(
-        costs / max(float(costs.max()), np.finfo(float).tiny),
-        integrality=np.ones(len(costs)),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(np.array([sizes], float), -np.inf, limit)],
-        options={"mip_rel_gap": _GAP},
-    )
-    if found.x is None:
-        raise ResourceError(f"the bits could not be shared out: {found.message}")
-    return [int(np.argmax(found.x[start:stop])) for start, stop in pairwise(starts.tolist())]
+    divisor = math.gcd(*(choice.size - smallest for unit, smallest in zip(units, least) for choice in unit)) or 1
+    step = divisor * -(-room // (divisor * _MOST_STEPS)) or 1
+    steps = room // step
+    best = np.zeros(steps + 1)  # smallest cost of the units so far within 0, 1, ... steps
+    picks = np.zeros((len(units), steps + 1), np.uint8)
+    for unit, smallest, pick in zip(units, least, picks):
+        found = np.full(steps + 1, np.inf)
+        for number, choice in enumerate(unit):
+            used = -(-(choice.size - smallest) // step)
+            if used <= steps:
+                cost = best[: steps + 1 - used] + choice.cost
+                better = cost < found[used:]
+                found[used:][better] = cost[better]
+                pick[used:][better] = number
+        best = found
+    chosen: list[int] = []
+    for unit, smallest, pick in zip(reversed(units), reversed(least), reversed(picks)):
+        number = int(pick[steps])
+        chosen.append(number)
+        steps -= -(-(unit[number].size - smallest) // step)
+    return chosen[::-1]
