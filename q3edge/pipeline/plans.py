@@ -25,6 +25,7 @@ _LAYER_WIDTHS: tuple[Scheme | None, ...] = (
     Scheme(4, 32),
     Scheme(4, 32, False),
     Scheme(4, 16),
+    Scheme(4, 16, False),
     Scheme(8, 128),
     Scheme(8, 32),
     None,
