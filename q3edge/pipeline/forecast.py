@@ -1,7 +1,7 @@
 """What a calibration will take, told before it begins: seconds, memory, disk. Pure functions of shapes and speeds.
 
-Disk is exact up to headers. Seconds and memory are sums over what the code does, with factors fitted on a 2-core
-AVX-512 machine; seconds scale with this machine's speed. benchmarks/calibration_cost.py compares all three with what
+Disk is exact up to headers. Seconds and memory are sums over what the code does, with factors fitted on a 2-core AVX2
+machine; seconds scale with this machine's speed. benchmarks/calibration_cost.py compares all three with what
 happens.
 """
 
