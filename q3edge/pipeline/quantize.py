@@ -74,9 +74,9 @@ def write_quantized(
         metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
-        if "allocation" in metrics:
-            (folder / RECIPE_FILE).write_text(found.recipe.to_toml(), encoding="utf-8")
         notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
+        if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
+            (folder / RECIPE_FILE).write_text(found.recipe.to_toml(), encoding="utf-8")
         if at_limits:
             detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
             notices += (Notice("scale-beyond-float16", at_limits, detail),)

@@ -50,6 +50,7 @@ class Quantizing:
 
 def test_the_best_plan_within_the_budget_is_kept_and_its_recipe_repeats_it(tmp_path: Path) -> None:
     quantize = Quantizing(tmp_path)
+    (quantize.model / RECIPE_FILE).write_text("somebody else's")
     files = quantize()
     found = quantize.metrics["allocation"]
     plans = found["plans"]
@@ -58,7 +59,8 @@ def test_the_best_plan_within_the_budget_is_kept_and_its_recipe_repeats_it(tmp_p
     assert len(set(found["units"].values())) > 1
     assert all(plan["bytes"] <= found["budget_bytes"] for plan in plans.values())
     assert not work_folder(quantize.output).exists()
-    again = quantize(bits=None, recipe=Recipe.load(quantize.output / RECIPE_FILE))
+    recipe = Recipe.load(quantize.output / RECIPE_FILE)
+    again = quantize(bits=None, recipe=recipe)
     assert again["model.safetensors"] == files["model.safetensors"]
     assert again["config.json"] == files["config.json"]
 
