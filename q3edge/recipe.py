@@ -13,7 +13,7 @@ from typing import Any
 
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
-from q3edge.formats import FORMATS
+from q3edge.formats import CACHE_TYPES, FORMATS, CacheType
 from q3edge.scheme import Scheme
 from q3edge.weights import tensor_shapes
 
@@ -36,10 +36,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Ordered rules, the first that matches decides; what none matches stays float. `method` rounds the weights."""
+    """Ordered rules, the first that matches decides; what none matches stays float. `method` rounds the weights.
+
+    kv_cache: what keys and values are stored as while the model runs.
+    """
 
     rules: tuple[Rule, ...]
     method: str = AUTO
+    kv_cache: CacheType = "float32"
 
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
@@ -62,7 +66,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """Read a TOML recipe: optional `format`, `group_size`, `symmetric`, `method`, then `[[rule]]` tables.
+        """Read a TOML recipe: optional `format`, `group_size`, `symmetric`, `method`, `kv_cache`, `[[rule]]` tables.
 
         A rule has `match` and either `float = true` or the fields of Scheme. Rules come before those of `format`.
         """
@@ -79,17 +83,21 @@ class Recipe:
 
     @classmethod
     def _from_toml(cls, raw: Mapping[str, Any]) -> Recipe:
-        if unknown := sorted(set(raw) - {"format", "group_size", "symmetric", "method", "rule"}):
-            raise InputError(f"unknown fields {unknown}; expected format, group_size, symmetric, method, [[rule]]")
-        entries, method = raw.get("rule", []), raw.get("method", AUTO)
+        if unknown := sorted(set(raw) - {"format", "group_size", "symmetric", "method", "kv_cache", "rule"}):
+            raise InputError(
+                f"unknown fields {unknown}; expected format, group_size, symmetric, method, kv_cache, [[rule]]"
+            )
+        entries, method, kv_cache = raw.get("rule", []), raw.get("method", AUTO), raw.get("kv_cache", "float32")
         if not isinstance(entries, list):
             raise InputError(f"rule = {entries!r}: expected [[rule]] tables")
         if method not in METHODS:
             raise InputError(f"method = {method!r}: expected one of {', '.join(METHODS)}")
+        if kv_cache not in CACHE_TYPES:
+            raise InputError(f"kv_cache = {kv_cache!r}: expected one of {', '.join(CACHE_TYPES)}")
         rules = tuple(_read_rule(number, entry) for number, entry in enumerate(entries, 1))
         if "format" in raw:
             rules += cls.for_format(raw["format"], raw.get("group_size"), raw.get("symmetric")).rules
-        return cls(rules, method)
+        return cls(rules, method, kv_cache)
 
     def scheme_for(self, tensor: str) -> Scheme | None:
         """The scheme of a tensor by its full name; None keeps it float."""
@@ -114,14 +122,20 @@ class Recipe:
             resolved[name] = scheme
         return resolved
 
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
+        """What `to_json` wrote; a float artifact's has no rules."""
+        rules = (Rule(r["match"], Scheme(**r["scheme"]) if r["scheme"] else None) for r in raw["rules"])
+        return cls(tuple(rules), raw["method"], raw.get("kv_cache", "float32"))
+
     def to_json(self) -> dict[str, Any]:
-        """JSON object for manifests."""
+        """JSON object for manifests; `from_json` reads it back."""
         rules = [{"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} for r in self.rules]
-        return {"method": self.method, "rules": rules}
+        return {"method": self.method, "kv_cache": self.kv_cache, "rules": rules}
 
     def to_toml(self) -> str:
         """The TOML that `load` reads back as this recipe."""
-        lines = [f'method = "{self.method}"']
+        lines = [f'method = "{self.method}"', f'kv_cache = "{self.kv_cache}"']
         for rule in self.rules:
             settings = {"float": True} if rule.scheme is None else rule.scheme.to_json()
             lines += ["", "[[rule]]", f"match = {json.dumps(rule.match)}"]

@@ -4,7 +4,8 @@ layout: one matrix <-> its stored tensors; settings: schemes <-> `quantization_c
 Why the layout is as it is: docs/decisions/2026-11-23-quantized-checkpoint-layout.md.
 """
 
+from exporters.compressed_tensors.kv_scales import read_kv_scales, write_kv_scales
 from exporters.compressed_tensors.reader import QuantizedCheckpoint
 from exporters.compressed_tensors.writer import QuantizedWriter
 
-__all__ = ["QuantizedCheckpoint", "QuantizedWriter"]
+__all__ = ["QuantizedCheckpoint", "QuantizedWriter", "read_kv_scales", "write_kv_scales"]

@@ -6,7 +6,7 @@ Owns naming, scopes and constants; knows nothing of Qwen3.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 OPSET = 21
+INT8_CACHE_OPSET = 24  # the first that has TensorScatter
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 
@@ -23,8 +24,10 @@ MICROSOFT = "com.microsoft"
 class GraphBuilder:
     """Records nodes and initializers in the order of the forward pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int = OPSET) -> None:
+        self._opset = opset
         self._tape = Tape()
+        self._root = self._tape  # which alone has the initializers
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -35,6 +38,14 @@ class GraphBuilder:
         self._scopes.append(name)
         yield
         self._scopes.pop()
+
+    def branch(self, name: str, build: Callable[[], Sequence[ir.Value]]) -> ir.Graph:
+        """The nodes that `build` adds, and the values it returns, as a graph of its own for an If."""
+        outer, self._tape = self._tape, Tape()
+        with self.scope(name):
+            outputs = build()
+        nodes, self._tape = self._tape.nodes, outer
+        return ir.Graph([], outputs, nodes=nodes, name=name)
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """Add a node with one output."""
@@ -59,7 +70,7 @@ class GraphBuilder:
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         """Add a named tensor to the graph."""
-        return self._tape.initializer(tensor)
+        return self._root.initializer(tensor)
 
     def constant(self, array: NDArray[Any]) -> ir.Value:
         """A small unnamed constant; equal ones are stored once."""
@@ -78,12 +89,12 @@ class GraphBuilder:
 
     def graph(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str) -> ir.Graph:
         """The finished graph."""
-        opsets = {"": OPSET, MICROSOFT: 1}
+        opsets = {"": self._opset, MICROSOFT: 1}
         return ir.Graph(
             inputs,
             outputs,
             nodes=self._tape.nodes,
-            initializers=self._tape.initializers,
+            initializers=self._root.initializers,
             opset_imports=opsets,
             name=name,
         )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporters.onnx.builder import IR_VERSION, GraphBuilder
+from exporters.onnx.builder import INT8_CACHE_OPSET, IR_VERSION, OPSET, GraphBuilder
 from exporters.onnx.decoder import Decoder
 from exporters.onnx.external_data import ExternalData
 from exporters.onnx.linear import Matrices
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError
+from q3edge.kv_cache import KVScales
 from q3edge.progress import Progress, Silent
 from q3edge.version import VERSION
 from q3edge.weights import WeightSource, tensor_shapes
@@ -22,10 +23,16 @@ _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
 
 
 def export_decoder(
-    source: WeightSource, folder: Path, *, accuracy_level: int = 4, progress: Progress | None = None
+    source: WeightSource,
+    folder: Path,
+    *,
+    kv_scales: KVScales | None = None,
+    accuracy_level: int = 4,
+    progress: Progress | None = None,
 ) -> None:
     """Write folder/onnx/model.onnx and folder/onnx/model.onnx_data; the same source gives the same bytes.
 
+    kv_scales: of an int8 KV cache; None: it is float32.
     accuracy_level: of every MatMulNBits; 0 keeps activations float32, 4 rounds them to int8 per block (fast).
     Memory: a block of one matrix; for int8_per_token a whole one, or the q/k/v or gate/up of a layer together.
     InputError: a mixture-of-experts model, or a head_dim that attention cannot take.
@@ -37,8 +44,8 @@ def export_decoder(
     weights = sum(prod(shape) for shape in tensor_shapes(config).values())
     task = (progress or Silent()).task("export", weights)
     with task as advance, ExternalData(folder / DATA_FILE) as data:
-        builder = GraphBuilder()
-        graph = Decoder(config, builder, Matrices(builder, source, data, accuracy_level, advance)).build()
+        builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
+        graph = Decoder(config, builder, Matrices(builder, source, data, accuracy_level, advance), kv_scales).build()
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="q3edge", producer_version=VERSION)
     ir.save(model, folder / MODEL_FILE)
 

@@ -23,7 +23,7 @@ from q3edge.cli.console import (
     threads_option,
 )
 from q3edge.cli.validate import max_kl_option, max_tokens_option, text_option
-from q3edge.formats import FLOAT, FORMATS
+from q3edge.formats import FLOAT, FORMATS, CacheType
 
 
 @click.command()
@@ -46,6 +46,7 @@ def build(
     symmetric: bool | None,
     recipe_file: Path | None,
     method: str | None,
+    kv_cache: CacheType | None,
     texts: tuple[Path, ...],
     max_tokens: int,
     max_kl: float | None,
@@ -60,14 +61,18 @@ def build(
     """
     from q3edge.errors import UsageError
 
-    asked = (group_size, symmetric, recipe_file, method, calibration_flags["calibration_texts"] or None)
+    asked = (group_size, symmetric, recipe_file, method, kv_cache, calibration_flags["calibration_texts"] or None)
     if format_name == FLOAT and (any(flag is not None for flag in asked) or calibration_flags["tune"]):
         raise UsageError(
-            "--format float is not quantized: leave out --recipe, --group-size, --symmetric, --method, --calibration "
-            "and --tune"
+            "--format float is not quantized: leave out --recipe, --group-size, --symmetric, --method, --kv, "
+            "--calibration and --tune"
         )
     check_budget_flags(calibration_flags, format_name, group_size, symmetric, recipe_file)
-    recipe = None if format_name == FLOAT else build_recipe(format_name, group_size, symmetric, recipe_file, method)
+    recipe = (
+        None
+        if format_name == FLOAT
+        else build_recipe(format_name, group_size, symmetric, recipe_file, method, kv_cache)
+    )
     from q3edge.cli.tables import validation_table
     from q3edge.pipeline.build import build_artifact
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from q3edge.formats import CACHE_TYPES, CacheType
 from q3edge.progress import Advance
 
 if TYPE_CHECKING:
@@ -41,8 +42,15 @@ threads_option = click.option(
 
 
 def recipe_options(command: Command) -> Command:
-    """--group-size, --symmetric/--asymmetric and --recipe, as `build_recipe` takes them."""
+    """--group-size, --symmetric/--asymmetric, --recipe, --method and --kv, as `build_recipe` takes them."""
     for option in (
+        click.option(
+            "--kv",
+            "kv_cache",
+            type=click.Choice(CACHE_TYPES),
+            help="How the context is kept: float32, or int8 in a quarter of the memory, faster where it is long "
+            "(default: float32).",
+        ),
         click.option("--recipe", "recipe_file", type=FILE, metavar="FILE", help="TOML recipe with rules per tensor."),
         click.option(
             "--symmetric/--asymmetric",
@@ -147,6 +155,7 @@ def build_recipe(
     symmetric: bool | None,
     recipe_file: Path | None,
     method: str | None,
+    kv_cache: CacheType | None,
 ) -> Recipe:
     """The recipe that flags or a file ask for; UsageError where both do."""
     from dataclasses import replace
@@ -160,7 +169,7 @@ def build_recipe(
         raise UsageError("--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric")
     else:
         recipe = Recipe.load(recipe_file)
-    return recipe if method is None else replace(recipe, method=method)
+    return replace(recipe, method=method or recipe.method, kv_cache=kv_cache or recipe.kv_cache)
 
 
 def stderr_console() -> Console:

@@ -21,7 +21,7 @@ from q3edge.cli.console import (
     say,
     show_notices,
 )
-from q3edge.formats import FORMATS
+from q3edge.formats import FORMATS, CacheType
 
 
 @click.command()
@@ -40,6 +40,7 @@ def quantize(
     symmetric: bool | None,
     recipe_file: Path | None,
     method: str | None,
+    kv_cache: CacheType | None,
     overwrite: bool,
     as_json: bool,
     **calibration_flags: Any,
@@ -49,7 +50,7 @@ def quantize(
     DIR is a checkpoint in the compressed-tensors layout, which transformers reads too.
     """
     check_budget_flags(calibration_flags, format_name, group_size, symmetric, recipe_file)
-    recipe = build_recipe(format_name, group_size, symmetric, recipe_file, method)
+    recipe = build_recipe(format_name, group_size, symmetric, recipe_file, method, kv_cache)
     from q3edge.pipeline.quantize import quantize_checkpoint
 
     manifest = quantize_checkpoint(

@@ -47,7 +47,8 @@ def validate_artifact(
         raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
     return validate_decoders(
         decoder, exact, reference, windows,
-        inseparable=reason, is_float=is_float, max_kl=max_kl, progress=progress,
+        inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -59,13 +60,15 @@ def validate_decoders(
     *,
     inseparable: str | None = None,
     is_float: bool = False,
+    int8_cache: bool = False,
     max_kl: float | None = None,
     progress: Progress | None = None,
 ) -> ValidationReport:
     """`validate_artifact` for loaded decoders; `inseparable` says why `exact` is None."""
-    checks = [check_prefill_equals_decode(decoder, windows[0].inputs, rounded=not is_float)]
+    inputs = windows[0].inputs
+    checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
     if exact:
-        checks.append(check_prefill_equals_decode(exact, windows[0].inputs, rounded=False))
+        checks.append(check_prefill_equals_decode(exact, inputs, rounded=False, int8_cache=int8_cache))
     collected = _run(decoder, exact, reference, windows, progress or Silent())
     overall = summarize(collected["overall"])
     weights_part = summarize(collected["weights"]) if exact else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.compressed_tensors import QuantizedCheckpoint
+from exporters.compressed_tensors import QuantizedCheckpoint, read_kv_scales
 from exporters.genai import write_genai_config
 from exporters.onnx.export import export_decoder
 from q3edge.artifact import (
@@ -22,6 +22,7 @@ from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.errors import UsageError
 from q3edge.progress import Progress, Silent
+from q3edge.recipe import Recipe
 from q3edge.report.model_card import write_model_card
 from q3edge.side_files import copy_side_files, write_float_config
 
@@ -60,11 +61,12 @@ def export_artifact(
 
 def write_artifact(source: Source, folder: Path, progress: Progress) -> Manifest:
     """Export into the existing empty `folder`: everything but the model card."""
-    export_decoder(source, folder, progress=progress)
+    kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
+    export_decoder(source, folder, kv_scales=kv_scales, progress=progress)
     write_float_config(source.folder, folder, **_TRANSFORMERS_JS)
     notices = copy_side_files(source.folder, folder)
     write_genai_config(source.config, folder)
-    recipe: Mapping[str, Any] = {"method": "float", "rules": []}
+    recipe: Mapping[str, Any] = Recipe((), "float").to_json()
     parent = source.digest()
     metrics: dict[str, Any] = {}
     if isinstance(source, QuantizedCheckpoint):

@@ -5,19 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibration.kv_scales import kv_scales
 from calibration.parallel import ordered_map
 from calibration.rtn import round_to_nearest
 from calibration.scales import groups_at_limits
-from exporters.compressed_tensors import QuantizedWriter
+from exporters.compressed_tensors import QuantizedCheckpoint, QuantizedWriter, write_kv_scales
 from q3edge.artifact import Manifest, Notice, staged_directory, tool_versions
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import CONFIG_FILE, read_json_object
 from q3edge.pipeline.allocate import allocated
-from q3edge.pipeline.calibrate import Calibrated, Calibration, calibrated, choose_method, discard_work, work_folder
+from q3edge.pipeline.calibrate import (
+    Calibrated,
+    Calibration,
+    calibrated,
+    choose_method,
+    discard_work,
+    load_tokens,
+    work_folder,
+)
 from q3edge.pipeline.tune import tune_folder
 from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
@@ -74,16 +84,25 @@ def write_quantized(
         metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
+        chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
+        if recipe.kv_cache == "int8":
+            tokens = (
+                load_tokens(checkpoint, calibration or Calibration()).token_ids
+                if found.tokens is None
+                else found.tokens
+            )
+            with QuantizedCheckpoint.open(folder) as quantized:
+                write_kv_scales(folder, kv_scales(quantized, tokens, progress))
         notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
         if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
-            (folder / RECIPE_FILE).write_text(found.recipe.to_toml(), encoding="utf-8")
+            (folder / RECIPE_FILE).write_text(chosen.to_toml(), encoding="utf-8")
         if at_limits:
             detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
             notices += (Notice("scale-beyond-float16", at_limits, detail),)
         manifest = Manifest(
             kind="quantized",
             parent_digest=digest,
-            recipe=found.recipe.to_json(),
+            recipe=chosen.to_json(),
             notices=notices,
             metrics=metrics,
             versions=tool_versions("torch", "numpy"),

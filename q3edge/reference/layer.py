@@ -76,19 +76,27 @@ def attention_mask(token_mask: torch.Tensor) -> torch.Tensor:
     return (causal & token_mask[:, None, None, :]) | itself
 
 
+def keys_values(
+    normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the KV cache holds, keys rotated: each [B, kv_heads, S, D] from the normed input of q/k/v [B, S, H]."""
+    key = normalize(_heads(normed, weights.k_proj, config), weights.k_norm, config)
+    return rotary.rotate(key.transpose(1, 2)), _heads(normed, weights.v_proj, config).transpose(1, 2)
+
+
 def attention_context(
     normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables, mask: torch.Tensor | None
 ) -> torch.Tensor:
     """The input of o_proj [B, S, heads * D] from the normed input of q/k/v [B, S, H]; mask None is plain causal."""
-
-    def heads(matrix: torch.Tensor) -> torch.Tensor:
-        return linear(normed, matrix).view(*normed.shape[:-1], -1, config.head_dim)
-
-    query = rotary.rotate(normalize(heads(weights.q_proj), weights.q_norm, config).transpose(1, 2))
-    key = rotary.rotate(normalize(heads(weights.k_proj), weights.k_norm, config).transpose(1, 2))
-    value = heads(weights.v_proj).transpose(1, 2)
+    query = rotary.rotate(normalize(_heads(normed, weights.q_proj, config), weights.q_norm, config).transpose(1, 2))
+    key, value = keys_values(normed, weights, config, rotary)
     context = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=True)
     return context.transpose(1, 2).flatten(2)
+
+
+def _heads(normed: torch.Tensor, matrix: torch.Tensor, config: Qwen3Config) -> torch.Tensor:
+    """The product [B, S, N] as [B, S, N / D, D]."""
+    return linear(normed, matrix).view(*normed.shape[:-1], -1, config.head_dim)
 
 
 def gated_product(normed: torch.Tensor, weights: LayerWeights) -> torch.Tensor:

@@ -6,7 +6,7 @@ large as the vocabulary is read in row blocks unless it is small.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ MAX_TABLE_BYTES = 640 << 20  # a float32 head up to this size stays in memory be
 _BLOCK_BYTES = 64 << 20  # rows of a larger head read at a time
 _EMBEDDING_ROWS = 256  # rows of the embedding read at a time, where any of them is needed
 _TOKENS_AT_ONCE = 1024  # keeps the widest activation near 64 MB at the 32B shape
+Watch = Callable[[int, LayerWeights, torch.Tensor, RotaryTables], None]  # layer, its weights, its input [B, S, H]
 
 
 @torch.no_grad()
@@ -33,8 +34,11 @@ def hidden_states(
     *,
     progress: Progress | None = None,
     label: str = "float reference",
+    watch: Watch | None = None,
 ) -> torch.Tensor:
     """float32 [B, S, H] after the final norm, for token ids [B, S]; each weight is read once for all sequences.
+
+    watch: called before each layer, for some sequences at a time.
 
     token_mask: bool [B, S], false at padding on either side, whose hidden states mean nothing; None: no padding
     (right padding needs no mask: nothing looks ahead). InputError: token ids outside the vocabulary, or experts.
@@ -49,6 +53,8 @@ def hidden_states(
             for start in range(0, len(x), sequences):
                 rows = slice(start, start + sequences)
                 mask = None if token_mask is None else attention_mask(torch.from_numpy(token_mask[rows]))
+                if watch is not None:
+                    watch(layer, weights, x[rows], rotary)
                 x[rows] = decoder_layer(x[rows], weights, config, rotary, mask)
             advance(1)
     norm = read_tensor(source, FINAL_NORM)

@@ -41,9 +41,9 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     for rule in recipe["rules"]:
         label = Scheme(**rule["scheme"]).label() if rule["scheme"] else "float"
         lines.append(f"| `{rule['match']}` | {label} |")
-    return f"## Weights\n\nMethod: {recipe['method']}. The first rule that matches a tensor decides.\n\n" + "\n".join(
-        lines
-    )
+    cache = " int8 KV cache." if recipe.get("kv_cache") == "int8" else ""
+    title = f"## Weights\n\nMethod: {recipe['method']}. The first rule that matches a tensor decides.{cache}\n\n"
+    return title + "\n".join(lines)
 
 
 def _validation(report: Mapping[str, Any] | None) -> str:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
-from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
+from q3edge.formats import CacheType
+from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
 from q3edge.runtime.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.exact_activations import with_exact_activations
 from q3edge.runtime.loader import open_artifact
 
+GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
@@ -30,18 +32,17 @@ class KVCache:
     The memory is zero pages until tokens fill it, so a large capacity costs address space, not RAM.
     """
 
-    def __init__(self, session: ort.InferenceSession, spec: KVCacheSpec, capacity: int, batch_size: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, spec: KVCacheSpec, capacity: int, batch_size: int, context: int
+    ) -> None:
         self.capacity, self.batch_size = capacity, batch_size
         self.lengths: NDArray[np.int64] = np.zeros(batch_size, np.int64)
+        self._spec, self._context = spec, context
         self._binding = session.io_binding()
-        shape = spec.shape(batch_size, capacity)
-        self._buffers = []
+        self._buffers: dict[tuple[str, str], NDArray[np.generic]] = {}
         for layer in range(spec.layers):
-            for past, present in zip(spec.past(layer), spec.present(layer)):
-                buffer = np.zeros(shape, np.float32)
-                self._buffers.append(buffer)
-                _bind(self._binding.bind_input, past, buffer)
-                _bind(self._binding.bind_output, present, buffer)
+            for names in zip(spec.past(layer), spec.present(layer)):
+                self._hold(names, np.zeros(spec.shape(batch_size, capacity), spec.dtype))
 
     @property
     def length(self) -> int:
@@ -51,6 +52,30 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Forget every token after the first `length` of each sequence."""
         self.lengths = np.minimum(self.lengths, length)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` tokens of each sequence and keep what is there; UsageError: beyond the context.
+
+        The capacity at least doubles, so that over its whole life a cache copies each token about once, and is a
+        multiple of GROWTH_STEP unless the context ends before. Only one buffer at a time exists twice.
+        """
+        if tokens <= self.capacity:
+            return
+        _check_context(tokens, self._context)
+        steps = -(-max(tokens, 2 * self.capacity) // GROWTH_STEP)
+        capacity = min(steps * GROWTH_STEP, self._context)
+        for names, old in self._buffers.items():
+            new = np.zeros(self._spec.shape(self.batch_size, capacity), self._spec.dtype)
+            new[:, :, : self.length] = old[:, :, : self.length]
+            self._hold(names, new)
+        self.capacity = capacity  # only now: were memory to run out in between, what is held would still be sound
+
+    def _hold(self, names: tuple[str, str], buffer: NDArray[np.generic]) -> None:
+        """Keep `buffer` as both the past and the present that have these names."""
+        past, present = names
+        _bind(self._binding.bind_input, past, buffer)
+        _bind(self._binding.bind_output, present, buffer)
+        self._buffers[names] = buffer
 
 
 class Decoder:
@@ -73,7 +98,6 @@ class Decoder:
         self.manifest = manifest or open_artifact(folder)
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
-        self._spec = KVCacheSpec.of(self.config)
         path = folder / MODEL_FILE
         options = _session_options(self.threads)
         model: Path | bytes = path
@@ -84,14 +108,14 @@ class Decoder:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
-        _check_signature(path, self._session, self._spec)
+        self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
+        _check_signature(path, self._session, self.cache_spec)
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> KVCache:
         """An empty cache; UsageError if `capacity` is more than the model's context."""
         context = self.config.max_position_embeddings
-        if capacity > context:
-            raise UsageError(f"{capacity} tokens asked for, but the model's context is {context}; ask for fewer")
-        return KVCache(self._session, self._spec, capacity, batch_size)
+        _check_context(capacity, context)
+        return KVCache(self._session, self.cache_spec, capacity, batch_size, context)
 
     def forward(
         self, input_ids: NDArray[np.int64], cache: KVCache, *, keep: int = 1, counts: NDArray[np.int64] | None = None
@@ -122,6 +146,11 @@ class Decoder:
         return logits
 
 
+def _check_context(tokens: int, context: int) -> None:
+    if tokens > context:
+        raise UsageError(f"{tokens} tokens asked for, but the model's context is {context}; ask for fewer")
+
+
 def _bind(bind: object, name: str, array: NDArray[np.generic]) -> None:
     """Lend `array`'s memory to onnxruntime; the caller keeps it alive for as long as the binding is used."""
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)  # type: ignore[operator]
@@ -135,6 +164,12 @@ def _session_options(threads: int) -> ort.SessionOptions:
     if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def _cache_type(session: ort.InferenceSession) -> CacheType:
+    """What the first of the past's inputs says."""
+    types = (node.type for node in session.get_inputs() if node.name.startswith(PAST_PREFIX))
+    return "int8" if next(types, "") == "tensor(int8)" else "float32"
 
 
 def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpec) -> None:
@@ -151,7 +186,7 @@ def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpe
             f"{path}: inputs or outputs differ from a {spec.layers}-layer decoder's ({names}); export again"
         )
     for node in session.get_inputs():
-        if node.name.startswith("past_key_values.") and list(node.shape[1::2]) != [spec.kv_heads, spec.head_dim]:
+        if node.name.startswith(PAST_PREFIX) and list(node.shape[1::2]) != [spec.kv_heads, spec.head_dim]:
             raise InputError(
                 f"{path}: {node.name} is {node.shape}, config.json says {spec.shape(1, 1)[1::2]}; export again"
             )

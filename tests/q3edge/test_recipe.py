@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,11 @@ def test_group_size_that_does_not_divide_names_tensor_and_valid_sizes() -> None:
 def test_digest_follows_content(tmp_path: Path) -> None:
     assert Recipe.for_format("int4").digest == Recipe.for_format("int4", 32, False).digest
     assert Recipe.for_format("int4").digest != Recipe.for_format("int4", 64).digest
+
+
+def test_json_reads_back_as_the_same_recipe() -> None:
+    recipe = Recipe((Rule("lm_head", None), *Recipe.for_format("int4").rules), "gptq", "int8")
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

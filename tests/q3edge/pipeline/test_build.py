@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.quantize import quantize_checkpoint, row_blocks
 from q3edge.recipe import Recipe
+from q3edge.runtime.decoder import Decoder
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from support import tiny_config, write_checkpoint
@@ -73,6 +75,17 @@ def test_float_build_equals_the_reference(tmp_path: Path) -> None:
     built = build_artifact(str(DEMO_MODEL), tmp_path / "out", None, max_tokens=96)
     assert {check.name: check.status for check in built.report.checks}["float_kl"] == "pass"
     assert "not quantized" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_int8_cache_costs_little_and_is_in_the_recipe(tmp_path: Path) -> None:
+    recipe = replace(Recipe.for_format("int8"), kv_cache="int8")
+    built = build_artifact(str(DEMO_MODEL), tmp_path / "out", recipe, max_tokens=512)
+    plain = build_artifact(str(DEMO_MODEL), tmp_path / "plain", Recipe.for_format("int8"), max_tokens=512)
+    assert built.manifest.recipe["kv_cache"] == "int8"
+    assert Decoder(tmp_path / "out").cache_spec.dtype == "int8"
+    cost = built.report.overall.mean_kl.value - plain.report.overall.mean_kl.value
+    assert abs(cost) < 2e-3
+    assert "int8 KV cache" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_notices_travel_from_the_checkpoint_to_the_artifact(tmp_path: Path) -> None:
