@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 _PROBE_BYTES = 128 << 20  # well beyond any cache
+_PASSES = 5
 _PROBE_WIDTH = 1024  # of the matrices: 2 GFLOP, tens of milliseconds
 _PROC = Path("/proc")
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
-def read_bandwidth() -> float:
-    """Bytes per second that one core reads from memory: the best of three passes over 128 MiB."""
-    data = np.ones(_PROBE_BYTES // 8, np.int64)
-    return _PROBE_BYTES / _best_seconds(data.sum)
+def read_bandwidth(threads: int = 1) -> float:
+    """Bytes per second that `threads` threads together read from memory: the best of some passes over 128 MiB."""
+    parts = np.array_split(np.ones(_PROBE_BYTES // 8, np.int64), threads)
+    with ThreadPoolExecutor(threads) as pool:  # numpy's sum runs without the interpreter's lock
+        return _PROBE_BYTES / _best_seconds(lambda: list(pool.map(np.sum, parts)))
 
 
 def matrix_speed() -> float:
-    """Floating-point operations per second of float32 matrix products on all cores: the best of three 1024 wide."""
+    """Floating-point operations per second of float32 matrix products on all cores: the best of some 1024 wide."""
     matrix = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), np.float32)
     return 2 * _PROBE_WIDTH**3 / _best_seconds(lambda: matrix @ matrix)
 
@@ -44,6 +48,16 @@ def available_memory() -> int | None:
     return held + max(0, free)
 
 
+def cpu_name() -> str:
+    """The CPU's name and how many cores of it this process may use; "unknown" where the system does not tell."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines = []
+    with suppress(OSError):
+        lines = (_PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.processor() or 'unknown')} ({cores} cores)"
+
+
 def has_fast_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, Arm's BF16); elsewhere it is slow."""
     try:
@@ -56,7 +70,7 @@ def has_fast_bfloat16() -> bool:
 def _best_seconds(work: Callable[[], object]) -> float:
     work()
     best = float("inf")
-    for _ in range(3):
+    for _ in range(_PASSES):
         start = time.perf_counter()
         work()
         best = min(best, time.perf_counter() - start)

@@ -14,6 +14,7 @@ from types import FrameType
 
 import click
 
+from q3edge.cli.bench import bench
 from q3edge.cli.build import build
 from q3edge.cli.demo import demo
 from q3edge.cli.export import export
@@ -59,7 +60,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, inspect, quantize, export, validate, build, run):
+for _command in (demo, inspect, quantize, export, validate, build, run, bench):
     cli.add_command(_command)
 
 

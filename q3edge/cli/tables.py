@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from q3edge.evaluation.results import ValidationReport
     from q3edge.evaluation.statistics import Comparison, Estimate
+    from q3edge.pipeline.bench import BenchResult, Measured
     from q3edge.pipeline.demo import DemoResult
     from q3edge.pipeline.inspect import Inspection
 
@@ -116,3 +117,33 @@ def demo_table(result: DemoResult) -> str:
     header = ("format", "MB", "of float", "KL to float (nats)", "answers right (%)", "tokens/s")
     note = f"{result.questions} held-out questions, greedy; brackets: 95 % confidence"
     return f"{table(header, rows)}\n{note}"
+
+
+def bench_table(result: BenchResult) -> str:
+    """Load, first token and prefill, then a row per depth."""
+
+    def cell(found: Measured, digits: int, scale: float = 1.0) -> str:
+        return f"{found.median * scale:.{digits}f} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
+
+    title = (
+        f"{result.folder}: {result.model_bytes / 1e6:.1f} MB, {result.threads} threads, {result.cpu}, "
+        f"reads {result.read_bandwidth / 1e9:.1f} GB/s"
+    )
+    once = [
+        ("load (s)", cell(result.load, 2)),
+        ("first token of a new process (s)", cell(result.first_token, 2)),
+        (f"prefill of {result.prompt} tokens (tokens/s)", cell(result.prefill_tokens_per_second, 0)),
+    ]
+    rows = [
+        (
+            f"after {found.depth} tokens",
+            cell(found.tokens_per_second, 1),
+            f"{found.bytes_per_token / 1e6:.0f}",
+            f"{100 * found.bandwidth_share:.0f}",
+            cell(found.peak_bytes, 0, 1e-6),
+        )
+        for found in result.depths
+    ]
+    header = ("decoding", "tokens/s", "MB read per token", "% of bandwidth", "peak MB")
+    note = f"median [smallest, largest] of {result.repeats} processes, {result.new} tokens each"
+    return "\n\n".join([title, table(("once", "value"), once), table(header, rows), note])

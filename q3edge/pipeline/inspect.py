@@ -19,6 +19,7 @@ from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, FORMATS
 from q3edge.kv_cache import KVCacheSpec
 from q3edge.machine import read_bandwidth
+from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
 from q3edge.recipe import Recipe
 from q3edge.runtime.cpu import default_threads
 from q3edge.scheme import Scheme
@@ -26,7 +27,6 @@ from q3edge.weights import EMBEDDING, LM_HEAD, tensor_shapes
 
 CONTEXT = 2048  # tokens of KV cache that the RAM column counts
 _RUNTIME_BYTES = 150e6  # Python, onnxruntime, tokenizer and activations
-_GROUP_BYTES = 8  # kernels keep a float32 scale and a float32 sum per group beside the codes
 _BANDWIDTH_SHARE = {True: 0.5, False: 0.77}  # what decoding reaches of one core's bandwidth x cores, by quantized
 _FITTED_BANDWIDTH = 35e9  # bytes/s of the machine the seconds below were fitted on
 _START_SECONDS = 2.0
@@ -110,12 +110,9 @@ def _predict(
     bandwidth: float,
 ) -> Prediction:
     disk = {tensor: _stored(shapes[tensor], schemes[tensor]) for tensor in shapes}
-    ram = {tensor: _resident(shapes[tensor], schemes[tensor]) for tensor in shapes}
-    read_per_token = sum(ram.values())
+    ram = {tensor: resident_bytes(shapes[tensor], schemes[tensor]) for tensor in shapes}
     if config.tie_word_embeddings:
         ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
-    else:
-        read_per_token -= ram[EMBEDDING]
     weights = sum(map(math.prod, shapes.values()))
     cache = CONTEXT * KVCacheSpec.of(config).bytes_per_token()
     return Prediction(
@@ -123,16 +120,13 @@ def _predict(
         disk_bytes=sum(disk.values()),
         bits_per_weight=8 * sum(disk.values()) / weights,
         ram_bytes=int(_RUNTIME_BYTES + sum(ram.values()) + cache),
-        tokens_per_second=_BANDWIDTH_SHARE[name != FLOAT] * bandwidth * default_threads() / read_per_token,
+        tokens_per_second=_BANDWIDTH_SHARE[name != FLOAT]
+        * bandwidth
+        * default_threads()
+        / weight_bytes_per_token(config, schemes),
         build_seconds=_START_SECONDS + weights * _SECONDS_PER_WEIGHT[name] * _FITTED_BANDWIDTH / bandwidth,
     )
 
 
 def _stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
     return 4 * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
-
-
-def _resident(shape: tuple[int, ...], scheme: Scheme | None) -> int:
-    if scheme is None:
-        return 4 * math.prod(shape)
-    return math.prod(shape) * scheme.bits // 8 + _GROUP_BYTES * shape[0] * scheme.groups(shape[1])

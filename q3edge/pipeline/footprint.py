@@ -1,0 +1,26 @@
+"""How many bytes onnxruntime's kernels keep and read for the weights of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from q3edge.config import Qwen3Config
+from q3edge.scheme import Scheme
+from q3edge.weights import EMBEDDING, tensor_shapes
+
+_GROUP_BYTES = 8  # kernels keep a float32 scale and a float32 sum per group beside the codes
+
+
+def resident_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    """What one tensor takes in memory after prepacking."""
+    if scheme is None:
+        return 4 * math.prod(shape)
+    return math.prod(shape) * scheme.bits // 8 + _GROUP_BYTES * shape[0] * scheme.groups(shape[1])
+
+
+def weight_bytes_per_token(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> int:
+    """What one decoding step reads: every matrix once; of an embedding that is not the head too, next to nothing."""
+    shapes = tensor_shapes(config)
+    read = (name for name in shapes if name != EMBEDDING or config.tie_word_embeddings)
+    return sum(resident_bytes(shapes[name], schemes[name]) for name in read)

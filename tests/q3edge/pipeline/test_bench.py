@@ -1,0 +1,95 @@
+"""`q3edge bench` on the embedded model: what is counted exactly, and what is only known to be possible."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError, UsageError
+from q3edge.kv_cache import KVCacheSpec
+from q3edge.pipeline.bench import BenchResult, bench_artifact
+from q3edge.pipeline.export import export_artifact
+from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
+from q3edge.pipeline.quantize import quantize_checkpoint
+from q3edge.recipe import Recipe
+from q3edge.scheme import Scheme
+from support import InMemoryWeights
+
+DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    quantize_checkpoint(str(DEMO_MODEL), folder / "q", Recipe.for_format("int4"))
+    export_artifact(str(folder / "q"), folder / "x")
+    return folder / "x"
+
+
+@pytest.fixture(scope="module")
+def result(artifact: Path) -> BenchResult:
+    return bench_artifact(artifact, prompt=64, new=8, depths=(64, 0), threads=1, repeats=2)
+
+
+def test_every_figure_is_there_and_possible(result: BenchResult) -> None:
+    assert [found.depth for found in result.depths] == [0, 64]
+    assert 0 < result.load.median < result.first_token.median
+    for found in (result.load, result.first_token, result.prefill_tokens_per_second):
+        assert 0 < found.low <= found.median <= found.high
+    for found in result.depths:
+        assert found.tokens_per_second.low > 0
+        assert 0 < found.bandwidth_share < 1
+        assert result.model_bytes < found.peak_bytes.low < 2e9
+    assert json.loads(json.dumps(result.to_json()))["depths"][1]["depth"] == 64
+
+
+def test_a_token_reads_the_weights_and_the_cache_before_it(result: BenchResult) -> None:
+    config = Qwen3Config.load(DEMO_MODEL)
+    first, second = (found.bytes_per_token for found in result.depths)
+    assert first == weight_bytes_per_token(config, Recipe.for_format("int4").resolve(config))
+    assert second - first == 64 * KVCacheSpec.of(config).bytes_per_token()
+
+
+def test_an_untied_embedding_is_not_read() -> None:
+    recipe = Recipe.for_format("int4")
+    tied, untied = (InMemoryWeights.random(tie_word_embeddings=tied).config for tied in (True, False))
+    assert weight_bytes_per_token(tied, recipe.resolve(tied)) == weight_bytes_per_token(untied, recipe.resolve(untied))
+
+
+def test_kernels_keep_two_floats_beside_each_group() -> None:
+    assert resident_bytes((8, 64), Scheme(4, 32)) == 8 * 64 // 2 + 8 * 2 * 8
+    assert resident_bytes((8, 64), None) == 4 * 8 * 64
+
+
+def test_more_than_the_context_is_refused(artifact: Path) -> None:
+    with pytest.raises(UsageError, match="the model's context is"):
+        bench_artifact(artifact, depths=(100_000,))
+
+
+def test_a_process_that_fails_says_why(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("q3edge.pipeline.bench.sys.executable", "false")
+    with pytest.raises(InputError, match=r"the measured process failed \(exit code 1\)"):
+        bench_artifact(artifact, prompt=1, new=1, depths=(0,), repeats=1)
+
+
+@pytest.mark.parametrize(("depths", "word"), [("0,x", "expected numbers"), ("-1,0", "0 or more")])
+def test_depths_are_numbers(artifact: Path, depths: str, word: str) -> None:
+    command = [sys.executable, "-m", "q3edge", "bench", str(artifact), "--depth", depths]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert word in done.stderr
+
+
+def test_the_command_prints_a_table(artifact: Path) -> None:
+    flags = ["--prompt", "32", "--new", "4", "--depth", "0,32", "--repeats", "1", "--threads", "1"]
+    command = [sys.executable, "-m", "q3edge", "bench", str(artifact), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "after 32 tokens" in done.stdout
+    assert "prefill of 32 tokens" in done.stdout
