@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from q3edge.errors import InputError
 
 _FIRST_CANDIDATES = 256  # how many top scores the search for the nucleus starts with
+_COLUMNS = 1024  # makes the rows of a pass over the vocabulary long enough for vector instructions
 
 
 class Sampler:
@@ -68,9 +69,28 @@ def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Indices of the `count` largest scores and of ties with the last, in falling order (ties: rising index)."""
     if count >= scores.size:
         return np.argsort(-scores, kind="stable")
-    threshold = np.partition(scores, scores.size - count)[scores.size - count]
-    kept = np.flatnonzero(scores >= threshold)
+    pool = np.flatnonzero(scores >= _reached(scores, count))
+    values = scores[pool]
+    kept = pool[values >= _largest(values, count)]
     return kept[np.argsort(-scores[kept], kind="stable")]
+
+
+def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
+    """A value that at least `count` scores reach, and few more: found in one fast pass, where a partition takes ten.
+
+    Of the maxima of at least 4 * count columns the count-th largest: each column that reaches it holds a score that does.
+    """
+    columns = max(4 * count, _COLUMNS)
+    rows = scores.size // columns
+    if rows < 2:
+        return np.float32(-np.inf)
+    return _largest(scores[: rows * columns].reshape(rows, columns).max(0), count)
+
+
+def _largest(values: NDArray[np.float32], count: int) -> np.float32:
+    """The count-th largest."""
+    found: np.float32 = np.partition(values, len(values) - count)[len(values) - count]
+    return found
 
 
 def _nucleus(

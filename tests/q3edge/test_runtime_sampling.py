@@ -27,7 +27,7 @@ def naive(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> d
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    size=st.sampled_from([1, 2, 7, 300, 5000]),
+    size=st.sampled_from([1, 2, 7, 300, 5000, 20_000]),
     scale=st.floats(0.01, 20),
     temperature=st.floats(0.1, 5),
     top_k=st.sampled_from([0, 1, 2, 20, 400, 10_000]),
@@ -52,6 +52,16 @@ def test_candidates_equal_transformers(
 def test_ties_with_the_kth_score_are_kept() -> None:
     tokens, _ = candidates(np.array([1, 3, 2, 2, 0], np.float32), 1.0, 2, 1.0)
     assert tokens.tolist() == [1, 2, 3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 400), top_k=st.integers(1, 700))
+def test_the_largest_of_a_large_vocabulary_with_many_ties(seed: int, levels: int, top_k: int) -> None:
+    logits = np.random.default_rng(seed).integers(0, levels, 20_000).astype(np.float32)
+    tokens, _ = candidates(logits, 1.0, top_k, 1.0)
+    order = np.argsort(-logits, kind="stable")
+    expected = order[: np.count_nonzero(logits >= logits[order[top_k - 1]])]
+    np.testing.assert_array_equal(tokens, expected)
 
 
 def test_draws_follow_the_probabilities() -> None:
