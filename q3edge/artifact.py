@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -89,16 +89,22 @@ class Manifest:
         """A copy with further measured values."""
         return replace(self, metrics={**self.metrics, **metrics})
 
-    def verify(self, folder: Path) -> None:
-        """InputError at the first file that is missing, is a link, leaves the folder, or differs in size or sha256."""
+    def verify(self, folder: Path, *, but: Collection[str] = ()) -> None:
+        """InputError at the first file that is missing, is a link, leaves the folder, or differs in size or sha256.
+
+        but: files of which only the sha256 is left to `verify_content`.
+        """
         for name, expected in self.files.items():
             path = contained_file(folder, name)
-            found = file_record(path, expected.size)
-            if found != expected:
-                what = (
-                    f"{found.size} bytes, expected {expected.size}" if found.size != expected.size else "sha256 differs"
-                )
-                raise InputError(f"{path}: {what}; the file was changed or damaged, make or copy the folder again")
+            if (size := path.stat().st_size) != expected.size:
+                raise _changed(path, f"{size} bytes, expected {expected.size}")
+            if name not in but:
+                self.verify_content(folder, name)
+
+    def verify_content(self, folder: Path, name: str) -> None:
+        """InputError if the sha256 of one file differs."""
+        if file_record(folder / name) != self.files[name]:
+            raise _changed(folder / name, "sha256 differs")
 
 
 def contained_file(folder: Path, name: str) -> Path:
@@ -117,13 +123,14 @@ def contained_file(folder: Path, name: str) -> Path:
     return path
 
 
-def file_record(path: Path, expected_size: int | None = None) -> FileRecord:
-    """Size and sha256 of a file; the hash is left empty where the size already differs from `expected_size`."""
-    size = path.stat().st_size
-    if expected_size is not None and size != expected_size:
-        return FileRecord(size, "")
+def file_record(path: Path) -> FileRecord:
+    """Size and sha256 of a file."""
     with path.open("rb") as file:
-        return FileRecord(size, hashlib.file_digest(file, "sha256").hexdigest())
+        return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _changed(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}; the file was changed or damaged, make or copy the folder again")
 
 
 def artifact_digest(folder: Path) -> str:

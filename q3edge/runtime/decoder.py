@@ -6,20 +6,21 @@ loader's, choosing tokens is sampling's, the loop over tokens is generate's.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from q3edge.artifact import MODEL_FILE, Manifest
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
 from q3edge.runtime.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.exact_activations import with_exact_activations
-from q3edge.runtime.loader import open_artifact
+from q3edge.runtime.loader import open_graph
 
 GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
@@ -92,10 +93,10 @@ class Decoder:
         """Check and load `folder`; `threads` defaults to the physical cores this process may use.
 
         `exact_activations` computes block-quantized products with float instead of int8 activations, to tell the
-        kernel's error from the weights'. `manifest`: what open_artifact(folder) gave, if already called.
+        kernel's error from the weights'. `manifest`: what open_graph(folder) gave, if already called.
         InputError: what open_artifact refuses, or onnxruntime does.
         """
-        self.manifest = manifest or open_artifact(folder)
+        self.manifest = manifest or open_graph(folder)
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         path = folder / MODEL_FILE
@@ -104,10 +105,14 @@ class Decoder:
         if exact_activations:
             model = with_exact_activations(path.read_bytes())
             options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
-        try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
+        with ThreadPoolExecutor(1) as pool:
+            weights = pool.submit(self.manifest.verify_content, folder, DATA_FILE)
+            try:
+                self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                weights.result()  # damage explains more than what onnxruntime makes of it
+                raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
+            weights.result()
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
         _check_signature(path, self._session, self.cache_spec)
 
