@@ -1,8 +1,8 @@
 """The names of the formats, apart from what they mean (q3edge.recipe), so that `--help` need not import numpy."""
 
-FORMATS = ("int4", "int8", "int8-dynamic")
 from typing import Literal
 
+FORMATS = ("int4", "int8", "int8-dynamic")
 FLOAT = "float"
 CacheType = Literal["float32", "int8"]
 CACHE_TYPES: tuple[CacheType, ...] = ("float32", "int8")  # of keys and values while a model runs

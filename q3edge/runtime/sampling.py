@@ -78,7 +78,7 @@ def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
     """A value that at least `count` scores reach, and few more: found in one fast pass, where a partition takes ten.
 
-    Of the maxima of at least 4 * count columns the count-th largest: each column that reaches it holds a score that does.
+    Of the maxima of at least 4 * count columns the count-th largest: a column that reaches it holds a score that does.
     """
     columns = max(4 * count, _COLUMNS)
     rows = scores.size // columns
