@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from calibration.data.documents import Document
-from calibration.data.languages import UNKNOWN, detect_language
+from q3edge.languages import UNKNOWN, detect_language
 
 CODE_LANGUAGE = "code"  # counted in place of a human language
 _CODE_LINE = re.compile(

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from calibration.data.cleaning import clean_document, clean_text, passages
 from calibration.data.documents import Document
-from calibration.data.languages import detect_language
 from calibration.data.quality import prose_rejection, rejection, words_of
 from calibration.data.records import question_and_answer
 from calibration.data.tagging import is_source_code, tag_document
@@ -105,34 +104,6 @@ def test_dialogues_code_and_maths_only_have_to_say_something() -> None:
     assert rejection(Document(0, 1, "x = 1", is_code=True)) is None
     assert rejection(Document(0, 1, "1 + 1 = 2", domain="math")) is None
     assert rejection(Document(0, 1, "  ")) == "empty"
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        (PROSE, "en"),
-        ("Wie viel verdient sie an jedem Tag auf dem Markt mit den Eiern?", "de"),
-        ("Combien gagne-t-elle chaque jour au marché avec les œufs de ses canes ?", "fr"),
-        ("¿Cuánto gana cada día en el mercado con los huevos de sus patos?", "es"),
-        ("Quanto ela ganha por dia no mercado com os ovos das suas patas?", "pt"),
-        ("Ile zarabia na targu każdego dnia, jeśli nie ma jajek od kaczek?", "pl"),
-        ("Bu pazarda her gün ne kadar kazanıyor ve kaç yumurta satıyor?", "tr"),
-        ("Mỗi ngày cô ấy bán được bao nhiêu quả trứng và kiếm được bao nhiêu?", "vi"),
-        ("Сколько она зарабатывает каждый день?", "ru"),
-        ("Скільки вона заробляє щодня на ринку?", "uk"),
-        ("她每天在市场上赚多少钱？", "zh"),
-        ("彼女は毎日市場でいくら手に入れていますか", "ja"),
-        ("그녀는 매일 시장에서 얼마를 벌까요?", "ko"),
-        ("كم تكسب كل يوم في السوق؟", "ar"),
-        ("او هر روز در بازار چقدر پول می‌گیرد؟", "fa"),
-        ("वह हर दिन बाज़ार में कितना कमाती है?", "hi"),
-        ("17", "und"),
-        ("Lorem", "und"),
-        ("", "und"),
-    ],
-)
-def test_languages(text: str, language: str) -> None:
-    assert detect_language(text) == language
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Which language a text is in: by its script, and among Latin ones by their commonest small words.
 
-A table instead of a library: calibration only needs English told from the rest and a fair count of the rest.
+A table instead of a library: calibration only needs English told from the rest and a fair count of the rest, and
+evaluation whether an answer is in the language of its question.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ _LATIN_WORD = re.compile(r"[^\W\d_]+")
 
 def detect_language(text: str) -> str:
     """A BCP 47 tag of the language most letters of `text` are in, `und` where nothing tells."""
+    text = unicodedata.normalize("NFKC", text)  # marks join their letters, and radicals become the characters they are
     letters = Counter({c: n for c, n in Counter(text).items() if c.isalpha()})
     scripts: Counter[str] = Counter()
     for letter, count in letters.items():
