@@ -25,10 +25,27 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, metavar="S", help="The same seed gives the same text (default: random).")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @click.option("--think/--no-think", "thinking", default=None, help="Let the model reason first (default: its own).")
+@click.option(
+    "--draft",
+    type=FOLDER,
+    metavar="DIR",
+    help="A smaller model of the same family, which guesses ahead; this one only checks. The text stays as good.",
+)
+@click.option(
+    "--no-speculate", is_flag=True, help="Compute every token by itself: no guesses from what the text repeats."
+)
 @threads_option
 @json_option
 def run(
-    folder: Path, prompt: str, raw: bool, thinking: bool | None, threads: int | None, as_json: bool, **flags: Any
+    folder: Path,
+    prompt: str,
+    raw: bool,
+    thinking: bool | None,
+    draft: Path | None,
+    no_speculate: bool,
+    threads: int | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Answer PROMPT with the ONNX model in DIR.
 
@@ -39,6 +56,8 @@ def run(
 
     if raw and thinking is not None:
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
+    if draft is not None and no_speculate:
+        raise UsageError("--draft guesses ahead and --no-speculate forbids it: give one")
     text = sys.stdin.read() if prompt == "-" else prompt
 
     thought = False
@@ -58,7 +77,7 @@ def run(
             thought = False
         click.echo(piece, nl=False)
 
-    with Model.open(folder, threads=threads) as model:
+    with Model.open(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:
         settings = model.settings(**flags)
         if raw:
             completion = model.complete(text, settings, on_text=show)
@@ -70,7 +89,9 @@ def run(
         return
     click.echo()
     stats = completion.stats
+    reused = f", {stats.reused_tokens} of them known" if stats.reused_tokens else ""
+    guessed = f", {stats.accepted_tokens} of {stats.drafted_tokens} guesses right" if stats.drafted_tokens else ""
     say(
-        f"[{stats.prompt_tokens} prompt tokens in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
-        f"{stats.decode_tokens_per_second:.1f} tokens/s, ended by {stats.finish_reason}]"
+        f"[{stats.prompt_tokens} prompt tokens{reused} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
+        f"{stats.decode_tokens_per_second:.1f} tokens/s{guessed}, ended by {stats.finish_reason}]"
     )

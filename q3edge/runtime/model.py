@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 from q3edge.config import Qwen3Config
+from q3edge.errors import UsageError
 from q3edge.runtime.chat_encoding import ChatEncoder, check_unicode
 from q3edge.runtime.chat_template import ChatTemplate, Message
 from q3edge.runtime.decoder import Decoder
 from q3edge.runtime.generate import Statistics, generate
-from q3edge.runtime.loader import open_artifact
+from q3edge.runtime.loader import open_graph
+from q3edge.runtime.model_draft import ModelDraft, open_draft, relative_cost
+from q3edge.runtime.ngram_draft import NGramDraft
+from q3edge.runtime.prefix_cache import PrefixCache
 from q3edge.runtime.settings import GenerationSettings
+from q3edge.runtime.speculation import Draft
 from q3edge.runtime.thinking import ThinkingSplitter
 from q3edge.runtime.tokenizer import Tokenizer
 
@@ -44,25 +52,43 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What `open` found in a folder. A context manager: leaving it ends the template's process."""
+    """What `open` found in a folder. A context manager: leaving it ends the template's process.
+
+    It keeps the keys and values of the last text, so a prompt that begins like it, as the next turn of a conversation
+    does, is computed from where it differs. So it serves one generation at a time; UsageError for a second one.
+    """
 
     folder: Path
     decoder: Decoder
     tokenizer: Tokenizer
     template: ChatTemplate | None
     defaults: GenerationSettings
+    cache: PrefixCache
+    new_draft: Callable[[], Draft] | None = None  # a draft for each generation; None: no speculation
+    _busy: Lock = field(default_factory=Lock, repr=False)
 
     @classmethod
-    def open(cls, folder: Path, *, threads: int | None = None) -> Self:
-        """Check and load everything; the three slow parts load side by side. InputError: any file is unfit."""
-        manifest = open_artifact(folder)
+    def open(
+        cls, folder: Path, *, threads: int | None = None, speculate: bool = False, draft: Path | None = None
+    ) -> Self:
+        """Check and load everything; the three slow parts load side by side. InputError: any file is unfit.
+
+        `speculate`: guess that answers repeat what stands before them; `draft`: let the smaller model in that folder
+        guess instead. Either makes answers faster, not others.
+        """
+        manifest = open_graph(folder)
         config = Qwen3Config.load(folder)
         settings = GenerationSettings.load(folder, config)
         template = ChatTemplate.load(folder)
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size)
             decoder = Decoder(folder, threads=threads, manifest=manifest)
-        return cls(folder, decoder, tokenizer.result(), template, settings)
+        new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
+        if draft is not None:
+            small = open_draft(draft, folder, decoder, tokenizer.result())
+            small_cache, cost = PrefixCache(small), relative_cost(small.manifest, manifest)
+            new_draft = partial(ModelDraft, small_cache, cost)
+        return cls(folder, decoder, tokenizer.result(), template, settings, PrefixCache(decoder), new_draft)
 
     def encode_chat(
         self, messages: Sequence[Message], *, thinking: bool | None = None, add_generation_prompt: bool = True
@@ -101,9 +127,10 @@ class Model:
                 listener(text)
 
         stats, token_ids = Statistics(), []
-        for token in generate(self.decoder, prompt_ids, settings or self.defaults, stats):
-            token_ids.append(token)
-            emit(*splitter.push(token))
+        with self._generation(prompt_ids, settings, stats) as tokens:
+            for token in tokens:
+                token_ids.append(token)
+                emit(*splitter.push(token))
         emit(*splitter.finish())
         text = self.tokenizer.decode(token_ids)
         return Completion(text, "".join(parts[True]), "".join(parts[False]), tuple(token_ids), stats)
@@ -123,12 +150,26 @@ class Model:
             if text and on_text is not None:
                 on_text(text)
 
-        for token in generate(self.decoder, prompt_ids, settings or self.defaults, stats):
-            token_ids.append(token)
-            emit(stream.push(token))
+        with self._generation(prompt_ids, settings, stats) as tokens:
+            for token in tokens:
+                token_ids.append(token)
+                emit(stream.push(token))
         emit(stream.finish())
         text = self.tokenizer.decode(token_ids)
         return Completion(text, "", text, tuple(token_ids), stats)
+
+    @contextmanager
+    def _generation(
+        self, prompt_ids: Sequence[int], settings: GenerationSettings | None, stats: Statistics
+    ) -> Iterator[Iterator[int]]:
+        """New tokens on this model's cache; nobody else gets at it before the block is left."""
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("the model is answering already, and gives one answer at a time; wait, or open it again")
+        try:
+            draft = self.new_draft() if self.new_draft else None
+            yield generate(self.decoder, prompt_ids, settings or self.defaults, stats, cache=self.cache, draft=draft)
+        finally:
+            self._busy.release()
 
     def close(self) -> None:
         """End the chat template's process."""

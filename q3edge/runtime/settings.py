@@ -41,6 +41,11 @@ class GenerationSettings:
             if not valid:
                 raise UsageError(f"{name} = {getattr(self, name)!r}: expected {expected}")
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same prompt should give the same text every time."""
+        return self.temperature == 0 or self.seed is not None
+
     @classmethod
     def load(cls, folder: Path, config: Qwen3Config) -> GenerationSettings:
         """What folder/generation_config.json says, as transformers reads it; a filter it does not name is off.

@@ -92,6 +92,11 @@ class Tokenizer:
         text: str = self._full.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id, added tokens among them."""
+        vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def stream(self) -> StreamDecoder:
         """A decoder that is given one token at a time."""
         return StreamDecoder(self)

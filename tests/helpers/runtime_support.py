@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from exporters.onnx.export import export_decoder
 from q3edge.artifact import Manifest
+from q3edge.errors import UsageError
 from support import InMemoryWeights, tiny_config
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -73,3 +76,42 @@ def write_artifact(folder: Path, **overrides: Any) -> Path:
 def seal(folder: Path) -> None:
     """Write a manifest that agrees with whatever the folder holds, as somebody who tampers with it can."""
     Manifest("onnx", "parent", {}).save(folder)
+
+
+class FakeCache:
+    """The token ids that a KV cache would stand for."""
+
+    def __init__(self, capacity: int, context: int) -> None:
+        self.ids: list[int] = []
+        self.capacity, self.context = capacity, context
+
+    def truncate(self, length: int) -> None:
+        del self.ids[length:]
+
+    def reserve(self, tokens: int) -> None:
+        assert tokens <= self.context
+        self.capacity = max(self.capacity, tokens)
+
+
+class FakeDecoder:
+    """A decoder whose logits depend on the last two tokens alone, so they are exact however the tokens are split.
+
+    That also makes it repeat itself, as drafts want it. `passes` counts the tokens of each forward.
+    """
+
+    def __init__(self, seed: int = 0, *, vocab: int = 12, context: int = 300) -> None:
+        self.config = SimpleNamespace(max_position_embeddings=context, vocab_size=vocab)
+        self.logits = 3 * np.random.default_rng(seed).standard_normal((vocab, vocab, vocab)).astype(np.float32)
+        self.passes: list[int] = []
+
+    def new_cache(self, capacity: int) -> FakeCache:
+        return FakeCache(capacity, self.config.max_position_embeddings)
+
+    def forward(self, input_ids: np.ndarray, cache: FakeCache, *, keep: int = 1) -> np.ndarray:
+        """See `Decoder.forward`."""
+        if len(cache.ids) + input_ids.shape[1] > cache.capacity:
+            raise UsageError("the cache is full")
+        self.passes.append(input_ids.shape[1])
+        cache.ids += input_ids[0].tolist()
+        text = [0, *cache.ids]
+        return np.stack([self.logits[text[i - 1], text[i]] for i in range(len(text) - keep, len(text))])[None]

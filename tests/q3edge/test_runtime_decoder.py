@@ -108,6 +108,42 @@ def test_full_cache_is_a_usage_error_with_both_numbers(decoder: Decoder) -> None
         decoder.new_cache(513)
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8))
+def test_a_cache_that_grows_gives_the_same_bits(decoder: Decoder, chunks: list[int]) -> None:
+    ids = tokens(1, sum(chunks))
+    at_once, growing = decoder.new_cache(512), decoder.new_cache(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("q3edge.runtime.decoder.GROWTH_STEP", 8)
+        for chunk, start in zip(chunks, np.cumsum([0, *chunks])):
+            part = ids[:, start : start + chunk]
+            growing.reserve(growing.length + chunk)
+            found = decoder.forward(part, growing, keep=0)
+            np.testing.assert_array_equal(found, decoder.forward(part, at_once, keep=0))
+    assert growing.capacity % 8 == 0 or growing.capacity == 1
+
+
+def test_a_cache_of_several_rows_grows(decoder: Decoder) -> None:
+    ids, lengths = tokens(2, 9), np.array([9, 4])
+    at_once, growing = decoder.new_cache(40, 2), decoder.new_cache(9, 2)
+    for cache in (at_once, growing):
+        decoder.forward(ids, cache, counts=lengths)
+        cache.reserve(10)
+    following = tokens(2, 1)
+    np.testing.assert_array_equal(decoder.forward(following, growing), decoder.forward(following, at_once))
+    assert (at_once.capacity, growing.capacity) == (40, 256)
+
+
+def test_growth_doubles_and_ends_at_the_context(decoder: Decoder) -> None:
+    cache, capacities = decoder.new_cache(200), []
+    for length in (200, 201, 257, 512):
+        cache.reserve(length)
+        capacities.append(cache.capacity)
+    assert capacities == [200, 512, 512, 512]
+    with pytest.raises(UsageError, match="513 tokens asked for, but the model's context is 512"):
+        cache.reserve(513)
+
+
 def test_rows_of_different_length_do_not_disturb_each_other(decoder: Decoder) -> None:
     lengths = np.array([5, 1, 9])
     ids, cache = tokens(3, 9), decoder.new_cache(16, 3)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,12 @@ from q3edge.errors import InputError, UsageError
 from q3edge.runtime.chat_template import Message
 from q3edge.runtime.generate import Statistics, generate
 from q3edge.runtime.model import Model
+from q3edge.runtime.prefix_cache import PrefixCache
 from q3edge.runtime.settings import GenerationSettings
 from runtime_support import seal, write_artifact
 
 HELLO: list[Message] = [{"role": "user", "content": "the cat"}]
+CHATTY = GenerationSettings(30, temperature=2.0, seed=1)  # its first tokens are text already
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,86 @@ def test_streamed_pieces_join_to_the_completion(model: Model, seed: int) -> None
     raw: list[str] = []
     completion = model.complete("<|im_start|>user\nthe", settings, on_text=raw.append)
     assert "".join(raw) == completion.text == completion.answer
+
+
+def fresh_answer(model: Model, messages: list[Message], **named: Any) -> tuple[int, ...]:
+    """What a model answers that has said nothing yet."""
+    return replace(model, cache=PrefixCache(model.decoder)).chat(messages, greedy(), **named).token_ids
+
+
+def test_a_second_turn_computes_only_what_is_new(model: Model) -> None:
+    first = model.chat(HELLO, greedy())
+    again = model.chat(HELLO, greedy())
+    assert again.stats.reused_tokens == again.stats.prompt_tokens - 2
+    assert again.token_ids == first.token_ids
+    turns: list[Message] = [*HELLO, {"role": "assistant", "content": "the mat"}, {"role": "user", "content": "a dog"}]
+    second = model.chat(turns, greedy())
+    assert second.stats.reused_tokens >= len(model.encode_chat(HELLO))
+    assert second.token_ids == fresh_answer(model, turns)
+    assert second.to_json()["stats"]["reused_tokens"] == second.stats.reused_tokens
+
+
+def test_thinking_that_the_template_drops_is_forgotten(model: Model) -> None:
+    thought = "<think>\nthe log\n</think>\n\n"
+    markup = f"<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n{thought}the mat"
+    model.complete(markup, greedy(max_new_tokens=1))
+    turns: list[Message] = [
+        *HELLO,
+        {"role": "assistant", "content": f"{thought}the mat"},
+        {"role": "user", "content": "a dog"},
+    ]
+    second = model.chat(turns, greedy())
+    assert second.stats.reused_tokens == len(model.encode_chat(HELLO))
+    assert second.token_ids == fresh_answer(model, turns)
+
+
+def test_an_answer_that_fails_half_way_does_not_disturb_the_next(model: Model) -> None:
+    expected, pieces = fresh_answer(model, HELLO), []
+
+    def fail(piece: str) -> None:
+        pieces.append(piece)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.chat(HELLO, CHATTY, on_text=fail)
+    assert len(pieces) == 1
+    assert model.chat(HELLO, greedy()).token_ids == expected
+
+
+def test_a_model_gives_one_answer_at_a_time(model: Model) -> None:
+    expected = fresh_answer(model, HELLO)
+    with pytest.raises(UsageError, match="the model is answering already"):
+        model.chat(HELLO, CHATTY, on_text=lambda _piece: model.chat(HELLO) and None)
+    assert model.chat(HELLO, greedy()).token_ids == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_guessing_gives_the_same_answer(model: Model, folder: Path, temperature: float) -> None:
+    settings = model.settings(max_new_tokens=60, temperature=temperature, seed=3)
+    expected = model.chat(HELLO, settings)
+    assert expected.stats.drafted_tokens == 0
+    for flags in ({"speculate": True}, {"draft": folder}):
+        with Model.open(folder, threads=1, **flags) as guessing:  # type: ignore[arg-type]
+            found = guessing.chat(HELLO, settings)
+        assert found.token_ids == expected.token_ids
+        assert found.stats.decode_steps + found.stats.accepted_tokens == expected.stats.decode_steps
+
+
+def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None:
+    larger = write_artifact(tmp_path / "larger", vocab_size=352)
+    with pytest.raises(
+        InputError, match=rf"{larger}: its vocabulary \(352 rows\) is not that of {folder} \(320 rows\)"
+    ):
+        Model.open(folder, threads=1, draft=larger)
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    written = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(written + "\n")  # other bytes, the same tokens
+    seal(other)
+    Model.open(folder, threads=1, draft=other).close()
+    (other / "tokenizer.json").write_text(written.replace("<think>", "<thunk>"))
+    seal(other)
+    with pytest.raises(InputError, match=rf"{other}: its vocabulary"):
+        Model.open(folder, threads=1, draft=other)
 
 
 def test_raw_prompt_is_the_whole_input(model: Model) -> None:
