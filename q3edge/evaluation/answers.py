@@ -58,7 +58,7 @@ def read_questions(path: Path) -> list[Question]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected a UTF-8 JSON Lines file") from None
-    questions = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [parse_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise InputError(f"{path}: no questions; expected one JSON object a line")
     return questions
@@ -96,7 +96,8 @@ def score_answers(
     return AnswerReport(wilson(correct), by_area, tuple(answers))
 
 
-def _parse(line: str, where: str) -> Question:
+def parse_question(line: str, where: str) -> Question:
+    """One line of a questions file; InputError begins with `where`."""
     try:
         raw = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Averages of per-token metrics with confidence intervals.
+"""Averages with confidence intervals from the bootstrap: of per-token metrics, and of anything else drawn in units.
 
 Errors of neighbouring tokens are correlated, so the bootstrap draws blocks of 64 neighbours, not tokens (block
 bootstrap, Künsch 1989). Every number is computed from the same draws, so ratios of both models are paired.
@@ -18,7 +18,6 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 BLOCK = 64
 MIN_BLOCKS = 5  # fewer say nothing about how they vary
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,22 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampled:
+    """A value and its bootstrap samples, for what is computed from several such.
+
+    samples: [RESAMPLES], NaN where a sample gives no value; empty where there is too little data.
+    """
+
+    value: float
+    samples: Float64Array
+
+    def estimate(self) -> Estimate:
+        """The percentile interval; none where most samples give no value."""
+        valid = self.samples[np.isfinite(self.samples)]
+        return _estimate(self.value, valid if 2 * len(valid) > len(self.samples) else valid[:0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,7 @@ class Comparison:
 def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
     """Estimates over all positions of the windows (at least one, none empty); percentile intervals, deterministic."""
     tokens = TokenMetrics.concatenate(windows)
-    draws = _Draws(_block_ids([len(window) for window in windows]))
+    draws = Draws(block_ids([len(window) for window in windows]))
     identity: Callable[[Float64Array], Float64Array] = lambda mean: mean  # noqa: E731
     return Comparison(
         tokens=len(tokens),
@@ -73,7 +88,15 @@ def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
     )
 
 
-def _block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
+def weighted_sum(parts: Sequence[Sampled], weights: Sequence[float]) -> Sampled:
+    """Of independently drawn parts; without samples if one of them is."""
+    value = sum(weight * part.value for weight, part in zip(weights, parts, strict=True))
+    if not all(len(part.samples) for part in parts):
+        return Sampled(value, np.empty(0))
+    return Sampled(value, np.sum([weight * part.samples for weight, part in zip(weights, parts)], axis=0))
+
+
+def block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
     """The block of every position, int64 [T]; a block is at most BLOCK neighbours of one window."""
     ids, first = [], 0
     for length in lengths:
@@ -82,22 +105,39 @@ def _block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate(ids)
 
 
-class _Draws:
-    """How often each block occurs in each of RESAMPLES bootstrap samples."""
+class Draws:
+    """How often each unit of the data occurs in each of RESAMPLES bootstrap samples; a unit is drawn as a whole.
 
-    def __init__(self, blocks: NDArray[np.int64]) -> None:
+    What is drawn with different seeds varies independently.
+    """
+
+    def __init__(self, blocks: NDArray[np.int64], seed: int = 0) -> None:
+        """`blocks` int64 [T]: the unit, 0 and up without gaps, that each value belongs to."""
         self._blocks = blocks
         self._sizes = np.bincount(blocks)
         count = len(self._sizes)
         resamples = RESAMPLES if count >= MIN_BLOCKS else 0
-        generator = np.random.default_rng(_SEED)
+        generator = np.random.default_rng(seed)
         self._weights = generator.multinomial(count, np.full(count, 1 / count), resamples)  # [resamples, blocks]
 
     def mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Estimate:
-        """`transform` of the mean over tokens."""
-        sums = np.bincount(self._blocks, values)
-        means = (self._weights @ sums) / (self._weights @ self._sizes)
-        return _estimate(float(transform(values.mean())), transform(means))
+        """`transform` of the mean over all values."""
+        return self.sampled_mean(values, transform).estimate()
+
+    def sampled_mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Sampled:
+        """`mean` with its samples."""
+        return Sampled(float(transform(values.mean())), transform(self._means(values)))
+
+    def sampled_ratio(self, values: Float64Array, by: Float64Array) -> Sampled | None:
+        """The ratio of two means from the same draws; None where the mean of `by` is 0."""
+        if not by.mean():
+            return None
+        below = self._means(by)
+        return Sampled(float(values.mean() / by.mean()), self._means(values) / np.where(below == 0, np.nan, below))
+
+    def _means(self, values: Float64Array) -> Float64Array:
+        """The mean in every sample, [RESAMPLES]."""
+        return (self._weights @ np.bincount(self._blocks, values)) / (self._weights @ self._sizes)
 
     def quantile(self, values: Float64Array, q: float) -> Estimate:
         """The smallest value that at least a fraction `q` of the tokens do not exceed."""

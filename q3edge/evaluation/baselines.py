@@ -1,0 +1,224 @@
+"""The usual other choices on the same checkpoint: torch's dynamic int8 and bitsandbytes' nf4, fp4 and int8.
+
+The float reference runs layer by layer with every matrix product made by the library's own module, so the numbers are
+the library's, whatever the model's size. Which matrices a library leaves float is as transformers applies it: torch
+rounds the head too, bitsandbytes does not, and nobody rounds the embedding.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from q3edge.config import Qwen3Config
+from q3edge.errors import ResourceError
+from q3edge.evaluation.references import batches
+from q3edge.evaluation.windows import Window, padded_inputs
+from q3edge.progress import Progress
+from q3edge.reference.model import LogitsHead, hidden_states
+from q3edge.weights import EMBEDDING, LM_HEAD, WeightSource, tensor_shapes
+
+_BLOCK = 64  # weights that share a scale in bitsandbytes' 4-bit types, its default
+_FLOAT32, _HALF = 4, 2  # bytes
+Product = Callable[[torch.Tensor], torch.Tensor]  # [..., K] -> [..., N]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One library's format. weight_bytes: of a matrix [N, K]; float_bytes: of a weight that stays float.
+
+    make: the library's module for float32 weights [N, K]. ResourceError: the library is not installed.
+    """
+
+    name: str
+    formats: str
+    package: str
+    make: Callable[[torch.Tensor], Product]
+    weight_bytes: Callable[[int, int], int]
+    float_bytes: int
+    rounds_head: bool
+
+    def model_bytes(self, config: Qwen3Config) -> int:
+        """Bytes of all weights as the library holds them."""
+        shapes = tensor_shapes(config)
+        total = 0
+        for name, shape in shapes.items():
+            rounded = name.endswith("_proj.weight") or (name == LM_HEAD and self.rounds_head)
+            total += self.weight_bytes(*shape) if rounded else self.float_bytes * math.prod(shape)
+        if config.tie_word_embeddings and self.rounds_head:  # the head no longer is the embedding, but a copy
+            total += self.weight_bytes(*shapes[EMBEDDING])
+        return total
+
+    def check(self) -> None:
+        """ResourceError: the library is not installed, with how to install it."""
+        if self.package != "torch":
+            _bitsandbytes()
+
+
+class BaselineDecoder:
+    """The model as a baseline makes it, in the place of an artifact's decoder, for windows that are known beforehand.
+
+    Their hidden states are computed at construction, each layer rounded once for a batch of windows; a call looks up
+    those of a window that begins as asked, whose states so far are its own: nothing looks ahead.
+    """
+
+    def __init__(
+        self, baseline: Baseline, source: WeightSource, windows: Sequence[Window], progress: Progress | None = None
+    ) -> None:
+        """ResourceError: the library is not installed."""
+        baseline.check()
+        self.config = source.config
+        self._baseline, self._windows = baseline, windows
+        self._hidden: list[torch.Tensor] = [torch.empty(0)] * len(windows)
+        lengths = [len(window.inputs) for window in windows]
+        for batch in batches(lengths, [""] * len(windows)):
+            with _products_by(baseline.make):
+                ids = padded_inputs([windows[number] for number in batch])
+                states = hidden_states(source, ids, progress=progress, label=baseline.name)
+            for number, row in zip(batch, states):
+                self._hidden[number] = row[: lengths[number]].clone()
+        # In one block, however large: torch's scale is one for the whole table.
+        self._head = LogitsHead(source, max_table_bytes=sys.maxsize)
+
+    def new_cache(self, capacity: int, batch_size: int = 1) -> list[int]:
+        """The token ids read so far: none."""
+        return []
+
+    def forward(self, input_ids: NDArray[np.int64], cache: list[int], *, keep: int = 1) -> NDArray[np.float32]:
+        """See `CausalDecoder`; one row only. ValueError: no window begins with these tokens."""
+        start = len(cache)
+        cache += input_ids[0].tolist()
+        hidden = self._states(np.array(cache))[-keep or start : len(cache)]
+        with _products_by(self._baseline.make) if self._baseline.rounds_head else nullcontext():
+            return self._head.logits(hidden).float().numpy()[None]
+
+    def _states(self, read: NDArray[np.int64]) -> torch.Tensor:
+        for window, hidden in zip(self._windows, self._hidden):
+            if np.array_equal(window.inputs[: len(read)], read):
+                return hidden[: len(read)]
+        raise ValueError("a baseline was computed for other windows")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops the libraries' warnings: the deprecation of torch.ao and casts to float16 are known and always the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _products_by(make: Callable[[torch.Tensor], Product]) -> Iterator[None]:
+    """Every matrix product within is made by what `make` gives for its matrix."""
+    with quiet(), _Products(make):
+        yield
+
+
+class _Products(TorchFunctionMode):
+    """Stands in for `linear` while active, so that the reference's layers serve as they are.
+
+    A matrix is given to the library once and kept as long as the reference keeps the float one: one layer at a time.
+    """
+
+    def __init__(self, make: Callable[[torch.Tensor], Product]) -> None:
+        super().__init__()
+        self._make, self._made = make, WeakTensorKeyDictionary()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """See torch.overrides; torch turns the mode off inside, so the library's own products are its own."""
+        if func is not linear:
+            return func(*args, **(kwargs or {}))
+        values, weights = args
+        if weights not in self._made:
+            self._made[weights] = self._make(weights)
+        return self._made[weights](values).float()
+
+
+def _torch_int8(weights: torch.Tensor) -> Product:
+    if not hasattr(torch.ao, "quantization"):
+        raise ResourceError("this torch has no torch.ao.quantization any more; install an older one for torch-int8")
+    model = torch.nn.Sequential(_float_linear(weights))
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    made: Product = quantize(model, {torch.nn.Linear}, dtype=torch.qint8)
+    return made
+
+
+def _bitsandbytes_4bit(kind: str) -> Callable[[torch.Tensor], Product]:
+    def make(weights: torch.Tensor) -> Product:
+        library = _bitsandbytes()
+        rows, width = weights.shape
+        module = library.nn.Linear4bit(width, rows, bias=False, quant_type=kind, compute_dtype=torch.float32)
+        module.weight = library.nn.Params4bit(weights, requires_grad=False, quant_type=kind, blocksize=_BLOCK)
+        made: Product = module.to("cpu").eval()  # `to` rounds
+        return made
+
+    return make
+
+
+def _bitsandbytes_int8(weights: torch.Tensor) -> Product:
+    library = _bitsandbytes()
+    rows, width = weights.shape
+    # Input channels beyond 6 stay float16: LLM.int8 (arXiv 2208.07339) as transformers sets it up.
+    module = library.nn.Linear8bitLt(width, rows, bias=False, has_fp16_weights=False, threshold=6.0)
+    module.weight = library.nn.Int8Params(weights, requires_grad=False, has_fp16_weights=False)
+    made: Product = module.to("cpu").eval()  # while training, activations are not rounded on a CPU
+    return made
+
+
+def _bitsandbytes() -> Any:
+    try:
+        library = import_module("bitsandbytes")
+    except ImportError:
+        raise ResourceError("this needs the package bitsandbytes: pip install 'q3edge[baselines]'") from None
+    logging.getLogger(library.__name__).setLevel(logging.ERROR)  # it tells of every cast to float16
+    return library
+
+
+def _float_linear(weights: torch.Tensor) -> torch.nn.Linear:
+    rows, width = weights.shape
+    module = torch.nn.Linear(width, rows, bias=False, device="meta")
+    module.weight = torch.nn.Parameter(weights, requires_grad=False)
+    return module
+
+
+def _four_bit_bytes(rows: int, width: int) -> int:
+    return rows * width // 2 + _FLOAT32 * -(-rows * width // _BLOCK)
+
+
+BASELINES: Mapping[str, Baseline] = {
+    found.name: found
+    for found in (
+        Baseline(
+            "torch-int8", "int8 weights, one scale a matrix; int8 activations", "torch", _torch_int8,
+            lambda rows, width: rows * width, _FLOAT32, rounds_head=True,
+        ),
+        Baseline(
+            "nf4", "4-bit normal floats, a float32 scale per 64", "bitsandbytes", _bitsandbytes_4bit("nf4"),
+            _four_bit_bytes, _HALF, rounds_head=False,
+        ),
+        Baseline(
+            "fp4", "4-bit floats, a float32 scale per 64", "bitsandbytes", _bitsandbytes_4bit("fp4"),
+            _four_bit_bytes, _HALF, rounds_head=False,
+        ),
+        Baseline(
+            "bnb-int8", "int8 weights, a scale a row; int8 activations, outliers float16", "bitsandbytes",
+            _bitsandbytes_int8, lambda rows, width: rows * width + _FLOAT32 * rows, _HALF, rounds_head=False,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,215 @@
+"""`Q3EdgeLM`: an ONNX artifact as a model of EleutherAI's lm-evaluation-harness, whose tasks then run on it.
+
+    import lm_eval
+    from q3edge.evaluation.lm_eval import Q3EdgeLM
+
+    with Q3EdgeLM("qwen3-int4") as model:
+        results = lm_eval.simple_evaluate(model=model, tasks=["gsm8k"], limit=100)
+
+Nothing else in q3edge imports this module, so only who uses it needs the harness: pip install 'q3edge[eval]'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.artifact import artifact_digest
+from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.evaluation.answers import final_answer
+from q3edge.progress import Progress, Silent
+from q3edge.runtime.generate import generate, prefill
+from q3edge.runtime.model import Model
+from q3edge.runtime.prefix_cache import PrefixCache
+from q3edge.runtime.settings import GenerationSettings
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError:
+    raise ResourceError("this needs the package lm-eval: pip install 'q3edge[eval]'") from None
+
+MAX_NEW_TOKENS = 256  # where a task does not say, as the harness's own models have it
+_CHUNK = 128  # tokens whose logits [_CHUNK, V] are in memory at once
+_KNOWN_ARGUMENTS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "seed"}
+
+
+class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
+    """One artifact folder. Requests are answered one after the other; what two share at their start is computed once.
+
+    thinking: whether chat templates ask the model to think first, None as they do by default; of what it generates only
+    the text behind the thinking counts. InputError: the folder is unfit.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        thinking: bool | None = False,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = Model.open(Path(folder), threads=threads)
+        self._cache = PrefixCache(self.model.decoder)
+        self._thinking, self._progress = thinking, progress or Silent()
+        self._added = len(self.model.tokenizer.encode_markup(""))  # tokens that the tokenizer puts before every text
+
+    @property
+    def eot_token_id(self) -> int:
+        """What ends a text; it also stands before one that has no context."""
+        return self.model.decoder.config.eos_token_ids[0]
+
+    @property
+    def max_length(self) -> int:
+        """The model's context in tokens."""
+        return self.model.decoder.config.max_position_embeddings
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Tells this artifact's prompts from others' in the harness's cache of requests."""
+        return f"q3edge-{artifact_digest(self.model.folder)[:16]}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The folder's template. InputError: it has none. UsageError: asked for one by name."""
+        if chat_template is False:
+            return None
+        if isinstance(chat_template, str):
+            raise UsageError(f"chat template {chat_template!r}: an artifact has one template; give True")
+        if self.model.template is None:
+            raise InputError(f"{self.model.folder}: has no chat template; run the task without apply_chat_template")
+        return self.model.template.template
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation as text; without a generation prompt its last message is an answer that is yet to end."""
+        self.chat_template(True)
+        assert self.model.template is not None
+        if add_generation_prompt:
+            return self.model.template.render(chat_history, thinking=self._thinking)
+        *earlier, last = chat_history
+        return self.model.template.render(earlier, thinking=self._thinking) + last["content"]
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_ignored: Any) -> list[int]:
+        """Token ids in which control tokens that are spelled out count as such: prompts come with the template's."""
+        ids = self.model.tokenizer.encode_markup(string)
+        return ids[self._added :] if add_special_tokens is False else ids
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """ln probability of each whole text, in windows of the model's context."""
+        found = []
+        with self._progress.task("texts", len(requests)) as advance:
+            for request in requests:
+                (text,) = request.args
+                windows = get_rolling_token_windows(
+                    self.tok_encode(text, add_special_tokens=False), self.eot_token_id, self.max_length, 1
+                )
+                total = sum(self._score(*make_disjoint_window(window))[0] for window in windows)
+                self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
+                found.append(float(total))
+                advance(1)
+        return found
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes behind each context, up to one of the task's stop sequences.
+
+        UsageError: a generation argument that q3edge does not have.
+        """
+        found = []
+        with self._progress.task("answers", len(requests)) as advance:
+            for request in requests:
+                context, arguments = request.args
+                answer = self._generate(context, arguments)
+                self.cache_hook.add_partial("generate_until", request.args, answer)
+                found.append(answer)
+                advance(1)
+        return found
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_ignored: Any
+    ) -> list[tuple[float, bool]]:
+        """(ln probability, whether greedy decoding would give it) of each continuation behind its context."""
+        found = []
+        with self._progress.task("continuations", len(requests)) as advance:
+            for texts, context, continuation in requests:
+                score = self._score(context, continuation)
+                self.cache_hook.add_partial("loglikelihood", texts, score)
+                found.append(score)
+                advance(1)
+        return found
+
+    def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
+        """Of a context that is too long the beginning is left out, as the harness's other models do."""
+        if len(continuation) > self.max_length:
+            raise UsageError(f"a continuation of {len(continuation)} tokens exceeds the context of {self.max_length}")
+        ids = [*context, *continuation][-(self.max_length + 1) :]
+        total, greedy, position = 0.0, True, len(ids) - len(continuation)
+        for logits in self._logits_of_last(ids[:-1], len(continuation)):
+            targets = np.array(ids[position : position + len(logits)])
+            position += len(logits)
+            exact = logits.astype(np.float64)
+            exact -= exact.max(axis=1, keepdims=True)
+            chosen = exact[np.arange(len(targets)), targets]
+            total += float((chosen - np.log(np.exp(exact).sum(axis=1))).sum())
+            greedy = greedy and bool((logits.argmax(axis=1) == targets).all())
+        return total, greedy
+
+    def _logits_of_last(self, ids: Sequence[int], count: int) -> Iterator[NDArray[np.float32]]:
+        """Logits float32 [<= _CHUNK, V] after each of the last `count` of `ids`."""
+        start = len(ids) - count
+        held = self._cache.resume(ids, start)
+        if held < start:
+            prefill(self._cache, ids[held:start])
+        for first in range(start, len(ids), _CHUNK):
+            part = list(ids[first : first + _CHUNK])
+            yield self._cache.extend(part, keep=len(part))
+
+    def _generate(self, context: str, arguments: Mapping[str, Any]) -> str:
+        settings, until = self._settings(arguments)
+        room = self.max_length - min(settings.max_new_tokens, self.max_length - 1)
+        prompt = self.tok_encode(context)[-room:]
+        stream, text, answer = self.model.tokenizer.stream(), "", ""
+        for token in generate(self.model.decoder, prompt, settings, cache=self._cache):
+            text += stream.push(token)
+            answer = final_answer(text) if self._thinking else text
+            if any(stop in answer for stop in until):
+                break
+        else:
+            text += stream.finish()
+            answer = final_answer(text) if self._thinking else text
+        return answer[: min((answer.index(stop) for stop in until if stop in answer), default=None)]
+
+    def _settings(self, arguments: Mapping[str, Any]) -> tuple[GenerationSettings, list[str]]:
+        """Greedy unless the task asks to sample; and where to stop."""
+        if unknown := sorted(set(arguments) - _KNOWN_ARGUMENTS):
+            raise UsageError(
+                f"generation argument {unknown[0]}: expected some of {', '.join(sorted(_KNOWN_ARGUMENTS))}"
+            )
+        until = arguments.get("until") or []
+        sampled = arguments.get("do_sample", False) and arguments.get("temperature", 1.0) > 0
+        settings = GenerationSettings(
+            max_new_tokens=arguments.get("max_gen_toks", MAX_NEW_TOKENS),
+            stop_token_ids=self.model.defaults.stop_token_ids,
+        )
+        if sampled:
+            names = ("temperature", "top_k", "top_p", "seed")
+            settings = settings.override(
+                **{"temperature": 1.0, "seed": 0} | {name: arguments[name] for name in names if name in arguments}
+            )
+        return settings, [until] if isinstance(until, str) else [stop for stop in until if stop]
+
+    def close(self) -> None:
+        """End the chat template's process."""
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

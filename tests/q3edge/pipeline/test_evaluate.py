@@ -1,0 +1,207 @@
+"""`evaluate` on the embedded model: exact between equal models, resumed where it was killed, never computed twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import q3edge.evaluation.references as references
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
+from q3edge.checkpoint import Checkpoint
+from q3edge.config import Qwen3Config
+from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.evaluation.dead_matrices import dead_matrices
+from q3edge.evaluation.reading_journal import ReadingJournal
+from q3edge.evaluation.scorecard import Scorecard, scorecard_from_json
+from q3edge.evaluation.suite import Item, Suite
+from q3edge.evaluation.suite_files import built_in_suites
+from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.evaluate import evaluate, require_sound
+from q3edge.recipe import Recipe
+from support import write_checkpoint
+
+DEMO = str(files("q3edge.data") / "demo_model")
+CHOICES = Suite(
+    "choices",
+    tuple(
+        Item(f"c{i}", "choice", "knowledge", "en", f"Which is {i}?\nA. x\nB. y", "B", "B", choices=("x", "y"))
+        for i in range(6)
+    ),
+    "00",
+    "test",
+)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifact") / "int4"
+    build_artifact(DEMO, folder, replace(Recipe.for_format("int4"), method="rtn"), max_tokens=64)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "evaluations"
+
+
+def forbidden(*_: object, **__: object) -> Any:
+    raise AssertionError("computed again")
+
+
+def overwritten(artifact: Path, copy: Path, tensor: str, values: Callable[[int], bytes], part: slice) -> Path:
+    """A copy of `artifact` in which `part` of a tensor's bytes is `values` of their number; its manifest agrees."""
+    shutil.copytree(artifact, copy)
+    graph = onnx.load(copy / MODEL_FILE, load_external_data=False).graph
+    entries = {e.key: e.value for t in graph.initializer if t.name == tensor for e in t.external_data}
+    offset, length = int(entries["offset"]), int(entries["length"])
+    data = bytearray((copy / DATA_FILE).read_bytes())
+    start, stop, _ = part.indices(length)
+    data[offset + start : offset + stop] = values(stop - start)
+    (copy / DATA_FILE).write_bytes(data)
+    Manifest.load(copy).save(copy)
+    return copy
+
+
+def run(artifact: Path, reference: str = DEMO, **options: Any) -> Scorecard:
+    """On short items of two suites; one thread, as these products lose more to waiting for a second one."""
+    return evaluate(artifact, reference, [built_in_suites()[0], CHOICES], limit=6, threads=1, **options)
+
+
+def without_time(scorecard: Scorecard) -> Scorecard:
+    return replace(scorecard, seconds=0.0, timing={})
+
+
+def test_int4_against_float(artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suites = [*built_in_suites(), CHOICES]
+    found = evaluate(artifact, DEMO, suites, limit=5, threads=1)
+    assert scorecard_from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+    assert (found.artifact, found.reference) == ("int4", "demo_model")
+    assert set(found.suites) == set(found.suite_digests) == {"built-in questions", "built-in texts", "choices"}
+    assert found.suites["choices"].metric == "accuracy"
+    assert {name: found.suites[name].items for name in found.suites} == dict.fromkeys(found.suites, 5)
+    assert (
+        sum(part.items for part in found.languages.values()) == sum(part.items for part in found.areas.values()) == 15
+    )
+    assert found.overall is not None
+    assert found.histogram is not None
+    assert 0 < found.overall.mean_kl.value < 1
+    assert sum(found.histogram.counts) == found.overall.tokens
+    assert len(found.worst) == 10
+    assert [example.kl for example in found.worst] == sorted((example.kl for example in found.worst), reverse=True)
+    assert all(len(example.reference_next) == len(example.candidate_next) == 5 for example in found.worst)
+    assert sum(found.area_weights.values()) == pytest.approx(1)
+    assert not [check for check in found.checks if check.status == "fail"]
+    assert found.timing["total_over_models"] > 1
+    require_sound(artifact, found)
+    assert not list((cache / "unfinished").iterdir())
+
+    monkeypatch.setattr("q3edge.pipeline.evaluate.read_all", forbidden)
+    assert evaluate(artifact, DEMO, suites, limit=5, threads=1) == found
+
+
+def test_artifact_against_itself(artifact: Path, cache: Path) -> None:
+    found = run(artifact, str(artifact), use_cache=False)
+    assert found.overall is not None
+    assert found.recovery is not None
+    assert found.histogram is not None
+    assert found.overall.p999_kl.value == found.overall.mean_kl.value == found.overall.max_logit_error == 0
+    assert found.overall.top1_agreement.value == 1
+    assert found.recovery.value == 100
+    for part in (*found.areas.values(), *found.languages.values(), *found.suites.values()):
+        assert part.reference_score == part.candidate_score
+        assert part.recovery is None or {part.recovery.value, part.recovery.low, part.recovery.high} <= {100, None}
+    assert found.histogram.counts[0] == found.overall.tokens
+    assert found.worst == ()
+    assert not cache.exists()
+
+
+def test_killed_run_goes_on(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, done = ReadingJournal.append, []
+
+    def killed_after_five(self: ReadingJournal, passage: int, reading: Any) -> None:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        append(self, passage, reading)
+        done.append(passage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReadingJournal, "append", killed_after_five)
+        with pytest.raises(KeyboardInterrupt):
+            run(artifact)
+    resumed = run(artifact)
+    assert resumed.timing["resumed_items"] == 5
+    assert resumed.timing["cached_tokens"] > 0
+    fresh = run(artifact, use_cache=False)
+    assert without_time(resumed) == without_time(fresh)
+
+
+def test_zeroed_matrix_is_flagged_and_the_float_model_does_not_run_again(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(artifact)
+    monkeypatch.setattr(references, "hidden_states", forbidden)
+    dead = overwritten(artifact, tmp_path / "dead", "model.layers.1.mlp.down_proj.codes", bytes, slice(None))
+    found = run(dead)
+    (check,) = [check for check in found.checks if check.name == "dead_matrices"]
+    assert (check.status, check.value) == ("fail", 1.0)
+    assert found.timing["cached_tokens"] == found.timing["tokens"]
+    with pytest.raises(ValidationError, match=r"1 weights are all zero: model\.layers\.1\.mlp\.down_proj"):
+        require_sound(dead, found)
+
+
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "name"), [(4, True, "k_proj"), (4, False, "k_proj"), (8, None, "up_proj")]
+)
+def test_zeros_that_were_quantized_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, symmetric: bool | None, name: str
+) -> None:
+    """Stored beside other weights of the same input, with the codes and scales that zeros get."""
+    read = Checkpoint.read
+
+    def zeroed(self: Checkpoint, tensor: str, rows: slice | None = None) -> Any:
+        values = read(self, tensor, rows)
+        return np.zeros_like(values) if tensor.endswith(f"layers.0.{_MODULE[name]}.{name}.weight") else values
+
+    monkeypatch.setattr(Checkpoint, "read", zeroed)
+    recipe = replace(Recipe.for_format(f"int{bits}", None, symmetric), method="rtn")
+    build_artifact(DEMO, tmp_path / "a", recipe, max_tokens=32)
+    found = dead_matrices(tmp_path / "a", Qwen3Config.load(tmp_path / "a"))
+    assert found == [f"model.layers.0.{_MODULE[name]}.{name}"]
+
+
+_MODULE = {"k_proj": "self_attn", "up_proj": "mlp"}
+
+
+def test_a_sound_artifact_has_no_dead_matrix(artifact: Path) -> None:
+    assert dead_matrices(artifact, Qwen3Config.load(artifact)) == []
+
+
+def test_logits_that_are_not_numbers(artifact: Path, tmp_path: Path) -> None:
+    broken = overwritten(
+        artifact, tmp_path / "b", "model.layers.0.mlp.down_proj.scales", lambda n: b"\x00\x7e" * (n // 2), slice(None)
+    )
+    with pytest.raises(ValidationError, match="NaN or infinite in 4 of 4 items"):
+        evaluate(broken, DEMO, [CHOICES], limit=4)
+
+
+def test_areas_are_chosen(artifact: Path) -> None:
+    found = run(artifact, areas=["math", "safety"])
+    assert found.area_weights == {"math": 25 / 30, "safety": 5 / 30}
+    assert found.settings["areas"] == ["math", "safety"]
+    with pytest.raises(UsageError, match="area 'maths'"):
+        run(artifact, areas=["maths"])
+
+
+def test_another_architecture_is_refused(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.json differs from the reference's"):
+        run(artifact, str(write_checkpoint(tmp_path / "other")))

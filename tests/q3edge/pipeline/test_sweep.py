@@ -1,0 +1,188 @@
+"""A sweep builds what is missing, goes on where it was, and reports what failed; gates read what it wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.pipeline import sweep_builds
+from q3edge.pipeline.gate import check_artifact, require_gates
+from q3edge.pipeline.measuring import Measuring
+from q3edge.pipeline.report import make_report, unique_names
+from q3edge.pipeline.sweep import SweepResult, run_sweep
+from q3edge.pipeline.variants import parse_variants
+from q3edge.progress import Silent
+from q3edge.report.gates import Gates
+from runtime_support import write_tokenizer
+from support import write_checkpoint
+
+FORMATS = ["int8", "int4-g128", "torch-int8"]  # the second does not fit the model's width of 64
+LENIENT = Gates(min_recovery=1.0, max_kl=5.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("Q3EDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+    write_tokenizer(folder)
+    return folder
+
+
+def swept(model: Path, output: Path, formats: list[str] = FORMATS, **options: Any) -> SweepResult:
+    measuring = Measuring(str(model), areas=("math",), limit=2, speed=False, threads=1)
+    return run_sweep(output, parse_variants(formats, method="rtn"), measuring, LENIENT, **options)
+
+
+@pytest.fixture(scope="module")
+def output(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "out"
+    result = swept(model, folder)
+    assert result.resumed == ()
+    return folder
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is built from now on."""
+    names: list[str] = []
+    original = sweep_builds.build_artifact
+
+    def counting(model: str, output: Path, *rest: Any, **named: Any) -> Any:
+        names.append(output.name)
+        return original(model, output, *rest, **named)
+
+    monkeypatch.setattr(sweep_builds, "build_artifact", counting)
+    return names
+
+
+def test_what_fails_is_a_row_and_the_others_go_on(output: Path) -> None:
+    raw = json.loads((output / "report.json").read_text())
+    assert [variant["name"] for variant in raw["variants"]] == ["int8", "torch-int8"]
+    assert [failure["name"] for failure in raw["failures"]] == ["int4-g128"]
+    assert "group size 128 does not divide the width 64" in raw["failures"][0]["reason"]
+    assert not (output / "int4-g128").exists()
+    assert raw["recommendation"]["name"] == "int8"
+    for variant in raw["variants"]:
+        assert variant["scorecard"]["overall"]["mean_kl"]["value"] > 0
+    for name in ("report.html", "report.md"):
+        text = (output / name).read_text(encoding="utf-8")
+        assert "group size 128" in text
+        assert str(output) not in text
+
+
+def test_the_same_sweep_builds_nothing_again(model: Path, output: Path, built: list[str]) -> None:
+    before = json.loads((output / "report.json").read_text())
+    result = swept(model, output)
+    assert result.resumed == ("int8",)
+    assert built == ["int4-g128"]  # which fails again
+    assert json.loads((output / "report.json").read_text()) == before
+
+
+def test_a_sweep_that_was_killed_goes_on(model: Path, output: Path, built: list[str], tmp_path: Path) -> None:
+    copy = shutil.copytree(output, tmp_path / "copy")
+    ledger = json.loads((copy / "sweep.json").read_text())
+    ledger["variants"]["int8"] = {"request": "", "artifact": ""}  # begun, and killed before it was recorded
+    (copy / "sweep.json").write_text(json.dumps(ledger))
+    result = swept(model, copy, ["int8", "int4"])
+    assert result.resumed == ()
+    assert built == ["int8", "int4"]
+    assert {variant.name for variant in result.report.variants} == {"int8", "int4"}
+    assert swept(model, copy, ["int8", "int4"]).resumed == ("int8", "int4")
+
+
+def test_another_model_or_a_changed_folder_is_built_again(
+    model: Path, output: Path, built: list[str], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(output, tmp_path / "copy")
+    other = write_checkpoint(tmp_path / "other", seed=5)
+    write_tokenizer(other)
+    assert swept(other, copy, ["int8"]).resumed == ()
+    shutil.rmtree(copy / "int8")
+    assert swept(other, copy, ["int8"]).resumed == ()
+    assert built == ["int8", "int8"]
+
+
+def test_a_folder_that_no_sweep_made_is_left_alone(model: Path, output: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(output, tmp_path / "copy")
+    (copy / "int4").mkdir()
+    result = swept(model, copy, ["int8", "int4"])
+    assert [failure.name for failure in result.report.failures] == ["int4"]
+    assert list((copy / "int4").iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    with pytest.raises(UsageError, match="no sweep made it"):
+        swept(model, tmp_path / "mine")
+
+
+def test_a_damaged_ledger_is_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(InputError, match=r"sweep\.json"):
+        swept(model, tmp_path)
+
+
+def test_a_report_of_the_same_artifacts_has_the_same_scorecards(model: Path, output: Path) -> None:
+    measuring = Measuring(str(model), areas=("math",), limit=2, speed=False, threads=1)
+    report = make_report([output / "int8"], measuring, LENIENT, Silent())
+    raw = json.loads((output / "report.json").read_text())
+    assert json.loads(json.dumps(report.to_json()))["variants"][0] == raw["variants"][0]
+
+
+def test_without_a_reference_a_report_tells_what_build_measured(output: Path) -> None:
+    report = make_report([output / "int8"], Measuring(speed=False), Gates(None, 5.0), Silent())
+    (variant,) = report.variants
+    assert variant.recovery is None
+    assert variant.mean_kl is not None
+    assert "give --reference" in variant.missing[0]
+    assert report.recommendation.name == "int8"
+
+
+def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> None:
+    folder, here = output / "int8", Measuring(speed=False)
+    by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json", progress=Silent())
+    now = Measuring(str(model), areas=("math",), limit=2, threads=1)
+    assert check_artifact(folder, LENIENT, now, progress=Silent()).recovery == by_file.recovery
+    require_gates(by_file)
+    strict = check_artifact(folder, Gates(None, 1e-9), here, progress=Silent())
+    with pytest.raises(ValidationError, match="at most 1e-09 asked for"):
+        require_gates(strict)
+    with pytest.raises(UsageError, match="recovery was not measured"):
+        check_artifact(folder, Gates(97, None), here, progress=Silent())
+
+
+def test_a_scorecard_of_another_artifact_is_refused(output: Path, tmp_path: Path) -> None:
+    raw = json.loads((output / "report.json").read_text())
+    raw["variants"][0]["scorecard"]["artifact_digest"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(raw))
+    (tmp_path / "none.json").write_text('{"some": "thing"}')
+    for name, words in (
+        ("other.json", "made from another"),
+        ("none.json", "not a scorecard"),
+        ("no.json", "not found"),
+    ):
+        with pytest.raises(InputError, match=words):
+            check_artifact(output / "int8", LENIENT, Measuring(), scorecard=tmp_path / name, progress=Silent())
+
+
+def test_names_are_told_apart_by_the_parent(tmp_path: Path) -> None:
+    assert unique_names([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "y"]) == ["a/x", "b/x", "y"]
+    with pytest.raises(UsageError, match="given twice"):
+        unique_names([tmp_path, tmp_path])
+
+
+@pytest.mark.slow
+def test_several_at_a_time_give_the_same_artifacts(model: Path, output: Path, tmp_path: Path) -> None:
+    result = swept(model, tmp_path / "out", ["int8", "int4", "int4-g128"], jobs=2)
+    assert [failure.name for failure in result.report.failures] == ["int4-g128"]
+    manifest = (tmp_path / "out" / "int8" / "q3edge.json").read_bytes()
+    assert manifest == (output / "int8" / "q3edge.json").read_bytes()

@@ -1,0 +1,64 @@
+"""Names of formats and what they stand for."""
+
+from __future__ import annotations
+
+import pytest
+
+from q3edge.errors import UsageError
+from q3edge.pipeline.variants import parse_variants
+from q3edge.recipe import Recipe
+
+
+def scheme_of(name: str) -> str:
+    recipe = parse_variants([name])[0].recipe
+    assert recipe is not None
+    scheme = recipe.rules[0].scheme
+    assert scheme is not None
+    return scheme.label()
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("int4", "int4-g32-asym"),
+        ("int4-g64", "int4-g64-asym"),
+        ("int4-g128-sym", "int4-g128"),
+        ("int8", "int8-g16"),
+        ("int8-g32-asym", "int8-g32-asym"),
+        ("int2-g64", "int2-g64-asym"),
+        ("int8-dynamic", "int8-channel-a8"),
+    ],
+)
+def test_names_stand_for_schemes(name: str, label: str) -> None:
+    assert scheme_of(name) == label
+
+
+def test_order_method_budgets_and_baselines_are_kept() -> None:
+    asked = parse_variants(["nf4", "float", "int4"], ["4.50"], "rtn")
+    assert [variant.name for variant in asked] == ["nf4", "float", "int4", "bpw-4.5"]
+    assert asked[0].baseline == "nf4"
+    assert asked[1].recipe is None
+    assert asked[2].recipe is not None
+    assert asked[2].recipe.method == "rtn"
+    assert asked[3].budget is not None
+    assert asked[3].budget.bits_per_weight == 4.5
+    assert parse_variants(["int8"])[0].recipe == Recipe.for_format("int8")
+
+
+@pytest.mark.parametrize(
+    ("formats", "targets", "words"),
+    [
+        (["int5"], [], "expected int8, int4 or int2"),
+        (["int4-g"], [], "expected int8"),
+        (["int4-g48"], [], "group_size = 48"),
+        (["int8-dynamic-g32"], [], "leave out the group size"),
+        (["int4", "int4-g32-asym"], [], "are the same"),
+        (["nf4", "nf4"], [], "are the same"),
+        ([], ["four"], "bits per weight"),
+        ([], ["nan"], "bits per weight"),
+        ([], [], "nothing to build"),
+    ],
+)
+def test_mistakes_are_refused(formats: list[str], targets: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_variants(formats, targets)

@@ -1,0 +1,107 @@
+"""The page in a real browser: it renders without complaint, asks nobody, and fits a phone. Needs Chromium."""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from q3edge.report.page import render_page
+from report_support import make_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PHONE = 360  # CSS pixels
+HOUSEKEEPING = (".google.com", ".googleapis.com", ".gvt1.com")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)"),
+]
+
+
+def chromium(folder: Path, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open a local page to its end in a profile of its own; --no-sandbox because tests may run as root."""
+    assert CHROMIUM is not None
+    return subprocess.run(
+        [
+            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
+            "--disable-background-networking", "--disable-component-update", "--no-first-run",
+            f"--user-data-dir={folder / 'profile'}", *options, page.as_uri(),
+        ],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "report.html"
+    path.write_text(render_page(make_report()), encoding="utf-8")
+    return path
+
+
+def test_the_console_stays_empty_and_no_request_leaves(page: Path, tmp_path: Path) -> None:
+    log = tmp_path / "net.json"
+    result = chromium(tmp_path, page, "--dump-dom", f"--log-net-log={log}")
+    assert "<main" in result.stdout
+    assert "CONSOLE" not in result.stderr
+    assert _requests(json.loads(log.read_text())) == []
+
+
+def test_the_style_passes_the_policy_and_a_phone_need_not_scroll_sideways(page: Path, tmp_path: Path) -> None:
+    beyond = _evaluated(page, tmp_path, "found.documentElement.scrollWidth - found.documentElement.clientWidth")
+    assert beyond == "0"
+    weight = _evaluated(page, tmp_path, "getComputedStyle(found.querySelector('.verdict')).fontWeight")
+    assert weight == "600"  # the style sheet's: the policy's hash is right
+
+
+def test_text_has_enough_contrast_in_light_and_dark(page: Path, tmp_path: Path) -> None:
+    css = page.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    light, dark = css.split("@media (prefers-color-scheme: dark)")
+    for colours in (_colours(light), _colours(dark)):
+        for text in ("ink", "muted", "accent"):
+            for ground in ("page", "card", "wash", "faint"):
+                assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+
+
+def _evaluated(page: Path, folder: Path, expression: str) -> str:
+    """What an expression over the page's document gives, in a frame of a phone's width."""
+    source = html.escape(page.read_text(encoding="utf-8"))
+    outer = folder / "outer.html"
+    script = f"const found = frame.contentDocument; document.title = {expression};"
+    outer.write_text(
+        f'<!doctype html><title></title><iframe id="frame" width="{PHONE}" height="700" style="border:0" '
+        f'onload="{html.escape(script)}" srcdoc="{source}"></iframe>',
+        encoding="utf-8",
+    )
+    return chromium(folder, outer, "--dump-dom").stdout.partition("<title>")[2].partition("</title>")[0]
+
+
+def _requests(log: dict[str, Any]) -> list[str]:
+    """URLs of a net log that lead out, but for Chromium's own housekeeping; the page names no host at all."""
+    urls = {event.get("params", {}).get("url", "") for event in log["events"]}
+    hosts = {url: urlsplit(url).hostname or "" for url in urls if not url.startswith(("file:", "data:", "about:"))}
+    return [url for url, host in hosts.items() if host and not host.endswith(HOUSEKEEPING)]
+
+
+def _colours(css: str) -> dict[str, str]:
+    block = css[css.index("--page") : css.index("}", css.index("--page"))]
+    pairs = (entry.split(":") for entry in block.split(";") if ":" in entry)
+    return {name.strip().removeprefix("--"): value.strip() for name, value in pairs}
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.2's contrast ratio of two colours written #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)

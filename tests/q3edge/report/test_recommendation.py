@@ -1,0 +1,74 @@
+"""The Pareto front against its definition, the gates, and which variant is advised."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from q3edge.evaluation.statistics import Estimate
+from q3edge.report.gates import Gates
+from q3edge.report.recommendation import pareto_front, recommend
+from report_support import variant
+
+pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
+
+
+@given(pairs)
+def test_the_front_is_who_nobody_beats(points: list[tuple[int, int]]) -> None:
+    def beats(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+    front = pareto_front(points)
+    unbeaten = {point for point in points if not any(beats(other, point) for other in points)}
+    assert {points[i] for i in front} == unbeaten
+    assert len(front) == len(unbeaten)  # equal points are there once
+    assert [points[i][0] for i in front] == sorted(points[i][0] for i in front)
+
+
+def test_the_smallest_that_passes_is_advised_and_smaller_ones_are_refused_with_reasons() -> None:
+    found = [variant("large", 900, 0.001, 99.9), variant("middle", 500, 0.02, 98.5), variant("small", 300, 0.2, 90.0)]
+    advice = recommend(found, Gates(), 1000)
+    assert (advice.name, advice.smallest, advice.most_accurate) == ("middle", "small", "large")
+    assert advice.sentence.startswith("Ship middle: 0.0 MB, 50 % of the size, recovery 98.5 % [97.8, 99.1], KL 0.02 ")
+    assert set(advice.refused) == {"small"}
+    assert "at most 0.05" in advice.refused["small"]
+    assert "at least 97 %" in advice.refused["small"]
+
+
+def test_it_is_the_lower_bound_that_has_to_reach_the_limit() -> None:
+    found = [variant("close", 300, 0.01, 97.5)]  # its interval begins at 96.8
+    assert recommend(found, Gates(), None).name is None
+    assert recommend(found, Gates(min_recovery=96.8 - 1e-6), None).name == "close"
+
+
+def test_if_none_passes_it_says_so() -> None:
+    advice = recommend([variant("bad", 300, 1.0, 60.0)], Gates(), 1000)
+    assert advice.name is None
+    assert advice.sentence == "Ship none of these: no variant passes."
+    assert set(advice.refused) == {"bad"}
+    assert recommend([], Gates(), 1000).sentence == "There is no variant to judge."
+
+
+def test_what_was_not_measured_does_not_pass() -> None:
+    unknown = variant("unknown", 300, 0.0, 100.0, scorecard=None)
+    assert recommend([unknown], Gates(), None).name is None
+    assert recommend([unknown], Gates(min_recovery=None, max_kl=None), None).name == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("recovery", "kl", "statuses"),
+    [
+        (Estimate(98, 97.0, 99), Estimate(0.05, 0.04, 0.2), ["pass", "pass"]),
+        (Estimate(98, 96.9, 99), Estimate(0.0501, 0.01, 0.2), ["fail", "fail"]),
+        (Estimate(98, None, None), None, ["skipped", "fail"]),
+        (None, Estimate(0.0, 0.0, 0.0), ["pass", "skipped"]),
+    ],
+)
+def test_gates(recovery: Estimate | None, kl: Estimate | None, statuses: list[str]) -> None:
+    assert [result.status for result in Gates().judge(recovery, kl)] == statuses
+
+
+def test_a_float_export_is_not_the_most_accurate_alternative() -> None:
+    found = [variant("float", 2000, 0.0001, 100.0), variant("int8", 600, 0.001, 99.9)]
+    assert recommend(found, Gates(), 1200).most_accurate == "int8"
