@@ -16,11 +16,16 @@ import click
 
 from q3edge.cli.bench import bench
 from q3edge.cli.build import build
+from q3edge.cli.check import check
 from q3edge.cli.demo import demo
+from q3edge.cli.diff import diff
+from q3edge.cli.eval import evaluate
 from q3edge.cli.export import export
 from q3edge.cli.inspect import inspect
 from q3edge.cli.quantize import quantize
+from q3edge.cli.report import report
 from q3edge.cli.run import run
+from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError
 from q3edge.version import VERSION
@@ -60,7 +65,7 @@ def cli() -> None:
     """
 
 
-for _command in (demo, inspect, quantize, export, validate, build, run, bench):
+for _command in (demo, inspect, quantize, export, validate, evaluate, build, run, bench, report, check, sweep, diff):
     cli.add_command(_command)
 
 

@@ -106,11 +106,22 @@ def test_run_answers_on_stdout_and_counts_on_stderr(artifact: Path) -> None:
     assert len(answer["token_ids"]) == answer["stats"]["new_tokens"]
 
 
+def test_run_guesses_unless_told_not_to(artifact: Path) -> None:
+    prompt = "one two three four five six " * 8
+    arguments = ("run", artifact, prompt, "--raw", "--temperature", 0, "--max-new-tokens", 24, "--json")
+    guessing, plain = (json.loads(q3edge(*arguments, *flag).stdout)["stats"] for flag in ((), ("--no-speculate",)))
+    assert guessing["drafted_tokens"] > 0
+    assert plain["drafted_tokens"] == 0
+    drafted = q3edge(*arguments[:-1], "--draft", artifact)
+    assert drafted.returncode == 0, drafted.stderr
+    refused(q3edge(*arguments, "--draft", artifact, "--no-speculate"), 2, "--draft", "--no-speculate", "give one")
+
+
 def test_onnxruntime_genai_runs_the_folder_and_says_the_same(artifact: Path) -> None:
     genai = pytest.importorskip("onnxruntime_genai")
     prompt = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
     arguments = ("run", artifact, prompt, "--raw", "--temperature", 0, "--max-new-tokens", 24, "--json")
-    expected = json.loads(q3edge(*arguments).stdout)["token_ids"]
+    expected = json.loads(q3edge(*arguments, "--no-speculate").stdout)["token_ids"]
     model = genai.Model(str(artifact))
     prompt_ids = genai.Tokenizer(model).encode(prompt)
     parameters = genai.GeneratorParams(model)

@@ -1,0 +1,60 @@
+"""`Gates`: how accurate a model has to be, and whether one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from q3edge.evaluation.results import CheckResult
+from q3edge.evaluation.statistics import Estimate
+
+MIN_RECOVERY, MAX_KL = 97.0, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """min_recovery in percent, held against the lower end of the interval; max_kl in nats, against the mean itself.
+
+    None asks for nothing. The KL is held as `build --max-kl` and `validate --max-kl` hold it.
+    """
+
+    min_recovery: float | None = MIN_RECOVERY
+    max_kl: float | None = MAX_KL
+
+    @property
+    def rule(self) -> str:
+        """The gates in words."""
+        parts = []
+        if self.min_recovery is not None:
+            parts.append(f"a recovery whose 95 % interval lies at or above {self.min_recovery:g} %")
+        if self.max_kl is not None:
+            parts.append(f"a mean KL of at most {self.max_kl:g} nats")
+        return " and ".join(parts) or "no demand on accuracy"
+
+    def judge(self, recovery: Estimate | None, mean_kl: Estimate | None) -> tuple[CheckResult, ...]:
+        """One result for each gate that is set; "skipped" where its number was not measured."""
+        results = []
+        if self.max_kl is not None:
+            results.append(_judge_kl(mean_kl, self.max_kl))
+        if self.min_recovery is not None:
+            results.append(_judge_recovery(recovery, self.min_recovery))
+        return tuple(results)
+
+
+def _judge_kl(mean_kl: Estimate | None, limit: float) -> CheckResult:
+    if mean_kl is None:
+        return CheckResult("max_kl", "skipped", None, limit, "mean KL was not measured")
+    reason = f"mean KL {mean_kl.value:.3g} nats, at most {limit:g} asked for"
+    return CheckResult("max_kl", "pass" if mean_kl.value <= limit else "fail", mean_kl.value, limit, reason)
+
+
+def _judge_recovery(recovery: Estimate | None, limit: float) -> CheckResult:
+    if recovery is None:
+        return CheckResult("min_recovery", "skipped", None, limit, "recovery was not measured")
+    if recovery.low is None:
+        reason = f"recovery {recovery.value:.1f} % has no interval: too little text to tell"
+        return CheckResult("min_recovery", "fail", None, limit, reason)
+    reason = (
+        f"recovery {recovery.value:.1f} %, at least {recovery.low:.1f} % with 95 % confidence, "
+        f"at least {limit:g} % asked for"
+    )
+    return CheckResult("min_recovery", "pass" if recovery.low >= limit else "fail", recovery.low, limit, reason)

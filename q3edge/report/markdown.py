@@ -1,0 +1,90 @@
+"""A report as Markdown for model cards: the advice, one table of all variants, one of the areas, and the methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from q3edge.report.content import Report, Speed, Spread, Variant
+from q3edge.report.numbers import STYLES, with_interval
+from q3edge.report.plain_text import visible
+from q3edge.report.slices import slice_table
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~&$])")
+
+
+def render_markdown(report: Report) -> str:
+    """The same numbers as the page, rounded alike; text of unknown origin is escaped."""
+    parts = [
+        f"## {_escaped(report.recommendation.sentence)}",
+        f"{report.recommendation.rule} Smallest: {_escaped(report.recommendation.smallest or '–')}; "
+        f"most accurate: {_escaped(report.recommendation.most_accurate or '–')}.",
+        _variants(report),
+        _areas(report.variants),
+        _list("Failed", [f"{_escaped(f.name)}: {_escaped(f.reason)}" for f in report.failures]),
+        _list(
+            "Not measured", [f"{_escaped(v.name)}: {_escaped(reason)}" for v in report.variants for reason in v.missing]
+        ),
+        "Recovery: the score kept, in percent of the reference's. KL: mean divergence of the next-token distribution "
+        "from the reference's, in nats. Brackets: 95 % intervals; of speed and memory, the smallest and largest.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _variants(report: Report) -> str:
+    header = ["variant", "MB", "% of reference", "recovery %", "KL", "same token %", "tokens/s", "peak MB"]
+    rows = []
+    for variant in report.variants:
+        share, found = report.share(variant), variant.comparison
+        rows.append(
+            [
+                _escaped(variant.name) + (" (baseline)" if variant.kind == "baseline" else ""),
+                STYLES["megabytes"](variant.model_bytes),
+                "–" if share is None else STYLES["whole_share"](share),
+                with_interval(variant.recovery, "percent"),
+                with_interval(variant.mean_kl, "nats"),
+                with_interval(found.top1_agreement if found else None, "share"),
+                _rate(variant.speed),
+                _spread(variant.speed.peak_bytes if variant.speed else None, "whole_megabytes"),
+            ]
+        )
+    return _table(header, rows)
+
+
+def _areas(variants: Sequence[Variant]) -> str:
+    table = slice_table(variants, "areas")
+    if table is None:
+        return ""
+    header = ["recovery %", *(f"{_escaped(c.title)} (n = {c.items or 'differs'})" for c in table.columns)]
+    rows = [
+        [_escaped(variant.name), *(with_interval(s.recovery if s else None, "percent") for s in slices)]
+        for variant, slices in table.rows
+    ]
+    return _table(header, rows)
+
+
+def _rate(speed: Speed | None) -> str:
+    if speed is None:
+        return "–"
+    rate = _spread(speed.tokens_per_second, "rate")
+    return f"at most {rate}" if speed.products_only else rate
+
+
+def _spread(found: Spread | None, style: str) -> str:
+    if found is None:
+        return "–"
+    write = STYLES[style]
+    return f"{write(found.median)} [{write(found.low)}, {write(found.high)}]"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:", "", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", visible(text))

@@ -1,0 +1,101 @@
+"""Which variant to ship: the rule, its result in words, and the front of those worth considering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from q3edge.evaluation.statistics import Estimate
+from q3edge.report.gates import Gates
+
+
+class Judged(Protocol):
+    """What the rule looks at."""
+
+    @property
+    def name(self) -> str:
+        """Unique among those judged."""
+
+    @property
+    def model_bytes(self) -> int:
+        """Size in bytes."""
+
+    @property
+    def recovery(self) -> Estimate | None:
+        """In percent of the reference."""
+
+    @property
+    def mean_kl(self) -> Estimate | None:
+        """To the reference, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """name: the variant to ship, None where none passes. sentence says so; rule: how it was chosen.
+
+    smallest and most_accurate: the alternatives, by size, and by mean KL among those smaller than the reference.
+    refused: why each smaller variant was not taken, or every one where none passes.
+    """
+
+    name: str | None
+    sentence: str
+    rule: str
+    smallest: str | None
+    most_accurate: str | None
+    refused: Mapping[str, str]
+
+
+def recommend(variants: Sequence[Judged], gates: Gates, reference_bytes: int | None) -> Recommendation:
+    """The smallest of the variants that pass all gates; of equal size, the one with the smaller KL."""
+    ordered = sorted(variants, key=lambda v: (v.model_bytes, v.mean_kl.value if v.mean_kl else float("inf")))
+    refused: dict[str, str] = {}
+    chosen = None
+    for variant in ordered:
+        obstacles = [r.reason for r in gates.judge(variant.recovery, variant.mean_kl) if r.status != "pass"]
+        if not obstacles:
+            chosen = variant
+            break
+        refused[variant.name] = "; ".join(obstacles)
+    measured = [v for v in ordered if v.mean_kl]
+    measured = [v for v in measured if reference_bytes is None or v.model_bytes < reference_bytes] or measured
+    best = min(measured, key=lambda v: v.mean_kl.value if v.mean_kl else 0.0) if measured else None
+    return Recommendation(
+        name=chosen.name if chosen else None,
+        sentence=_sentence(chosen, bool(ordered), reference_bytes),
+        rule=f"The smallest variant with {gates.rule}.",
+        smallest=ordered[0].name if ordered else None,
+        most_accurate=best.name if best else None,
+        refused=refused,
+    )
+
+
+def _sentence(chosen: Judged | None, any_there: bool, reference_bytes: int | None) -> str:
+    if chosen is None:
+        return "Ship none of these: no variant passes." if any_there else "There is no variant to judge."
+    facts = [f"{chosen.model_bytes / 1e6:.1f} MB"]
+    if reference_bytes:
+        facts[0] += f", {100 * chosen.model_bytes / reference_bytes:.0f} % of the size"
+    if chosen.recovery:
+        facts.append(f"recovery {chosen.recovery.value:.1f} %{_interval(chosen.recovery, '.1f')}")
+    if chosen.mean_kl:
+        facts.append(f"KL {chosen.mean_kl.value:.3g} nats{_interval(chosen.mean_kl, '.3g')}")
+    return f"Ship {chosen.name}: {', '.join(facts)}."
+
+
+def _interval(found: Estimate, digits: str) -> str:
+    return "" if found.low is None else f" [{found.low:{digits}}, {found.high:{digits}}]"
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, loss) that no other point beats, in order of cost.
+
+    One point beats another where it is no worse in both and better in one; of equal points the first stands for all.
+    """
+    front: list[int] = []
+    least = float("inf")
+    for i in sorted(range(len(points)), key=lambda i: (*points[i], i)):
+        if points[i][1] < least:
+            front.append(i)
+            least = points[i][1]
+    return front

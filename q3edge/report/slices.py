@@ -1,0 +1,65 @@
+"""Tables of areas, languages or suites: one row a variant, one column a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from q3edge.evaluation.scorecard import Scorecard, Slice
+from q3edge.evaluation.statistics import Estimate
+from q3edge.report.content import Variant
+
+Kind = Literal["areas", "languages", "suites"]
+LANGUAGES = {
+    "ar": "Arabic", "bn": "Bengali", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi",
+    "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "mul": "several", "pt": "Portuguese",
+    "ru": "Russian", "sw": "Swahili", "te": "Telugu", "th": "Thai", "tr": "Turkish", "vi": "Vietnamese",
+    "zh": "Chinese",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One slice: what people call it, how many items it has and what the reference scores there.
+
+    items, reference_score: None where the variants disagree.
+    """
+
+    title: str
+    items: int | None
+    metric: str
+    reference_score: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTable:
+    """rows: a variant and its slices in the order of the columns, None where it was not judged on one."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Variant, tuple[Slice | None, ...]], ...]
+
+
+def slice_table(variants: Sequence[Variant], kind: Kind) -> SliceTable | None:
+    """The table over the variants that have a scorecard; None where no scorecard has slices of this kind."""
+    judged = [(variant, _slices(variant.scorecard, kind)) for variant in variants if variant.scorecard]
+    names = dict.fromkeys(name for _, slices in judged for name in slices)
+    if not names:
+        return None
+    columns = tuple(_column(name, [slices[name] for _, slices in judged if name in slices]) for name in names)
+    return SliceTable(columns, tuple((v, tuple(slices.get(name) for name in names)) for v, slices in judged))
+
+
+def _slices(scorecard: Scorecard, kind: Kind) -> Mapping[str, Slice]:
+    return {"areas": scorecard.areas, "languages": scorecard.languages, "suites": scorecard.suites}[kind]
+
+
+def _column(name: str, found: Sequence[Slice]) -> Column:
+    first = found[0]
+    alike = all(other.items == first.items and other.reference_score == first.reference_score for other in found)
+    return Column(
+        title=LANGUAGES.get(name, name),
+        items=first.items if alike else None,
+        metric=first.metric,
+        reference_score=first.reference_score if alike else None,
+    )
