@@ -13,7 +13,7 @@ from q3edge.reference.model import hidden_states
 from q3edge.reference.rotary import RotaryTables
 from q3edge.weights import WeightSource
 
-TOKENS = 16_384  # that are looked at; the largest values hardly grow with more
+TOKENS = 16_384  # that are looked at
 _LARGEST_CODE = 127.0
 _SMALLEST_SCALE = 1e-6  # of a channel that is always zero
 

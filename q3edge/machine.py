@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,18 @@ def available_memory() -> int | None:
     return held + max(0, free)
 
 
+def peak_memory() -> int:
+    """The most bytes that this program has held in memory.
+
+    On Linux VmHWM: ru_maxrss survives exec, and so begins at what the process that started this one had held.
+    """
+    with suppress(OSError, ValueError):
+        return 1024 * _entry(_PROC / "self/status", "VmHWM:")
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def cpu_name() -> str:
     """The CPU's name and how many cores of it this process may use; "unknown" where the system does not tell."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -80,7 +93,7 @@ def _best_seconds(work: Callable[[], object]) -> float:
 def _entry(path: Path, key: str) -> int:
     """The number behind `key` in a file of lines "key number ..."; ValueError where there is none."""
     for line in path.read_text().splitlines():
-        name, *values = line.split()
+        name, *values = line.split() or ("",)
         if name == key:
             return int(values[0])
     raise ValueError(f"{path}: has no {key}")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from q3edge.evaluation.results import ValidationReport
     from q3edge.evaluation.statistics import Comparison, Estimate
-    from q3edge.pipeline.bench import BenchResult, Measured
+    from q3edge.pipeline.bench import BenchResult
     from q3edge.pipeline.demo import DemoResult
     from q3edge.pipeline.inspect import Inspection
+    from q3edge.report.content import Spread
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -122,7 +123,7 @@ def demo_table(result: DemoResult) -> str:
 def bench_table(result: BenchResult) -> str:
     """Load, first token and prefill, then a row per depth."""
 
-    def cell(found: Measured, digits: int, scale: float = 1.0) -> str:
+    def cell(found: Spread, digits: int, scale: float = 1.0) -> str:
         return f"{found.median * scale:.{digits}f} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
 
     title = (

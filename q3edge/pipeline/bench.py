@@ -23,24 +23,11 @@ from q3edge.pipeline.bench_process import FIRST_TOKEN_PROMPT
 from q3edge.pipeline.footprint import weight_bytes_per_token
 from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
+from q3edge.report.content import Spread
 from q3edge.runtime.cpu import default_threads
 from q3edge.runtime.loader import open_artifact
 
 PROMPT, NEW, DEPTHS, REPEATS = 512, 64, (0, 512, 4096), 3
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A figure over repeats: median, smallest, largest."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Measured:
-        """Of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +39,10 @@ class Depth:
     """
 
     depth: int
-    tokens_per_second: Measured
+    tokens_per_second: Spread
     bytes_per_token: int
     bandwidth_share: float
-    peak_bytes: Measured
+    peak_bytes: Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +55,9 @@ class BenchResult:
     repeats: int
     prompt: int
     new: int
-    load: Measured
-    first_token: Measured
-    prefill_tokens_per_second: Measured
+    load: Spread
+    first_token: Spread
+    prefill_tokens_per_second: Spread
     depths: tuple[Depth, ...]
     read_bandwidth: float
     cpu: str
@@ -122,9 +109,9 @@ def bench_artifact(
         repeats=repeats,
         prompt=prompt,
         new=new,
-        load=Measured.of([run["load"] for run in runs]),
-        first_token=Measured.of([run["first_token"] for run in runs]),
-        prefill_tokens_per_second=Measured.of([prompt / run["prefill"] for run in runs]),
+        load=_spread([run["load"] for run in runs]),
+        first_token=_spread([run["first_token"] for run in runs]),
+        prefill_tokens_per_second=_spread([prompt / run["prefill"] for run in runs]),
         depths=tuple(_depth(depth, runs, weights + kv * depth, bandwidth) for depth in chosen),
         read_bandwidth=bandwidth,
         cpu=cpu_name(),
@@ -144,6 +131,10 @@ def _run(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _depth(depth: int, runs: Sequence[dict[str, Any]], bytes_per_token: int, bandwidth: float) -> Depth:
-    rates = Measured.of([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
-    peaks = Measured.of([run["peak_bytes"][str(depth)] for run in runs])
+    rates = _spread([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
+    peaks = _spread([run["peak_bytes"][str(depth)] for run in runs])
     return Depth(depth, rates, bytes_per_token, rates.median * bytes_per_token / bandwidth, peaks)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))

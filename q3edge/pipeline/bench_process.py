@@ -6,7 +6,6 @@ A process of its own each time, so that loading is cold and the peak of memory i
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterable
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.machine import peak_memory
 from q3edge.runtime.decoder import Decoder, KVCache
 from q3edge.runtime.generate import PREFILL_CHUNK
 
 FIRST_TOKEN_PROMPT = 32  # tokens
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss: bytes there, KiB elsewhere
 
 
 def measure(folder: Path, started: float, prompt: int, new: int, depths: Iterable[int], threads: int) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def measure(folder: Path, started: float, prompt: int, new: int, depths: Iterabl
             _prefill(decoder, cache, ids[:, cache.length : depth])
         cache.truncate(depth)
         found["decode"][depth] = [_step(decoder, cache, ids[:, i : i + 1]) for i in range(new)]
-        found["peak_bytes"][depth] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+        found["peak_bytes"][depth] = peak_memory()
     return found
 
 

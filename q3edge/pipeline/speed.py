@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from q3edge.config import Qwen3Config
-from q3edge.errors import InputError
 from q3edge.evaluation.baselines import Baseline, Product, quiet
+from q3edge.pipeline.bench import bench_artifact
 from q3edge.reference.layer import read_tensor
 from q3edge.report.content import Speed, Spread
 from q3edge.runtime.cpu import default_threads
@@ -28,30 +24,19 @@ _WARM_UP = 2  # passes over a layer that are not counted
 
 def artifact_speed(folder: Path, threads: int | None = None) -> Speed:
     """A prefill of PROMPT tokens and NEW tokens from an empty context, in REPEATS processes. InputError: one failed."""
-    threads = threads or default_threads()
     prompt = min(PROMPT, Qwen3Config.load(folder).max_position_embeddings - NEW)
-    arguments = {"folder": str(folder), "prompt": prompt, "new": NEW, "threads": threads}
-    runs = [_run(arguments) for _ in range(REPEATS)]
+    found = bench_artifact(folder, prompt=prompt, new=NEW, depths=(0,), threads=threads, repeats=REPEATS)
+    behind_nothing = found.depths[0]
     return Speed(
-        tokens_per_second=_spread([1 / statistics.median(run["decode"]) for run in runs]),
-        prefill_tokens_per_second=_spread([prompt / run["prefill"] for run in runs]),
-        peak_bytes=_spread([run["peak_bytes"] for run in runs]),
+        tokens_per_second=behind_nothing.tokens_per_second,
+        prefill_tokens_per_second=found.prefill_tokens_per_second,
+        peak_bytes=behind_nothing.peak_bytes,
         repeats=REPEATS,
         prompt=prompt,
         depth=0,
         new=NEW,
-        threads=threads,
+        threads=found.threads,
     )
-
-
-def _run(arguments: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "q3edge.pipeline.speed_process", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise InputError(f"{arguments['folder']}: the measured process failed ({said[-1]})")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None = None) -> Speed:
