@@ -51,13 +51,14 @@ def interleaved(jobs: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str
 
 def table(runs: Mapping[str, Sequence[Run]]) -> str:
     """Markdown: median [min, max] of each figure."""
-
-    def cell(values: Sequence[float], digits: int) -> str:
-        low, middle, high = min(values), statistics.median(values), max(values)
-        return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
     lines = ["| | wall s | CPU s | peak RSS MB | runs |", "|---|---|---|---|---|"]
     for name, found in runs.items():
-        wall, cpu = cell([r.wall for r in found], 1), cell([r.cpu for r in found], 1)
-        lines.append(f"| {name} | {wall} | {cpu} | {cell([r.peak_mb for r in found], 0)} | {len(found)} |")
+        wall, cpu = spread([r.wall for r in found], 1), spread([r.cpu for r in found], 1)
+        lines.append(f"| {name} | {wall} | {cpu} | {spread([r.peak_mb for r in found], 0)} | {len(found)} |")
     return "\n".join(lines)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """median [min, max]."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

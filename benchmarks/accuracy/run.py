@@ -27,6 +27,8 @@ from q3edge.evaluation.statistics import Comparison
 from q3edge.version import VERSION
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import environments
+from environments import PEER_FOLDER, last_line, python_of
 from processes import measure
 
 # Name -> flags of `q3edge quantize`. {calibration}: the tokens that every tool is given, as a .npy file.
@@ -53,7 +55,6 @@ PEERS: dict[str, tuple[str, ...]] = {
     "olive": ("gptq-g32", "gptq-g64"),
 }
 SLOW: dict[str, tuple[str, ...]] = {"auto-round": ("default-g32-asym", "default-g64-asym", "default-g64-sym")}
-_PEER_FOLDER = Path(__file__).resolve().parents[1] / "peers"
 _ONNX_FOLDER = "onnx"
 _FAILED = "failed"  # an empty file: without it, a row that has no result was cut off
 _JUDGED_AT_ONCE = 4  # share the float model's logits; what was judged is saved after each batch
@@ -83,10 +84,7 @@ class Row:
         """The last line that the failed tool printed, or that there is no telling."""
         if self.out.exists() and not (self.out / _FAILED).exists():
             return "cut off before it finished; run it again"
-        log = self.out / "log.txt"
-        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1][-200:].replace("|", "/") if said else "not run"
+        return last_line(self.out / "log.txt")
 
 
 @dataclass(frozen=True)
@@ -119,31 +117,15 @@ class Benchmark:
         except SystemExit:  # `measure` ends on a failed command; the log says why
             (row.out / _FAILED).touch()
 
-    def make_env(self, peer: str) -> None:
-        """Make a peer's environment unless it is there."""
-        if (self.envs / peer / "made").exists():
-            return
-        log = self.envs / f"{peer}.log"
-        self.envs.mkdir(parents=True, exist_ok=True)
-        try:
-            measure([["bash", str(_PEER_FOLDER / "make_env.sh"), peer, str(self.envs / peer)]], log)
-        except SystemExit as error:
-            _say(str(error))
-            return
-        (self.envs / peer / "made").touch()
-
     def _row(self, tool: str, variant: str) -> Row:
         return Row(tool, variant, self.work / "out" / f"{tool}-{variant.replace(' ', '-')}")
 
     def _make_peer(self, row: Row) -> None:
         log = row.out / "log.txt"
-        python = self.envs / row.tool / "bin" / "python"
-        if not python.exists():
-            log.write_text(f"no environment {python.parent.parent.name}; --make-envs makes it\n")
-            raise SystemExit(1)
-        script = _PEER_FOLDER / f"run_{row.tool.replace('-', '_')}.py"
+        python = python_of(row.tool, self.envs, log)
+        script = PEER_FOLDER / f"run_{row.tool.replace('-', '_')}.py"
         arguments = [str(self.checkpoint), str(self.tokens), str(row.out), "--variant", row.variant]
-        measure([[str(python), str(script), *arguments]], log)
+        measure([[python, str(script), *arguments]], log)
 
     def _make_q3edge(self, row: Row) -> None:
         tokens = row.out / "calibration.npy"
@@ -225,7 +207,7 @@ def main() -> None:
     chosen = [row for row in rows if _matches(row, options.only)]
     if options.make_envs:
         for peer in dict.fromkeys(row.tool for row in chosen if row.tool != "q3edge"):
-            benchmark.make_env(peer)
+            environments.make(peer, benchmark.envs)
     for row in chosen if not options.judge_only else ():
         if options.again or row.result is None:
             _say(f"{row.tool} {row.variant}")

@@ -1,0 +1,72 @@
+"""GGUF files of a Qwen3 checkpoint: the float one as llama.cpp's converter writes it, and quantized ones of it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import llama_cpp
+import numpy as np
+import torch
+from contract import config, float_tensors
+
+FTYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q4_K_M": 15, "IQ4_NL": 25}  # enum llama_ftype
+_PARTS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+def gguf_name(name: str) -> str:
+    """GGUF's name of a tensor."""
+    fixed = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm", "lm_head.weight": "output"}
+    if name in fixed:
+        return fixed[name] + ".weight"
+    _, _, layer, part = name.removesuffix(".weight").split(".", 3)
+    return f"blk.{layer}.{_PARTS[part]}.weight"
+
+
+def write_float(checkpoint: Path, path: Path) -> None:
+    """As convert_hf_to_gguf.py writes a Qwen3 model: matrices float16, vectors float32. No tokenizer: ids go in."""
+    shape = config(checkpoint)
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_block_count(shape["num_hidden_layers"])
+    writer.add_context_length(shape["max_position_embeddings"])
+    writer.add_embedding_length(shape["hidden_size"])
+    writer.add_feed_forward_length(shape["intermediate_size"])
+    writer.add_head_count(shape["num_attention_heads"])
+    writer.add_head_count_kv(shape["num_key_value_heads"])
+    writer.add_key_length(shape["head_dim"])
+    writer.add_value_length(shape["head_dim"])
+    writer.add_rope_freq_base(shape["rope_theta"])
+    writer.add_layer_norm_rms_eps(shape["rms_norm_eps"])
+    writer.add_vocab_size(shape["vocab_size"])
+    writer.add_tokenizer_model("no_vocab")
+    for name, tensor in float_tensors(checkpoint).items():
+        values = tensor.float().numpy()
+        writer.add_tensor(gguf_name(name), values.astype(np.float16) if values.ndim == 2 else values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantize(source: Path, target: Path, ftype: str, importance: Mapping[str, np.ndarray] | None = None) -> None:
+    """What `llama-quantize` does. importance: GGUF name -> mean square of every input channel."""
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype, settings.nthread = FTYPES[ftype], torch.get_num_threads()
+    if importance is not None:
+        kept = {name: np.ascontiguousarray(values, np.float32) for name, values in importance.items()}
+        entries = (llama_cpp.llama_model_imatrix_data * (len(kept) + 1))()  # the last one, all zero, ends the list
+        for entry, (name, values) in zip(entries, kept.items()):
+            entry.name, entry.size = name.encode(), values.size
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        settings.imatrix = ctypes.cast(entries, ctypes.POINTER(llama_cpp.llama_model_imatrix_data))
+    code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
+    if code:
+        raise SystemExit(f"llama_model_quantize returned {code}")

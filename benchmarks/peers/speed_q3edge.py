@@ -1,0 +1,76 @@
+"""q3edge: `quantize --method rtn`, `export`, and its Decoder in the chunks that `q3edge run` prefills in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from speed_contract import StepEngine, Variant, main
+
+from q3edge.runtime.decoder import Decoder
+from q3edge.runtime.generate import PREFILL_CHUNK
+
+_HEAD4 = """\
+format = "int4"
+group_size = 128
+
+[[rule]]
+match = "model.embed_tokens"
+bits = 4
+group_size = 32
+symmetric = false
+"""  # embeddings are tied in the models measured: this is the head too
+_RECIPE = "recipe.toml"
+# Variant -> flags of `q3edge quantize`.
+_FLAGS = {
+    "int4 g32": ("--format", "int4", "--group-size", "32"),
+    "int4 g64": ("--format", "int4", "--group-size", "64"),
+    "int4 g128": ("--format", "int4", "--group-size", "128"),
+    "int4 g128 kv8": ("--format", "int4", "--group-size", "128", "--kv", "int8"),
+    "int4 g128 head4 kv8": ("--recipe", _RECIPE, "--kv", "int8"),
+    "int8": ("--format", "int8"),
+    "int8-dynamic": ("--format", "int8-dynamic"),
+}
+
+
+class Q3edge(StepEngine):
+    """An artifact's Decoder."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._decoder = Decoder(folder / "exported", threads=threads)
+
+    def start(self, capacity: int) -> None:
+        """A new cache."""
+        self._cache = self._decoder.new_cache(capacity)
+
+    def forward(self, tokens: Sequence[int]) -> int:
+        """In chunks; logits of the last position of each."""
+        ids = np.array([tokens], np.int64)
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            logits = self._decoder.forward(ids[:, start : start + PREFILL_CHUNK], self._cache)
+        return int(logits[0, -1].argmax())
+
+
+def convert(checkpoint: Path, folder: Path, flags: Sequence[str]) -> None:
+    """The two commands; the quantized checkpoint between them is not kept."""
+    program, quantized = [sys.executable, "-m", "q3edge"], folder / "quantized"
+    (folder / _RECIPE).write_text(_HEAD4)
+    chosen = [str(folder / flag) if flag == _RECIPE else flag for flag in flags]
+    quantize = ["quantize", str(checkpoint), "-o", str(quantized), "--method", "rtn", *chosen]
+    export = ["export", str(quantized), "-o", str(folder / "exported")]
+    for command in (quantize, export):
+        if code := subprocess.run([*program, *command]).returncode:
+            sys.exit(code)  # it has said why
+    shutil.rmtree(quantized)
+
+
+if __name__ == "__main__":
+    main(
+        "q3edge",
+        {name: Variant(partial(convert, flags=flags), Q3edge, ["exported/onnx/*"]) for name, flags in _FLAGS.items()},
+    )
