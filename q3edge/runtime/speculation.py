@@ -8,22 +8,20 @@ draft that is certain), so drafts change the speed of an answer and not its dist
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
-import numpy as np
-
 MAX_GUESSES = 32  # in one pass
 _RATE = 1 / 32  # weight of the newest guess in a running average
-_STEP_RATE = 1 / 8  # the same of a step's seconds: they grow with the text
+_COST_RATE = 1 / 8  # the same of what passes and guesses take, which grows with the text
 _LEAST_GAIN = 1.05  # a pass that promises less is not worth the risk that its estimates are wrong
 _CREDIT = 2.0  # steps that guessing may lose before it has to rest, and gains that it may save up against losses
 _FIRST_REST, _LONGEST_REST = 64, 1024  # tokens
-# (rows, steps) measured with int4 on two AVX2 cores without VNNI, where further rows are dear: 1.5 steps for 2 rows and
-# 5 for 16, behind 256 to 4000 tokens of context alike.
-_COMMON_COSTS = ((2, 1.45), (16, 4.95))
+# Steps of several rows beyond those of one: once, and for each further row. Measured with int4 on two AVX2 cores
+# without VNNI, where rows are dear: 1.1 to 1.5 steps for 2 rows, 4 to 5 for 16, behind 256 to 4000 tokens of context.
+_SEVERAL_ROWS, _FURTHER_ROW = 0.2, 0.25
+_CHEAPEST = 0.05  # no row is free, whatever the noise of the clock says
 
 
 class Draft(Protocol):
@@ -56,37 +54,40 @@ class Chances:
 class Costs:
     """Steps that a pass takes by its rows; a step is a pass over one token.
 
-    Several rows lie on a straight line through the last passes measured. Until there are some, and for ever if none is
-    recorded, it is the line of a CPU with dear rows: cheaper ones gain less than they could, but none loses.
+    Rows beyond the first cost what they do on a CPU where they are dear, times a factor that follows the passes
+    measured. Where none is recorded it stays 1: cheaper rows then gain less than they could, and none loses.
     """
 
     def __init__(self) -> None:
         self.step_seconds: float | None = None  # None: no step measured yet
-        self._passes: deque[tuple[int, float]] = deque(maxlen=32)
-        self._fit()
+        self._measured = self._usual = 1.0  # running averages: steps beyond the first that passes took, and would there
+
+    @property
+    def further(self) -> float:
+        """Steps of one more row."""
+        return _FURTHER_ROW * max(self._measured / self._usual, _CHEAPEST)
 
     def steps(self, rows: int) -> float:
         """Expected steps of a pass over `rows` tokens."""
-        return 1.0 if rows == 1 else self._base + self.further * rows
+        return 1 + self.further / _FURTHER_ROW * _usual_steps(rows)
 
     def record(self, rows: int, seconds: float) -> float:
         """Take in a measured pass; its steps. What interrupts the process is cut off at twice the expected time."""
-        if rows == 1:
-            step = self.step_seconds or seconds
-            self.step_seconds = step + _STEP_RATE * (min(seconds, 2 * step) - step)
-            return 1.0
-        if self.step_seconds is None:
+        step = self.step_seconds or (seconds if rows == 1 else None)
+        if step is None:
             return self.steps(rows)
-        steps = min(seconds / self.step_seconds, 2 * self.steps(rows))
-        self._passes.append((rows, steps))
-        self._fit()
-        return steps
+        seconds = min(seconds, 2 * step * self.steps(rows))
+        if rows == 1:
+            self.step_seconds = step + _COST_RATE * (seconds - step)
+            return 1.0
+        self._measured += _COST_RATE * (seconds / step - 1 - self._measured)
+        self._usual += _COST_RATE * (_usual_steps(rows) - self._usual)
+        return seconds / step
 
-    def _fit(self) -> None:
-        rows, steps = zip(*_COMMON_COSTS, *self._passes)
-        weights = [0.5] * len(_COMMON_COSTS) + [1.0] * len(self._passes)
-        slope, self._base = np.polyfit(rows, steps, 1, w=weights).tolist()
-        self.further = max(slope, 0.0)  # of one more row
+
+def _usual_steps(rows: int) -> float:
+    """Beyond the first."""
+    return _SEVERAL_ROWS + _FURTHER_ROW * (rows - 1) if rows > 1 else 0.0
 
 
 class Speculation:
@@ -112,19 +113,24 @@ class Speculation:
             return []
         start = time.perf_counter()
         guesses: list[int] = []
-        best, best_rate = 0, _LEAST_GAIN
-        reached = tokens = 1.0  # the chance that all guesses so far are right; expected tokens of the pass
+        promised = [1.0]  # tokens of a pass over so many guesses
+        reached, best_rate = 1.0, _LEAST_GAIN  # the chance that all guesses so far are right; tokens a step
         for guess, chance in islice(self._draft.propose(ids), min(limit, MAX_GUESSES)):
             guesses.append(guess)
             reached *= chance
-            tokens += reached
-            rate = tokens / (self._costs.steps(1 + len(guesses)) + self._guess_cost * len(guesses))
-            if rate > best_rate:
-                best, best_rate = len(guesses), rate
+            promised.append(promised[-1] + reached)
+            steps = self._costs.steps(1 + len(guesses)) + self._guess_cost * len(guesses)
+            best_rate = max(best_rate, promised[-1] / steps)
             if reached <= best_rate * (self._costs.further + self._guess_cost):
-                break  # each further one brings less than the best has on average
+                break  # another one would bring less than the best do on average
         self._account_guesses(len(guesses), time.perf_counter() - start)
-        return guesses[:best]
+        promised[0] *= _LEAST_GAIN
+        return guesses[: self._worth_checking(promised)]
+
+    def _worth_checking(self, promised: list[float]) -> int:
+        """How many guesses promise the most tokens a step, now that all are paid for, checked or not."""
+        steps = [self._costs.steps(1 + count) + self._spent for count in range(len(promised))]
+        return max(range(len(promised)), key=lambda count: promised[count] / steps[count])
 
     def observe(self, guesses: int, right: int, seconds: float) -> None:
         """How the pass over one token and `guesses` turned out, and how long it took."""
@@ -141,4 +147,4 @@ class Speculation:
         self._spent = self._guess_cost * count
         if self._measured and self._costs.step_seconds and count:
             self._spent = min(seconds / self._costs.step_seconds, 2 * self._spent)
-            self._guess_cost += _RATE * (self._spent / count - self._guess_cost)
+            self._guess_cost += _COST_RATE * (self._spent / count - self._guess_cost)
