@@ -1,4 +1,4 @@
-"""The options of `report`, `check` and `sweep` that say what is measured, and how."""
+"""The options of `eval`, `report`, `check` and `sweep` that say what is measured, and how."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def measuring_options(command: Command) -> Command:
             type=FILE,
             multiple=True,
             metavar="FILE",
-            help="Questions or text to judge on, as `q3edge eval` reads them (default: built in).",
+            help="Questions or text: jsonl, tsv, csv, txt, or a toml that describes such files (default: built in).",
         ),
     ):
         command = option(command)
