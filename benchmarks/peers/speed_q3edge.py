@@ -43,6 +43,7 @@ class Q3edge(StepEngine):
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._decoder = Decoder(folder / "exported", threads=threads)
+        self._logits = np.empty((1, 1, self._decoder.config.vocab_size), np.float32)  # as PrefixCache has it
 
     def start(self, capacity: int) -> None:
         """A new cache."""
@@ -52,7 +53,8 @@ class Q3edge(StepEngine):
         """In chunks; logits of the last position of each."""
         ids = np.array([tokens], np.int64)
         for start in range(0, len(tokens), PREFILL_CHUNK):
-            logits = self._decoder.forward(ids[:, start : start + PREFILL_CHUNK], self._cache)
+            chunk = ids[:, start : start + PREFILL_CHUNK]
+            logits = self._decoder.forward(chunk, self._cache, out=self._logits)
         return int(logits[0, -1].argmax())
 
 

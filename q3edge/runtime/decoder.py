@@ -39,7 +39,11 @@ class KVCache:
         self.capacity, self.batch_size = capacity, batch_size
         self.lengths: NDArray[np.int64] = np.zeros(batch_size, np.int64)
         self._spec, self._context = spec, context
+        self._ones = np.ones((1, capacity), np.int64)
+        self._keep = np.zeros(1, np.int64)  # bound once, written before each pass
+        self._out: NDArray[np.float32] | None = None  # the caller's array, if that is what is bound
         self._binding = session.io_binding()
+        _bind(self._binding.bind_input, NUM_LOGITS_TO_KEEP, self._keep)
         self._buffers: dict[tuple[str, str], NDArray[np.generic]] = {}
         for layer in range(spec.layers):
             for names in zip(spec.past(layer), spec.present(layer)):
@@ -48,7 +52,8 @@ class KVCache:
     @property
     def length(self) -> int:
         """Tokens held by the longest sequence."""
-        return int(self.lengths.max())
+        longest: int = max(self.lengths.tolist())
+        return longest
 
     def truncate(self, length: int) -> None:
         """Forget every token after the first `length` of each sequence."""
@@ -69,7 +74,14 @@ class KVCache:
             new = np.zeros(self._spec.shape(self.batch_size, capacity), self._spec.dtype)
             new[:, :, : self.length] = old[:, :, : self.length]
             self._hold(names, new)
+        self._ones = np.ones((1, capacity), np.int64)
         self.capacity = capacity  # only now: were memory to run out in between, what is held would still be sound
+
+    def _mask(self, lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+        """Of `total` positions in each row, 1 where one of the first `lengths` [B] is; int64 [B, total]."""
+        if self.batch_size == 1 and lengths[0] == total:  # each decoded token: not to be computed
+            return self._ones[:, :total]
+        return (np.arange(total) < lengths[:, None]).astype(np.int64)
 
     def _hold(self, names: tuple[str, str], buffer: NDArray[np.generic]) -> None:
         """Keep `buffer` as both the past and the present that have these names."""
@@ -123,12 +135,20 @@ class Decoder:
         return KVCache(self._session, self.cache_spec, capacity, batch_size, context)
 
     def forward(
-        self, input_ids: NDArray[np.int64], cache: KVCache, *, keep: int = 1, counts: NDArray[np.int64] | None = None
+        self,
+        input_ids: NDArray[np.int64],
+        cache: KVCache,
+        *,
+        keep: int = 1,
+        counts: NDArray[np.int64] | None = None,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Append `input_ids` int64 [B, S] to the cache; logits float32 [B, keep, V] of the last positions (0: all S).
 
-        `counts` int64 [B] tells how many leading tokens of each row are real (right padding; default all S). A batch of
-        several rows takes more than one token a row only into an empty cache. UsageError: the cache is full.
+        `counts` int64 [B] tells how many leading tokens of each row are real (right padding; default all S). `out`, of
+        the result's shape and contiguous, is written and returned instead of a new array; giving the same one again
+        saves time. A batch of several rows takes more than one token a row only into an empty cache. UsageError: the
+        cache is full.
         """
         rows, columns = input_ids.shape
         if rows != cache.batch_size or (rows > 1 and columns > 1 and cache.length > 0):
@@ -137,16 +157,18 @@ class Decoder:
         if total > cache.capacity:
             raise UsageError(f"the cache holds {cache.capacity} tokens and {total} are needed; make a larger one")
         lengths = cache.lengths + (columns if counts is None else counts)
-        feeds = {
-            INPUT_IDS: np.ascontiguousarray(input_ids, np.int64),
-            ATTENTION_MASK: (np.arange(total) < lengths[:, None]).astype(np.int64),
-            NUM_LOGITS_TO_KEEP: np.array([keep], np.int64),
-        }
-        logits = np.empty((rows, min(keep or columns, columns), self.config.vocab_size), np.float32)
-        for name, array in feeds.items():
-            _bind(cache._binding.bind_input, name, array)
-        _bind(cache._binding.bind_output, LOGITS, logits)
-        self._session.run_with_iobinding(cache._binding)
+        shape = (rows, min(keep or columns, columns), self.config.vocab_size)
+        logits = np.empty(shape, np.float32) if out is None else out
+        if logits.shape != shape or logits.dtype != np.float32 or not logits.flags.c_contiguous:
+            raise ValueError(f"out is {logits.dtype} {logits.shape}, but the logits are float32 {shape}")
+        binding = cache._binding
+        binding.bind_cpu_input(INPUT_IDS, np.ascontiguousarray(input_ids, np.int64))
+        binding.bind_cpu_input(ATTENTION_MASK, cache._mask(lengths, total))
+        cache._keep[0] = keep
+        if logits is not cache._out:
+            _bind(binding.bind_output, LOGITS, logits)
+            cache._out = out
+        self._session.run_with_iobinding(binding)
         cache.lengths = lengths
         return logits
 

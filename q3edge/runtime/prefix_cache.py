@@ -25,6 +25,7 @@ class PrefixCache:
         self.context = decoder.config.max_position_embeddings
         self._decoder = decoder
         self._cache = decoder.new_cache(min(GROWTH_STEP, self.context))
+        self._logits = np.empty((1, 1, decoder.config.vocab_size), np.float32)
         self.ids: list[int] = []  # the truth: what the cache may hold beyond them counts as forgotten
 
     def resume(self, ids: Sequence[int], at_most: int) -> int:
@@ -35,12 +36,17 @@ class PrefixCache:
         return len(self.ids)
 
     def extend(self, ids: Sequence[int], keep: int = 1) -> NDArray[np.float32]:
-        """Append `ids`, at least one; logits float32 [keep, V] of the last `keep`. UsageError: the context is full."""
+        """Append `ids`, at least one; logits float32 [keep, V] of the last `keep`, overwritten by the next call.
+
+        UsageError: the context is full.
+        """
         self._cache.truncate(len(self.ids))
         self._cache.reserve(len(self.ids) + len(ids))
-        logits: NDArray[np.float32] = self._decoder.forward(np.array([ids], np.int64), self._cache, keep=keep)[0]
+        out = self._logits if len(ids) == 1 else None
+        logits = self._decoder.forward(np.array([ids], np.int64), self._cache, keep=keep, out=out)
         self.ids += ids
-        return logits
+        rows: NDArray[np.float32] = logits[0]
+        return rows
 
     def truncate(self, length: int) -> None:
         """Forget every token after the first `length`."""

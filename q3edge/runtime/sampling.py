@@ -6,6 +6,8 @@ score are kept) and TopPLogitsWarper (Holtzman et al., arXiv 1904.09751) keep. N
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ class Sampler:
     def __call__(self, logits: NDArray[np.float32]) -> int:
         """The next token for logits [V]; InputError if they hold NaN."""
         best = int(logits.argmax())
-        if np.isnan(logits[best]):  # argmax returns the first NaN
+        if math.isnan(logits[best]):  # argmax returns the first NaN
             raise InputError("the model's logits are NaN: its weights are damaged or overflow; export it again")
         if self.temperature == 0:
             return best
@@ -43,11 +45,12 @@ def candidates(
 
     Most probable first; in the vocabulary's order where no filter is on.
     """
-    scores = (logits - logits.max()) / np.float32(temperature)
-    if 0 < top_k < scores.size:
-        tokens = _top(scores, top_k)
-        probabilities = _softmax_terms(scores[tokens])
+    if 0 < top_k < logits.size:
+        tokens = _top(logits, top_k)
+        kept = logits[tokens]
+        probabilities = _softmax_terms((kept - kept[0]) / np.float32(temperature))
         return _nucleus(tokens, probabilities / probabilities.sum(), top_p)
+    scores = (logits - logits.max()) / np.float32(temperature)
     if top_p >= 1:
         probabilities = _softmax_terms(scores)
         return np.arange(scores.size), probabilities / probabilities.sum()
@@ -71,8 +74,8 @@ def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         return np.argsort(-scores, kind="stable")
     pool = np.flatnonzero(scores >= _reached(scores, count))
     values = scores[pool]
-    kept = pool[values >= _largest(values, count)]
-    return kept[np.argsort(-scores[kept], kind="stable")]
+    order = np.argsort(-values, kind="stable")
+    return pool[order[: np.count_nonzero(values >= values[order[count - 1]])]]
 
 
 def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
@@ -84,13 +87,9 @@ def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
     rows = scores.size // columns
     if rows < 2:
         return np.float32(-np.inf)
-    return _largest(scores[: rows * columns].reshape(rows, columns).max(0), count)
-
-
-def _largest(values: NDArray[np.float32], count: int) -> np.float32:
-    """The count-th largest."""
-    found: np.float32 = np.partition(values, len(values) - count)[len(values) - count]
-    return found
+    maxima = scores[: rows * columns].reshape(rows, columns).max(0)
+    reached: np.float32 = np.partition(maxima, columns - count)[columns - count]
+    return reached
 
 
 def _nucleus(

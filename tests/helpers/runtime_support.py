@@ -107,11 +107,14 @@ class FakeDecoder:
     def new_cache(self, capacity: int) -> FakeCache:
         return FakeCache(capacity, self.config.max_position_embeddings)
 
-    def forward(self, input_ids: np.ndarray, cache: FakeCache, *, keep: int = 1) -> np.ndarray:
+    def forward(
+        self, input_ids: np.ndarray, cache: FakeCache, *, keep: int = 1, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """See `Decoder.forward`."""
         if len(cache.ids) + input_ids.shape[1] > cache.capacity:
             raise UsageError("the cache is full")
         self.passes.append(input_ids.shape[1])
         cache.ids += input_ids[0].tolist()
         text = [0, *cache.ids]
-        return np.stack([self.logits[text[i - 1], text[i]] for i in range(len(text) - keep, len(text))])[None]
+        rows = [self.logits[text[i - 1], text[i]] for i in range(len(text) - keep, len(text))]
+        return np.stack([rows], out=out)

@@ -90,6 +90,26 @@ def test_keep_selects_the_last_positions(decoder: Decoder) -> None:
         np.testing.assert_allclose(found, whole[:, -keep:], rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
+def test_an_array_lent_for_the_logits_gets_them_all_along(decoder: Decoder) -> None:
+    ids, lent = tokens(1, 40), np.empty((1, 1, 320), np.float32)
+    caches = decoder.new_cache(8), decoder.new_cache(40)
+    for i in range(40):
+        caches[0].reserve(i + 1)  # grows in between
+        if i == 20:  # and something else is bound for once
+            decoder.forward(ids[:, i : i + 1], caches[0], keep=0)
+            caches[0].truncate(i)
+        assert decoder.forward(ids[:, i : i + 1], caches[0], out=lent) is lent
+        assert np.array_equal(lent, decoder.forward(ids[:, i : i + 1], caches[1]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((1, 2, 320), np.float32), ((1, 320), np.float32), ((1, 1, 320), np.float64)]
+)
+def test_an_array_that_does_not_fit_is_refused(decoder: Decoder, shape: tuple[int, ...], dtype: type) -> None:
+    with pytest.raises(ValueError, match="out is"):
+        decoder.forward(tokens(1, 3), decoder.new_cache(8), out=np.empty(shape, dtype))
+
+
 def test_truncate_forgets(decoder: Decoder) -> None:
     ids, cache = tokens(1, 10), decoder.new_cache(12)
     expected = decoder.forward(ids, cache)

@@ -152,8 +152,8 @@ def test_a_generation_left_unfinished_leaves_a_sound_cache(taken: int) -> None:
 @pytest.mark.parametrize("failing", range(1, 6))
 def test_an_error_in_any_pass_leaves_a_sound_cache(failing: int) -> None:
     class Failing(FakeDecoder):
-        def forward(self, input_ids: np.ndarray, cache: Any, *, keep: int = 1) -> np.ndarray:
-            logits = super().forward(input_ids, cache, keep=keep)  # as if interrupted behind the kernel
+        def forward(self, input_ids: np.ndarray, cache: Any, **settings: Any) -> np.ndarray:
+            logits = super().forward(input_ids, cache, **settings)  # as if interrupted behind the kernel
             if len(self.passes) == failing:
                 raise KeyboardInterrupt
             return logits
