@@ -8,7 +8,7 @@ from typing import Any
 
 from q3edge.errors import ValidationError
 from q3edge.evaluation.breakage import check_finite, check_perplexity
-from q3edge.evaluation.examples import worst_examples
+from q3edge.evaluation.examples import worst_examples, worst_places
 from q3edge.evaluation.generated import GeneratedComparison
 from q3edge.evaluation.passages import Encoded
 from q3edge.evaluation.results import CheckResult
@@ -32,6 +32,11 @@ class Identity:
     versions: Mapping[str, str]
 
 
+def judged_passages(encoded: Encoded, run: ReadingRun) -> list[Judged]:
+    """The passages of which both models' logits were finite."""
+    return [Judged(passage, reading) for passage, reading in zip(encoded.passages, run.readings) if reading]
+
+
 def assemble(
     identity: Identity,
     encoded: Encoded,
@@ -43,7 +48,7 @@ def assemble(
     """The scorecard of a teacher-forced run, its seconds 0; `checks`: of the artifact itself, shown before those of its
     logits. With `answers`, what was answered is scored by them. ValidationError: no item had finite logits.
     """
-    judged = [Judged(passage, reading) for passage, reading in zip(encoded.passages, run.readings) if reading]
+    judged = judged_passages(encoded, run)
     finite = check_finite(len(run.readings) - len(judged), len(run.readings))
     if not judged:
         raise ValidationError(f"{identity.artifact}: {finite.reason}")
@@ -72,7 +77,7 @@ def assemble(
         histogram=histogram(judged),
         reference_behaviour=answers.reference_behaviour if answers else None,
         candidate_behaviour=answers.candidate_behaviour if answers else None,
-        worst=worst_examples(judged, tokenizer),
+        worst=worst_examples(worst_places(judged), tokenizer, answers.continuations if answers else ()),
         checks=(*checks, finite, check_perplexity(overall)),
         versions=identity.versions,
         seconds=0.0,

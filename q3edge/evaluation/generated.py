@@ -18,15 +18,14 @@ from typing import Self
 import numpy as np
 
 from q3edge.artifact import Notice, artifact_digest
-from q3edge.evaluation.answers import wilson
 from q3edge.evaluation.behaviour import Generated, behaviour
 from q3edge.evaluation.cache import cache_key, writing
 from q3edge.evaluation.number_match import is_right, program
 from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.sandbox import Sandbox
 from q3edge.evaluation.scorecard import Behaviour, LostAnswer, Slice
-from q3edge.evaluation.slices import AreaScore
-from q3edge.evaluation.statistics import Draws, Estimate, Sampled
+from q3edge.evaluation.slices import AreaScore, accuracy_scores, area_score
+from q3edge.evaluation.statistics import Draws, Estimate
 from q3edge.evaluation.suite import Item, Suite
 from q3edge.progress import Progress, Silent
 from q3edge.runtime.chat_template import Message
@@ -39,6 +38,7 @@ _TOO_LONG = "questions longer than the model's context were not asked"
 _NOT_RUN = "programs were written but not run, so not judged (--allow-code runs them)"
 _CODES = {_TEXT: "texts-not-generated", _TOO_LONG: "items-too-long", _NOT_RUN: "programs-not-run"}
 _COMPLETE = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{}\n```"
+_CONTINUED = 32  # tokens: enough to see where a text goes
 _NEXT_QUESTION = "\nQuestion:"  # a model without a template goes on with questions of its own
 
 
@@ -76,6 +76,14 @@ def answer_all(
     return found
 
 
+def continuation(model: Model, ids: Sequence[int]) -> str:
+    """The model's own text behind these token ids, greedily, of some 30 tokens; empty where the context ends there."""
+    if _too_long(model, ids):
+        return ""
+    settings = model.settings(max_new_tokens=_CONTINUED, temperature=0.0)
+    return model.tokenizer.decode(list(generate(model.decoder, ids, settings, cache=model.cache)))
+
+
 def left_out(generated: Sequence[Generated]) -> tuple[Notice, ...]:
     """What has no judgement, counted by its reason."""
     reasons = Counter(found.reason for found in generated if found.correct is None)
@@ -86,7 +94,8 @@ def left_out(generated: Sequence[Generated]) -> tuple[Notice, ...]:
 class GeneratedComparison:
     """Two models over the items that both have a judgement of. length_ratio: candidate's tokens over the reference's.
 
-    lost: what the reference answered right and the candidate wrong. notices: what was left out.
+    lost: what the reference answered right and the candidate wrong. notices: what was left out. continuations: how the
+    reference and the candidate went on from the worst places, in their order.
     """
 
     areas: Mapping[str, AreaScore]
@@ -97,6 +106,7 @@ class GeneratedComparison:
     length_ratio: Estimate | None
     lost: tuple[LostAnswer, ...]
     notices: tuple[Notice, ...]
+    continuations: tuple[tuple[str, str], ...] = ()
 
 
 def compare_generated(
@@ -232,12 +242,8 @@ def _scores(judged: Sequence[_Pair], key: Callable[[_Pair], str]) -> dict[str, A
 def _score(name: str, judged: Sequence[_Pair]) -> AreaScore:
     by_reference = [bool(pair.reference.correct) for pair in judged]
     by_candidate = [bool(pair.candidate.correct) for pair in judged]
-    draws = Draws(np.arange(len(judged)), zlib.crc32(name.encode()))  # areas vary independently of each other
-    ratio = draws.sampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
-    recovery = Sampled(100 * ratio.value, 100 * ratio.samples) if ratio else None
-    estimate = recovery.estimate() if recovery else None
-    made = Slice(len(judged), "accuracy", wilson(by_reference), wilson(by_candidate), estimate, None)
-    return AreaScore(made, recovery)
+    seed = zlib.crc32(name.encode())  # areas vary independently of each other
+    return area_score(len(judged), "accuracy", accuracy_scores(by_reference, by_candidate, seed), None)
 
 
 def _length_ratio(pairs: Sequence[_Pair]) -> Estimate | None:

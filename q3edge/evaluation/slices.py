@@ -19,7 +19,7 @@ from q3edge.evaluation.metrics import Float64Array
 from q3edge.evaluation.passages import Passage
 from q3edge.evaluation.readings import Reading
 from q3edge.evaluation.scorecard import AREA_WEIGHTS, Histogram, Metric, Slice
-from q3edge.evaluation.statistics import Draws, Estimate, Sampled, block_ids, summarize, weighted_sum
+from q3edge.evaluation.statistics import Comparison, Draws, Estimate, Sampled, block_ids, summarize, weighted_sum
 from q3edge.evaluation.suite import LETTERS
 
 # Half decades of nats, with a first bin from 0 for tokens on which the models agree but for rounding.
@@ -83,33 +83,43 @@ def _slice(judged: Sequence[Judged]) -> AreaScore:
     seed = zlib.crc32("".join(f"{found.passage.suite}:{found.passage.item.id}\n" for found in judged).encode())
     metric: Metric = "accuracy" if all(found.passage.letters for found in judged) else "likelihood"
     scores = _accuracy(judged, seed) if metric == "accuracy" else _likelihood(judged, seed)
-    comparison = summarize([found.reading.metrics for found in judged])
+    return area_score(len(judged), metric, scores, summarize([found.reading.metrics for found in judged]))
+
+
+def area_score(items: int, metric: Metric, scores: Scores, comparison: Comparison | None) -> AreaScore:
+    """A slice of these scores."""
     recovery = scores.recovery.estimate() if scores.recovery else None
-    made = Slice(len(judged), metric, scores.reference, scores.candidate, recovery, comparison)
-    return AreaScore(made, scores.recovery)
+    return AreaScore(Slice(items, metric, scores.reference, scores.candidate, recovery, comparison), scores.recovery)
 
 
 @dataclass(frozen=True, slots=True)
-class _Scores:
+class Scores:
+    """Both models' scores, and the candidate's recovery in percent; None where the reference scores 0."""
+
     reference: Estimate
     candidate: Estimate
     recovery: Sampled | None
 
 
-def _accuracy(judged: Sequence[Judged], seed: int) -> _Scores:
+def accuracy_scores(by_reference: Sequence[bool], by_candidate: Sequence[bool], seed: int) -> Scores:
+    """Of which items each model got right, in the same order."""
+    draws = Draws(np.arange(len(by_reference)), seed)
+    recovery = draws.sampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
+    return Scores(wilson(by_reference), wilson(by_candidate), _percent(recovery))
+
+
+def _accuracy(judged: Sequence[Judged], seed: int) -> Scores:
     right = [LETTERS.index(found.passage.item.final) for found in judged]
     by_reference = [found.reading.reference_choice == letter for found, letter in zip(judged, right)]
     by_candidate = [found.reading.candidate_choice == letter for found, letter in zip(judged, right)]
-    draws = Draws(np.arange(len(judged)), seed)
-    recovery = draws.sampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
-    return _Scores(wilson(by_reference), wilson(by_candidate), _percent(recovery))
+    return accuracy_scores(by_reference, by_candidate, seed)
 
 
-def _likelihood(judged: Sequence[Judged], seed: int) -> _Scores:
+def _likelihood(judged: Sequence[Judged], seed: int) -> Scores:
     draws = Draws(_units(judged), seed)
     reference = np.concatenate([_scored(found, found.reading.metrics.reference_nll) for found in judged])
     candidate = np.concatenate([_scored(found, found.reading.metrics.candidate_nll) for found in judged])
-    return _Scores(
+    return Scores(
         draws.mean(reference, _probability),
         draws.mean(candidate, _probability),
         _percent(draws.sampled_mean(candidate - reference, _probability)),

@@ -14,7 +14,7 @@ from pathlib import Path
 from q3edge.artifact import MANIFEST_FILE, Manifest, Notice, artifact_digest
 from q3edge.evaluation.behaviour import Generated
 from q3edge.evaluation.cache import EvaluationCache
-from q3edge.evaluation.generated import GeneratedComparison, answer_all, compare_generated
+from q3edge.evaluation.generated import GeneratedComparison, answer_all, compare_generated, continuation
 from q3edge.evaluation.sandbox import Sandbox
 from q3edge.evaluation.suite import Suite
 from q3edge.pipeline.export import export_artifact
@@ -39,21 +39,22 @@ def compared_answers(
     reference_digest: str,
     suites: Sequence[Suite],
     asking: Asking,
+    beginnings: Sequence[Sequence[int]] = (),
     *,
     threads: int | None,
     cache: EvaluationCache | None,
     progress: Progress,
 ) -> GeneratedComparison:
-    """Both models asked all items. reference: a float checkpoint's folder, or an artifact's.
+    """Both models asked all items, and to go on from `beginnings`, token ids. reference: a folder of either kind.
 
     ResourceError: programs are to be run and no sandbox can be had, or the cache cannot be written.
     """
     sandbox = Sandbox.open() if asking.run_code else None
 
-    def answers(artifact: Path) -> list[Generated]:
+    def written(artifact: Path) -> tuple[list[Generated], list[str]]:
         journal = cache.answers_file(artifact_digest(artifact)) if cache else None
         with Model.open(artifact, threads=threads) as model:
-            return answer_all(
+            answers = answer_all(
                 model,
                 [item for suite in suites for item in suite.items],
                 max_new_tokens=asking.max_new_tokens,
@@ -62,11 +63,13 @@ def compared_answers(
                 progress=progress,
                 journal=journal,
             )
+            return answers, [continuation(model, ids) for ids in beginnings]
 
     with _answering(reference, reference_digest, cache, progress) as other:
-        found = compare_generated(answers(other), answers(folder), suites)
+        (by_reference, goes_on), (by_candidate, goes_on_too) = written(other), written(folder)
+    found = compare_generated(by_reference, by_candidate, suites)
     weak = tuple(Notice("sandbox-weak", 1, detail) for detail in sandbox.weaknesses) if sandbox else ()
-    return replace(found, notices=(*found.notices, *weak))
+    return replace(found, notices=(*found.notices, *weak), continuations=tuple(zip(goes_on, goes_on_too)))
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, ValidationError
-from q3edge.evaluation.assemble import Identity, assemble
+from q3edge.evaluation.assemble import Identity, assemble, judged_passages
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.dead_matrices import check_dead_matrices
+from q3edge.evaluation.examples import text_before, worst_places
 from q3edge.evaluation.passages import Encoded, encode_suites, passages_digest
 from q3edge.evaluation.reading_journal import ReadingJournal
 from q3edge.evaluation.references import ArtifactReference, FloatReference, Reference
@@ -76,8 +77,9 @@ def evaluate(
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
+        beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
         answers = compared_answers(
-            folder, resolve_model(reference), opened.digest, chosen, asking,
+            folder, resolve_model(reference), opened.digest, chosen, asking, beginnings,
             threads=threads, cache=cache, progress=progress,
         )  # fmt: skip
     dead = check_dead_matrices(folder, decoder.config)

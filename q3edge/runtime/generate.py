@@ -21,7 +21,7 @@ from q3edge.runtime.sampling import Sampler
 from q3edge.runtime.settings import GenerationSettings
 from q3edge.runtime.speculation import Draft, Speculation
 
-PREFILL_CHUNK = 512  # tokens at once: enough to fill the matrix kernels, and bounds the activations' memory
+PREFILL_CHUNK = 256  # tokens at once: fills the matrix kernels; 512 are no faster and take 35 MB more (docs/lab-log.md)
 # Of a prompt that is held already, computed again all the same. One would give logits; kernels for a single row add in
 # another order than those for several, so with two the logits are those of a prompt that is new.
 _COMPUTED_AGAIN = 2

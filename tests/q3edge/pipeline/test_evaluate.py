@@ -24,6 +24,7 @@ from q3edge.evaluation.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.suite import Item, Suite
 from q3edge.evaluation.suite_files import built_in_suites
+from q3edge.pipeline.answers import Asking
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.evaluate import evaluate, require_sound
 from q3edge.recipe import Recipe
@@ -107,6 +108,21 @@ def test_int4_against_float(artifact: Path, cache: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("q3edge.pipeline.evaluate.read_all", forbidden)
     assert evaluate(artifact, DEMO, suites, limit=5, threads=1) == found
+
+
+def test_models_that_are_asked_also_go_on_from_the_worst_places(artifact: Path, cache: Path) -> None:
+    found = evaluate(artifact, DEMO, limit=8, asking=Asking(max_new_tokens=4), threads=1)
+    assert found.mode == "generated"
+    assert len(found.worst) == 10
+    stops = {"<|im_end|>", "<|endoftext|>"}
+    for example in found.worst:
+        for text, following in (
+            (example.reference_text, example.reference_next),
+            (example.candidate_text, example.candidate_next),
+        ):
+            likely = [token for token, _ in following[:2]]  # the second where both are as good as equal
+            assert text.startswith(tuple(likely)) or (not text and stops & set(likely))
+    assert sum(len(example.candidate_text) > 20 for example in found.worst) > 3
 
 
 def test_artifact_against_itself(artifact: Path, cache: Path) -> None:
