@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from artifact_support import overwritten
 
 from q3edge.evaluation.scorecard import scorecard_from_json
 
@@ -73,6 +74,17 @@ def test_refused(folder: Path, artifact: Path) -> None:
         assert result.stdout == ""
         assert words in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_dead_matrix_is_exit_code_5_and_the_table_is_there(folder: Path, artifact: Path) -> None:
+    tensor = "model.layers.1.mlp.down_proj.codes"
+    dead = overwritten(artifact, folder / "dead", tensor, bytes, slice(None))
+    result = q3edge(folder, "eval", dead, "--reference", DEMO, "--limit", 5)
+    assert result.returncode == 5
+    assert "dead against demo_model: recovery" in result.stdout
+    assert "1 weights are all zero: model.layers.1.mlp.down_proj" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from artifact_support import overwritten
 
 import q3edge.evaluation.references as references
-from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.checkpoint import Checkpoint
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError, ValidationError
@@ -57,20 +54,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forbidden(*_: object, **__: object) -> Any:
     raise AssertionError("computed again")
-
-
-def overwritten(artifact: Path, copy: Path, tensor: str, values: Callable[[int], bytes], part: slice) -> Path:
-    """A copy of `artifact` in which `part` of a tensor's bytes is `values` of their number; its manifest agrees."""
-    shutil.copytree(artifact, copy)
-    graph = onnx.load(copy / MODEL_FILE, load_external_data=False).graph
-    entries = {e.key: e.value for t in graph.initializer if t.name == tensor for e in t.external_data}
-    offset, length = int(entries["offset"]), int(entries["length"])
-    data = bytearray((copy / DATA_FILE).read_bytes())
-    start, stop, _ = part.indices(length)
-    data[offset + start : offset + stop] = values(stop - start)
-    (copy / DATA_FILE).write_bytes(data)
-    Manifest.load(copy).save(copy)
-    return copy
 
 
 def run(artifact: Path, reference: str = DEMO, **options: Any) -> Scorecard:
