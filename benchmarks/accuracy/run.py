@@ -178,7 +178,7 @@ def table(results: Mapping[Row, Mapping[str, Comparison]], failed: Sequence[Row]
         variant = row.variant + (", embedding 8-bit" if "by this benchmark" in result["embedding"] else "")
         cells = [
             f"{row.tool} {result['version']}", variant,
-            f"{size / 1e6:.1f}", f"{result['bytes_as_written'] / 1e6:.1f}", f"{8 * size / result['weights']:.2f}",
+            _megabytes(size), _megabytes(result["bytes_as_written"]), f"{8 * size / result['weights']:.2f}",
             interval(comparison.mean_kl), f"{comparison.top1_agreement.value:.3f}",
             f"{result['seconds']:.0f}", f"{cpu:.0f}" if cpu else "not measured", f"{result['peak_rss_mb']}",
         ]  # fmt: skip
@@ -216,6 +216,10 @@ def main() -> None:
     text = table(judged(benchmark, rows, chosen), failed)
     (work / "table.md").write_text(text + "\n")
     print(text)
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.{1 if size >= 1e7 else 3}f}"
 
 
 def _matches(row: Row, globs: Sequence[str] | None) -> bool:

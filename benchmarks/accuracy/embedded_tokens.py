@@ -1,0 +1,54 @@
+"""tokens.npz as tokens.py writes it, for the model that ships with q3edge: its dialogues and its held-out questions.
+
+    python benchmarks/accuracy/embedded_tokens.py -o tokens.npz
+
+It knows nothing but its curriculum, so other text would only measure noise. Calibration: 128 rows of 128 tokens of the
+dialogues that `q3edge demo` calibrates on. Judging: the 300 held-out questions with their right answers, one
+conversation after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from calibration.data.loading import load_calibration_set
+from q3edge.evaluation.passages import encode_suites
+from q3edge.evaluation.suite_files import built_in_suites
+from q3edge.progress import Silent
+from q3edge.runtime.chat_template import ChatTemplate
+from q3edge.runtime.tokenizer import Tokenizer
+
+MODEL = Path(str(files("q3edge.data") / "demo_model"))
+_CONTEXT, _VOCABULARY = 1024, 1280
+_CALIBRATION = (128, 128)  # rows, tokens per row
+_WINDOW = 256  # tokens
+
+
+def main() -> None:
+    """Encode, cut, save."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    tokenizer, template = Tokenizer.load(MODEL, _VOCABULARY), ChatTemplate.load(MODEL)
+    samples, length = _CALIBRATION
+    calibration = load_calibration_set(
+        [MODEL / "calibration.jsonl"], tokenizer, template, samples=samples, seq_len=length
+    )
+    questions = [suite for suite in built_in_suites() if suite.name == "built-in questions"]
+    encoded = encode_suites(MODEL, tokenizer, _CONTEXT, questions, None, Silent())
+    ids = np.concatenate([passage.window.token_ids for passage in encoded.passages])
+    judging = ids[: len(ids) // _WINDOW * _WINDOW].reshape(-1, _WINDOW)
+    np.savez(
+        options.output,
+        calibration=calibration.token_ids, calibration_text=["dialogues"] * len(calibration.token_ids),
+        judging=judging, judging_text=["questions"] * len(judging),
+    )  # fmt: skip
+    print(f"calibration {calibration.token_ids.shape}, judging {judging.shape} -> {options.output}")
+
+
+if __name__ == "__main__":
+    main()
