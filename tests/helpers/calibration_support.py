@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,18 @@ def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(LayerSolver, "__init__", counting)
     return calls
+
+
+@contextmanager
+def killed_after_the_first_layer() -> Iterator[None]:
+    """A calibration inside dies once its first layer is durable."""
+    save = Journal.save
+
+    def then_die(journal: Journal, *arguments: Any) -> None:
+        save(journal, *arguments)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "save", then_die)
+        with pytest.raises(Killed):
+            yield

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from calibration_support import Killed, random_tokens, solver_calls
+from calibration_support import killed_after_the_first_layer, random_tokens, solver_calls
 
-from calibration.journal import Journal
 from q3edge.artifact import MANIFEST_FILE
 from q3edge.errors import UsageError
 from q3edge.pipeline.calibrate import Calibration, work_folder
@@ -37,16 +35,8 @@ class Quantizing:
         return {path.name: path.read_bytes() for path in self.output.iterdir()}
 
     def killed_after_the_first_layer(self) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            save = Journal.save
-
-            def then_die(journal: Journal, *arguments: Any) -> None:
-                save(journal, *arguments)
-                raise Killed
-
-            patch.setattr(Journal, "save", then_die)
-            with pytest.raises(Killed):
-                self()
+        with killed_after_the_first_layer():
+            self()
 
 
 def test_quantize_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

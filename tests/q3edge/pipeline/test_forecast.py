@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from calibration_support import (
-    Killed,
     calibrate,
+    killed_after_the_first_layer,
     linear_schemes,
     outlier_model,
     random_tokens,
@@ -22,7 +22,6 @@ from calibration_support import (
 
 import q3edge.pipeline.forecast
 import q3edge.pipeline.outlook
-from calibration.journal import Journal
 from calibration.streams import Stream
 from exporters.compressed_tensors import QuantizedWriter
 from q3edge.config import Qwen3Config
@@ -185,16 +184,8 @@ def test_bad_input_19_a_disk_that_is_too_small_is_refused_before_anything_is_wri
 
 def test_what_an_unfinished_run_left_is_not_needed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Small(tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        save = Journal.save
-
-        def then_die(journal: Journal, *arguments: Any) -> None:
-            save(journal, *arguments)
-            raise Killed
-
-        patch.setattr(Journal, "save", then_die)
-        with pytest.raises(Killed):
-            small.quantize()
+    with killed_after_the_first_layer():
+        small.quantize()
     free_disk(monkeypatch, disk_bytes(small.load()) - bytes_below(tmp_path / ".out.work"))
     (line,) = small.quantize()
     assert "on 6 rows of 16 tokens, 1 of 2 layers done before: about " in line
