@@ -6,6 +6,12 @@ A message is one line: what was found, what was expected, what to do next. The C
 
 from __future__ import annotations
 
+import re
+
+# torch's "DefaultCPUAllocator: can't allocate memory: you tried to allocate N bytes", onnxruntime's "Failed to allocate
+# memory for requested buffer of size N": neither is a MemoryError.
+_NO_MEMORY = re.compile(r"(?:can't|failed to) allocate memory\D*(\d*)", re.IGNORECASE)
+
 
 class Q3EdgeError(Exception):
     """Base of all deliberate errors."""
@@ -35,3 +41,14 @@ class ValidationError(Q3EdgeError):
     """The result was produced but does not meet the accuracy asked for, or disagrees with the float model."""
 
     exit_code = 5
+
+
+def described(error: BaseException) -> tuple[str, int]:
+    """One line for people and the exit code, of any exception."""
+    if isinstance(error, Q3EdgeError):
+        return str(error), error.exit_code
+    refused = _NO_MEMORY.search(str(error))
+    if refused or isinstance(error, MemoryError):
+        missing = f": {int(refused[1]) / 2**30:.1f} GiB more were needed" if refused and refused[1] else ""
+        return f"not enough memory{missing}; close other programs or use a machine with more", ResourceError.exit_code
+    return f"internal error: {type(error).__name__}: {error}", Q3EdgeError.exit_code

@@ -27,7 +27,7 @@ from q3edge.cli.report import report
 from q3edge.cli.run import run
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
-from q3edge.errors import Q3EdgeError
+from q3edge.errors import Q3EdgeError, described
 from q3edge.version import VERSION
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -104,14 +104,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    if isinstance(error, Q3EdgeError):
-        return str(error), error.exit_code
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRA_OF:
         package = (error.name or "").partition(".")[0]
         return f"this needs the package {package}: pip install 'q3edge[{_EXTRA_OF[package]}]'", 4
-    if isinstance(error, MemoryError):
-        return "not enough memory; close other programs or use a machine with more", 4
-    return f"internal error: {type(error).__name__}: {error} (add --debug for the traceback)", 1
+    message, code = described(error)
+    return message + " (add --debug for the traceback)" * (code == Q3EdgeError.exit_code), code
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

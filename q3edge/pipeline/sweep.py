@@ -11,12 +11,13 @@ from pathlib import Path
 
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
+from q3edge.errors import described
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.pipeline.baseline_variants import measure_baseline
 from q3edge.pipeline.calibrate import Calibration
 from q3edge.pipeline.measuring import Measuring
 from q3edge.pipeline.report import assemble, measure_artifact
-from q3edge.pipeline.sweep_builds import build_all, job_for, reason_of
+from q3edge.pipeline.sweep_builds import build_all, job_for
 from q3edge.pipeline.sweep_ledger import Ledger, request_digest
 from q3edge.pipeline.variants import Asked
 from q3edge.progress import Progress, Silent
@@ -112,6 +113,6 @@ def _measure(
             else:
                 variants.append(measure_artifact(variant.name, output / variant.name, measuring, progress))
         except Exception as error:
-            failures[variant.name] = reason_of(error)
+            failures[variant.name] = described(error)[0]
             progress.note(f"{variant.name}: failed: {failures[variant.name]}")
     return variants

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from q3edge.errors import Q3EdgeError
+from q3edge.errors import described
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.calibrate import Calibration
 from q3edge.pipeline.variants import Asked
@@ -61,7 +61,7 @@ def build_all(jobs: Sequence[Job], at_a_time: int, progress: Progress) -> Iterat
             for done in as_completed(running):
                 advance(1)
                 error = done.exception()
-                yield running[done], reason_of(error) if error else done.result()
+                yield running[done], described(error)[0] if error else done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -83,13 +83,5 @@ def _build(job: Job, torch_threads: int | None, progress: Progress | None = None
             progress=progress,
         )
     except Exception as error:
-        return reason_of(error)
+        return described(error)[0]
     return None
-
-
-def reason_of(error: BaseException) -> str:
-    if isinstance(error, Q3EdgeError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "not enough memory; close other programs or use a machine with more"
-    return f"internal error: {type(error).__name__}: {error}"

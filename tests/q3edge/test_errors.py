@@ -1,0 +1,41 @@
+"""Any exception becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from q3edge.errors import InputError, described
+
+EXBIBYTE = 2**60
+
+
+def raised_by(allocate: object) -> Exception:
+    with pytest.raises(Exception) as caught:
+        allocate()  # type: ignore[operator]
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        raised_by(lambda: torch.empty(EXBIBYTE, dtype=torch.uint8)),
+        raised_by(lambda: np.empty(EXBIBYTE, np.uint8)),
+        MemoryError(),
+        RuntimeError("BFCArena: Failed to allocate memory for requested buffer of size 1152921504606846976"),
+    ],
+    ids=["torch", "numpy", "python", "onnxruntime"],
+)
+def test_bad_input_27_too_little_memory_is_a_resource(error: Exception) -> None:
+    line, code = described(error)
+    assert code == 4
+    assert line.startswith("not enough memory")
+    assert "\n" not in line
+    if "allocate memory" in str(error):
+        assert "1073741824.0 GiB more were needed" in line
+
+
+def test_deliberate_errors_and_others() -> None:
+    assert described(InputError("model.safetensors: broken")) == ("model.safetensors: broken", 3)
+    assert described(KeyError("x")) == ("internal error: KeyError: 'x'", 1)
