@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Float64Array = NDArray[np.float64]
+_ROWS = 2  # at once
 _TINY = float(np.finfo(np.float32).tiny)  # logits that are all zero still have an error
 
 
@@ -44,31 +46,34 @@ def compare_logits(
 ) -> TokenMetrics:
     """Metrics of T positions from logits float32 [T, V] of both models and the next tokens int64 [T].
 
-    Computed in float64, one row at a time so that the working set stays in the CPU's cache.
+    Computed in float64, a few rows at a time so that the working set stays in the CPU's cache. By torch, whose
+    exponential is three times as fast as numpy's.
     """
-    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which the caller reports
-        rows = [_compare_row(*row) for row in zip(reference, candidate, targets.tolist(), strict=True)]
-    return TokenMetrics(*np.array(rows, np.float64).reshape(-1, len(fields(TokenMetrics))).T)
+    if not len(reference) == len(candidate) == len(targets):
+        raise ValueError(f"{len(reference)} and {len(candidate)} rows of logits for {len(targets)} tokens")
+    rows = [np.empty((0, len(fields(TokenMetrics))))]
+    for start in range(0, len(targets), _ROWS):
+        block = slice(start, start + _ROWS)
+        tensors = (torch.from_numpy(array[block]) for array in (reference, candidate, targets))
+        rows.append(_compare_rows(*tensors).numpy())
+    return TokenMetrics(*np.concatenate(rows).T)
 
 
-def _compare_row(
-    reference: NDArray[np.float32], candidate: NDArray[np.float32], target: int
-) -> tuple[float, float, float, float, float, float]:
-    """The fields of TokenMetrics for one position."""
-    top, other_top = int(reference.argmax()), int(candidate.argmax())
-    a, b = reference.astype(np.float64), candidate.astype(np.float64)
-    error = _norm(a - b) / max(_norm(a), _TINY)
-    a -= a[top]
-    b -= b[other_top]
-    exp_a = np.exp(a)
-    sum_a = exp_a.sum()
-    log_a, log_b = np.log(sum_a), np.log(np.exp(b).sum())
+def _compare_rows(reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The fields of TokenMetrics for R positions, float64 [R, fields]."""
+    top, other_top = reference.argmax(1), candidate.argmax(1)
+    a, b = reference.double(), candidate.double()
+    difference = a - b
+    norm = torch.linalg.vector_norm
+    error = norm(difference, dim=1) / norm(a, dim=1).clamp(min=_TINY)
+    a -= a.gather(1, top[:, None])
+    b -= b.gather(1, other_top[:, None])
+    next_a, next_b = (x.gather(1, targets[:, None])[:, 0] for x in (a, b))
+    torch.sub(a, b, out=difference)
+    sum_a, log_b = a.exp_().sum(1), b.exp_().sum(1).log()
+    log_a = sum_a.log()
     # sum p (log p - log q), written so that equal logits give exactly 0; rounding can only miss 0 by about 1e-15.
-    kl = np.maximum((exp_a * (a - b)).sum() / sum_a - log_a + log_b, 0.0)
-    reference_nll, candidate_nll = log_a - a[target], log_b - b[target]
-    change = np.exp(-candidate_nll) - np.exp(-reference_nll)
-    return kl, float(top == other_top), reference_nll, candidate_nll, change, error
-
-
-def _norm(x: Float64Array) -> float:
-    return float(np.sqrt(np.einsum("i,i", x, x)))  # not BLAS: its threads cost more than one row is worth
+    kl = (a.mul_(difference).sum(1) / sum_a - log_a + log_b).clamp(min=0.0)
+    reference_nll, candidate_nll = log_a - next_a, log_b - next_b
+    change = torch.exp(-candidate_nll) - torch.exp(-reference_nll)
+    return torch.stack([kl, (top == other_top).double(), reference_nll, candidate_nll, change, error], dim=1)
