@@ -98,7 +98,7 @@ class Histogram:
 class Scorecard:
     """One artifact (the candidate) against one reference on the same suites.
 
-    recovery: the areas' recoveries averaged with `area_weights`, which sum to 1 over the areas that were run.
+    recovery: the areas' recoveries, each at most 100, averaged with `area_weights`, which sum to 1 over the areas run.
     mode "generated": scores come from answers in the models' own words where there are right ones. Both behaviours and
     length_ratio, candidate's mean answer length over the reference's: None in teacher-forced mode. checks: what looks
     broken, such as an all-zero matrix. notices: what was left out or approximated. timing: seconds of reading in this

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +49,13 @@ def slices(judged: Sequence[Judged], key: Callable[[Passage], str]) -> dict[str,
 
 
 def recovery_score(areas: Mapping[str, AreaScore]) -> tuple[Estimate | None, dict[str, float], tuple[Notice, ...]]:
-    """The areas' recoveries averaged with AREA_WEIGHTS; the weights used, of sum 1; and what did not count."""
+    """The areas' recoveries averaged with AREA_WEIGHTS; the weights used, of sum 1; and what did not count.
+
+    An area counts with at most 100: what a damaged model happens to find likelier than the reference, such as text in a
+    language that neither knows, makes up for no loss elsewhere.
+    """
     counted = {
-        name: (found.recovery, AREA_WEIGHTS[name])
+        name: (_at_most_100(found.recovery), AREA_WEIGHTS[name])
         for name, found in areas.items()
         if name in AREA_WEIGHTS and found.recovery is not None
     }
@@ -67,8 +71,14 @@ def recovery_score(areas: Mapping[str, AreaScore]) -> tuple[Estimate | None, dic
     recoveries, weights = zip(*counted.values())
     # Divided last: whole weights keep a recovery of exactly 100 in every area exactly 100.
     total, added = sum(weights), weighted_sum(recoveries, weights)
-    recovery = Sampled(added.value / total, added.samples / total)
-    return recovery.estimate(), {name: weight / total for name, (_, weight) in counted.items()}, notices
+    recovery = Sampled(added.value / total, added.samples / total).estimate()
+    if recovery.high is not None:  # cut samples lie below the value where several areas are near 100
+        recovery = replace(recovery, high=max(recovery.high, recovery.value))
+    return recovery, {name: weight / total for name, (_, weight) in counted.items()}, notices
+
+
+def _at_most_100(recovery: Sampled) -> Sampled:
+    return Sampled(min(recovery.value, 100.0), np.minimum(recovery.samples, 100.0))
 
 
 def histogram(judged: Sequence[Judged]) -> Histogram:

@@ -88,6 +88,34 @@ def test_recovery_is_weighted_and_what_does_not_count_is_said() -> None:
     assert recovery_score(slices([choice(0, 0)], AREA))[:2] == (None, {})
 
 
+def test_a_gain_in_one_area_makes_up_for_no_loss_in_another() -> None:
+    losing = [question("math", nll, nll + 0.2) for nll in RANDOM.uniform(1, 4, 30)]
+    gaining = [question("multilingual", nll, nll - RANDOM.uniform(0, 2)) for nll in RANDOM.uniform(4, 8, 30)]
+    areas = slices([*losing, *gaining], AREA)
+    gained = areas["multilingual"].slice.recovery
+    assert gained is not None
+    assert gained.value > 150
+    recovery, _, _ = recovery_score(areas)
+    assert recovery is not None
+    assert recovery.value == pytest.approx((25 * 100 * np.exp(-0.2) + 15 * 100) / 40)
+    assert recovery.low is not None
+    assert recovery.high is not None
+    assert recovery.low <= recovery.value <= recovery.high < 100
+
+
+def test_the_interval_holds_the_value_where_all_areas_are_near_100() -> None:
+    near = [
+        question(area, nll, nll + RANDOM.normal(-0.02, 0.3))
+        for area in ("knowledge", "math", "code", "multilingual", "safety")
+        for nll in RANDOM.uniform(1, 4, 12)
+    ]
+    recovery, _, _ = recovery_score(slices(near, AREA))
+    assert recovery is not None
+    assert recovery.low is not None
+    assert recovery.high is not None
+    assert recovery.low <= recovery.value <= recovery.high <= 100
+
+
 def test_equal_models_recover_exactly_100() -> None:
     judged = [question(area, nll, nll) for area in ("math", "code", "safety") for nll in RANDOM.uniform(0, 5, 20)]
     recovery, weights, _ = recovery_score(slices([*judged, *[choice(1, 1)] * 20], AREA))
