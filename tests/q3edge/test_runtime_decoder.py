@@ -110,6 +110,15 @@ def test_an_array_that_does_not_fit_is_refused(decoder: Decoder, shape: tuple[in
         decoder.forward(tokens(1, 3), decoder.new_cache(8), out=np.empty(shape, dtype))
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit(folder: Path, decoder: Decoder, threads: int) -> None:
+    other, ids = Decoder(folder, threads=threads), tokens(1, 48)
+    caches = decoder.new_cache(64), other.new_cache(64)
+    for part in (ids[:, :40], *(ids[:, i : i + 1] for i in range(40, 48))):
+        expected, found = (d.forward(part, cache, keep=0) for d, cache in zip((decoder, other), caches))
+        assert np.array_equal(expected, found)
+
+
 def test_truncate_forgets(decoder: Decoder) -> None:
     ids, cache = tokens(1, 10), decoder.new_cache(12)
     expected = decoder.forward(ids, cache)
