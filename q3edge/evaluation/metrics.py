@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 Float64Array = NDArray[np.float64]
-_ROWS = 2  # at once
+_CELLS = 320_000  # logits of one model at once: two rows of Qwen3's vocabulary
 _TINY = float(np.finfo(np.float32).tiny)  # logits that are all zero still have an error
 
 
@@ -52,8 +52,9 @@ def compare_logits(
     if not len(reference) == len(candidate) == len(targets):
         raise ValueError(f"{len(reference)} and {len(candidate)} rows of logits for {len(targets)} tokens")
     rows = [np.empty((0, len(fields(TokenMetrics))))]
-    for start in range(0, len(targets), _ROWS):
-        block = slice(start, start + _ROWS)
+    count = max(1, _CELLS // max(1, reference.shape[-1]))
+    for start in range(0, len(targets), count):
+        block = slice(start, start + count)
         tensors = (torch.from_numpy(array[block]) for array in (reference, candidate, targets))
         rows.append(_compare_rows(*tensors).numpy())
     return TokenMetrics(*np.concatenate(rows).T)
