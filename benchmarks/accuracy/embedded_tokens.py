@@ -4,7 +4,7 @@
 
 It knows nothing but its curriculum, so other text would only measure noise. Calibration: 128 rows of 128 tokens of the
 dialogues that `q3edge demo` calibrates on. Judging: the 300 held-out questions with their right answers, one
-conversation after the other.
+conversation after the other. It has learned to predict answers only, so the perplexity over all of it says nothing.
 """
 
 from __future__ import annotations
