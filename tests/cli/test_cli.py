@@ -312,4 +312,5 @@ def test_demo_shows_the_trade_off(tmp_path: Path) -> None:
     assert rows["int2"]["accuracy"]["high"] < rows["float"]["accuracy"]["low"]
     assert rows["float"]["model_bytes"] > 3 * rows["int8"]["model_bytes"]
     assert rows["int8"]["model_bytes"] > rows["int4"]["model_bytes"]
-    assert demo["seconds"] > 0  # how many is the machine's business: a shared host has doubled them
+    slowness = 2000 / rows["float"]["tokens_per_second"]  # of a host that others use too: it has halved the speed
+    assert demo["seconds"] < 120 * max(1, slowness)
