@@ -91,7 +91,7 @@ class LayerSolver:
 
         def inputs(part: slice) -> torch.Tensor:
             normed = self._normed(before.read(part), "input_layernorm")
-            values = attention_context(normed, self._weights, self._config, self._rotary, None).float()
+            values = attention_context(normed, self._weights, self._config, self._rotary).float()
             context.write(part, values)
             return values
 

@@ -121,7 +121,7 @@ class Sensitivity:
         return torch.cat([output for _, output in parts])
 
     def _layer(self, weights: LayerWeights, states: torch.Tensor) -> torch.Tensor:
-        return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]], None)
+        return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]])
 
     def _moments(self, weights: LayerWeights) -> dict[str, Moments]:
         """Of the input of every stage, for the solved sequences, which go through the layer, and the probed ones."""
@@ -130,7 +130,7 @@ class Sensitivity:
 
         def inputs(x: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
             normed = normalize(x, weights.input_layernorm, config)
-            context = attention_context(normed, weights, config, self._rotary[x.shape[1]], None).float()
+            context = attention_context(normed, weights, config, self._rotary[x.shape[1]]).float()
             x = x + context @ weights.o_proj.T
             second = normalize(x, weights.post_attention_layernorm, config)
             product = gated_product(second, weights).float()

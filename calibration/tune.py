@@ -143,7 +143,7 @@ class Tuner:
         states = [embed(self._quantized, self._ids[rows])]
         for layer in range(self._config.num_hidden_layers):
             weights = self._layer(layer)[0]
-            forward = partial(decoder_layer, weights=weights, config=self._config, rotary=self._rotary, mask=None)
+            forward = partial(decoder_layer, weights=weights, config=self._config, rotary=self._rotary)
             output = torch.cat(list(ordered_map(torch.no_grad()(forward), _pieces(states[-1]))))
             states = [*states, output] if keep else [output]
         return states
@@ -184,7 +184,7 @@ class Tuner:
         def back(piece: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
             x = piece[0].detach().requires_grad_()
             with torch.enable_grad():
-                output = decoder_layer(x, weights, self._config, self._rotary, None)
+                output = decoder_layer(x, weights, self._config, self._rotary)
             by_input, *found = torch.autograd.grad(output, [x, *leaves], piece[1])
             for index, name in enumerate(learned):
                 if name in steps:  # a scale moves all weights of its group

@@ -116,7 +116,7 @@ class Walk:
         rotary = RotaryTables.of(self._source.config, self.tokens.length)
 
         def forward(part: slice) -> None:
-            after.write(part, decoder_layer(before.read(part), weights, self._source.config, rotary, None))
+            after.write(part, decoder_layer(before.read(part), weights, self._source.config, rotary))
 
         for _ in self.tokens.map(forward):
             pass

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,8 +28,9 @@ from q3edge.errors import ResourceError
 from q3edge.evaluation.references import batches
 from q3edge.evaluation.windows import Window, padded_inputs
 from q3edge.progress import Progress
-from q3edge.reference.model import LogitsHead, hidden_states
-from q3edge.weights import EMBEDDING, LM_HEAD, WeightSource, tensor_shapes
+from q3edge.reference.layer import read_tensor
+from q3edge.reference.model import hidden_states
+from q3edge.weights import EMBEDDING, LM_HEAD, WeightSource, head_tensor, tensor_shapes
 
 _BLOCK = 64  # weights that share a scale in bitsandbytes' 4-bit types, its default
 _FLOAT32, _HALF = 4, 2  # bytes
@@ -88,11 +88,12 @@ class BaselineDecoder:
         for batch in batches(lengths, [""] * len(windows)):
             with _products_by(baseline.make):
                 ids = padded_inputs([windows[number] for number in batch])
-                states = hidden_states(source, ids, progress=progress, label=baseline.name)
+                of_batch = [lengths[number] for number in batch]
+                states = hidden_states(source, ids, of_batch, progress=progress, label=baseline.name)
             for number, row in zip(batch, states):
                 self._hidden[number] = row[: lengths[number]].clone()
-        # In one block, however large: torch's scale is one for the whole table.
-        self._head = LogitsHead(source, max_table_bytes=sys.maxsize)
+        # One matrix, however large, and not blocks of LogitsHead: torch's scale is one for the whole table.
+        self._head = read_tensor(source, head_tensor(source.config))
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> list[int]:
         """The token ids read so far: none."""
@@ -104,7 +105,7 @@ class BaselineDecoder:
         cache += input_ids[0].tolist()
         hidden = self._states(np.array(cache))[-keep or start : len(cache)]
         with _products_by(self._baseline.make) if self._baseline.rounds_head else nullcontext():
-            return self._head.logits(hidden).float().numpy()[None]
+            return linear(hidden, self._head).float().numpy()[None]
 
     def _states(self, read: NDArray[np.int64]) -> torch.Tensor:
         for window, hidden in zip(self._windows, self._hidden):

@@ -16,7 +16,7 @@ from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.weights import WeightSource
 
 BATCH_TOKENS = 16_384  # padding included; bounds the hidden states in memory, 335 MB at the 32B shape
-_LAYOUT = 1  # of the cached states; a change of how they are computed or stored counts it up
+_LAYOUT = 2  # of the cached states; a change of how they are computed or stored counts it up
 
 
 class Reference(Protocol):
@@ -66,14 +66,15 @@ class FloatReference:
 
     def _states(self, windows: Sequence[Window]) -> torch.Tensor:
         """float32 [T, H], the windows' tokens one after the other."""
-        tokens = sum(len(window.inputs) for window in windows)
+        lengths = [len(window.inputs) for window in windows]
+        tokens = sum(lengths)
         ids = [window.inputs.tolist() for window in windows]
         key = cache_key(layout=_LAYOUT, torch=str(torch.__version__), reference=self._digest, windows=ids)
         if self._cache is not None and (found := self._cache.hidden(key, tokens)) is not None:
             self.cached_tokens += tokens
             return torch.from_numpy(np.array(found))
-        padded = hidden_states(self._source, padded_inputs(windows), progress=self._progress)
-        states = torch.cat([row[: len(window.inputs)] for row, window in zip(padded, windows)])
+        padded = hidden_states(self._source, padded_inputs(windows), lengths, progress=self._progress)
+        states = torch.cat([row[:length] for row, length in zip(padded, lengths)])
         if self._cache is not None:
             self._cache.save_hidden(key, states.numpy())
         return states

@@ -44,7 +44,8 @@ class ReferenceLogits:
 
     def __init__(self, source: WeightSource, windows: Sequence[Window], progress: Progress) -> None:
         self._windows = windows
-        self._hidden = hidden_states(source, padded_inputs(windows), progress=progress)
+        lengths = [len(window.inputs) for window in windows]
+        self._hidden = hidden_states(source, padded_inputs(windows), lengths, progress=progress)
         self._head = LogitsHead(source)
 
     def chunks(self, window: int) -> LogitsChunks:

@@ -65,17 +65,6 @@ def normalize(x: torch.Tensor, weight: torch.Tensor, config: Qwen3Config) -> tor
     return rms_norm(x, weight.shape, weight, config.rms_norm_eps)
 
 
-def attention_mask(token_mask: torch.Tensor) -> torch.Tensor:
-    """bool [B, 1, S, S], true where a query may look, from a bool [B, S] that is false at padding.
-
-    Padding sees only itself: a row without any key would be NaN and spread.
-    """
-    length = token_mask.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    itself = torch.eye(length, dtype=torch.bool)
-    return (causal & token_mask[:, None, None, :]) | itself
-
-
 def keys_values(
     normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,12 +74,12 @@ def keys_values(
 
 
 def attention_context(
-    normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables, mask: torch.Tensor | None
+    normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> torch.Tensor:
-    """The input of o_proj [B, S, heads * D] from the normed input of q/k/v [B, S, H]; mask None is plain causal."""
+    """The input of o_proj [B, S, heads * D] from the normed input of q/k/v [B, S, H]; no token looks ahead."""
     query = rotary.rotate(normalize(_heads(normed, weights.q_proj, config), weights.q_norm, config).transpose(1, 2))
     key, value = keys_values(normed, weights, config, rotary)
-    context = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=True)
+    context = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     return context.transpose(1, 2).flatten(2)
 
 
@@ -104,11 +93,9 @@ def gated_product(normed: torch.Tensor, weights: LayerWeights) -> torch.Tensor:
     return silu(linear(normed, weights.gate_proj)).mul_(linear(normed, weights.up_proj))
 
 
-def decoder_layer(
-    x: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables, mask: torch.Tensor | None
-) -> torch.Tensor:
+def decoder_layer(x: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables) -> torch.Tensor:
     """Hidden states [B, S, H] after the layer."""
     normed = normalize(x, weights.input_layernorm, config)
-    x = x + linear(attention_context(normed, weights, config, rotary, mask), weights.o_proj)
+    x = x + linear(attention_context(normed, weights, config, rotary), weights.o_proj)
     normed = normalize(x, weights.post_attention_layernorm, config)
     return x + linear(gated_product(normed, weights), weights.down_proj)

@@ -29,5 +29,6 @@ class RotaryTables:
         return cls(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn queries or keys [B, heads, S, head_dim]."""
-        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
+        """Turn queries or keys [B, heads, S, head_dim], S not more than the tables have."""
+        cos, sin = (table[: x.shape[-2]] for table in (self.cos, self.sin))
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -51,7 +51,7 @@ class Solved:
         return [
             states
             for _, states in self.tokens.map(
-                lambda part: decoder_layer(self.before.read(part), weights, self.source.config, self.rotary, None)
+                lambda part: decoder_layer(self.before.read(part), weights, self.source.config, self.rotary)
             )
         ]
 

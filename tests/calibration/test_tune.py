@@ -60,7 +60,7 @@ def naive_gradients(
         for layer in range(config.num_hidden_layers):
             names = {f.name: tensor_name(layer, f.name) for f in dataclasses.fields(LayerWeights)}
             weights = LayerWeights(**{field: weight(source, name) for field, name in names.items()})
-            hidden = decoder_layer(hidden, weights, config, rotary, None)
+            hidden = decoder_layer(hidden, weights, config, rotary)
         head = torch.from_numpy(source.read(head_tensor(config)))
         return normalize(hidden, weight(source, FINAL_NORM), config) @ head.T
 

@@ -85,7 +85,7 @@ def test_the_states_behind_the_last_layer_are_those_of_the_stored_layers(table: 
     for layer, result in enumerate(results):
         weights = rounded_layer(source, layer, result)
         for part in tokens.parts:
-            expected[part] = decoder_layer(expected[part], weights, source.config, rotary, None)
+            expected[part] = decoder_layer(expected[part], weights, source.config, rotary)
     assert torch.equal(states, expected)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from q3edge.config import MoeConfig
 from q3edge.errors import InputError
-from q3edge.reference.layer import LayerWeights, attention_mask, tensor_name
+from q3edge.reference.layer import LayerWeights, tensor_name
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
@@ -36,7 +37,7 @@ LENGTH = 40
 
 
 def transformers_logits(
-    source: InMemoryWeights, ids: NDArray[np.int64], mask: NDArray[np.bool_] | None, **overrides: Any
+    source: InMemoryWeights, ids: NDArray[np.int64], mask: NDArray[np.bool_] | None = None, **overrides: Any
 ) -> NDArray[np.float32]:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -54,9 +55,9 @@ def transformers_logits(
 
 
 def our_logits(
-    source: InMemoryWeights, ids: NDArray[np.int64], mask: NDArray[np.bool_] | None, **head: int
+    source: InMemoryWeights, ids: NDArray[np.int64], lengths: Sequence[int] | None = None, **head: int
 ) -> NDArray[np.float32]:
-    hidden = hidden_states(source, ids, mask)
+    hidden = hidden_states(source, ids, lengths)
     return LogitsHead(source, **head).logits(hidden.flatten(0, 1)).unflatten(0, ids.shape).numpy()
 
 
@@ -73,38 +74,36 @@ def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) ->
 def test_logits_equal_transformers(name: str, seed: int) -> None:
     source = InMemoryWeights.random(seed, **CONFIGS[name])
     ids = random_ids(3)
-    expected = transformers_logits(source, ids, None, **CONFIGS[name])
-    assert relative_error(our_logits(source, ids, None), expected) < 1e-5
+    expected = transformers_logits(source, ids, **CONFIGS[name])
+    assert relative_error(our_logits(source, ids), expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["tied", "odd head_dim", "yarn rope"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_batch_equals_transformers_on_every_real_token(name: str, side: str) -> None:
+def test_padded_batch_equals_transformers_on_every_real_token(name: str) -> None:
     source = InMemoryWeights.random(2, **CONFIGS[name])
-    ids, mask = random_ids(4), np.ones((4, LENGTH), bool)
-    for row, padding in enumerate((0, 1, 17, LENGTH - 1)):
-        mask[row, :padding] = False
-        if side == "right":
-            mask[row] = mask[row, ::-1]
-    found, expected = our_logits(source, ids, mask), transformers_logits(source, ids, mask, **CONFIGS[name])
+    lengths = [LENGTH, LENGTH - 1, LENGTH - 17, 1]
+    ids, mask = random_ids(4), np.arange(LENGTH) < np.array(lengths)[:, None]
+    found, expected = our_logits(source, ids, lengths), transformers_logits(source, ids, mask, **CONFIGS[name])
     assert np.isfinite(found).all()
     assert relative_error(found[mask], expected[mask]) < 1e-5
 
 
-def test_left_padding_gives_what_the_sequence_gives_alone() -> None:
-    source = InMemoryWeights.random(3)
-    ids, mask = random_ids(2), np.ones((2, LENGTH), bool)
-    mask[0, :13] = False
-    alone = our_logits(source, ids[:1, 13:], None)
-    assert relative_error(our_logits(source, ids, mask)[:1, 13:], alone) < 1e-5
+def test_padding_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("q3edge.reference.model._TOKENS_AT_ONCE", 2 * LENGTH)
+    seen: list[tuple[int, ...]] = []
+    hidden_states(
+        InMemoryWeights.random(3), random_ids(6), [LENGTH, LENGTH - 1, 30, 20, 20, 3],
+        watch=lambda layer, _weights, x, _rotary: seen.append(x.shape[:2]) if layer == 0 else None,
+    )  # fmt: skip
+    assert seen == [(2, LENGTH), (2, 30), (2, 20)]
 
 
-def test_right_padding_needs_no_mask() -> None:
+def test_what_padding_holds_changes_nothing() -> None:
     source = InMemoryWeights.random(4)
     ids = random_ids(1)
     changed = ids.copy()
     changed[0, 25:] = 7
-    assert np.array_equal(our_logits(source, ids, None)[:, :25], our_logits(source, changed, None)[:, :25])
+    assert np.array_equal(our_logits(source, ids)[:, :25], our_logits(source, changed)[:, :25])
 
 
 def test_many_sequences_equal_one_at_a_time_and_read_each_weight_once() -> None:
@@ -131,8 +130,8 @@ def test_head_in_row_blocks_equals_head_in_memory(monkeypatch: pytest.MonkeyPatc
     source = InMemoryWeights.random(6, tie_word_embeddings=False)
     ids = random_ids(1)
     monkeypatch.setattr("q3edge.reference.model._BLOCK_BYTES", 64 * 4 * 37)
-    in_blocks = our_logits(source, ids, None, max_table_bytes=64 * 320 * 4 - 1)
-    assert relative_error(in_blocks, our_logits(source, ids, None)) < 1e-6
+    in_blocks = our_logits(source, ids, max_table_bytes=64 * 320 * 4 - 1)
+    assert relative_error(in_blocks, our_logits(source, ids)) < 1e-6
 
 
 def test_large_head_is_never_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,19 +166,14 @@ def test_quantized_source_is_the_model_with_dequantized_weights() -> None:
     as_codes = InMemoryWeights(source.config, {**source.tensors, name: quantized})
     as_float = InMemoryWeights(source.config, {**source.tensors, name: quantized.dequantize()})
     ids = random_ids(1)
-    assert np.array_equal(our_logits(as_codes, ids, None), our_logits(as_float, ids, None))
-    assert relative_error(our_logits(as_codes, ids, None), our_logits(source, ids, None)) > 1e-3
+    assert np.array_equal(our_logits(as_codes, ids), our_logits(as_float, ids))
+    assert relative_error(our_logits(as_codes, ids), our_logits(source, ids)) > 1e-3
 
 
 def test_names_of_layer_weights_are_those_of_the_checkpoint() -> None:
     names = {tensor_name(1, field.name) for field in dataclasses.fields(LayerWeights)}
     expected = tensor_shapes(InMemoryWeights.random().config)
     assert names == {name for name in expected if name.startswith("model.layers.1.")}
-
-
-def test_mask_lets_padding_see_itself_and_nothing_else() -> None:
-    mask = attention_mask(torch.tensor([[False, True, True]]))
-    assert mask[0, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
 @pytest.mark.parametrize("ids", [[[0, 320]], [[-1, 5]]])
