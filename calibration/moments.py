@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from calibration.parallel import ordered_map
+from q3edge.reference.parallel import ordered_map
 
 _TILE = 384  # channels: small enough that two cores share a 576-wide layer, large enough for a fast product
 

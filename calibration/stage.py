@@ -17,8 +17,8 @@ from calibration.balance import balance_of
 from calibration.gptq import InverseFactor, factorize, round_channels
 from calibration.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
 from calibration.moments import Moments
-from calibration.parallel import ordered_map
 from calibration.refine import descend, refit_scales
+from q3edge.reference.parallel import ordered_map
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from calibration.parallel import ordered_map
+from q3edge.reference.parallel import ordered_map
 
 _TOKENS_AT_ONCE = 1024
 _PARTIAL = ".partial"

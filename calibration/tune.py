@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.grid import storable_scales
-from calibration.parallel import ordered_map
 from q3edge.progress import Progress
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, tensor_name
 from q3edge.reference.model import LogitsHead, embed, hidden_states
+from q3edge.reference.parallel import ordered_map
 from q3edge.reference.rotary import RotaryTables
 from q3edge.tensor import QuantizedTensor
 from q3edge.weights import FINAL_NORM, WeightSource

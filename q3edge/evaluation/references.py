@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from q3edge.evaluation.cache import EvaluationCache, cache_key
-from q3edge.evaluation.streams import CHUNK, CausalDecoder, LogitsChunks, decoder_logits
+from q3edge.evaluation.streams import CausalDecoder, LogitsChunks, decoder_logits, head_logits
 from q3edge.evaluation.windows import Window, padded_inputs
 from q3edge.progress import Progress
 from q3edge.reference.model import LogitsHead, hidden_states
@@ -25,7 +25,9 @@ class Reference(Protocol):
     cached_tokens: int
 
     def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
-        """For each window its logits, float32 [<= CHUNK, V] at a time; to be consumed before the next call."""
+        """For each window its logits, float32 [<= CHUNK, V] at a time; to be consumed before the next call, each by any
+        thread.
+        """
 
 
 class ArtifactReference:
@@ -55,14 +57,9 @@ class FloatReference:
     def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
         """See `Reference`."""
         states = self._states(windows)
+        self._head = self._head or LogitsHead(self._source)
         ends = np.cumsum([len(window.inputs) for window in windows]).tolist()
-        return [self._chunks(states[start:end]) for start, end in zip([0, *ends], ends)]
-
-    def _chunks(self, hidden: torch.Tensor) -> LogitsChunks:
-        if self._head is None:
-            self._head = LogitsHead(self._source)
-        for start in range(0, len(hidden), CHUNK):
-            yield self._head.logits(hidden[start : start + CHUNK]).numpy()
+        return [head_logits(self._head, states[start:end]) for start, end in zip([0, *ends], ends)]
 
     def _states(self, windows: Sequence[Window]) -> torch.Tensor:
         """float32 [T, H], the windows' tokens one after the other."""

@@ -72,13 +72,14 @@ def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
     tokens = TokenMetrics.concatenate(windows)
     draws = Draws(block_ids([len(window) for window in windows]))
     identity: Callable[[Float64Array], Float64Array] = lambda mean: mean  # noqa: E731
+    median, p99, p999 = draws.quantiles(tokens.kl, (0.5, 0.99, 0.999))
     return Comparison(
         tokens=len(tokens),
         windows=len(windows),
         mean_kl=draws.mean(tokens.kl, identity),
-        median_kl=draws.quantile(tokens.kl, 0.5),
-        p99_kl=draws.quantile(tokens.kl, 0.99),
-        p999_kl=draws.quantile(tokens.kl, 0.999),
+        median_kl=median,
+        p99_kl=p99,
+        p999_kl=p999,
         top1_agreement=draws.mean(tokens.same_top, identity),
         reference_perplexity=draws.mean(tokens.reference_nll, np.exp),
         candidate_perplexity=draws.mean(tokens.candidate_nll, np.exp),
@@ -139,18 +140,20 @@ class Draws:
         """The mean in every sample, [RESAMPLES]."""
         return (self._weights @ np.bincount(self._blocks, values)) / (self._weights @ self._sizes)
 
-    def quantile(self, values: Float64Array, q: float) -> Estimate:
-        """The smallest value that at least a fraction `q` of the tokens do not exceed."""
+    def quantiles(self, values: Float64Array, fractions: Sequence[float]) -> list[Estimate]:
+        """For each of `fractions` the smallest value that at least so many of the tokens do not exceed."""
         order = np.argsort(values, kind="stable")
         ranked, blocks = values[order], self._blocks[order]
-        samples = [ranked[_weighted_rank(weights[blocks], q)] for weights in self._weights]
-        point = ranked[_weighted_rank(np.ones(len(values), np.int64), q)]
-        return _estimate(float(point), np.array(samples))
+        samples = ranked[np.array([_weighted_ranks(weights[blocks], fractions) for weights in self._weights], int)]
+        points = ranked[_weighted_ranks(np.ones(len(values), np.int64), fractions)]
+        by_fraction = samples.reshape(-1, len(fractions)).T
+        return [_estimate(float(point), found) for point, found in zip(points, by_fraction, strict=True)]
 
 
-def _weighted_rank(weights: NDArray[np.int64], q: float) -> int:
+def _weighted_ranks(weights: NDArray[np.int64], fractions: Sequence[float]) -> NDArray[np.intp]:
     cumulative = np.cumsum(weights)
-    return int(np.searchsorted(cumulative, q * cumulative[-1]))
+    ranks: NDArray[np.intp] = np.searchsorted(cumulative, cumulative[-1] * np.array(fractions))
+    return ranks
 
 
 def _estimate(value: float, samples: Float64Array) -> Estimate:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from q3edge.config import Qwen3Config
@@ -16,7 +17,7 @@ from q3edge.progress import Progress
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.weights import WeightSource
 
-CHUNK = 128  # tokens whose logits [CHUNK, V] are in memory at once
+CHUNK = 256  # tokens whose logits [CHUNK, V] are in memory at once
 LogitsChunks = Iterator[NDArray[np.float32]]
 
 
@@ -39,6 +40,12 @@ def decoder_logits(decoder: CausalDecoder, inputs: NDArray[np.int64], chunk: int
         yield decoder.forward(inputs[None, start : start + chunk], cache, keep=0)[0]
 
 
+def head_logits(head: LogitsHead, hidden: torch.Tensor) -> LogitsChunks:
+    """Logits float32 [<= CHUNK, V] of hidden states [L, H]."""
+    for part in torch.split(hidden, CHUNK):
+        yield head.logits(part).numpy()
+
+
 class ReferenceLogits:
     """Logits of the float model: hidden states of all windows at construction, the head when they are asked for."""
 
@@ -50,9 +57,7 @@ class ReferenceLogits:
 
     def chunks(self, window: int) -> LogitsChunks:
         """Logits float32 [<= CHUNK, V] of one window."""
-        hidden = self._hidden[window, : len(self._windows[window].inputs)]
-        for start in range(0, len(hidden), CHUNK):
-            yield self._head.logits(hidden[start : start + CHUNK]).numpy()
+        return head_logits(self._head, self._hidden[window, : len(self._windows[window].inputs)])
 
 
 def compare(window: Window, reference: NDArray[np.float32], candidate: NDArray[np.float32], start: int) -> TokenMetrics:

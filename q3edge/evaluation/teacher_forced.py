@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 
 from q3edge.evaluation.passages import Passage
 from q3edge.evaluation.reading_journal import ReadingJournal
@@ -13,13 +15,16 @@ from q3edge.evaluation.readings import Reading, read_passage
 from q3edge.evaluation.references import Reference, batches
 from q3edge.evaluation.streams import CausalDecoder, LogitsChunks, decoder_logits
 from q3edge.progress import Progress
+from q3edge.reference.parallel import ordered_map
+
+MAX_WORKERS = 8  # each has logits [CHUNK, V] of both models in memory, 311 MB with Qwen3's vocabulary
 
 
 @dataclass(frozen=True, slots=True)
 class ReadingRun:
     """readings: of every passage, None where logits were NaN or infinite. resumed: how many came from the journal.
 
-    seconds: wall time of the "reference" and of the "candidate" model; tokens: what both read in this run.
+    seconds: of the "reference" and of the "candidate" model, with all workers busy; tokens: what both read in this run.
     """
 
     readings: tuple[Reading | None, ...]
@@ -34,10 +39,15 @@ def read_all(
     candidate: CausalDecoder,
     journal: ReadingJournal | None,
     progress: Progress,
+    *,
+    workers: int = 1,
 ) -> ReadingRun:
-    """Read every passage that `journal` does not have, a batch at a time, and append it there."""
+    """Read every passage that `journal` does not have, a batch at a time, and append it there.
+
+    workers: how many passages are read at once; the candidate's forward then runs in several threads.
+    """
     readings = journal.load() if journal else {}
-    resumed, tokens, clock = len(readings), 0, _Clock()
+    resumed, tokens, clock = len(readings), 0, _Clock(workers)
     lengths = [len(passage.window.inputs) for passage in passages]
     with progress.task("compare", sum(lengths)) as advance:
         for batch in batches(lengths, [passage.suite for passage in passages]):
@@ -48,11 +58,10 @@ def read_all(
             # The whole batch, whatever is missing of it: its hidden states have one key in the cache.
             with clock.counting("reference"):
                 logits = dict(zip(batch, reference.logits([passages[number].window for number in batch])))
-            for number in missing:
-                passage = passages[number]
-                expected = clock.watch("reference", logits[number])
-                found = clock.watch("candidate", decoder_logits(candidate, passage.window.inputs))
-                readings[number] = read_passage(passage, expected, found)
+            missing.reverse()  # the longest first: near the end no worker waits long for another
+            read = partial(_read, passages, logits, candidate, clock)
+            for reading, number in zip(ordered_map(read, missing, workers=workers), missing, strict=True):
+                readings[number] = reading
                 if journal:
                     journal.append(number, readings[number])
                 tokens += lengths[number]
@@ -60,23 +69,37 @@ def read_all(
     return ReadingRun(tuple(readings[number] for number in range(len(passages))), resumed, tokens, clock.seconds)
 
 
-class _Clock:
-    """Seconds spent by name."""
+def _read(
+    passages: Sequence[Passage],
+    logits: Mapping[int, LogitsChunks],
+    candidate: CausalDecoder,
+    clock: _Clock,
+    number: int,
+) -> Reading | None:
+    expected = clock.watch("reference", logits[number])
+    found = clock.watch("candidate", decoder_logits(candidate, passages[number].window.inputs))
+    return read_passage(passages[number], expected, found)
 
-    def __init__(self) -> None:
+
+class _Clock:
+    """Seconds spent by name; those of one of several workers are a share of them all."""
+
+    def __init__(self, workers: int) -> None:
         self.seconds = {"reference": 0.0, "candidate": 0.0}
+        self._workers, self._lock = workers, Lock()
 
     @contextmanager
-    def counting(self, name: str) -> Iterator[None]:
-        """Count the block's wall time to `name`."""
+    def counting(self, name: str, workers: int = 1) -> Iterator[None]:
+        """Count the block's wall time to `name`, as one of so many workers."""
         start = time.perf_counter()
         yield
-        self.seconds[name] += time.perf_counter() - start
+        with self._lock:
+            self.seconds[name] += (time.perf_counter() - start) / workers
 
     def watch(self, name: str, chunks: LogitsChunks) -> LogitsChunks:
-        """The same chunks; the time that making each takes is counted."""
+        """The same chunks, made by a worker; the time that making each takes is counted."""
         while True:
-            with self.counting(name):
+            with self.counting(name, self._workers):
                 chunk = next(chunks, None)
             if chunk is None:
                 return

@@ -26,10 +26,11 @@ from q3edge.evaluation.scorecard import Scorecard
 from q3edge.evaluation.selection import Selection
 from q3edge.evaluation.suite import Suite
 from q3edge.evaluation.suite_files import built_in_suites
-from q3edge.evaluation.teacher_forced import ReadingRun, read_all
+from q3edge.evaluation.teacher_forced import MAX_WORKERS, ReadingRun, read_all
 from q3edge.evaluation.windows import WINDOW_LENGTH
 from q3edge.pipeline.answers import Asking, compared_answers
 from q3edge.progress import Progress, Silent
+from q3edge.runtime.cpu import default_threads
 from q3edge.runtime.decoder import Decoder
 from q3edge.runtime.tokenizer import Tokenizer
 from q3edge.version import VERSION
@@ -60,9 +61,11 @@ def evaluate(
     progress = progress or Silent()
     selection = Selection(None if areas is None else tuple(areas), limit)
     chosen = selection.apply(built_in_suites() if suites is None else suites)
-    decoder = Decoder(folder, threads=threads)
+    threads = threads or default_threads()
+    workers = min(threads, MAX_WORKERS)
+    decoder = Decoder(folder, threads=threads // workers)
     cache = EvaluationCache(cache_folder()) if use_cache else None
-    with _opened(reference, threads, cache, progress) as opened:
+    with _opened(reference, threads // workers, cache, progress) as opened:
         if decoder.config != opened.config:
             raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
         subject = _subject(folder, reference, opened.digest, chosen, selection, asking)
@@ -73,7 +76,7 @@ def evaluate(
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit, progress)
         with _journal(cache, subject, encoded) as journal:
-            run = read_all(encoded.passages, opened.model, decoder, journal, progress)
+            run = read_all(encoded.passages, opened.model, decoder, journal, progress, workers=workers)
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
@@ -110,9 +113,7 @@ class _Opened:
 
 
 @contextmanager
-def _opened(
-    reference: str, threads: int | None, cache: EvaluationCache | None, progress: Progress
-) -> Iterator[_Opened]:
+def _opened(reference: str, threads: int, cache: EvaluationCache | None, progress: Progress) -> Iterator[_Opened]:
     folder = resolve_model(reference)
     if (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx":
         decoder = Decoder(folder, threads=threads)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from calibration.kv_scales import kv_scales
-from calibration.parallel import ordered_map
 from calibration.rtn import round_to_nearest
 from calibration.scales import groups_at_limits
 from exporters.compressed_tensors import QuantizedCheckpoint, QuantizedWriter, write_kv_scales
@@ -31,6 +30,7 @@ from q3edge.pipeline.calibrate import (
 from q3edge.pipeline.tune import tune_folder
 from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
+from q3edge.reference.parallel import ordered_map
 from q3edge.scheme import Scheme
 from q3edge.side_files import RECIPE_FILE, copy_side_files
 from q3edge.tensor import QuantizedTensor

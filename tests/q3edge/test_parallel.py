@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from calibration.parallel import ordered_map
+from q3edge.reference.parallel import ordered_map
 
 
 def test_order_and_single_threaded_workers() -> None:
