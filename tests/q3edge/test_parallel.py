@@ -18,6 +18,17 @@ def test_order_and_single_threaded_workers() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_few_workers_share_the_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        found = list(ordered_map(lambda _: (threading.get_ident(), torch.get_num_threads()), range(50), workers=2))
+    finally:
+        torch.set_num_threads(before)
+    assert {threads for _, threads in found} == {2}
+    assert len({worker for worker, _ in found}) <= 2
+
+
 def test_items_are_taken_only_as_results_are_needed() -> None:
     taken = 0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from evaluation_support import ReferenceDecoder
 from numpy.typing import NDArray
 
 from calibration.rtn import round_to_nearest
@@ -24,27 +24,6 @@ from q3edge.scheme import Scheme
 from support import InMemoryWeights
 
 RANDOM = np.random.default_rng(0)
-
-
-class FakeDecoder:
-    """A decoder that runs the float reference on all tokens so far, then changes the logits by `change`."""
-
-    def __init__(self, source: InMemoryWeights, change: Any = lambda logits, cached: logits) -> None:
-        self.config, self.source, self.change = source.config, source, change
-        self.largest_call = 0
-
-    def new_cache(self, capacity: int, batch_size: int = 1) -> list[NDArray[np.int64]]:
-        return [np.zeros((batch_size, 0), np.int64)]
-
-    def forward(
-        self, input_ids: NDArray[np.int64], cache: list[NDArray[np.int64]], *, keep: int = 1
-    ) -> NDArray[np.float32]:
-        cached = cache[0].shape[1]
-        cache[0] = np.concatenate([cache[0], input_ids], axis=1)
-        self.largest_call = max(self.largest_call, input_ids.shape[1])
-        hidden = hidden_states(self.source, cache[0])[:, -(keep or input_ids.shape[1]) :]
-        logits = LogitsHead(self.source).logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2]).numpy()
-        return self.change(logits, cached)
 
 
 def windows(*lengths: int, vocab: int = 320) -> list[Window]:
@@ -78,8 +57,8 @@ def report(source: InMemoryWeights) -> ValidationReport:
     """An "artifact" with 4-bit weights whose logits are rounded besides, in place of rounded activations."""
     weights_only = quantized(source, 4)
     return validate_decoders(
-        FakeDecoder(weights_only, lambda logits, _: np.round(logits, 1)),
-        FakeDecoder(weights_only), source, windows(300, 40, 200, 128), max_kl=1e-9,
+        ReferenceDecoder(weights_only, lambda logits, _: np.round(logits, 1)),
+        ReferenceDecoder(weights_only), source, windows(300, 40, 200, 128), max_kl=1e-9,
     )  # fmt: skip
 
 
@@ -125,7 +104,13 @@ def test_report_is_json(report: ValidationReport) -> None:
 
 def test_float_model_against_itself(source: InMemoryWeights) -> None:
     found = validate_decoders(
-        FakeDecoder(source), None, source, windows(200, 30), inseparable="nothing is rounded", is_float=True, max_kl=0.1
+        ReferenceDecoder(source),
+        None,
+        source,
+        windows(200, 30),
+        inseparable="nothing is rounded",
+        is_float=True,
+        max_kl=0.1,
     )
     assert not found.failures
     assert found.overall.mean_kl.value < 1e-9
@@ -148,8 +133,8 @@ def test_threshold_equal_to_the_value_passes(report: ValidationReport) -> None:
 
 def test_path_check_sees_a_wrong_cache(source: InMemoryWeights) -> None:
     inputs = windows(64)[0].inputs
-    assert check_prefill_equals_decode(FakeDecoder(source), inputs, rounded=False).status == "pass"
-    shifted = FakeDecoder(source, lambda logits, cached: np.roll(logits, 1, -1) if cached else logits)
+    assert check_prefill_equals_decode(ReferenceDecoder(source), inputs, rounded=False).status == "pass"
+    shifted = ReferenceDecoder(source, lambda logits, cached: np.roll(logits, 1, -1) if cached else logits)
     found = check_prefill_equals_decode(shifted, inputs, rounded=True)
     assert found.status == "fail"
     assert found.value is not None
@@ -157,14 +142,14 @@ def test_path_check_sees_a_wrong_cache(source: InMemoryWeights) -> None:
 
 
 def test_path_check_is_strict_without_rounding(source: InMemoryWeights) -> None:
-    slightly = FakeDecoder(source, lambda logits, cached: logits * np.float32(1.01) if cached else logits)
+    slightly = ReferenceDecoder(source, lambda logits, cached: logits * np.float32(1.01) if cached else logits)
     inputs = windows(64)[0].inputs
     assert check_prefill_equals_decode(slightly, inputs, rounded=True).status == "pass"
     assert check_prefill_equals_decode(slightly, inputs, rounded=False).status == "fail"
 
 
 def test_path_check_fails_on_not_a_number(source: InMemoryWeights) -> None:
-    broken = FakeDecoder(source, lambda logits, cached: logits * np.nan if cached == 5 else logits)
+    broken = ReferenceDecoder(source, lambda logits, cached: logits * np.nan if cached == 5 else logits)
     assert check_prefill_equals_decode(broken, windows(64)[0].inputs, rounded=True).status == "fail"
 
 
@@ -176,11 +161,11 @@ def test_not_a_number_is_named(source: InMemoryWeights) -> None:
         return logits
 
     with pytest.raises(ValidationError, match=f"text b, token {CHUNK + 3}: logits are NaN or infinite"):
-        validate_decoders(FakeDecoder(source, change), None, source, windows(20, CHUNK + 20))
+        validate_decoders(ReferenceDecoder(source, change), None, source, windows(20, CHUNK + 20))
 
 
 def test_logits_in_memory_are_one_chunk(source: InMemoryWeights) -> None:
-    decoder = FakeDecoder(source)
+    decoder = ReferenceDecoder(source)
     sizes = [len(chunk) for chunk in decoder_logits(decoder, windows(2 * CHUNK + 44)[0].inputs)]
     assert sizes == [CHUNK, CHUNK, 44]
     assert decoder.largest_call == CHUNK
