@@ -63,9 +63,10 @@ def evaluate(
     chosen = selection.apply(built_in_suites() if suites is None else suites)
     threads = threads or default_threads()
     workers = min(threads, MAX_WORKERS)
-    decoder = Decoder(folder, threads=threads // workers)
+    threads_of_session = threads - workers + 1  # every worker that calls it is one of its threads, too
+    decoder = Decoder(folder, threads=threads_of_session)
     cache = EvaluationCache(cache_folder()) if use_cache else None
-    with _opened(reference, threads // workers, cache, progress) as opened:
+    with _opened(reference, threads_of_session, cache, progress) as opened:
         if decoder.config != opened.config:
             raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
         subject = _subject(folder, reference, opened.digest, chosen, selection, asking)
