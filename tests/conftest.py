@@ -1,6 +1,11 @@
 """Settings of every test run."""
 
+import signal
+
 import torch
 
 # Tiny tensors: torch's threads would spend their time waiting for each other.
 torch.set_num_threads(1)
+
+# A shell's background job ignores Ctrl-C, and so would the commands that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
