@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from evaluation_support import ReferenceDecoder
 from numpy.typing import NDArray
 
@@ -25,15 +23,6 @@ from q3edge.progress import Silent
 from support import InMemoryWeights
 
 LENGTHS = (20, 300, 7, 41, 40, 260, 33)  # some longer than one chunk of logits
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So that a worker computes as the only thread does: to the bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

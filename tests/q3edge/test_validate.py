@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from evaluation_support import ReferenceDecoder
 from numpy.typing import NDArray
 
@@ -36,15 +34,6 @@ def quantized(source: InMemoryWeights, bits: int) -> InMemoryWeights:
         for name, values in source.tensors.items()
     }
     return InMemoryWeights(source.config, tensors)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small lose more to waiting for a second thread than they win."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
