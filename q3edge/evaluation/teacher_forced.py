@@ -63,7 +63,7 @@ def read_all(
             for reading, number in zip(ordered_map(read, missing, workers=workers), missing, strict=True):
                 readings[number] = reading
                 if journal:
-                    journal.append(number, readings[number])
+                    journal.append(number, reading)
                 tokens += lengths[number]
                 advance(lengths[number])
     return ReadingRun(tuple(readings[number] for number in range(len(passages))), resumed, tokens, clock.seconds)
