@@ -62,7 +62,7 @@ def read_tensor(source: WeightSource, name: str, rows: slice | None = None) -> t
 
 def normalize(x: torch.Tensor, weight: torch.Tensor, config: Qwen3Config) -> torch.Tensor:
     """RMSNorm over the last dimension: x / RMS(x) * weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    return rms_norm(x, weight.shape, weight, config.rms_norm_eps)
+    return rms_norm(x.to(weight.dtype), weight.shape, weight, config.rms_norm_eps)  # autocast hands over bfloat16
 
 
 def keys_values(

@@ -113,6 +113,16 @@ def test_hidden_states_are_those_of_the_stored_layer_bit_for_bit(
         assert torch.equal(states, expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_bfloat16_forward_pass_warns_of_nothing(tmp_path: Path) -> None:
+    source, before = outlier_model(3), torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else a warning comes once in a process, and another test may have had it
+    try:
+        Solved(source, linear_schemes(source, INT4), tmp_path, bfloat16=True)
+    finally:
+        torch.set_warn_always(before)
+
+
 @pytest.mark.usefixtures("_balanced")
 @pytest.mark.parametrize("keep_float", FLOAT_SETS, ids=lambda names: "+".join(names) or "all rounded")
 def test_hidden_states_are_exact_wherever_the_balance_goes(keep_float: tuple[str, ...], tmp_path: Path) -> None:
