@@ -49,9 +49,11 @@ def allocated(
     progress: Progress,
     *,
     exported: bool = False,
+    int8_cache: bool = False,
 ) -> Iterator[Calibrated]:
     """Calibrate in `work` by the best recipe within `budget`, or go on where an earlier process stopped.
 
+    exported, int8_cache: what follows, as in `Workload`; the recipe that is found says nothing of a cache.
     Errors are those of `calibrated`, and UsageError where nothing fits the budget.
     """
     config, tokens = checkpoint.config, load_tokens(checkpoint, calibration)
@@ -59,7 +61,7 @@ def allocated(
     check_budget(config, limit)
     sequences, length = tokens.token_ids.shape
     schemes = largest_plan(config).recipe.resolve(config)
-    load = Workload(config, schemes, sequences, length, calibration.tune, exported)
+    load = Workload(config, schemes, sequences, length, calibration.tune, exported, int8_cache)
     inputs = run_inputs(model_digest, tokens)
     ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
     with Journal(work, inputs | {"budget": str(limit)}, restart=calibration.restart) as journal:

@@ -151,7 +151,8 @@ def calibrated(
     tokens = load_tokens(checkpoint, calibration)
     schemes, bfloat16 = recipe.resolve(checkpoint.config), has_fast_bfloat16()
     sequences, length = tokens.token_ids.shape
-    load = Workload(checkpoint.config, schemes, sequences, length, calibration.tune, exported)
+    int8_cache = recipe.kv_cache == "int8"
+    load = Workload(checkpoint.config, schemes, sequences, length, calibration.tune, exported, int8_cache)
     inputs = run_inputs(model_digest, tokens) | {"recipe": recipe.digest}
     journal = Journal(work, inputs, restart=calibration.restart)
     finished = 0 if calibration.restart else len(journal.finished_layers())

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from calibration.kv_scales import TOKENS as KV_SCALE_TOKENS
 from calibration.streams import Tokens
 from calibration.tune import BATCH_TOKENS, EPOCHS
 from calibration.units import STAGE_FIELDS
@@ -78,6 +79,7 @@ class Workload:
     """What is calibrated: a model, its schemes by tensor, and tokens [sequences, length]; is tuning next?
 
     exported: an ONNX model is written while the quantized checkpoint is still there.
+    int8_cache: the quantized model is run once more, to find the scales of its KV cache.
     """
 
     config: Qwen3Config
@@ -86,6 +88,7 @@ class Workload:
     length: int
     tuned: bool = False
     exported: bool = False
+    int8_cache: bool = False
 
     @property
     def tokens(self) -> int:
@@ -185,7 +188,8 @@ def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     walking = sum(forward[finished:]) / (_BFLOAT16_GAIN if machine.bfloat16 else 1.0)
     writing = _WRITE_WEIGHT * sum(map(math.prod, tensor_shapes(work.config).values()))
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
-    return _START_SECONDS + (solving + walking + writing + tuning) / speed
+    scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
+    return _START_SECONDS + (solving + walking + writing + tuning + scales) / speed
 
 
 def _forward_operations(work: Workload, stages: _Stages) -> float:

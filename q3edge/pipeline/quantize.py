@@ -124,7 +124,10 @@ def _solving(
         return nullcontext(Calibrated(recipe))
     if calibration.budget is None:
         return calibrated(checkpoint, recipe, calibration, digest, work, progress, exported=exported)
-    return allocated(checkpoint, calibration, calibration.budget, digest, work, progress, exported=exported)
+    return allocated(
+        checkpoint, calibration, calibration.budget, digest, work, progress,
+        exported=exported, int8_cache=recipe.kv_cache == "int8",
+    )  # fmt: skip
 
 
 def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:

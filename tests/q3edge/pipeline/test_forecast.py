@@ -26,8 +26,8 @@ from calibration.streams import Stream
 from exporters.compressed_tensors import QuantizedWriter
 from q3edge.config import Qwen3Config
 from q3edge.errors import ResourceError
-from q3edge.pipeline.calibrate import Calibration
-from q3edge.pipeline.forecast import Machine, Workload, disk_bytes, forecast, work_folder_bytes
+from q3edge.pipeline.calibrate import Budget, Calibration
+from q3edge.pipeline.forecast import Forecast, Machine, Workload, disk_bytes, forecast, work_folder_bytes
 from q3edge.pipeline.quantize import quantize_checkpoint
 from q3edge.progress import Silent
 from q3edge.recipe import Recipe
@@ -158,6 +158,34 @@ def test_time_follows_the_machine_and_what_is_left() -> None:
     assert forecast(load, dataclasses.replace(MACHINE, speed=1e10)).seconds > whole.seconds
     assert forecast(load, dataclasses.replace(MACHINE, bfloat16=True)).seconds < whole.seconds
     assert forecast(dataclasses.replace(load, tuned=True), MACHINE).seconds > whole.seconds
+
+
+@pytest.mark.parametrize("sequences", [8, 1024])
+def test_an_int8_cache_costs_a_forward_pass_of_some_of_the_tokens(sequences: int) -> None:
+    load = workload(sequences, hidden_size=1024)
+    with_cache = dataclasses.replace(load, int8_cache=True)
+    more = forecast(with_cache, MACHINE).seconds - forecast(load, MACHINE).seconds
+    walked = [forecast(dataclasses.replace(load, sequences=n), MACHINE).seconds for n in (sequences, 2 * sequences)]
+    assert 0 < more < walked[1] - walked[0]
+    assert forecast(with_cache, MACHINE).ram_bytes == forecast(load, MACHINE).ram_bytes
+
+
+@pytest.mark.parametrize("budget", [None, Budget(bits_per_weight=6)], ids=["recipe", "budget"])
+def test_what_is_said_beforehand_counts_an_int8_cache(
+    budget: Budget | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Workload] = []
+
+    def recorded(load: Workload, machine: Machine, *, finished: int = 0) -> Forecast:
+        seen.append(load)
+        return forecast(load, machine, finished=finished)
+
+    monkeypatch.setattr(q3edge.pipeline.outlook, "forecast", recorded)
+    small = Small(tmp_path)
+    calibration = Calibration((small.folder / "tokens.npy",), budget=budget)
+    recipe = dataclasses.replace(small.recipe, kv_cache="int8")
+    quantize_checkpoint(str(small.model), small.folder / "out", recipe, calibration)
+    assert [load.int8_cache for load in seen] == [True]
 
 
 def test_an_export_that_follows_needs_room_for_a_second_model() -> None:
