@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from calibration.cholesky import cholesky_
 from calibration.grid import Grid
 from q3edge.errors import ResourceError
 from q3edge.scheme import Scheme
@@ -59,14 +60,12 @@ def factorize(hessian: torch.Tensor, damping: float = DAMPING) -> InverseFactor:
         matrix = hessian[backwards][:, backwards]
         added = damping * mean * torch.where(dead, mean, rms)
         matrix.diagonal().add_(added[backwards])
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if not failed:
+        if cholesky_(matrix):
             break
         damping, retries = damping * 10, retries + 1
         if not damping <= _MOST_DAMPING:
             raise ResourceError(_OVERFLOW)
-    del matrix
-    upper = _inverse_of_upper(lower.flip(0, 1))
+    upper = _inverse_of_upper(matrix.flip(0, 1))
     return InverseFactor(order, upper, diagonal + added, damping, retries, int(dead.sum()))
 
 

@@ -35,14 +35,14 @@ class Moments:
         add_products(self.held_out if held_out else self.hessian, inputs)
 
 
-def add_products(total: torch.Tensor, inputs: torch.Tensor) -> None:
-    """total [K, K] += inputs^T @ inputs for [T, K], both halves."""
+def add_products(total: torch.Tensor, inputs: torch.Tensor, sign: int = 1) -> None:
+    """total [K, K] += sign * inputs^T @ inputs for [T, K], both halves."""
     edges = [slice(start, min(start + _TILE, len(total))) for start in range(0, len(total), _TILE)]
     tiles = [(i, j) for number, i in enumerate(edges) for j in edges[number:]]
 
     def add(tile: tuple[slice, slice]) -> None:
         i, j = tile
-        total[i, j].addmm_(inputs[:, i].T, inputs[:, j])
+        total[i, j].addmm_(inputs[:, i].T, inputs[:, j], alpha=sign)
         if i != j:
             total[j, i] = total[i, j].T
 
