@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from io import BufferedRandom
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,15 +68,17 @@ class Journal:
     def load(self, layer: int, schemes: Mapping[str, Scheme | None]) -> LayerResult | None:
         """A finished layer; None where there is none, or its file is damaged and has to be made again."""
         path = self._layer_file(layer)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+        with path.open("rb") as file:
+            sound = file.read(_DIGEST) == hashlib.file_digest(file, "sha256").digest()
+            if sound:
+                file.seek(_DIGEST)
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
+        if not sound:
             path.unlink()
             return None
-        with np.load(io.BytesIO(content[_DIGEST:]), allow_pickle=False) as archive:
-            arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
         reports = json.loads(arrays.pop("reports").tobytes())
         return _result(arrays, reports, schemes)
 
@@ -89,10 +91,16 @@ class Journal:
                     arrays[f"{name}:{part}"] = values
         reports = json.dumps({name: asdict(report) for name, report in result.reports.items()})
         arrays["reports"] = np.frombuffer(reports.encode(), np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes **arrays for its own flag
-        content = buffer.getvalue()
-        self._write(self._layer_file(layer), hashlib.sha256(content).digest() + content)
+
+        def write(file: BufferedRandom) -> None:
+            file.write(bytes(_DIGEST))
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes **arrays for its own flag
+            file.seek(_DIGEST)
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.seek(0)
+            file.write(digest)
+
+        self._write(self._layer_file(layer), write)
 
     def finished_layers(self) -> list[int]:
         """Numbers of the layers that have a file, sound or not."""
@@ -100,7 +108,7 @@ class Journal:
 
     def store(self, name: str, values: object) -> None:
         """Make a JSON value durable."""
-        self._write(self.folder / f"{name}.json", json.dumps(values).encode())
+        self._write_bytes(self.folder / f"{name}.json", json.dumps(values).encode())
 
     def recall(self, name: str) -> Any:
         """The value that was stored; None where there is none."""
@@ -114,7 +122,7 @@ class Journal:
         path = self.folder / _INPUTS_FILE
         if not path.exists():
             self._clear()
-            self._write(path, json.dumps(self._inputs, indent=1, sort_keys=True).encode())
+            self._write_bytes(path, json.dumps(self._inputs, indent=1, sort_keys=True).encode())
             return
         try:
             earlier = read_json_object(path)
@@ -149,10 +157,13 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write_bytes(self, path: Path, content: bytes) -> None:
+        self._write(path, lambda file: file.write(content))
+
+    def _write(self, path: Path, write: Callable[[BufferedRandom], object]) -> None:
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(content)
+        with partial.open("w+b") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
