@@ -2,14 +2,14 @@
 
 One walk over the float layers. Each unit is rounded alone at one width, and the KL that this makes at the model's end
 is measured; its other widths cost in proportion to their output error, which like the KL is quadratic in the error of
-the weights. The tables feed everything at once, so each of their widths is measured.
+the weights. The tables feed everything at once, so each of their widths is solved whole and measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from calibration.balance import foldable
 from calibration.divergence import mean_kl
 from calibration.moments import Moments
-from calibration.rounded import RoundedTables, embed_rounded
 from calibration.stage import sampled_losses, solve_stage
 from calibration.streams import Stream, Tokens
+from calibration.tables import RoundedHead, embed_rounded, embedding_share, solve_head
 from calibration.units import STAGE_FIELDS, Unit
 from q3edge.progress import Progress
 from q3edge.reference.layer import LayerWeights, attention_context, decoder_layer, gated_product, normalize, read_tensor
@@ -170,13 +170,10 @@ class Sensitivity:
         for number, variant in enumerate(self._begun):
             own_head = variant is not None and variant[0].layer is None
             by_head.setdefault(variant if own_head else None, []).append(number)
+        solved = self._heads(norm)
         found: dict[tuple[Unit, int], float] = {}
         for variant, numbers in by_head.items():
-            head = float_head
-            if variant is not None:
-                unit, width = variant
-                scheme = self._widths[unit][width]
-                head = LogitsHead(RoundedTables(self._source, dict.fromkeys(unit.tensors, scheme)))
+            head = float_head if variant is None else LogitsHead(solved(*variant))
             totals = np.zeros(len(numbers))
             for row in range(len(self._probed)):
                 target, *others = (self._final(norm, number, row) for number in (0, *numbers))
@@ -185,6 +182,28 @@ class Sensitivity:
                 if (begun := self._begun[number]) is not None:
                     found[begun] = float(total)
         return found
+
+    def _heads(self, norm: torch.Tensor) -> Callable[[Unit, int], WeightSource]:
+        """Gives the model whose head has one of its widths, solved when it is asked for."""
+        moments = Moments.empty(self._config.hidden_size)
+        for _, final in self._tokens.map(lambda part: normalize(self._states.read(part), norm, self._config)):
+            moments.add(final.flatten(0, 1), held_out=False)
+        for row in range(len(self._probed)):
+            moments.add(self._final(norm, 0, row), held_out=True)
+
+        @cache
+        def share(probed: Scheme) -> float:
+            layers = (LayerWeights.read(self._source, layer) for layer in range(self._config.num_hidden_layers))
+            return embedding_share(self._source, layers, self._probed, probed, bfloat16=self._tokens.bfloat16)
+
+        def head(unit: Unit, number: int) -> WeightSource:
+            widths = self._widths[unit]
+            scheme, probed = widths[number], widths[_probed_width(widths)]
+            assert scheme is not None
+            assert probed is not None
+            return RoundedHead(self._source, solve_head(self._source, scheme, moments, share(probed))[0])
+
+        return head
 
     def _final(self, norm: torch.Tensor, variant: int, row: int) -> torch.Tensor:
         first = variant * len(self._probed) + row

@@ -7,7 +7,7 @@ held-out tokens, never by the loss that the solver itself lowered. What a stage 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ EXPONENTS = (0.0, 0.25, 0.35, 0.5, 0.65)  # of a channel's RMS; 0 leaves the cha
 SWEEPS = 1
 _ROWS = 512  # solved at a time by one thread; fixed, so that results do not depend on the number of threads
 _SAMPLED_ROWS = 256  # that the balance is chosen on
+_ATTEMPTS = range(SWEEPS + 2)  # at a block: GPTQ, sweeps, rounding to nearest
+_JUDGING_BLOCKS = 16  # that the best attempt is chosen on: all of most matrices, a sample of a table's
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ class Solution:
 class _Candidate(NamedTuple):
     tensor: QuantizedTensor
     loss: float  # summed over held-out tokens
+
+
+class _Block(NamedTuple):
+    """A block of rows: candidates by the attempt's number; loss of rounding to nearest, and of nothing but zeros."""
+
+    candidates: dict[int, _Candidate]
+    rounding_loss: float
+    power: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +105,18 @@ def solve_stage(
     exponent = _best_exponent(weights, schemes, problem, balances)
     tensors, reports = {}, {}
     for name, matrix in weights.items():
-        tensors[name], reports[name] = _solve_matrix(matrix, schemes[name], problem, balances[exponent], exponent)
+        tensors[name], reports[name] = _solve_matrix(
+            matrix.__getitem__, len(matrix), schemes[name], problem, balances[exponent], exponent
+        )
     return Solution(tensors, balances[exponent], reports)
+
+
+def solve_unbalanced(
+    read: Callable[[slice], torch.Tensor], rows: int, scheme: Scheme, moments: Moments
+) -> tuple[QuantizedTensor, TensorReport]:
+    """Round one matrix [rows, K] whose input no balance can be folded into; `read` gives float32 blocks of its rows."""
+    problem = _Problem(moments, factorize(moments.hessian))
+    return _solve_matrix(read, rows, scheme, problem, torch.ones(len(moments.hessian)), 0.0)
 
 
 def _best_exponent(
@@ -146,46 +166,56 @@ def sampled_losses(
 
 
 def _solve_matrix(
-    matrix: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor, exponent: float
+    read: Callable[[slice], torch.Tensor],
+    count: int,
+    scheme: Scheme,
+    problem: _Problem,
+    balance: torch.Tensor,
+    exponent: float,
 ) -> tuple[QuantizedTensor, TensorReport]:
-    """All candidates for every block of rows; the one whose summed loss is smallest is kept for the whole matrix."""
-    blocks = [matrix[start : start + _ROWS] for start in range(0, len(matrix), _ROWS)]
+    """Round all `count` rows, block by block, by the attempt with the smallest loss on the blocks that judge."""
 
-    def solve(rows: torch.Tensor) -> tuple[list[_Candidate], float, float]:
+    def solve(start: int, numbers: Collection[int]) -> _Block:
+        rows = read(slice(start, min(start + _ROWS, count)))
         grid = choose_grid(rows, scheme)
         nearest = problem.loss(rows, dequantized(round_to_grid(rows, grid, scheme), grid))
         power = torch.linalg.vecdot(rows @ problem.moments.held_out, rows).sum()
-        return _candidates(rows, scheme, problem, balance), nearest, float(power)
+        attempts = enumerate(_attempts(rows, scheme, problem, balance))
+        candidates = {number: candidate(rows, *found) for number, found in attempts if number in numbers}
+        return _Block(candidates, nearest, float(power))
 
-    solved = list(ordered_map(solve, blocks))
-    count = len(solved[0][0])
-    losses = [sum(block[0][number].loss for block in solved) for number in range(count)]
-    best = min(range(count), key=lambda number: losses[number])
-    tensor = QuantizedTensor.concatenate([block[0][best].tensor for block in solved])
-    power = max(sum(block[2] for block in solved), torch.finfo(torch.float32).tiny)
+    def candidate(rows: torch.Tensor, steps: torch.Tensor, grid: Grid) -> _Candidate:
+        return _Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))
+
+    starts = range(0, count, _ROWS)
+    judging = starts[:: -(-len(starts) // _JUDGING_BLOCKS)]
+    judged = dict(zip(judging, ordered_map(lambda start: solve(start, _ATTEMPTS), judging)))
+    losses = [sum(block.candidates[number].loss for block in judged.values()) for number in _ATTEMPTS]
+    best = min(_ATTEMPTS, key=lambda number: losses[number])
+    blocks = list(ordered_map(lambda start: judged.pop(start, None) or solve(start, (best,)), starts))
+    power = max(sum(block.power for block in blocks), torch.finfo(torch.float32).tiny)
     report = TensorReport(
         scheme=scheme,
-        rounding_loss=sum(block[1] for block in solved) / power,
-        loss=losses[best] / power,
+        rounding_loss=sum(block.rounding_loss for block in blocks) / power,
+        loss=sum(block.candidates[best].loss for block in blocks) / power,
         balance_exponent=exponent,
         sweeps=best if best <= SWEEPS else None,
         damping=problem.factor.damping,
         damping_retries=problem.factor.retries,
         dead_channels=problem.factor.dead_channels,
     )
-    return tensor, report
+    return QuantizedTensor.concatenate([block.candidates[best].tensor for block in blocks]), report
 
 
-def _candidates(rows: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor) -> list[_Candidate]:
-    """The result of GPTQ, of each sweep after it, and last of rounding to nearest on the same balanced grid."""
-
-    def candidate(steps: torch.Tensor, grid: Grid) -> _Candidate:
-        return _Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))
-
+def _attempts(
+    rows: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, Grid]]:
+    """Steps and grid of GPTQ, of each sweep after it, and last of rounding to nearest on the same balanced grid."""
     steps, first = problem.gptq(rows, scheme, balance)
-    found, grid = [candidate(steps, first)], first
+    yield steps, first
+    grid = first
     for _ in range(SWEEPS):
         steps = descend(rows, problem.moments.hessian, steps, grid, scheme)
         grid = refit_scales(rows, problem.moments.hessian, steps, grid)
-        found.append(candidate(steps, grid))
-    return [*found, candidate(round_to_grid(rows, first, scheme), first)]
+        yield steps, grid
+    yield round_to_grid(rows, first, scheme), first

@@ -48,6 +48,11 @@ class QuantizedTensor:
         """(N, K)."""
         return self.codes.shape[0], self.codes.shape[1]
 
+    def rows(self, part: slice) -> QuantizedTensor:
+        """A block of the rows, not copied."""
+        zero_points = None if self.zero_points is None else self.zero_points[part]
+        return QuantizedTensor(self.codes[part], self.scales[part], zero_points, self.scheme)
+
     @classmethod
     def concatenate(cls, blocks: Sequence[QuantizedTensor]) -> QuantizedTensor:
         """Row blocks of one matrix (at least one, of one scheme) put together."""

@@ -20,9 +20,9 @@ import torch
 from calibration.data import CalibrationSet
 from calibration.divergence import mean_kl
 from calibration.journal import Journal
-from calibration.rounded import RoundedTables
 from calibration.sensitivity import Sensitivity
 from calibration.streams import Stream
+from calibration.tables import RoundedHead
 from calibration.units import Unit
 from calibration.walk import Walk, held_out_rows
 from q3edge.checkpoint import Checkpoint
@@ -114,8 +114,8 @@ class _Contest:
                     f"plan {number} of {len(plans)}, {plan.name}: {plan.size / 1e6:.1f} MB, "
                     f"KL {plan.predicted_kl:.4f} predicted"
                 )
-                with self.walked(plan) as (_, states):
-                    judged[plan.name] = self._held_out_kl(plan, states)
+                with self.walked(plan) as (walk, states):
+                    judged[plan.name] = self._held_out_kl(walk, states)
                 self._journal.store(_JUDGED, judged)
             best = min(judged, key=lambda name: judged[name])
             for name in judged:
@@ -136,11 +136,11 @@ class _Contest:
             finally:
                 states.close()
 
-    def _held_out_kl(self, plan: Plan, states: Stream) -> float:
-        source = self._checkpoint
+    def _held_out_kl(self, walk: Walk, states: Stream) -> float:
+        source, table = self._checkpoint, walk.head()
         norm = read_tensor(source, FINAL_NORM)
         own = states.read(slice(len(self._ids) - self._held_out, len(self._ids))).flatten(0, 1)
-        head = LogitsHead(RoundedTables(source, plan.recipe.resolve(source.config)))
+        head = LogitsHead(source if table is None else RoundedHead(source, table))
         return mean_kl(LogitsHead(source), self._float_states, head, [normalize(own, norm, source.config)])[0]
 
     @cached_property

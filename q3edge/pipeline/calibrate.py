@@ -155,7 +155,8 @@ def calibrated(
     load = Workload(checkpoint.config, schemes, sequences, length, calibration.tune, exported, int8_cache)
     inputs = run_inputs(model_digest, tokens) | {"recipe": recipe.digest}
     journal = Journal(work, inputs, restart=calibration.restart)
-    finished = 0 if calibration.restart else len(journal.finished_layers())
+    layers = checkpoint.config.num_hidden_layers
+    finished = 0 if calibration.restart else sum(layer < layers for layer in journal.finished_layers())
     ahead = outlook(load, work, bfloat16=bfloat16, finished=finished)
     with journal:
         for line in ahead:

@@ -22,7 +22,7 @@ from q3edge.config import Qwen3Config
 from q3edge.reference.layer import tensor_name
 from q3edge.reference.model import MAX_TABLE_BYTES
 from q3edge.scheme import Scheme
-from q3edge.weights import layer_prefix, tensor_shapes
+from q3edge.weights import head_tensor, layer_prefix, tensor_shapes
 
 # Seconds. Everything is counted in floating-point operations of matrix products.
 _PRODUCT_SHARE = 0.8  # speed of torch's products on all cores by that of the probe's
@@ -125,17 +125,25 @@ def forecast(work: Workload, machine: Machine, *, finished: int = 0) -> Forecast
 def disk_bytes(work: Workload) -> int:
     """Peak bytes of the work folder and the output beside it."""
     copies = 2 if work.tuned or work.exported else 1
-    writing = sum(_journal_bytes(work)) + _stream_bytes(work, work.config.hidden_size)
-    return max(work_folder_bytes(work), writing + copies * _checkpoint_bytes(work)) + _SIDE_BYTES
+    return max(work_folder_bytes(work), _finished_bytes(work) + copies * _checkpoint_bytes(work)) + _SIDE_BYTES
 
 
 def work_folder_bytes(work: Workload) -> int:
-    """Peak bytes of the work folder: layers that are finished, and the streams of the last one."""
+    """Peak bytes of the work folder: layers that are finished and the streams of the last one, or all and the head."""
     config, layers = work.config, _journal_bytes(work)
     hidden = _stream_bytes(work, config.hidden_size)
     attended = 2 * hidden + _stream_bytes(work, config.num_attention_heads * config.head_dim)
     written = 3 * hidden + _stream_bytes(work, config.intermediate_size)
-    return max(sum(layers[:-1]) + max(attended, written), sum(layers) + 2 * hidden)
+    last = sum(layers[:-1]) + max(attended, written)
+    return max(last, sum(layers) + 2 * hidden, _finished_bytes(work))
+
+
+def _finished_bytes(work: Workload) -> int:
+    """Of the work folder when all is solved."""
+    name = head_tensor(work.config)
+    scheme = work.schemes[name]
+    head = 0 if scheme is None else _unpacked_bytes(tensor_shapes(work.config)[name], scheme) + _FILE_BYTES
+    return sum(_journal_bytes(work)) + head + _stream_bytes(work, work.config.hidden_size)
 
 
 def _stream_bytes(work: Workload, width: int) -> int:
@@ -180,11 +188,16 @@ def _stages(work: Workload, layer: int) -> _Stages:
     return [[_Matrix(shapes[n][0], shapes[n][1], work.schemes[n]) for n in stage] for stage in names]
 
 
+def _head(work: Workload) -> _Matrix:
+    name = head_tensor(work.config)
+    return _Matrix(work.config.vocab_size, work.config.hidden_size, work.schemes[name])
+
+
 def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     speed = _PRODUCT_SHARE * machine.speed
     layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
     forward = [work.tokens * _forward_operations(work, stages) for stages in layers]
-    solving = sum(_solving_operations(work, stages) for stages in layers[finished:])
+    solving = sum(_solving_operations(work, stages) for stages in (*layers[finished:], [[_head(work)]]))
     walking = sum(forward[finished:]) / (_BFLOAT16_GAIN if machine.bfloat16 else 1.0)
     writing = _WRITE_WEIGHT * sum(map(math.prod, tensor_shapes(work.config).values()))
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
@@ -219,7 +232,8 @@ def _tuning_operations(work: Workload, forward: float) -> float:
 
 def _ram_bytes(work: Workload, threads: int) -> int:
     layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
-    found = _SLACK * 4 * max(_walking_floats(work, stages, threads) for stages in layers)
+    walking = max(_walking_floats(work, stages, threads) for stages in layers)
+    found = _SLACK * 4 * max(walking, _solving_floats(_head(work), threads))
     if work.tuned:
         found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * _tuning_floats(work, layers, threads))
     return int(_PROCESS_BYTES + found)
@@ -237,13 +251,18 @@ def _walking_floats(work: Workload, stages: _Stages, threads: int) -> float:
         width = stage[0].width
         weights = sum(matrix.weights for held in alive for matrix in held)
         activations = threads * part * (_WAITING * width + sum(matrix.rows for matrix in alive[0]))
-        solving = [2.0 * width**2]
-        for matrix in (matrix for matrix in stage if matrix.scheme is not None):
-            blocks = threads * (_SOLVED_ROW_FLOATS * width + _GROUP_PAIR_FLOATS * matrix.groups**2)
-            solving.append(_SOLVED_HESSIANS * width**2 + blocks + _RESULT_FLOATS * matrix.weights)
-            solving.append(_HESSIANS * width**2)
-        most = max(most, weights + activations + max(solving))
+        solving = max(2.0 * width**2, *(_solving_floats(matrix, threads) for matrix in stage))
+        most = max(most, weights + activations + solving)
     return most
+
+
+def _solving_floats(matrix: _Matrix, threads: int) -> float:
+    """Second moments, blocks of rows being solved, and all candidates; nothing where the matrix stays float."""
+    if matrix.scheme is None:
+        return 0.0
+    square = matrix.width**2
+    blocks = threads * (_SOLVED_ROW_FLOATS * matrix.width + _GROUP_PAIR_FLOATS * matrix.groups**2)
+    return max(_SOLVED_HESSIANS * square + blocks + _RESULT_FLOATS * matrix.weights, _HESSIANS * square)
 
 
 def _tuning_floats(work: Workload, layers: list[_Stages], threads: int) -> float:

@@ -170,8 +170,10 @@ def _write_weights(
             for name, values in result.floats.items():
                 writer.add_float(name, values)
             for name, tensor in result.tensors.items():
-                writer.add(name, tensor)
-                at_limits += groups_at_limits(checkpoint.read(name), tensor)
+                for rows in row_blocks(*tensor.shape):
+                    block = tensor.rows(rows)
+                    writer.add(name, block)
+                    at_limits += groups_at_limits(checkpoint.read(name, rows), block)
             solved |= {*result.floats, *result.tensors}
             advance(sum(math.prod(shapes[name]) for name in (*result.floats, *result.tensors)))
         for name in (name for name in dtypes if name not in solved):

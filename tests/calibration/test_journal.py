@@ -30,6 +30,7 @@ from calibration.streams import Stream
 from q3edge.errors import ResourceError, UsageError
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
+from q3edge.weights import EMBEDDING
 from support import InMemoryWeights
 
 INT4 = Scheme(4, 16, False)
@@ -54,7 +55,7 @@ def small_model(layers: int = LAYERS) -> InMemoryWeights:
 
 
 def schemes_of(model: InMemoryWeights) -> dict[str, Scheme | None]:
-    return {**linear_schemes(model, INT4, keep_float=("k_proj", "v_proj", "gate_proj"))}
+    return {**linear_schemes(model, INT4, keep_float=("k_proj", "v_proj", "gate_proj")), EMBEDDING: INT4}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_a_process_that_vanishes_is_followed_by_one_that_finishes(
     assert child.returncode == 77, child.stderr
     calls = solver_calls(monkeypatch)
     assert run(model, tmp_path / "work") == expected
-    assert calls == [1, 2]
+    assert calls == [1, 2, LAYERS]
 
 
 def test_a_finished_calibration_solves_nothing_again(
@@ -201,8 +202,9 @@ def test_a_finished_calibration_solves_nothing_again(
 @pytest.mark.parametrize(
     ("layers", "damage"),
     [
-        *(([layer], "flipped byte") for layer in range(LAYERS)),
+        *(([layer], "flipped byte") for layer in range(LAYERS + 1)),
         ([0, 2], "truncated"),
+        ([1, LAYERS], "truncated"),
         ([1], "empty"),
         ([0, 1], "missing"),
     ],
@@ -247,7 +249,7 @@ def test_a_damaged_layer_found_in_an_unfinished_run_is_solved_again(
     path.write_bytes(path.read_bytes()[:-1])
     calls = solver_calls(monkeypatch)
     assert run(model, tmp_path) == expected
-    assert calls == [0, 2]
+    assert calls == [0, 2, LAYERS]
 
 
 @pytest.mark.parametrize("kept", [0, -4])

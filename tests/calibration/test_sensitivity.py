@@ -21,6 +21,8 @@ from calibration.units import Unit, units_of
 from q3edge.progress import Silent
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.scheme import Scheme
+from q3edge.tensor import QuantizedTensor
+from q3edge.weights import head_tensor
 from support import InMemoryWeights
 
 FOUR, TWO, EIGHT = Scheme(4, 32, False), Scheme(2, 16, False), Scheme(8, 32)
@@ -56,7 +58,11 @@ def test_a_unit_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
         tensors = {name: round_to_nearest(matrix.numpy(), schemes[name]) for name, matrix in weights.items()}
         return Solution(tensors, torch.ones(next(iter(weights.values())).shape[1]), {})
 
+    def nearest_head(source: InMemoryWeights, scheme: Scheme, *_: Any) -> tuple[QuantizedTensor, None]:
+        return round_to_nearest(source.read(head_tensor(source.config)), scheme), None
+
     monkeypatch.setattr(sensitivity, "solve_stage", nearest)
+    monkeypatch.setattr(sensitivity, "solve_head", nearest_head)
     source, tokens = outlier_model(tie_word_embeddings=tied), random_tokens(8, 32)
     costs = measure(source, tokens, tmp_path)
     judged = tokens[-HELD_OUT:]

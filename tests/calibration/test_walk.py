@@ -82,7 +82,7 @@ def test_the_states_behind_the_last_layer_are_those_of_the_stored_layers(table: 
     expected = embed(replay, TRAINING)
     with Journal(tmp_path, {"test": "1"}) as journal:
         tokens = Walk(source, schemes, TRAINING, journal).tokens
-    for layer, result in enumerate(results):
+    for layer, result in enumerate(results[:3]):
         weights = rounded_layer(source, layer, result)
         for part in tokens.parts:
             expected[part] = decoder_layer(expected[part], weights, source.config, rotary)
@@ -105,7 +105,7 @@ def test_layers_without_schemes_pass_through(tmp_path: Path) -> None:
 
 def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
     source = outlier_model(4, num_hidden_layers=1, hidden_size=96, intermediate_size=416)  # more than one tile
-    schemes = linear_schemes(source, INT4, keep_float=("k_proj", "gate_proj"))
+    schemes = {**linear_schemes(source, INT4, keep_float=("k_proj", "gate_proj")), EMBEDDING: INT4}
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -163,10 +163,12 @@ class Counted:
         self.done += count
 
 
-def test_progress_ends_at_its_total_the_first_time_and_after(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", [None, INT8])
+def test_progress_ends_at_its_total_the_first_time_and_after(table: Scheme | None, tmp_path: Path) -> None:
     source = outlier_model(8)
+    schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
     for _ in range(2):
         progress = Counted()
         with Journal(tmp_path, {}) as journal:
-            Walk(source, linear_schemes(source, INT4), TRAINING[:6], journal).run(progress).close()
-        assert progress.done == progress.total == 2 * len(STAGE_FIELDS)
+            Walk(source, schemes, TRAINING[:6], journal).run(progress).close()
+        assert progress.done == progress.total == 2 * len(STAGE_FIELDS) + (table is not None)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from calibration import walk
 from calibration.journal import Journal
 from calibration.layer import LayerResult, LayerSolver
 from calibration.streams import Stream
@@ -70,13 +71,13 @@ def random_tokens(sequences: int, length: int, vocab: int = 320, seed: int = 0) 
 def calibrate(
     source: InMemoryWeights, schemes: Schemes, token_ids: NDArray[np.int64], folder: Path, *, bfloat16: bool = False
 ) -> tuple[list[LayerResult], torch.Tensor]:
-    """Results of all layers, and the hidden states behind the last; `folder` is the journal's and stays."""
+    """Results of layers and head, and the hidden states behind the last layer; `folder` is the journal's and stays."""
     with Journal(folder, {"test": "1"}) as journal:
-        walk = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16)
-        stream = walk.run(Silent())
+        calibration = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16)
+        stream = calibration.run(Silent())
         states = stream.read(slice(0, len(token_ids)))
         stream.close()
-        return list(walk.results()), states
+        return list(calibration.results()), states
 
 
 def rounded_model(source: InMemoryWeights, results: list[LayerResult]) -> InMemoryWeights:
@@ -109,15 +110,20 @@ class Killed(BaseException):
 
 
 def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Filled with the number of every layer that is solved from now on."""
+    """Filled with the number of every layer that is solved from now on; the head counts as one behind the last."""
     calls: list[int] = []
-    original = LayerSolver.__init__
+    original, original_head = LayerSolver.__init__, walk.solve_head
 
     def counting(self: LayerSolver, source: Any, layer: int, *rest: Any, **named: Any) -> None:
         calls.append(layer)
         original(self, source, layer, *rest, **named)
 
+    def counting_head(source: Any, *rest: Any) -> Any:
+        calls.append(source.config.num_hidden_layers)
+        return original_head(source, *rest)
+
     monkeypatch.setattr(LayerSolver, "__init__", counting)
+    monkeypatch.setattr(walk, "solve_head", counting_head)
     return calls
 
 

@@ -75,6 +75,4 @@ class InMemoryWeights:
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
         tensor = self.tensors[name]
         assert isinstance(tensor, QuantizedTensor)
-        part = rows or slice(None)
-        zero_points = None if tensor.zero_points is None else tensor.zero_points[part]
-        return QuantizedTensor(tensor.codes[part], tensor.scales[part], zero_points, tensor.scheme)
+        return tensor.rows(rows or slice(None))

@@ -88,7 +88,7 @@ def test_a_killed_budget_goes_on_with_what_it_has(tmp_path: Path, monkeypatch: p
     calls = solver_calls(monkeypatch)
     assert quantize() == whole
     assert not measured
-    assert len(calls) == 2 * (len(quantize.metrics["allocation"]["plans"]) - 1)
+    assert len(calls) == 3 * (len(quantize.metrics["allocation"]["plans"]) - 1)
 
 
 def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:
