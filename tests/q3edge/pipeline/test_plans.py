@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.units import Unit
 from q3edge.config import Qwen3Config
 from q3edge.errors import UsageError
 from q3edge.pipeline.plans import Plan, check_budget, largest_plan, make_plans, widths_of
 from q3edge.recipe import Recipe
+from q3edge.scheme import Scheme
 from q3edge.weights import tensor_shapes
 from support import tiny_config
 
@@ -31,6 +33,38 @@ def test_plans_keep_to_the_budget_and_the_knapsack_predicts_least(share: float) 
     assert all(plan.size <= budget for plan in plans.values())
     assert plans["measured"].predicted_kl == min(plan.predicted_kl for plan in plans.values())
     assert len(set(plans["uniform"].schemes.values())) <= 2
+
+
+def costs_with_tables(four_bits: float) -> dict[Unit, list[float]]:
+    """All layers cost alike; tables cost `four_bits` at 4 bits and nothing above."""
+
+    def cost(unit: Unit, scheme: Scheme | None) -> float:
+        if scheme is None or (unit.layer is None and scheme.bits > 4):
+            return 0.0
+        return four_bits if unit.layer is None else 4.0**-scheme.bits
+
+    return {unit: [cost(unit, scheme) for scheme in widths] for unit, widths in widths_of(CONFIG).items()}
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_tables_of_other_bits_compete_where_they_may_be_better(share: float) -> None:
+    budget = int(share * LARGEST)
+
+    def plans(four_bits: float) -> dict[str, Plan]:
+        return {plan.name: plan for plan in make_plans(CONFIG, costs_with_tables(four_bits), budget)}
+
+    def bits(plan: Plan) -> set[int]:
+        return {scheme.bits for unit, scheme in plan.schemes.items() if unit.layer is None and scheme is not None}
+
+    cheap, dear = plans(0.0), plans(1e6)
+    assert bits(cheap["measured"]) == {4}
+    assert bits(dear["measured"]) == {8}
+    # What the wider tables cost in the layers is where both are predicted alike.
+    even = plans(dear["measured"].predicted_kl - cheap["measured"].predicted_kl)
+    assert {*even} == {"uniform", "measured", "tables"}
+    assert {*bits(even["measured"]), *bits(even["tables"])} == {4, 8}
+    assert even["tables"].predicted_kl == pytest.approx(even["measured"].predicted_kl)
+    assert "tables" not in dear
 
 
 def test_a_plans_recipe_says_what_the_plan_does(tmp_path: Path) -> None:
