@@ -49,11 +49,6 @@ def random_tensor(shape: tuple[int, int], scheme: Scheme, seed: int) -> Quantize
     return QuantizedTensor(codes, scales, zero_points, scheme)
 
 
-def rows_of(tensor: QuantizedTensor, rows: slice) -> QuantizedTensor:
-    zero_points = None if tensor.zero_points is None else tensor.zero_points[rows]
-    return QuantizedTensor(tensor.codes[rows], tensor.scales[rows], zero_points, tensor.scheme)
-
-
 def assert_same(found: QuantizedTensor, expected: QuantizedTensor) -> None:
     assert found.scheme == expected.scheme
     assert_array_equal(found.codes, expected.codes, strict=True)
@@ -76,7 +71,7 @@ def quantize(source: Checkpoint, folder: Path, schemes: Schemes, block: int = 32
                 continue
             tensor = written[name] = naive_quantize(source.read(name), scheme)
             for start in range(0, tensor.shape[0], block):
-                writer.add(name, rows_of(tensor, slice(start, start + block)))
+                writer.add(name, tensor.rows(slice(start, start + block)))
     return written
 
 
@@ -143,7 +138,7 @@ def test_round_trip_is_exact_for_any_scheme_shape_and_row_range(tmp_path: Path, 
         for name, tensor in tensors.items():
             block = 32 * data.draw(st.integers(1, 5))
             for start in range(0, tensor.shape[0], block):
-                writer.add(name, rows_of(tensor, slice(start, start + block)))
+                writer.add(name, tensor.rows(slice(start, start + block)))
         for name in shapes.keys() - tensors.keys():
             writer.add_float(name, np.ones(shapes[name], np.float32))
     with QuantizedCheckpoint.open(tmp_path) as checkpoint:
@@ -151,7 +146,7 @@ def test_round_trip_is_exact_for_any_scheme_shape_and_row_range(tmp_path: Path, 
         part = slice(*sorted((data.draw(st.integers(0, rows)), data.draw(st.integers(0, rows)))))
         for name, tensor in tensors.items():
             assert_same(checkpoint.read_quantized(name), tensor)
-            assert_same(checkpoint.read_quantized(name, part), rows_of(tensor, part))
+            assert_same(checkpoint.read_quantized(name, part), tensor.rows(part))
             assert_array_equal(checkpoint.read(name, part), tensor.dequantize()[part], strict=True)
 
 
