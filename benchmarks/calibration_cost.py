@@ -1,6 +1,7 @@
 """What a calibration is predicted to take against what it takes: seconds, peak memory, peak disk.
 
-    python benchmarks/calibration_cost.py CHECKPOINT [--rows 16,64] [--length 512] [--format int4] [--tune]
+    python benchmarks/calibration_cost.py CHECKPOINT [--rows 16,64] [--length 512] [--format int4]
+        [--reconstruct] [--tune]
 
 Runs `q3edge quantize` on random token ids once for each number of rows. Time grows with the rows by what a token
 takes, and the rest is what solving takes: the factors at the top of q3edge/pipeline/forecast.py are fitted to that.
@@ -53,18 +54,21 @@ def main() -> None:
     parser.add_argument("--rows", default="16,64")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--format", default="int4")
+    parser.add_argument("--reconstruct", action="store_true")
     parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
     print("| rows | seconds | CPU s | RAM MB | disk MB | probe GFLOP/s |\n|---|---|---|---|---|---|")
     for rows in map(int, options.rows.split(",")):
-        print(_row(options.checkpoint, options.format, rows, options.length, options.tune), flush=True)
+        print(_row(options, rows), flush=True)
 
 
-def _row(checkpoint: Path, format_name: str, rows: int, length: int, tune: bool) -> str:
+def _row(options: argparse.Namespace, rows: int) -> str:
+    checkpoint, length, format_name = options.checkpoint, options.length, options.format
     with Checkpoint.open(checkpoint) as opened:
         config = opened.config
     machine = Machine(matrix_speed(), torch.get_num_threads(), has_fast_bfloat16())
-    load = Workload(config, Recipe.for_format(format_name).resolve(config), rows, length, tune)
+    schemes = Recipe.for_format(format_name).resolve(config)
+    load = Workload(config, schemes, rows, length, reconstructed=options.reconstruct, tuned=options.tune)
     predicted = forecast(load, machine)
     with tempfile.TemporaryDirectory() as folder:
         tokens, output = Path(folder) / "tokens.npy", Path(folder) / "out"
@@ -72,8 +76,9 @@ def _row(checkpoint: Path, format_name: str, rows: int, length: int, tune: bool)
         np.save(tokens, np.random.default_rng(0).integers(0, config.vocab_size, (rows, length)))
         command = [sys.executable, "-m", "q3edge", "quantize", str(checkpoint), "-o", str(output / "quantized")]
         command += ["--format", format_name, "--method", "gptq", "--calibration", str(tokens)]
+        command += [flag for flag in ("--reconstruct", "--tune") if getattr(options, flag[2:])]
         with peak_bytes(output) as peak:
-            run = measure([[*command, "--tune"] if tune else command], Path(folder) / "log")
+            run = measure([command], Path(folder) / "log")
     cells = [
         str(rows),
         f"{predicted.seconds:.0f} / {run.wall:.0f}",

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.layer import LayerResult
+from calibration.layer import LayerResult, Reconstruction
 from calibration.stage import TensorReport
 from q3edge.config import read_json_object
 from q3edge.errors import InputError, ResourceError, UsageError
@@ -79,8 +79,7 @@ class Journal:
         if not sound:
             path.unlink()
             return None
-        reports = json.loads(arrays.pop("reports").tobytes())
-        return _result(arrays, reports, schemes)
+        return _result(arrays, json.loads(arrays.pop("notes").tobytes()), schemes)
 
     def save(self, layer: int, result: LayerResult) -> None:
         """Make a finished layer durable."""
@@ -89,8 +88,10 @@ class Journal:
             for part in _PARTS:
                 if (values := getattr(tensor, part)) is not None:
                     arrays[f"{name}:{part}"] = values
-        reports = json.dumps({name: asdict(report) for name, report in result.reports.items()})
-        arrays["reports"] = np.frombuffer(reports.encode(), np.uint8)
+        reports = {name: asdict(report) for name, report in result.reports.items()}
+        reconstruction = None if result.reconstruction is None else asdict(result.reconstruction)
+        notes = json.dumps({"reports": reports, "reconstruction": reconstruction})
+        arrays["notes"] = np.frombuffer(notes.encode(), np.uint8)
 
         def write(file: BufferedRandom) -> None:
             file.write(bytes(_DIGEST))
@@ -170,7 +171,7 @@ class Journal:
 
 
 def _result(
-    arrays: Mapping[str, NDArray[Any]], reports: Mapping[str, Any], schemes: Mapping[str, Scheme | None]
+    arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, Any], schemes: Mapping[str, Scheme | None]
 ) -> LayerResult:
     tensors = {}
     for key in arrays:
@@ -181,5 +182,9 @@ def _result(
                 arrays[key], arrays[f"{name}:scales"], arrays.get(f"{name}:zero_points"), scheme
             )
     floats = {key: values for key, values in arrays.items() if ":" not in key}
-    read = {name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])}) for name, fields in reports.items()}
-    return LayerResult(tensors, floats, read)
+    reports = {
+        name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])})
+        for name, fields in notes["reports"].items()
+    }
+    found = notes["reconstruction"]
+    return LayerResult(tensors, floats, reports, None if found is None else Reconstruction(**found))

@@ -34,13 +34,29 @@ from q3edge.weights import WeightSource
 _Inputs = Callable[[slice], torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """What training the whole layer bought: squared error of its output for the float model's, on held-out tokens.
+
+    Relative to the float model's; both are alike where nothing was kept. moved_codes: share of the codes that changed.
+    """
+
+    loss_before: float
+    loss_after: float
+    moved_codes: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerResult:
-    """A finished layer by tensor name: rounded matrices, and float tensors that a balance was folded into."""
+    """A finished layer by tensor name: rounded matrices, and float tensors that a balance was folded into.
+
+    reports are of the matrices as they were solved; `reconstruction`, if the layer was trained afterwards, of that.
+    """
 
     tensors: Mapping[str, QuantizedTensor]
     floats: Mapping[str, NDArray[np.float32]]
     reports: Mapping[str, TensorReport]
+    reconstruction: Reconstruction | None = None
 
 
 class LayerSolver:
@@ -56,13 +72,14 @@ class LayerSolver:
         advance: Advance,
     ) -> None:
         """`folder` holds what is spilled meanwhile; `advance` is told 1 after every stage."""
-        self._config, self._layer, self._schemes = source.config, layer, schemes
+        self._source, self._config, self._layer, self._schemes = source, source.config, layer, schemes
         self._tokens, self._folder, self._advance = tokens, folder, advance
         self._weights = LayerWeights.read(source, layer)  # replaced one by one by what is rounded
         self._rotary = RotaryTables.of(source.config, tokens.length)
         self._tensors: dict[str, QuantizedTensor] = {}
         self._floats: dict[str, NDArray[np.float32]] = {}
         self._reports: dict[str, TensorReport] = {}
+        self._balances: dict[str, torch.Tensor] = {}  # by role
 
     def solve(self, before: Stream, after: Stream) -> LayerResult:
         """The four stages: hidden states `before` the layer in, `after` it out."""
@@ -80,6 +97,20 @@ class LayerSolver:
         product.delete()
         return LayerResult(self._tensors, self._floats, self._reports)
 
+    def balanced(self) -> LayerWeights:
+        """The float layer that the solved one stands for: the same function, with all that is folded folded in."""
+        weights = LayerWeights.read(self._source, self._layer)
+        changed = {
+            field: getattr(weights, field) * self._balances[role]
+            for role, stage in STAGE_FIELDS.items()
+            for field in stage
+        }
+        changed["v_proj"] /= self._by_value_row(self._balances["o"]).unsqueeze(-1)
+        changed["up_proj"] /= self._balances["down"].unsqueeze(-1)
+        changed["input_layernorm"] = weights.input_layernorm / self._balances["qkv"]
+        changed["post_attention_layernorm"] = weights.post_attention_layernorm / self._balances["gate_up"]
+        return dataclasses.replace(weights, **changed)
+
     def _solve_qkv(self, before: Stream) -> None:
         def inputs(part: slice) -> torch.Tensor:
             return self._normed(before.read(part), "input_layernorm")
@@ -96,9 +127,7 @@ class LayerSolver:
             return values
 
         balance = self._stage("o", inputs)
-        # One factor for all query heads that share a value head: the first stands for them.
-        heads = balance.view(self._config.num_key_value_heads, -1, self._config.head_dim)
-        self._fold_into_rows("v_proj", heads[:, 0].reshape(-1))
+        self._fold_into_rows("v_proj", self._by_value_row(balance))
         self._release("qkv")
         return balance
 
@@ -156,6 +185,7 @@ class LayerSolver:
             elif (solution.balance != 1).any():  # it shares the input, so it has to be balanced with the others
                 self._set_float(field, getattr(self._weights, field) * solution.balance)
         self._advance(1)
+        self._balances[role] = solution.balance
         return solution.balance
 
     def _fold_into_norm(self, field: str, balance: torch.Tensor) -> None:
@@ -172,6 +202,11 @@ class LayerSolver:
             self._tensors[name] = dataclasses.replace(tensor, scales=scales.numpy().astype(np.float16))
         elif (balance != 1).any():
             self._set_float(field, getattr(self._weights, field) / divisor)
+
+    def _by_value_row(self, balance: torch.Tensor) -> torch.Tensor:
+        """The balance of o's input by row of v: all query heads that share a value head have the same."""
+        heads = balance.view(self._config.num_key_value_heads, -1, self._config.head_dim)
+        return heads[:, 0].reshape(-1)
 
     def _normed(self, hidden: torch.Tensor, field: str) -> torch.Tensor:
         return normalize(hidden, getattr(self._weights, field), self._config)

@@ -46,15 +46,15 @@ class Tokens:
         """Whether a range of `parts` judges."""
         return bool(part.start >= self.sequences - self.held_out)
 
-    def map(self, function: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
-        """(part, function(part)) for every part, in order, on all cores."""
+    def map(self, function: Callable[[slice], Result], *, held_out: bool = False) -> Iterator[tuple[slice, Result]]:
+        """(part, function(part)) for every part, or those that are held out, in order, on all cores."""
 
         @torch.no_grad()
         def run(part: slice) -> tuple[slice, Result]:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):  # a thread has settings of its own
                 return part, function(part)
 
-        return ordered_map(run, self.parts)
+        return ordered_map(run, (part for part in self.parts if not held_out or self.is_held_out(part)))
 
 
 class Stream:
@@ -111,3 +111,48 @@ class Stream:
 
     def _offset(self, part: slice) -> int:
         return int(part.start) * self._shape[0] * self._shape[1] * 4
+
+
+class Boundary:
+    """Hidden states between two layers, or before the first or behind the last: the rounded model's, `own`.
+
+    `target`: the float model's, beside them; None where nothing needs them. Both are whole, or the boundary is not.
+    """
+
+    def __init__(self, folder: Path, number: int, tokens: Tokens, width: int, *, with_target: bool) -> None:
+        """Open the files of boundary `number`, or create them; width of the hidden states."""
+        self.own = Stream(self._path(folder, "hidden", number), tokens, width)
+        self.target = Stream(self._path(folder, "float", number), tokens, width) if with_target else None
+
+    @classmethod
+    def exists(cls, folder: Path, number: int) -> bool:
+        """Whether the files of boundary `number` were committed, at least the first."""
+        return cls._path(folder, "hidden", number).exists()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all files were committed and have their full length."""
+        return all(stream.is_whole for stream in self._streams)
+
+    def commit(self) -> None:
+        """Wait until the disk has all and give the files their names."""
+        for stream in self._streams:
+            stream.commit()
+
+    def close(self) -> None:
+        """Close the files and leave them."""
+        for stream in self._streams:
+            stream.close()
+
+    def delete(self) -> None:
+        """Close and remove the files."""
+        for stream in self._streams:
+            stream.delete()
+
+    @property
+    def _streams(self) -> list[Stream]:
+        return [self.own] if self.target is None else [self.own, self.target]
+
+    @staticmethod
+    def _path(folder: Path, name: str, number: int) -> Path:
+        return folder / f"{name}-{number:04}.bin"

@@ -1,6 +1,7 @@
 """The walk over the layers: every layer is solved for the tokens as the rounded layers before it leave them.
 
-Behind the last layer comes the head, solved for the final hidden states.
+Where layers are reconstructed, the float model's hidden states go along as what they are trained towards. Behind the
+last layer comes the head, solved for the final hidden states.
 
 Owns the order of work and what is durable when. A layer and the hidden states behind it are on disk before the next
 layer begins; the next run continues there. A layer whose file is damaged is solved again from the states before it,
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from calibration.journal import Journal
 from calibration.layer import LayerResult, LayerSolver
 from calibration.moments import Moments
-from calibration.streams import Stream, Tokens
+from calibration.reconstruct import EPOCHS, Reconstructor
+from calibration.streams import Boundary, Stream, Tokens
 from calibration.tables import embed_rounded, embedding_share, solve_head
 from calibration.units import STAGE_FIELDS
 from q3edge.errors import InputError
-from q3edge.progress import Progress
+from q3edge.progress import Advance, Progress
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor, tensor_name
 from q3edge.reference.rotary import RotaryTables
 from q3edge.scheme import Scheme
@@ -48,8 +49,9 @@ class Walk:
         journal: Journal,
         *,
         bfloat16: bool = False,
+        reconstruct: bool = False,
     ) -> None:
-        """InputError: fewer than two sequences, of which one could be held out."""
+        """reconstruct: train every solved layer. InputError: fewer than two sequences, of which one is held out."""
         sequences, length = token_ids.shape
         if sequences < 2:
             raise InputError(f"calibration data: {sequences} row of {length} tokens; expected at least 2, give more")
@@ -57,37 +59,41 @@ class Walk:
         self._layers = source.config.num_hidden_layers
         self._head = head_tensor(source.config)
         self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
+        self._reconstruct = reconstruct
+        self._steps = len(STAGE_FIELDS) + (EPOCHS if reconstruct else 0)  # of progress in a layer
 
     def run(self, progress: Progress) -> Stream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
         sound = {n for n in self._journal.finished_layers() if self._journal.load(n, self._schemes) is not None}
         begin = self._first_boundary(sound)
         head_scheme = self._schemes.get(self._head)
-        steps = self._layers * len(STAGE_FIELDS) + (head_scheme is not None)
+        steps = self._layers * self._steps + (head_scheme is not None)
         with progress.task("calibrate", steps) as advance:
-            advance(begin * len(STAGE_FIELDS))
-            before = self._states(begin)
+            advance(begin * self._steps)
+            before = self._boundary(begin)
             if begin == 0:
                 self._embed(before)
             for layer in range(begin, self._layers):
-                after = self._states(layer + 1)
+                after = self._boundary(layer + 1)
                 result = self._journal.load(layer, self._schemes) if layer in sound else None
                 if result is None:
-                    solver = LayerSolver(self._source, layer, self._schemes, self.tokens, self._journal.folder, advance)
-                    result = solver.solve(before, after)
+                    result = self._solve(layer, before, after, advance)
                     after.commit()
                     self._journal.save(layer, result)
                 else:
-                    self._pass_through(layer, result, before, after)
+                    self._pass_float(layer, before, after)
+                    self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
                     after.commit()
-                    advance(len(STAGE_FIELDS))
+                    advance(self._steps)
                 before.delete()
                 before = after
             if head_scheme is not None:
                 if self._layers not in sound:
-                    self._journal.save(self._layers, self._solve_head(before, head_scheme))
+                    self._journal.save(self._layers, self._solve_head(before.own, head_scheme))
                 advance(1)
-        return before
+        if before.target is not None:
+            before.target.close()
+        return before.own
 
     def results(self) -> Iterator[LayerResult]:
         """Every layer's result, in order, and the head's if it is rounded, once `run` is done."""
@@ -110,31 +116,47 @@ class Walk:
         done = next(n for n in range(self._layers + 1) if n not in sound or n == self._layers)
         return done if self._has_states(done) else 0
 
-    def _has_states(self, boundary: int) -> bool:
-        if boundary == 0 or not self._path(boundary).exists():
+    def _has_states(self, number: int) -> bool:
+        if number == 0 or not Boundary.exists(self._journal.folder, number):
             return False
-        states = self._states(boundary)
-        whole = states.is_whole
+        boundary = self._boundary(number)
+        whole = boundary.is_whole
         if whole:
-            states.close()
+            boundary.close()
         else:
-            states.delete()
+            boundary.delete()
         return whole
 
-    def _path(self, boundary: int) -> Path:
-        return self._journal.folder / f"hidden-{boundary:04}.bin"
+    def _boundary(self, number: int) -> Boundary:
+        width = self._source.config.hidden_size
+        return Boundary(self._journal.folder, number, self.tokens, width, with_target=self._reconstruct)
 
-    def _states(self, boundary: int) -> Stream:
-        return Stream(self._path(boundary), self.tokens, self._source.config.hidden_size)
-
-    def _embed(self, states: Stream) -> None:
-        """The rows of the embedding that occur, rounded as they will be."""
+    def _embed(self, states: Boundary) -> None:
+        """The rows of the embedding that occur, rounded as they will be, and as they are for the target."""
         for part in self.tokens.parts:
-            states.write(part, embed_rounded(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
+            states.own.write(part, embed_rounded(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
+            if states.target is not None:
+                states.target.write(part, embed_rounded(self._source, self._token_ids[part], None))
         states.commit()
 
-    def _pass_through(self, layer: int, result: LayerResult, before: Stream, after: Stream) -> None:
-        weights = rounded_layer(self._source, layer, result)
+    def _solve(self, layer: int, before: Boundary, after: Boundary, advance: Advance) -> LayerResult:
+        solver = LayerSolver(self._source, layer, self._schemes, self.tokens, self._journal.folder, advance)
+        result = solver.solve(before.own, after.own)
+        self._pass_float(layer, before, after)
+        if after.target is not None and result.tensors:
+            reconstructor = Reconstructor(self._source.config, self.tokens, before.own, after.target)
+            result = reconstructor.run(layer, result, solver.balanced(), advance)
+            self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
+        elif after.target is not None:
+            advance(EPOCHS)
+        return result
+
+    def _pass_float(self, layer: int, before: Boundary, after: Boundary) -> None:
+        """Take the target, if there is one, through a layer."""
+        if before.target is not None and after.target is not None:
+            self._pass_through(LayerWeights.read(self._source, layer), before.target, after.target)
+
+    def _pass_through(self, weights: LayerWeights, before: Stream, after: Stream) -> None:
         rotary = RotaryTables.of(self._source.config, self.tokens.length)
 
         def forward(part: slice) -> None:

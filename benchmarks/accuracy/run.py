@@ -40,9 +40,12 @@ Q3EDGE: dict[str, tuple[str, ...]] = {
     "gptq g64": ("--group-size", "64", "--calibration", "{calibration}"),
     "gptq g32 symmetric": ("--group-size", "32", "--symmetric", "--calibration", "{calibration}"),
     "gptq g32 tuned": ("--group-size", "32", "--calibration", "{calibration}", "--tune"),
+    "gptq g32 reconstructed": ("--group-size", "32", "--calibration", "{calibration}", "--reconstruct"),
     "90 MB": ("--target-size", "90MB", "--calibration", "{calibration}"),
     "97 MB": ("--target-size", "97MB", "--calibration", "{calibration}"),
     "104 MB": ("--target-size", "104MB", "--calibration", "{calibration}"),
+    "91.5 MB reconstructed": ("--target-size", "91.5MB", "--calibration", "{calibration}", "--reconstruct"),
+    "104 MB reconstructed": ("--target-size", "104MB", "--calibration", "{calibration}", "--reconstruct"),
 }
 # Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.
 PEERS: dict[str, tuple[str, ...]] = {

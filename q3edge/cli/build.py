@@ -62,10 +62,11 @@ def build(
     from q3edge.errors import UsageError
 
     asked = (group_size, symmetric, recipe_file, method, kv_cache, calibration_flags["calibration_texts"] or None)
-    if format_name == FLOAT and (any(flag is not None for flag in asked) or calibration_flags["tune"]):
+    trained = calibration_flags["reconstruct"] or calibration_flags["tune"]
+    if format_name == FLOAT and (any(flag is not None for flag in asked) or trained):
         raise UsageError(
             "--format float is not quantized: leave out --recipe, --group-size, --symmetric, --method, --kv, "
-            "--calibration and --tune"
+            "--calibration, --reconstruct and --tune"
         )
     check_budget_flags(calibration_flags, format_name, group_size, symmetric, recipe_file)
     recipe = (

@@ -86,6 +86,11 @@ def calibration_options(command: Command) -> Command:
         click.option(
             "--tune", is_flag=True, help="Then train scales and norms on the float model's predictions (slow, better)."
         ),
+        click.option(
+            "--reconstruct",
+            is_flag=True,
+            help="Train each layer, once solved, towards what the float one gives (slower, more accurate).",
+        ),
         click.option("--restart", is_flag=True, help="Forget the unfinished calibration of an earlier, other command."),
         click.option("--seed", type=int, default=0, show_default=True, help="Of the choice among calibration text."),
         click.option("--seq-len", type=click.IntRange(16), metavar="L", help="Tokens per row (default: 512)."),
@@ -109,6 +114,7 @@ def build_calibration(
     seq_len: int | None,
     seed: int,
     restart: bool,
+    reconstruct: bool,
     tune: bool,
     target_size: str | None,
     target_bpw: float | None,
@@ -120,7 +126,14 @@ def build_calibration(
     if target_size is not None or target_bpw is not None:
         budget = Budget(None if target_size is None else _parse_size(target_size), target_bpw)
     return Calibration(
-        calibration_texts, samples or SAMPLES, seq_len or SEQ_LEN, seed, restart=restart, tune=tune, budget=budget
+        calibration_texts,
+        samples or SAMPLES,
+        seq_len or SEQ_LEN,
+        seed,
+        reconstruct=reconstruct,
+        tune=tune,
+        restart=restart,
+        budget=budget,
     )
 
 

@@ -1,7 +1,8 @@
 """A budget of bytes as part of `quantize`: which scheme each unit of the model gets, decided by true KL.
 
 Costs are measured on the float model, shared out by an exact knapsack, and the plans calibrated in full next to the
-best uniform one that fits; whichever has the smallest KL on held-out tokens is kept. So a budget never gives something
+best uniform one that fits; whichever has the smallest KL on held-out tokens is kept, and is reconstructed if that is
+asked for. So a budget never gives something
 worse, on those, than one format for all would have.
 """
 
@@ -61,9 +62,12 @@ def allocated(
     check_budget(config, limit)
     sequences, length = tokens.token_ids.shape
     schemes = largest_plan(config).recipe.resolve(config)
-    load = Workload(config, schemes, sequences, length, calibration.tune, exported, int8_cache)
-    inputs = run_inputs(model_digest, tokens)
-    ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
+    load = Workload(
+        config, schemes, sequences, length,
+        reconstructed=calibration.reconstruct, tuned=calibration.tune, exported=exported, int8_cache=int8_cache,
+    )  # fmt: skip
+    inputs = run_inputs(model_digest, tokens, calibration)
+    ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS + calibration.reconstruct)
     with Journal(work, inputs | {"budget": str(limit)}, restart=calibration.restart) as journal:
         for line in ahead:
             progress.note(line)
@@ -71,6 +75,10 @@ def allocated(
         plans = make_plans(config, contest.costs(), limit)
         kl = contest.judge(plans)
         best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
+        if calibration.reconstruct:
+            plans.append(best.reconstructed)
+            kl = contest.judge(plans)
+            best = min(plans, key=lambda plan: kl[plan.name])
         progress.note(f"kept: {best.name} plan, KL {kl[best.name]:.4f} on held-out tokens")
         with contest.walked(best) as (walk, _):
             found = calibrated_walk(best.recipe, walk, tokens)
@@ -129,7 +137,9 @@ class _Contest:
         schemes = plan.recipe.resolve(self._checkpoint.config)
         inputs = self._inputs | {"recipe": plan.recipe.digest}
         with Journal(self._journal.folder / plan.name, inputs) as journal:
-            walk = Walk(self._checkpoint, schemes, self._ids, journal, bfloat16=self._bfloat16)
+            walk = Walk(
+                self._checkpoint, schemes, self._ids, journal, bfloat16=self._bfloat16, reconstruct=plan.reconstruct
+            )
             states = walk.run(self._progress)
             try:
                 yield walk, states

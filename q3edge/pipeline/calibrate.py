@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calibration.data import CalibrationSet, load_calibration_set
 from calibration.journal import Journal
-from calibration.layer import LayerResult
+from calibration.layer import LayerResult, Reconstruction
 from calibration.stage import TensorReport
 from calibration.walk import Walk
 from q3edge.artifact import Manifest, Notice
@@ -54,13 +54,17 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a user may choose: texts (none: built in), how many rows of how many tokens, the seed of their choice."""
+    """What a user may choose: texts (none: built in), how many rows of how many tokens, the seed of their choice.
+
+    reconstruct: train each layer behind the solver; tune: train scales and norms of the whole model at the end.
+    """
 
     texts: tuple[Path, ...] = ()
     samples: int = SAMPLES
     seq_len: int = SEQ_LEN
     seed: int = 0
     shares: Mapping[str, float] | None = None
+    reconstruct: bool = False
     tune: bool = False
     restart: bool = False
     budget: Budget | None = None
@@ -103,10 +107,13 @@ def choose_method(
         raise InputError(
             f"{checkpoint.folder}: {obstacle}, so no format can be chosen by --target-size or --target-bpw"
         )
-    wanted = calibration is not None and (bool(calibration.texts) or calibration.tune or bool(calibration.budget))
+    wanted = calibration is not None and any(
+        (calibration.texts, calibration.reconstruct, calibration.tune, calibration.budget)
+    )
     if recipe.method == "rtn" and wanted:
         raise UsageError(
-            "--method rtn uses no text, is not tuned and has no budget: leave out --calibration, --tune and --target-*"
+            "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --reconstruct, "
+            "--tune and --target-*"
         )
     if recipe.method != AUTO:
         return recipe, ()
@@ -151,9 +158,12 @@ def calibrated(
     tokens = load_tokens(checkpoint, calibration)
     schemes, bfloat16 = recipe.resolve(checkpoint.config), has_fast_bfloat16()
     sequences, length = tokens.token_ids.shape
-    int8_cache = recipe.kv_cache == "int8"
-    load = Workload(checkpoint.config, schemes, sequences, length, calibration.tune, exported, int8_cache)
-    inputs = run_inputs(model_digest, tokens) | {"recipe": recipe.digest}
+    load = Workload(
+        checkpoint.config, schemes, sequences, length,
+        reconstructed=calibration.reconstruct, tuned=calibration.tune,
+        exported=exported, int8_cache=recipe.kv_cache == "int8",
+    )  # fmt: skip
+    inputs = run_inputs(model_digest, tokens, calibration) | {"recipe": recipe.digest}
     journal = Journal(work, inputs, restart=calibration.restart)
     layers = checkpoint.config.num_hidden_layers
     finished = 0 if calibration.restart else sum(layer < layers for layer in journal.finished_layers())
@@ -161,16 +171,19 @@ def calibrated(
     with journal:
         for line in ahead:
             progress.note(line)
-        walk = Walk(checkpoint, schemes, tokens.token_ids, journal, bfloat16=bfloat16)
+        walk = Walk(
+            checkpoint, schemes, tokens.token_ids, journal, bfloat16=bfloat16, reconstruct=calibration.reconstruct
+        )
         walk.run(progress).close()
         yield calibrated_walk(recipe, walk, tokens)
 
 
-def run_inputs(model_digest: str, tokens: CalibrationSet) -> dict[str, str]:
+def run_inputs(model_digest: str, tokens: CalibrationSet, calibration: Calibration) -> dict[str, str]:
     """What decides the result of a calibration, beside the recipe."""
     return {
         "model": model_digest,
         "calibration tokens": tokens.digest,
+        "reconstruct": str(calibration.reconstruct),
         "q3edge version": VERSION,
         "torch version": torch.__version__,
         "bfloat16": str(has_fast_bfloat16()),
@@ -179,12 +192,19 @@ def run_inputs(model_digest: str, tokens: CalibrationSet) -> dict[str, str]:
 
 def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calibrated:
     """What a finished walk gave."""
-    reports = {name: report for result in walk.results() for name, report in result.reports.items()}
-    metrics = {
+    reports: dict[str, TensorReport] = {}
+    reconstructions: dict[int, Reconstruction] = {}
+    for layer, result in enumerate(walk.results()):
+        reports |= result.reports
+        if result.reconstruction is not None:
+            reconstructions[layer] = result.reconstruction
+    metrics: dict[str, Any] = {
         "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": walk.tokens.bfloat16},
         "tensors": {name: asdict(report) for name, report in reports.items()},
     }
-    notices = tokens.notices + _report_notices(reports)
+    if reconstructions:
+        metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
+    notices = tokens.notices + _report_notices(reports, reconstructions.values())
     return Calibrated(recipe, walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
 
 
@@ -205,7 +225,9 @@ def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> Calibration
     )
 
 
-def _report_notices(reports: Mapping[str, TensorReport]) -> tuple[Notice, ...]:
+def _report_notices(
+    reports: Mapping[str, TensorReport], reconstructions: Iterable[Reconstruction]
+) -> tuple[Notice, ...]:
     damped = [report.damping for report in reports.values() if report.damping_retries]
     dead = sum(report.dead_channels for report in reports.values())
     notices = []
@@ -214,4 +236,7 @@ def _report_notices(reports: Mapping[str, TensorReport]) -> tuple[Notice, ...]:
         notices.append(Notice("damping-raised", len(damped), detail))
     if dead:
         notices.append(Notice("dead-channels", dead, "input channels were zero for every calibration token"))
+    unmoved = sum(found.loss_after == found.loss_before for found in reconstructions)
+    if unmoved:
+        notices.append(Notice("not-reconstructed", unmoved, "layers came no closer by training and stay as solved"))
     return tuple(notices)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from calibration.kv_scales import TOKENS as KV_SCALE_TOKENS
+from calibration.reconstruct import EPOCHS as RECONSTRUCTION_EPOCHS
 from calibration.streams import Tokens
-from calibration.tune import BATCH_TOKENS, EPOCHS
+from calibration.trained_layer import BATCH_TOKENS
+from calibration.tune import EPOCHS
 from calibration.units import STAGE_FIELDS
 from calibration.walk import HELD_OUT
 from exporters.compressed_tensors.layout import stored_tensors
@@ -35,6 +37,7 @@ _SOLVE_WEIGHT = 20_000  # by N * K: what is not a matrix product
 _SOLVE_CHANNEL = 6e7  # by K: loops over channels, however few the rows
 _WRITE_WEIGHT = 1_500  # by weight of the model: hashing, rounding to nearest, packing
 _TUNE = 1.6  # by operation: gradients, and scales folded into the weights anew for every batch
+_RECONSTRUCT = 1.3  # by operation: weights made anew for every batch, and moved
 _CHECKS = 4  # of the held-out rows in each epoch
 _START_SECONDS = 4.0
 
@@ -49,6 +52,7 @@ _GROUP_PAIR_FLOATS = 2 * 512  # by pair of groups of a row, for every thread
 _RESULT_FLOATS = 1.5  # by weight of the matrix that is solved: all candidates' codes
 _WAITING = 3  # results by thread
 _PARAMETER_FLOATS = 6  # by trained value: optimizer, best state so far
+_TRAINED_WEIGHTS = 4  # by weight of a layer that is reconstructed
 _GRADIENT_WEIGHTS = 2.5  # by weight of a layer, for every thread, beside the weights themselves and their steps
 _LOGITS_FLOATS = 4 * 128  # by token of the vocabulary
 _SAVED_WIDTHS = 6  # of the MLP's width that back-propagation keeps for a token
@@ -76,8 +80,9 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is calibrated: a model, its schemes by tensor, and tokens [sequences, length]; is tuning next?
+    """What is calibrated: a model, its schemes by tensor, and tokens [sequences, length].
 
+    reconstructed: layers are trained one by one; tuned: all together, at the end.
     exported: an ONNX model is written while the quantized checkpoint is still there.
     int8_cache: the quantized model is run once more, to find the scales of its KV cache.
     """
@@ -86,6 +91,8 @@ class Workload:
     schemes: Mapping[str, Scheme | None]
     sequences: int
     length: int
+    _: KW_ONLY
+    reconstructed: bool = False
     tuned: bool = False
     exported: bool = False
     int8_cache: bool = False
@@ -131,11 +138,11 @@ def disk_bytes(work: Workload) -> int:
 def work_folder_bytes(work: Workload) -> int:
     """Peak bytes of the work folder: layers that are finished and the streams of the last one, or all and the head."""
     config, layers = work.config, _journal_bytes(work)
-    hidden = _stream_bytes(work, config.hidden_size)
-    attended = 2 * hidden + _stream_bytes(work, config.num_attention_heads * config.head_dim)
-    written = 3 * hidden + _stream_bytes(work, config.intermediate_size)
+    hidden, boundary = _stream_bytes(work, config.hidden_size), _boundary_bytes(work)
+    attended = boundary + hidden + _stream_bytes(work, config.num_attention_heads * config.head_dim)
+    written = boundary + 2 * hidden + _stream_bytes(work, config.intermediate_size)
     last = sum(layers[:-1]) + max(attended, written)
-    return max(last, sum(layers) + 2 * hidden, _finished_bytes(work))
+    return max(last, sum(layers) + 2 * boundary, _finished_bytes(work))
 
 
 def _finished_bytes(work: Workload) -> int:
@@ -143,7 +150,12 @@ def _finished_bytes(work: Workload) -> int:
     name = head_tensor(work.config)
     scheme = work.schemes[name]
     head = 0 if scheme is None else _unpacked_bytes(tensor_shapes(work.config)[name], scheme) + _FILE_BYTES
-    return sum(_journal_bytes(work)) + head + _stream_bytes(work, work.config.hidden_size)
+    return sum(_journal_bytes(work)) + head + _boundary_bytes(work)
+
+
+def _boundary_bytes(work: Workload) -> int:
+    """Hidden states between two layers, twice where the float model's go along."""
+    return (1 + work.reconstructed) * _stream_bytes(work, work.config.hidden_size)
 
 
 def _stream_bytes(work: Workload, width: int) -> int:
@@ -198,7 +210,10 @@ def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
     forward = [work.tokens * _forward_operations(work, stages) for stages in layers]
     solving = sum(_solving_operations(work, stages) for stages in (*layers[finished:], [[_head(work)]]))
-    walking = sum(forward[finished:]) / (_BFLOAT16_GAIN if machine.bfloat16 else 1.0)
+    walking = sum(forward[finished:])
+    if work.reconstructed:
+        walking += _RECONSTRUCT * _reconstruction_operations(walking)
+    walking /= _BFLOAT16_GAIN if machine.bfloat16 else 1.0
     writing = _WRITE_WEIGHT * sum(map(math.prod, tensor_shapes(work.config).values()))
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
     scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
@@ -223,6 +238,11 @@ def _solving_operations(work: Workload, stages: _Stages) -> float:
     return total
 
 
+def _reconstruction_operations(forward: float) -> float:
+    """The float stream and the result forward, held-out rows twice, and all others forward and back every epoch."""
+    return forward * (2 + 2 * HELD_OUT + 3 * RECONSTRUCTION_EPOCHS * (1 - HELD_OUT))
+
+
 def _tuning_operations(work: Workload, forward: float) -> float:
     """The float model once; then per epoch all training rows forward twice and back once, and the checks."""
     head = 2 * work.tokens * work.config.vocab_size * work.config.hidden_size
@@ -234,6 +254,9 @@ def _ram_bytes(work: Workload, threads: int) -> int:
     layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
     walking = max(_walking_floats(work, stages, threads) for stages in layers)
     found = _SLACK * 4 * max(walking, _solving_floats(_head(work), threads))
+    if work.reconstructed:
+        training = max(_reconstruction_floats(work, stages, threads) for stages in layers)
+        found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * training)
     if work.tuned:
         found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * _tuning_floats(work, layers, threads))
     return int(_PROCESS_BYTES + found)
@@ -263,6 +286,18 @@ def _solving_floats(matrix: _Matrix, threads: int) -> float:
     square = matrix.width**2
     blocks = threads * (_SOLVED_ROW_FLOATS * matrix.width + _GROUP_PAIR_FLOATS * matrix.groups**2)
     return max(_SOLVED_HESSIANS * square + blocks + _RESULT_FLOATS * matrix.weights, _HESSIANS * square)
+
+
+def _reconstruction_floats(work: Workload, stages: _Stages, threads: int) -> float:
+    """The layer as wanted, in training and as it is now, its gradients, its scales, and a batch on its way back."""
+    weights = sum(matrix.weights for stage in stages for matrix in stage)
+    values = sum(matrix.rows * matrix.groups for stage in stages for matrix in stage)
+    batch = max(BATCH_TOKENS, work.length)
+    return (
+        (_TRAINED_WEIGHTS + threads * _GRADIENT_WEIGHTS) * weights
+        + _PARAMETER_FLOATS * values
+        + batch * _SAVED_WIDTHS * work.config.intermediate_size
+    )
 
 
 def _tuning_floats(work: Workload, layers: list[_Stages], threads: int) -> float:

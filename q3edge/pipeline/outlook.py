@@ -23,8 +23,9 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
     _require_disk(min(2, plans) * ahead.disk_bytes, work)
     done = f", {finished} of {load.config.num_hidden_layers} layers done before" if finished else ""
     times = f" for each of up to {plans} plans and as long to measure what they rest on" if plans > 1 else ""
+    training = (" with reconstruction" if load.reconstructed else "") + (" and tuning" if load.tuned else "")
     lines = [
-        f"calibration{' and tuning' if load.tuned else ''} on {load.sequences} rows of {load.length} tokens{done}: "
+        f"calibration{training} on {load.sequences} rows of {load.length} tokens{done}: "
         f"about {_duration(ahead.seconds)}{times}, {_size(ahead.ram_bytes)} of memory, "
         f"{_size(ahead.disk_bytes)} of disk"
     ]

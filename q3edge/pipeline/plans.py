@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calibration.allocation import Choice, allocate
 from calibration.units import TABLES, Unit, units_of
@@ -44,12 +44,21 @@ _WORTH_A_TRY = 1.5  # of the smallest predicted KL: 8-bit tables came out equal 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to spend a budget: the scheme of every unit, its bytes in all and the KL that was predicted for it."""
+    """One way to spend a budget: the scheme of every unit, its bytes in all and the KL that was predicted for it.
+
+    reconstruct: its layers are trained behind the solver, of which the prediction knows nothing.
+    """
 
     name: str
     schemes: Mapping[Unit, Scheme | None]
     size: int
     predicted_kl: float
+    reconstruct: bool = False
+
+    @property
+    def reconstructed(self) -> Plan:
+        """The same plan with its layers reconstructed."""
+        return replace(self, name=f"{self.name}-reconstructed", reconstruct=True)
 
     @property
     def recipe(self) -> Recipe:

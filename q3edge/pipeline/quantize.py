@@ -84,6 +84,8 @@ def write_quantized(
         metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
+        for line in _bought(metrics):
+            progress.note(line)
         chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
         if recipe.kv_cache == "int8":
             tokens = (
@@ -108,6 +110,16 @@ def write_quantized(
             versions=tool_versions("torch", "numpy"),
         )
         return manifest.save(folder)
+
+
+def _bought(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What training did, for the person who waited for it."""
+    if layers := metrics.get("reconstruction", {}).values():
+        left = sum(layer["loss_after"] / (layer["loss_before"] or 1.0) for layer in layers) / len(layers)
+        moved = sum(layer["moved_codes"] for layer in layers) / len(layers)
+        yield f"reconstruction: {moved:.1%} of the codes moved, layers err {1 - left:.1%} less on held-out tokens"
+    if tuning := metrics.get("tuning"):
+        yield f"tuning: KL {tuning['kl_before']:.4f} -> {tuning['kl_after']:.4f} on held-out tokens"
 
 
 def _solving(

@@ -63,9 +63,9 @@ def model() -> InMemoryWeights:
     return small_model()
 
 
-def run(model: InMemoryWeights, folder: Path) -> dict[str, Any]:
+def run(model: InMemoryWeights, folder: Path, *, reconstruct: bool = False) -> dict[str, Any]:
     """Everything a run gives, comparable bit for bit."""
-    results, states = calibrate(model, schemes_of(model), TOKENS, folder)
+    results, states = calibrate(model, schemes_of(model), TOKENS, folder, reconstruct=reconstruct)
     return {**result_bytes(results), "states": states.numpy().tobytes()}
 
 
@@ -105,27 +105,30 @@ def killed_at(number: int) -> Iterator[None]:
         yield
 
 
-def attempt(model: InMemoryWeights, folder: Path, number: int) -> dict[str, Any] | None:
+def attempt(model: InMemoryWeights, folder: Path, number: int, *, reconstruct: bool = False) -> dict[str, Any] | None:
     """A run that is killed; None if it was."""
     with killed_at(number):
         try:
-            return run(model, folder)
+            return run(model, folder, reconstruct=reconstruct)
         except Killed:
             return None
 
 
 @pytest.mark.slow
-def test_killed_anywhere_the_next_run_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reconstruct", [False, True], ids=["solved", "reconstructed"])
+def test_killed_anywhere_the_next_run_gives_the_same_bits(
+    reconstruct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of runs need not wait for the disk
     model = small_model(layers=2)
-    expected = run(model, tmp_path / "whole")
+    expected = run(model, tmp_path / "whole", reconstruct=reconstruct)
     number = 0
     while True:
         number += 1
         folder = tmp_path / str(number)
-        if attempt(model, folder, number) is not None:
+        if attempt(model, folder, number, reconstruct=reconstruct) is not None:
             break
-        assert run(model, folder) == expected, f"killed at {number}"
+        assert run(model, folder, reconstruct=reconstruct) == expected, f"killed at {number}"
     assert number > 30
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,9 @@ class Solved:
             self.before.write(part, embedded[part])
         after = Stream(folder / "after.bin", self.tokens, source.config.hidden_size)
         self.advanced: list[int] = []
-        self.result: LayerResult = LayerSolver(source, layer, schemes, self.tokens, folder, self.advanced.append).solve(
-            self.before, after
-        )
+        solver = LayerSolver(source, layer, schemes, self.tokens, folder, self.advanced.append)
+        self.result: LayerResult = solver.solve(self.before, after)
+        self.balanced = solver.balanced()
         self.states = stored_states(after, self.tokens.parts)
         self.left = sorted(path.name.partition(".")[0] for path in folder.iterdir())
         after.close()
@@ -91,6 +92,20 @@ def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str
     assert found.error(found.rounded()) < 0.02
     assert found.advanced == [1] * len(STAGE_FIELDS)
     assert found.left == ["after", "before"]  # what was spilled meanwhile is gone
+
+
+@pytest.mark.usefixtures("_balanced")
+@pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
+def test_the_balanced_float_layer_is_the_same_function_and_what_codes_stand_for(
+    overrides: dict[str, int], tmp_path: Path
+) -> None:
+    source = outlier_model(1, **overrides)
+    found = Solved(source, linear_schemes(source, INT8), tmp_path)
+    assert found.error(found.balanced) < 1e-5
+    rounded = found.rounded()
+    for field in dataclasses.fields(LayerWeights):
+        wanted, stored = getattr(found.balanced, field.name), getattr(rounded, field.name)
+        assert (stored - wanted).norm() < 0.02 * wanted.norm(), field.name
 
 
 @pytest.mark.usefixtures("_balanced")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from calibration import tune
+from calibration import trained_layer, tune
+from calibration.trained_layer import Parameter
 from calibration.tune import Tuner
 from onnx_models import dequantized, quantized_model
 from q3edge.progress import Silent
@@ -75,10 +76,8 @@ def test_gradients_equal_those_of_plain_back_propagation(monkeypatch: pytest.Mon
     floats, rounded = pair()
     ids = tokens(floats, 5)
     found: dict[int, torch.Tensor] = {}
-    monkeypatch.setattr(
-        tune._Parameter, "step", lambda self, gradient, rate, number: found.setdefault(id(self), gradient)
-    )
-    monkeypatch.setattr(tune, "_PIECE_TOKENS", 48)  # several pieces, whose gradients are added
+    monkeypatch.setattr(Parameter, "step", lambda self, gradient, rate, number: found.setdefault(id(self), gradient))
+    monkeypatch.setattr(trained_layer, "_PIECE_TOKENS", 48)  # several pieces, whose gradients are added
     monkeypatch.setattr(tune, "_LOGITS_AT_ONCE", 7)
     tuner = Tuner(floats, rounded, ids, held_out=1)
     tuner.run(Silent(), epochs=1)  # four rows are one batch
@@ -89,7 +88,7 @@ def test_gradients_equal_those_of_plain_back_propagation(monkeypatch: pytest.Mon
 
 
 def test_it_recovers_scales_that_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "BATCH_TOKENS", 96)
+    monkeypatch.setattr(trained_layer, "BATCH_TOKENS", 96)
     floats, rounded = pair()
     tuned = Tuner(floats, rounded, tokens(floats, 36), held_out=4).run(Silent(), epochs=3, rate=3e-3)
     assert tuned.steps == 24

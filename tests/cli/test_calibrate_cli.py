@@ -51,6 +51,21 @@ def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_reconstruction_says_what_it_bought(tmp_path: Path) -> None:
+    result = q3edge(tmp_path / "out", *OWN_TEXT, "--reconstruct", "--json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("calibration with reconstruction on 16 rows of 64 tokens: about ")
+    found = json.loads(result.stdout)["metrics"]["reconstruction"]
+    assert list(found) == ["0", "1", "2", "3"]
+    left = [layer["loss_after"] / layer["loss_before"] for layer in found.values()]
+    moved = [layer["moved_codes"] for layer in found.values()]
+    assert max(left) <= 1
+    assert min(left) < 0.99
+    said = f"reconstruction: {sum(moved) / 4:.1%} of the codes moved, layers err {1 - sum(left) / 4:.1%} less"
+    assert said in result.stderr
+
+
+@pytest.mark.slow
 def test_work_of_another_command_is_neither_used_nor_lost(tmp_path: Path) -> None:
     output, work = tmp_path / "out", tmp_path / ".out.work"
     process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.DEVNULL)
@@ -62,9 +77,10 @@ def test_work_of_another_command_is_neither_used_nor_lost(tmp_path: Path) -> Non
     assert second.returncode == 4
     assert f"process {process.pid} is working on this output" in second.stderr
     before = {path.name: path.read_bytes() for path in work.glob("layer-*.bin")}
-    other = q3edge(output, *OWN_TEXT, "--group-size", "64")
-    assert other.returncode == 2
-    assert "recipe changed" in other.stderr
+    for flags, changed in ((["--group-size", "64"], "recipe"), (["--reconstruct"], "reconstruct")):
+        other = q3edge(output, *OWN_TEXT, *flags)
+        assert other.returncode == 2
+        assert f"{changed} changed" in other.stderr
     assert {path.name: path.read_bytes() for path in work.glob("layer-*.bin")} == before
     assert q3edge(output, *OWN_TEXT, "--group-size", "64", "--restart").returncode == 0
 
@@ -85,7 +101,9 @@ def test_rounding_takes_no_text(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags", [["--tune"], ["--method", "gptq"], OWN_TEXT], ids=lambda flags: flags[0])
+@pytest.mark.parametrize(
+    "flags", [["--reconstruct"], ["--tune"], ["--method", "gptq"], OWN_TEXT], ids=lambda flags: flags[0]
+)
 def test_a_float_build_takes_no_calibration(flags: list[str], tmp_path: Path) -> None:
     build = [sys.executable, "-m", "q3edge", "build", str(MODEL), "-o", str(tmp_path / "out"), "--format", "float"]
     result = subprocess.run([*build, *flags], capture_output=True, text=True, check=False)
@@ -115,7 +133,7 @@ def test_bad_input_24_calibration_text(content: bytes, message: str, tmp_path: P
         (["--target-size", "12x"], "--target-size '12x': expected a size such as 350MB or 1.2GB"),
         (["--target-size", "1MB", "--target-bpw", "4"], "--target-size and --target-bpw say the same: give one"),
         (["--target-bpw", "4", "--group-size", "32"], "a target chooses the formats itself: leave out --format"),
-        (["--target-bpw", "4", "--method", "rtn"], "--method rtn uses no text, is not tuned and has no budget"),
+        (["--target-bpw", "4", "--method", "rtn"], "--method rtn uses no text, trains nothing and has no budget"),
         (["--target-bpw", "1", *SMALL], "the smallest that this model can be is"),
     ],
 )

@@ -69,11 +69,17 @@ def random_tokens(sequences: int, length: int, vocab: int = 320, seed: int = 0) 
 
 
 def calibrate(
-    source: InMemoryWeights, schemes: Schemes, token_ids: NDArray[np.int64], folder: Path, *, bfloat16: bool = False
+    source: InMemoryWeights,
+    schemes: Schemes,
+    token_ids: NDArray[np.int64],
+    folder: Path,
+    *,
+    bfloat16: bool = False,
+    reconstruct: bool = False,
 ) -> tuple[list[LayerResult], torch.Tensor]:
     """Results of layers and head, and the hidden states behind the last layer; `folder` is the journal's and stays."""
     with Journal(folder, {"test": "1"}) as journal:
-        calibration = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16)
+        calibration = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16, reconstruct=reconstruct)
         stream = calibration.run(Silent())
         states = stream.read(slice(0, len(token_ids)))
         stream.close()
@@ -97,6 +103,7 @@ def result_bytes(results: list[LayerResult]) -> dict[str, Any]:
             found[name] = (tensor.codes.tobytes(), tensor.scales.tobytes(), zero_points, tensor.scheme)
         found |= {f"{name} float": values.tobytes() for name, values in result.floats.items()}
         found |= {f"{name} report": report for name, report in result.reports.items()}
+        found |= {f"{name} reconstruction": result.reconstruction for name in result.tensors}
     return found
 
 

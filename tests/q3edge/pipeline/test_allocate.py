@@ -32,13 +32,15 @@ class Quantizing:
         write_tokenizer(self.model)
         np.save(self.tokens, random_tokens(12, 32, vocab=300))
 
-    def __call__(self, bits: float | None = BITS, recipe: Recipe | None = None) -> dict[str, bytes]:
+    def __call__(
+        self, bits: float | None = BITS, recipe: Recipe | None = None, *, reconstruct: bool = False
+    ) -> dict[str, bytes]:
         budget = None if bits is None else Budget(bits_per_weight=bits)
         quantize_checkpoint(
             str(self.model),
             self.output,
             recipe or Recipe.for_format("int4"),
-            Calibration((self.tokens,), budget=budget),
+            Calibration((self.tokens,), reconstruct=reconstruct, budget=budget),
             overwrite=True,
         )
         return {path.name: path.read_bytes() for path in self.output.iterdir()}
@@ -63,6 +65,23 @@ def test_the_best_plan_within_the_budget_is_kept_and_its_recipe_repeats_it(tmp_p
     again = quantize(bits=None, recipe=recipe)
     assert again["model.safetensors"] == files["model.safetensors"]
     assert again["config.json"] == files["config.json"]
+
+
+def test_the_winner_is_reconstructed_and_kept_where_that_helps(tmp_path: Path) -> None:
+    quantize = Quantizing(tmp_path)
+    files = quantize(reconstruct=True)
+    found, reconstruction = quantize.metrics["allocation"], quantize.metrics["reconstruction"]
+    plans = found["plans"]
+    (name,) = (name for name in plans if name.endswith("-reconstructed"))
+    winner = name.removesuffix("-reconstructed")
+    assert plans[winner]["kl"] == min(plan["kl"] for other, plan in plans.items() if other != name)
+    assert plans[winner]["bytes"] == plans[name]["bytes"]
+    assert found["plan"] == name
+    assert plans[name]["kl"] < plans[winner]["kl"]
+    assert len(reconstruction) == 2
+    recipe = Recipe.load(quantize.output / RECIPE_FILE)
+    again = quantize(bits=None, recipe=recipe, reconstruct=True)
+    assert again["model.safetensors"] == files["model.safetensors"]
 
 
 def test_a_killed_budget_goes_on_with_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

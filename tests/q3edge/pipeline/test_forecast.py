@@ -58,13 +58,13 @@ class Small:
         write_tokenizer(self.model)
         np.save(folder / "tokens.npy", random_tokens(*shape, vocab=300))
 
-    def load(self, *, tuned: bool = False) -> Workload:
+    def load(self, **flags: bool) -> Workload:
         config = Qwen3Config.load(self.model)
-        return Workload(config, self.recipe.resolve(config), *self.shape, tuned)
+        return Workload(config, self.recipe.resolve(config), *self.shape, **flags)
 
-    def quantize(self, *, tune: bool = False) -> list[str]:
+    def quantize(self, *, reconstruct: bool = False, tune: bool = False) -> list[str]:
         heard = Heard()
-        calibration = Calibration((self.folder / "tokens.npy",), tune=tune)
+        calibration = Calibration((self.folder / "tokens.npy",), reconstruct=reconstruct, tune=tune)
         quantize_checkpoint(str(self.model), self.folder / "out", self.recipe, calibration, progress=heard)
         return heard.lines
 
@@ -72,9 +72,12 @@ class Small:
         return sorted(path.name for path in self.folder.iterdir() if path.name not in ("model", "tokens.npy"))
 
 
-def workload(sequences: int = 8, length: int = 64, *, tuned: bool = False, **overrides: Any) -> Workload:
+def workload(
+    sequences: int = 8, length: int = 64, *, reconstructed: bool = False, tuned: bool = False, **overrides: Any
+) -> Workload:
     config = Qwen3Config.from_dict(tiny_config(**overrides))
-    return Workload(config, Recipe.for_format("int4").resolve(config), sequences, length, tuned)
+    schemes = Recipe.for_format("int4").resolve(config)
+    return Workload(config, schemes, sequences, length, reconstructed=reconstructed, tuned=tuned)
 
 
 def bytes_below(*folders: Path) -> int:
@@ -100,21 +103,32 @@ def free_disk(patch: pytest.MonkeyPatch, free: int) -> None:
     "shape", [{}, {"num_attention_heads": 16}, {"intermediate_size": 512, "num_hidden_layers": 3}], ids=str
 )
 @pytest.mark.parametrize("tokens", [(40, 64), (6, 16)], ids=str)
+@pytest.mark.parametrize("reconstruct", [False, True], ids=["solved", "reconstructed"])
 def test_the_work_folder_peaks_where_it_was_said(
-    tokens: tuple[int, int], shape: dict[str, int], scheme: Scheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reconstruct: bool,
+    tokens: tuple[int, int],
+    shape: dict[str, int],
+    scheme: Scheme,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, seen = outlier_model(0, **shape), [0]
     schemes = linear_schemes(source, scheme)
     before_call(monkeypatch, Stream, "delete", lambda: seen.append(bytes_below(tmp_path)))
-    calibrate(source, schemes, random_tokens(*tokens), tmp_path)
+    calibrate(source, schemes, random_tokens(*tokens), tmp_path, reconstruct=reconstruct)
     headers = 11 * 1024 * source.config.num_hidden_layers  # of the tensors in the layers' files: an estimate
-    assert 0 <= work_folder_bytes(Workload(source.config, schemes, *tokens)) - max(seen) < headers
+    load = Workload(source.config, schemes, *tokens, reconstructed=reconstruct)
+    assert 0 <= work_folder_bytes(load) - max(seen) < headers
 
 
-@pytest.mark.parametrize("tuned", [False, True], ids=["plain", "tuned"])
+TRAINING = {"plain": {}, "reconstructed": {"reconstructed": True}, "tuned": {"tuned": True}}
+trained = pytest.mark.parametrize("flags", TRAINING.values(), ids=TRAINING.keys())
+
+
+@trained
 @pytest.mark.parametrize("shape", [(2, 16), (40, 64)], ids=str)
 def test_work_and_output_together_peak_where_it_was_said(
-    shape: tuple[int, int], tuned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int], flags: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(q3edge.pipeline.forecast, "_SIDE_BYTES", 0)
     small = Small(tmp_path, shape, vocab_size=8192)
@@ -125,12 +139,12 @@ def test_work_and_output_together_peak_where_it_was_said(
 
     before_call(monkeypatch, Stream, "delete", look)
     before_call(monkeypatch, QuantizedWriter, "close", look)
-    small.quantize(tune=tuned)
+    small.quantize(reconstruct="reconstructed" in flags, tune="tuned" in flags)
     # Headers are an estimate, and float tensors that stay as they were are counted as if they became float32.
-    assert disk_bytes(small.load(tuned=tuned)) == pytest.approx(max(seen), rel=0.03)
+    assert disk_bytes(small.load(**flags)) == pytest.approx(max(seen), rel=0.03)
 
 
-@pytest.mark.parametrize("tuned", [False, True], ids=["plain", "tuned"])
+@trained
 @pytest.mark.parametrize(
     "larger",
     [
@@ -143,8 +157,8 @@ def test_work_and_output_together_peak_where_it_was_said(
     ],
     ids=str,
 )
-def test_more_work_is_never_said_to_take_less(larger: dict[str, int], tuned: bool) -> None:
-    small, large = forecast(workload(tuned=tuned), MACHINE), forecast(workload(tuned=tuned, **larger), MACHINE)
+def test_more_work_is_never_said_to_take_less(larger: dict[str, int], flags: dict[str, bool]) -> None:
+    small, large = forecast(workload(**flags), MACHINE), forecast(workload(**flags, **larger), MACHINE)
     assert small.seconds < large.seconds
     assert small.ram_bytes <= large.ram_bytes
     assert small.disk_bytes < large.disk_bytes
@@ -158,6 +172,7 @@ def test_time_follows_the_machine_and_what_is_left() -> None:
     assert forecast(load, dataclasses.replace(MACHINE, speed=1e10)).seconds > whole.seconds
     assert forecast(load, dataclasses.replace(MACHINE, bfloat16=True)).seconds < whole.seconds
     assert forecast(dataclasses.replace(load, tuned=True), MACHINE).seconds > whole.seconds
+    assert forecast(dataclasses.replace(load, reconstructed=True), MACHINE).seconds > whole.seconds
 
 
 @pytest.mark.parametrize("sequences", [8, 1024])

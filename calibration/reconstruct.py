@@ -1,0 +1,171 @@
+"""Reconstruction: a solved layer is trained until its output comes closest to the float model's behind that layer.
+
+GPTQ asks each matrix to keep its own output. Here all of a layer is moved together, codes, scales and norms, and what
+rounding did to the layers before is mended too: the input is the rounded model's, the target the float model's. Codes
+move as in SignRound (Cheng et al. 2023, arXiv 2309.05516): a weight walks by the sign of its gradient, taken as if it
+were not rounded, and its code follows when it crosses the middle between two. They start at GPTQ's. Whether it helped
+is decided on held-out tokens; where it did not, the layer stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from calibration.layer import LayerResult, Reconstruction
+from calibration.streams import Stream, Tokens
+from calibration.trained_layer import (
+    Parameter,
+    batches,
+    by_scales,
+    layer_gradients,
+    schedule,
+    steps_of,
+    times_scales,
+    zero_points_of,
+)
+from q3edge.config import Qwen3Config
+from q3edge.progress import Advance
+from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
+from q3edge.reference.rotary import RotaryTables
+from q3edge.tensor import QuantizedTensor
+
+EPOCHS = 4
+_BATCHES = 28  # in an epoch, at least: as many as 64k tokens give
+CODE_RATE = 5e-3  # of the distance between two codes: the largest move of a weight in one batch
+RATE = 1e-3  # largest relative change of a scale or norm in one batch
+_LEANING = 0.45  # of that distance: how far from its code a weight starts at most, so that GPTQ's codes are the first
+
+
+class _Layer:
+    """A rounded layer in training. `wanted` holds the float layer that `tensors` (name -> [N, K]) stand for."""
+
+    def __init__(self, layer: int, tensors: Mapping[str, QuantizedTensor], wanted: LayerWeights) -> None:
+        self._layer, self._wanted = layer, wanted
+        names = {field.name: tensor_name(layer, field.name) for field in fields(LayerWeights)}
+        self._codes = {
+            field: _Codes(tensors[name], getattr(wanted, field)) for field, name in names.items() if name in tensors
+        }
+        self._norms = {
+            field: Parameter(getattr(wanted, field), stored_as_float16=False)
+            for field in names
+            if field.endswith("norm")
+        }
+
+    @property
+    def learned(self) -> list[str]:
+        """Fields of LayerWeights that are trained."""
+        return [*self._codes, *self._norms]
+
+    @property
+    def weights(self) -> LayerWeights:
+        """As they would be stored, float32."""
+        codes = {field: matrix.value for field, matrix in self._codes.items()}
+        return replace(self._wanted, **codes, **{field: norm.value for field, norm in self._norms.items()})
+
+    @property
+    def moved(self) -> float:
+        """Share of the codes that are not what they were."""
+        moved = sum(matrix.moved for matrix in self._codes.values())
+        return moved / sum(matrix.count for matrix in self._codes.values())
+
+    def step(self, gradients: Mapping[str, torch.Tensor], share: float, number: int) -> None:
+        """Move against gradients by `weights`, at a `share` of the rates; `number` counts from 1."""
+        for field, matrix in self._codes.items():
+            matrix.step(gradients[field], share, number)
+        for field, norm in self._norms.items():
+            norm.step(gradients[field], share * RATE, number)
+
+    def result(self, before: LayerResult, found: Reconstruction) -> LayerResult:
+        """What `before` has become."""
+        tensors = {tensor_name(self._layer, field): matrix.tensor for field, matrix in self._codes.items()}
+        norms = {tensor_name(self._layer, field): norm.value.numpy() for field, norm in self._norms.items()}
+        return LayerResult(tensors, {**before.floats, **norms}, before.reports, found)
+
+
+class _Codes:
+    """A matrix in training: its weights in units of their group's scale, which round to codes, and the scales."""
+
+    def __init__(self, tensor: QuantizedTensor, wanted: torch.Tensor) -> None:
+        self._start = tensor
+        scales, steps = torch.from_numpy(tensor.scales).float(), steps_of(tensor)
+        leaning = times_scales(wanted, 1 / scales).sub_(steps).clamp_(-_LEANING, _LEANING)
+        self._weights = leaning.add_(steps).view(*scales.shape, -1)
+        self._scales = Parameter(scales, stored_as_float16=True)
+        self._lowest = -zero_points_of(tensor).unsqueeze(-1)
+        self.count = tensor.codes.size
+
+    @property
+    def value(self) -> torch.Tensor:
+        """float32 [N, K]."""
+        return times_scales(self._steps, self._scales.value)
+
+    @property
+    def tensor(self) -> QuantizedTensor:
+        codes = (self._steps.view_as(self._weights) - self._lowest).to(torch.uint8).view(self._start.shape).numpy()
+        return replace(self._start, codes=codes, scales=self._scales.value.numpy().astype(np.float16))
+
+    @property
+    def moved(self) -> int:
+        return int((steps_of(self._start) != self._steps).sum())
+
+    @property
+    def _steps(self) -> torch.Tensor:
+        highest = self._lowest + self._start.scheme.max_code
+        return torch.clamp(self._weights.round(), self._lowest, highest).view(self._start.shape)
+
+    def step(self, gradient: torch.Tensor, share: float, number: int) -> None:
+        by_scale = by_scales(gradient, self._steps, self._scales.start)
+        direction = times_scales(gradient, self._scales.start.sign()).sign_()
+        self._weights.sub_(direction.view_as(self._weights), alpha=share * CODE_RATE)
+        self._scales.step(by_scale, share * RATE, number)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reconstructor:
+    """Trains layers on `before`, hidden states of the rounded model in front of each, towards `target` behind it."""
+
+    config: Qwen3Config
+    tokens: Tokens
+    before: Stream
+    target: Stream
+
+    def run(self, layer: int, solved: LayerResult, wanted: LayerWeights, advance: Advance) -> LayerResult:
+        """`solved` or what became of it. `wanted`: `LayerSolver.balanced`. `advance` is told 1 after every epoch."""
+        trained = _Layer(layer, solved.tensors, wanted)
+        rotary = RotaryTables.of(self.config, self.tokens.length)
+        before, power = self._held_out(trained.weights, rotary)
+        rows = self.tokens.sequences - self.tokens.held_out
+        planned = batches(rows, self.tokens.length, EPOCHS, at_least=_BATCHES)
+        done = 0
+        for number, batch in enumerate(planned, 1):
+            states = self._rows(self.before, batch), self._rows(self.target, batch)
+            gradients = layer_gradients(
+                trained.weights, trained.learned, states, torch.sub, self.config, rotary, bfloat16=self.tokens.bfloat16
+            )[1]
+            trained.step(gradients, schedule(number, len(planned)), number)
+            epochs = number * EPOCHS // len(planned)
+            advance(epochs - done)
+            done = epochs
+        after = self._held_out(trained.weights, rotary)[0]
+        if after < before:
+            return trained.result(solved, Reconstruction(before / power, after / power, trained.moved))
+        return replace(solved, reconstruction=Reconstruction(before / power, before / power, 0.0))
+
+    def _held_out(self, weights: LayerWeights, rotary: RotaryTables) -> tuple[float, float]:
+        """Squared error of the output, and the target's square, both summed over held-out tokens."""
+
+        def compare(part: slice) -> tuple[float, float]:
+            output = decoder_layer(self.before.read(part), weights, self.config, rotary)
+            target = self.target.read(part)
+            return float((output - target).square().sum()), float(target.square().sum())
+
+        found = [sums for _, sums in self.tokens.map(compare, held_out=True)]
+        power = sum(power for _, power in found)
+        return sum(error for error, _ in found), max(power, torch.finfo(torch.float32).tiny)
+
+    def _rows(self, stream: Stream, rows: np.ndarray) -> torch.Tensor:
+        return torch.cat([stream.read(slice(row, row + 1)) for row in rows.tolist()])
