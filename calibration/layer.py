@@ -39,11 +39,13 @@ class Reconstruction:
     """What training the whole layer bought: squared error of its output for the float model's, on held-out tokens.
 
     Relative to the float model's; both are alike where nothing was kept. moved_codes: share of the codes that changed.
+    rate: share of the usual rates that it took, 0 where none helped.
     """
 
     loss_before: float
     loss_after: float
     moved_codes: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,15 +1,15 @@
 """Reconstruction: a solved layer is trained until its output comes closest to the float model's behind that layer.
 
 GPTQ asks each matrix to keep its own output. Here all of a layer is moved together, codes, scales and norms, and what
-rounding did to the layers before is mended too: the input is the rounded model's, the target the float model's. Codes
-move as in SignRound (Cheng et al. 2023, arXiv 2309.05516): a weight walks by the sign of its gradient, taken as if it
-were not rounded, and its code follows when it crosses the middle between two. They start at GPTQ's. Whether it helped
-is decided on held-out tokens; where it did not, the layer stays as it was.
+rounding did to the layers before is mended too: the input is the rounded model's, the target the float model's. As in
+AutoRound (Cheng et al. 2023, arXiv 2309.05516) a weight moves by its gradient as if it were not rounded, and its code
+follows when it crosses the middle between two; codes start at GPTQ's. Whether it helped is decided on held-out tokens;
+where it did not, the layer stays as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from calibration.layer import LayerResult, Reconstruction
 from calibration.streams import Stream, Tokens
 from calibration.trained_layer import (
+    Adam,
     Parameter,
     batches,
     by_scales,
@@ -35,8 +36,12 @@ from q3edge.tensor import QuantizedTensor
 
 EPOCHS = 4
 _BATCHES = 28  # in an epoch, at least: as many as 64k tokens give
-CODE_RATE = 5e-3  # of the distance between two codes: the largest move of a weight in one batch
-RATE = 1e-3  # largest relative change of a scale or norm in one batch
+CODE_RATE = (
+    5e-3  # of the distance between two codes: the largest move of a weight in one batch, by itself or by a scale
+)
+_CODE_DECAY = 0.999  # of the squares that a weight's moves are measured by
+NORM_RATE = 2.5e-4  # largest relative change of a norm in one batch
+_SHARES = (1.0, 0.5)  # of all rates: where few tokens are learnt by heart, a layer may come closer at less
 _LEANING = 0.45  # of that distance: how far from its code a weight starts at most, so that GPTQ's codes are the first
 
 
@@ -44,7 +49,7 @@ class _Layer:
     """A rounded layer in training. `wanted` holds the float layer that `tensors` (name -> [N, K]) stand for."""
 
     def __init__(self, layer: int, tensors: Mapping[str, QuantizedTensor], wanted: LayerWeights) -> None:
-        self._layer, self._wanted = layer, wanted
+        self._layer = layer
         names = {field.name: tensor_name(layer, field.name) for field in fields(LayerWeights)}
         self._codes = {
             field: _Codes(tensors[name], getattr(wanted, field)) for field, name in names.items() if name in tensors
@@ -55,6 +60,8 @@ class _Layer:
             if field.endswith("norm")
         }
 
+        self._rest = replace(wanted, **dict.fromkeys(self.learned, torch.empty(0)))
+
     @property
     def learned(self) -> list[str]:
         """Fields of LayerWeights that are trained."""
@@ -64,7 +71,7 @@ class _Layer:
     def weights(self) -> LayerWeights:
         """As they would be stored, float32."""
         codes = {field: matrix.value for field, matrix in self._codes.items()}
-        return replace(self._wanted, **codes, **{field: norm.value for field, norm in self._norms.items()})
+        return replace(self._rest, **codes, **{field: norm.value for field, norm in self._norms.items()})
 
     @property
     def moved(self) -> float:
@@ -77,7 +84,7 @@ class _Layer:
         for field, matrix in self._codes.items():
             matrix.step(gradients[field], share, number)
         for field, norm in self._norms.items():
-            norm.step(gradients[field], share * RATE, number)
+            norm.step(gradients[field], share * NORM_RATE, number)
 
     def result(self, before: LayerResult, found: Reconstruction) -> LayerResult:
         """What `before` has become."""
@@ -95,6 +102,7 @@ class _Codes:
         leaning = times_scales(wanted, 1 / scales).sub_(steps).clamp_(-_LEANING, _LEANING)
         self._weights = leaning.add_(steps).view(*scales.shape, -1)
         self._scales = Parameter(scales, stored_as_float16=True)
+        self._adam = Adam(self._weights.shape, _CODE_DECAY)
         self._lowest = -zero_points_of(tensor).unsqueeze(-1)
         self.count = tensor.codes.size
 
@@ -119,9 +127,9 @@ class _Codes:
 
     def step(self, gradient: torch.Tensor, share: float, number: int) -> None:
         by_scale = by_scales(gradient, self._steps, self._scales.start)
-        direction = times_scales(gradient, self._scales.start.sign()).sign_()
-        self._weights.sub_(direction.view_as(self._weights), alpha=share * CODE_RATE)
-        self._scales.step(by_scale, share * RATE, number)
+        by_weight = times_scales(gradient, self._scales.start).view_as(self._weights)
+        self._weights.sub_(self._adam.direction(by_weight, number), alpha=share * CODE_RATE)
+        self._scales.step(by_scale, share * CODE_RATE / 2 ** (self._start.scheme.bits - 1), number)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,11 +141,27 @@ class Reconstructor:
     before: Stream
     target: Stream
 
-    def run(self, layer: int, solved: LayerResult, wanted: LayerWeights, advance: Advance) -> LayerResult:
+    def run(self, layer: int, solved: LayerResult, wanted: Callable[[], LayerWeights], advance: Advance) -> LayerResult:
         """`solved` or what became of it. `wanted`: `LayerSolver.balanced`. `advance` is told 1 after every epoch."""
-        trained = _Layer(layer, solved.tensors, wanted)
+        result = self._attempt(layer, solved, wanted, _SHARES[0], advance)
+        for share in _SHARES[1:]:
+            if result.tensors is solved.tensors:
+                result = self._attempt(layer, solved, wanted, share, lambda _: None)
+        return result
+
+    def _attempt(
+        self, layer: int, solved: LayerResult, wanted: Callable[[], LayerWeights], share: float, advance: Advance
+    ) -> LayerResult:
+        trained = _Layer(layer, solved.tensors, wanted())
         rotary = RotaryTables.of(self.config, self.tokens.length)
         before, power = self._held_out(trained.weights, rotary)
+        self._train(trained, share, rotary, advance)
+        after = self._held_out(trained.weights, rotary)[0]
+        if after < before:
+            return trained.result(solved, Reconstruction(before / power, after / power, trained.moved, share))
+        return replace(solved, reconstruction=Reconstruction(before / power, before / power, 0.0, 0.0))
+
+    def _train(self, trained: _Layer, share: float, rotary: RotaryTables, advance: Advance) -> None:
         rows = self.tokens.sequences - self.tokens.held_out
         planned = batches(rows, self.tokens.length, EPOCHS, at_least=_BATCHES)
         done = 0
@@ -146,14 +170,10 @@ class Reconstructor:
             gradients = layer_gradients(
                 trained.weights, trained.learned, states, torch.sub, self.config, rotary, bfloat16=self.tokens.bfloat16
             )[1]
-            trained.step(gradients, schedule(number, len(planned)), number)
+            trained.step(gradients, share * schedule(number, len(planned)), number)
             epochs = number * EPOCHS // len(planned)
             advance(epochs - done)
             done = epochs
-        after = self._held_out(trained.weights, rotary)[0]
-        if after < before:
-            return trained.result(solved, Reconstruction(before / power, after / power, trained.moved))
-        return replace(solved, reconstruction=Reconstruction(before / power, before / power, 0.0))
 
     def _held_out(self, weights: LayerWeights, rotary: RotaryTables) -> tuple[float, float]:
         """Squared error of the output, and the target's square, both summed over held-out tokens."""

@@ -22,17 +22,30 @@ from q3edge.tensor import QuantizedTensor
 BATCH_TOKENS = 2048
 _PIECE_TOKENS = 1024  # for one thread
 _WARM_UP = 0.1  # of all batches
-_BETAS = (0.9, 0.95)
+_FIRST_DECAY, _SECOND_DECAY = 0.9, 0.95
 _EPSILON = 1e-12
 
 
+class Adam:
+    """How one tensor is to move (Kingma & Ba 2014, arXiv 1412.6980): by about 1 where gradients agree, else less."""
+
+    def __init__(self, shape: torch.Size, second_decay: float) -> None:
+        self._mean, self._square, self._decay = torch.zeros(shape), torch.zeros(shape), second_decay
+
+    def direction(self, gradient: torch.Tensor, number: int) -> torch.Tensor:
+        """Of the `number`-th move, counted from 1; against it the loss falls."""
+        self._mean.lerp_(gradient, 1 - _FIRST_DECAY)
+        self._square.lerp_(gradient.square(), 1 - self._decay)
+        root = (self._square / (1 - self._decay**number)).sqrt_()
+        return (self._mean / (1 - _FIRST_DECAY**number)).div_(root.add_(_EPSILON))
+
+
 class Parameter:
-    """One trained tensor: start * (1 + change), and Adam's averages (Kingma & Ba 2014, arXiv 1412.6980)."""
+    """One trained tensor: start * (1 + change)."""
 
     def __init__(self, start: torch.Tensor, *, stored_as_float16: bool) -> None:
         self.start, self._half = start, stored_as_float16
-        self._change = torch.zeros_like(start)
-        self._mean, self._square = torch.zeros_like(start), torch.zeros_like(start)
+        self._change, self._adam = torch.zeros_like(start), Adam(start.shape, _SECOND_DECAY)
 
     @property
     def value(self) -> torch.Tensor:
@@ -42,12 +55,8 @@ class Parameter:
 
     def step(self, gradient: torch.Tensor, rate: float, number: int) -> None:
         """Move against the gradient of the loss by `value`; `number` counts from 1."""
-        gradient = gradient * self.start  # of the loss by the relative change
-        self._mean.lerp_(gradient, 1 - _BETAS[0])
-        self._square.lerp_(gradient.square(), 1 - _BETAS[1])
-        mean = self._mean / (1 - _BETAS[0] ** number)
-        root = (self._square / (1 - _BETAS[1] ** number)).sqrt_()
-        self._change.addcdiv_(mean, root + _EPSILON, value=-rate)
+        by_change = gradient * self.start
+        self._change.sub_(self._adam.direction(by_change, number), alpha=rate)
 
 
 def batches(rows: int, length: int, epochs: int, *, at_least: int = 1) -> list[NDArray[np.int64]]:

@@ -145,7 +145,7 @@ class Walk:
         self._pass_float(layer, before, after)
         if after.target is not None and result.tensors:
             reconstructor = Reconstructor(self._source.config, self.tokens, before.own, after.target)
-            result = reconstructor.run(layer, result, solver.balanced(), advance)
+            result = reconstructor.run(layer, result, solver.balanced, advance)
             self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
         elif after.target is not None:
             advance(EPOCHS)

@@ -56,7 +56,7 @@ class Case:
     def reconstructed(self) -> LayerResult:
         advanced: list[int] = []
         reconstructor = Reconstructor(self.source.config, self.tokens, self.before, self.target)
-        result = reconstructor.run(0, self.solved, self.wanted, advanced.append)
+        result = reconstructor.run(0, self.solved, lambda: self.wanted, advanced.append)
         assert sum(advanced) == reconstruct.EPOCHS
         return result
 
@@ -109,7 +109,20 @@ def test_what_does_not_help_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.floats == case.solved.floats
     assert result.reconstruction is not None
     assert result.reconstruction.loss_after == result.reconstruction.loss_before
-    assert result.reconstruction.moved_codes == 0
+    assert (result.reconstruction.moved_codes, result.reconstruction.rate) == (0, 0)
+
+
+def test_a_layer_that_comes_no_closer_is_tried_at_smaller_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconstruct, "CODE_RATE", 5.0)
+    monkeypatch.setattr(reconstruct, "_SHARES", (1.0, 1e-3))
+    case = Case(tmp_path)
+    result = case.reconstructed()
+    assert result.reconstruction is not None
+    assert result.reconstruction.rate == 1e-3
+    assert result.reconstruction.loss_after < result.reconstruction.loss_before
+    assert case.error(result) < case.error(case.solved)
 
 
 def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
@@ -123,7 +136,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
 
 
 def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch of all rows: a weight walks CODE_RATE by its gradient's sign, a scale RATE by Adam's first step."""
+    """One batch of all rows: Adam's first step goes by the gradient's sign: CODE_RATE for weights, NORM_RATE for norms."""
     monkeypatch.setattr(reconstruct, "EPOCHS", 1)
     monkeypatch.setattr(reconstruct, "_BATCHES", 1)
     monkeypatch.setattr(trained_layer, "BATCH_TOKENS", SEQUENCES * LENGTH)
@@ -145,7 +158,7 @@ def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, mon
         clear = gradient.abs() > 1e-3 * gradient.abs().max()  # elsewhere the order of a sum decides the sign
         if name not in case.solved.tensors:
             norm = torch.from_numpy(result.floats[name]) / leaves[field].detach()
-            move = -reconstruct.RATE * (gradient * leaves[field].detach()).sign()
+            move = -reconstruct.NORM_RATE * (gradient * leaves[field].detach()).sign()
             torch.testing.assert_close((norm - 1)[clear], move[clear], rtol=2e-3, atol=2e-7)
             continue
         before = case.solved.tensors[name]
