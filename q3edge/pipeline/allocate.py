@@ -2,8 +2,7 @@
 
 Costs are measured on the float model, shared out by an exact knapsack, and the plans calibrated in full next to the
 best uniform one that fits; whichever has the smallest KL on held-out tokens is kept, and is reconstructed if that is
-asked for. So a budget never gives something
-worse, on those, than one format for all would have.
+asked for. So a budget never gives something worse, on those, than one format for all would have.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def allocated(
         reconstructed=calibration.reconstruct, tuned=calibration.tune, exported=exported, int8_cache=int8_cache,
     )  # fmt: skip
     inputs = run_inputs(model_digest, tokens, calibration)
-    ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS + calibration.reconstruct)
+    ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
     with Journal(work, inputs | {"budget": str(limit)}, restart=calibration.restart) as journal:
         for line in ahead:
             progress.note(line)

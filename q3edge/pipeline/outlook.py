@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,14 +20,19 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
     finished: layers that an earlier process finished in `work`. plans: how many calibrations are compared, of which two
     lie on the disk at a time. ResourceError: the disk of `work` cannot hold it.
     """
-    ahead = forecast(load, Machine(matrix_speed(), torch.get_num_threads(), bfloat16), finished=finished)
+    machine = Machine(matrix_speed(), torch.get_num_threads(), bfloat16)
+    ahead = forecast(load, machine, finished=finished)
     _require_disk(min(2, plans) * ahead.disk_bytes, work)
     done = f", {finished} of {load.config.num_hidden_layers} layers done before" if finished else ""
-    times = f" for each of up to {plans} plans and as long to measure what they rest on" if plans > 1 else ""
+    times = _duration(ahead.seconds)
+    if plans > 1:
+        each = forecast(replace(load, reconstructed=False), machine).seconds
+        times = f"{_duration(each)} for each of up to {plans} plans and as long to measure what they rest on"
+        times += f", then {_duration(ahead.seconds)} to reconstruct the best" if load.reconstructed else ""
     training = (" with reconstruction" if load.reconstructed else "") + (" and tuning" if load.tuned else "")
     lines = [
         f"calibration{training} on {load.sequences} rows of {load.length} tokens{done}: "
-        f"about {_duration(ahead.seconds)}{times}, {_size(ahead.ram_bytes)} of memory, "
+        f"about {times}, {_size(ahead.ram_bytes)} of memory, "
         f"{_size(ahead.disk_bytes)} of disk"
     ]
     available = available_memory()

@@ -136,7 +136,7 @@ def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
 
 
 def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One batch of all rows: Adam's first step goes by the gradient's sign: CODE_RATE for weights, NORM_RATE for norms."""
+    """One batch: Adam's first step goes by the gradient's sign: CODE_RATE for weights, NORM_RATE for norms."""
     monkeypatch.setattr(reconstruct, "EPOCHS", 1)
     monkeypatch.setattr(reconstruct, "_BATCHES", 1)
     monkeypatch.setattr(trained_layer, "BATCH_TOKENS", SEQUENCES * LENGTH)
