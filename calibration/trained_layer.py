@@ -7,6 +7,7 @@ threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -118,6 +119,8 @@ def layer_gradients(
 
     states: the input, and whatever `upstream(output, it)` makes the gradient by the layer's output of; both [n, S, H].
     """
+    if bfloat16:  # once for all pieces: half the memory, and what autocast would make of them
+        weights = replace(weights, **{name: matrix.bfloat16() for name, matrix in weights.matrices.items()})
     leaves = [getattr(weights, name).requires_grad_() for name in learned]
 
     def back(piece: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -130,5 +133,7 @@ def layer_gradients(
     totals: list[torch.Tensor] = []
     for first, *found in ordered_map(back, zip(pieces(states[0]), pieces(states[1]))):
         by_input.append(first)
-        totals = [total.add_(part) for total, part in zip(totals, found)] if totals else found
+        totals = (
+            [total.add_(part) for total, part in zip(totals, found)] if totals else [part.float() for part in found]
+        )
     return torch.cat(by_input), dict(zip(learned, totals))

@@ -26,8 +26,8 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
     done = f", {finished} of {load.config.num_hidden_layers} layers done before" if finished else ""
     times = _duration(ahead.seconds)
     if plans > 1:
-        each = forecast(replace(load, reconstructed=False), machine).seconds
-        times = f"{_duration(each)} for each of up to {plans} plans and as long to measure what they rest on"
+        each = forecast(replace(load, reconstructed=False), machine) if load.reconstructed else ahead
+        times = f"{_duration(each.seconds)} for each of up to {plans} plans and as long to measure what they rest on"
         times += f", then {_duration(ahead.seconds)} to reconstruct the best" if load.reconstructed else ""
     training = (" with reconstruction" if load.reconstructed else "") + (" and tuning" if load.tuned else "")
     lines = [

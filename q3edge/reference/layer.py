@@ -33,6 +33,11 @@ class LayerWeights:
     up_proj: torch.Tensor  # [I, H]
     down_proj: torch.Tensor  # [H, I]
 
+    @property
+    def matrices(self) -> dict[str, torch.Tensor]:
+        """The fields that are matrices, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_proj")}
+
     @classmethod
     def read(cls, source: WeightSource, layer: int) -> LayerWeights:
         """Read one layer. InputError: it has experts, which are not available yet."""

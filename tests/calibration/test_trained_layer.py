@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from calibration_support import outlier_model
 
-from calibration.trained_layer import BATCH_TOKENS, Parameter, batches, schedule
+from calibration import trained_layer
+from calibration.trained_layer import BATCH_TOKENS, Parameter, batches, layer_gradients, schedule
+from q3edge.reference.layer import LayerWeights, decoder_layer
+from q3edge.reference.rotary import RotaryTables
 
 
 @pytest.mark.parametrize(("rows", "length"), [(112, 512), (7, 4096), (35, 32), (1, 16)])
@@ -37,3 +41,26 @@ def test_a_parameter_takes_the_first_step_of_adam() -> None:
     parameter = Parameter(torch.tensor([2.0, -4.0, 0.5]), stored_as_float16=False)
     parameter.step(torch.tensor([0.3, 0.3, 0.0]), 0.01, 1)
     torch.testing.assert_close(parameter.value, torch.tensor([1.98, -4.04, 0.5]))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+def test_gradients_of_all_pieces_are_those_of_each_added(bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained_layer, "_PIECE_TOKENS", 16)
+    source = outlier_model(2)
+    config, rotary = source.config, RotaryTables.of(source.config, 8)
+    states, target = torch.randn(2, 6, 8, config.hidden_size, generator=torch.Generator().manual_seed(0))
+    learned = ["q_proj", "k_norm", "down_proj", "input_layernorm"]
+    by_input, found = layer_gradients(
+        LayerWeights.read(source, 0), learned, (states, target), torch.sub, config, rotary, bfloat16=bfloat16
+    )
+    weights = LayerWeights.read(source, 0)
+    leaves = [getattr(weights, name).requires_grad_() for name in learned]
+    for piece in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        x = states[piece].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = (decoder_layer(x, weights, config, rotary) - target[piece]).square().sum() / 2
+        loss.backward()
+        torch.testing.assert_close(by_input[piece], x.grad)
+    for name, leaf in zip(learned, leaves):
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], leaf.grad)

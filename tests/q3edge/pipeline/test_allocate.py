@@ -11,8 +11,11 @@ from calibration_support import Killed, random_tokens, solver_calls
 
 from calibration.journal import Journal
 from calibration.sensitivity import Sensitivity
+from calibration.streams import Stream
+from calibration.walk import Walk
 from q3edge.artifact import Manifest
 from q3edge.errors import UsageError
+from q3edge.pipeline.allocate import _Contest
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.calibrate import Budget, Calibration, work_folder
 from q3edge.pipeline.quantize import quantize_checkpoint
@@ -67,20 +70,29 @@ def test_the_best_plan_within_the_budget_is_kept_and_its_recipe_repeats_it(tmp_p
     assert again["config.json"] == files["config.json"]
 
 
-def test_the_winner_is_reconstructed_and_kept_where_that_helps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("helps", [True, False])
+def test_the_winner_is_reconstructed_and_kept_where_that_helps(
+    helps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out_kl = _Contest._held_out_kl
+
+    def judged(contest: _Contest, walk: Walk, states: Stream) -> float:  # so few tokens would decide by chance
+        return held_out_kl(contest, walk, states) * ((0.5 if helps else 2.0) if walk._reconstruct else 1.0)
+
+    monkeypatch.setattr(_Contest, "_held_out_kl", judged)
     quantize = Quantizing(tmp_path)
     files = quantize(reconstruct=True)
-    found, reconstruction = quantize.metrics["allocation"], quantize.metrics["reconstruction"]
+    found = quantize.metrics["allocation"]
     plans = found["plans"]
     (name,) = (name for name in plans if name.endswith("-reconstructed"))
     winner = name.removesuffix("-reconstructed")
     assert plans[winner]["kl"] == min(plan["kl"] for other, plan in plans.items() if other != name)
     assert plans[winner]["bytes"] == plans[name]["bytes"]
-    assert found["plan"] == name
-    assert plans[name]["kl"] < plans[winner]["kl"]
-    assert len(reconstruction) == 2
+    assert found["plan"] == (name if helps else winner)
+    assert (plans[name]["kl"] < plans[winner]["kl"]) is helps
+    assert ("reconstruction" in quantize.metrics) is helps
     recipe = Recipe.load(quantize.output / RECIPE_FILE)
-    again = quantize(bits=None, recipe=recipe, reconstruct=True)
+    again = quantize(bits=None, recipe=recipe, reconstruct=helps)
     assert again["model.safetensors"] == files["model.safetensors"]
 
 
