@@ -36,9 +36,7 @@ from q3edge.tensor import QuantizedTensor
 
 EPOCHS = 4
 _BATCHES = 28  # in an epoch, at least: as many as 64k tokens give
-CODE_RATE = (
-    5e-3  # of the distance between two codes: the largest move of a weight in one batch, by itself or by a scale
-)
+CODE_RATE = 5e-3  # of the distance between two codes: how far a weight moves in a batch, at most; scales move it as far
 _CODE_DECAY = 0.999  # of the squares that a weight's moves are measured by
 NORM_RATE = 2.5e-4  # largest relative change of a norm in one batch
 _SHARES = (1.0, 0.5)  # of all rates: where few tokens are learnt by heart, a layer may come closer at less
@@ -59,7 +57,6 @@ class _Layer:
             for field in names
             if field.endswith("norm")
         }
-
         self._rest = replace(wanted, **dict.fromkeys(self.learned, torch.empty(0)))
 
     @property
