@@ -169,7 +169,8 @@ class LayerSolver:
         width = getattr(self._weights, fields[0]).shape[1]
         wanted = {field: self._schemes[tensor_name(self._layer, field)] for field in fields}
         schemes = {field: scheme for field, scheme in wanted.items() if scheme is not None}
-        moments = Moments.empty(width)
+        rounds_inputs = any(scheme.activations != "float" for scheme in schemes.values())
+        moments = Moments.empty(width, keeps_samples=rounds_inputs)
         for part, values in self._tokens.map(inputs):
             if schemes:  # a stage that stays float still has to pass its inputs on
                 moments.add(values.flatten(0, 1), held_out=self._tokens.is_held_out(part))

@@ -28,6 +28,7 @@ _ROWS = 512  # solved at a time by one thread; fixed, so that results do not dep
 _SAMPLED_ROWS = 256  # that the balance is chosen on
 _ATTEMPTS = range(SWEEPS + 2)  # at a block: GPTQ, sweeps, rounding to nearest
 _JUDGING_BLOCKS = 16  # that the best attempt is chosen on: all of most matrices, a sample of a table's
+_INT8_MAX = 127.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,13 @@ class _Problem:
         error = weights - values
         return float(torch.linalg.vecdot(error @ self.moments.held_out, error).sum())
 
+    def activation_loss(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> float:
+        """Squared output error on held-out tokens, estimated on a few, of rounding the input divided by `balance`."""
+        if scheme.activations == "float":
+            return 0.0
+        errors = token_rounding_errors(torch.cat(self.moments.sampled) / balance) * balance
+        return float((errors @ weights.T).square().sum()) * self.moments.held_out_tokens / len(errors)
+
     def gptq(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         """Steps [N, K] and their grid."""
         grid = choose_grid(weights, scheme, self.factor.importance, balance)
@@ -125,7 +133,7 @@ def _best_exponent(
     problem: _Problem,
     balances: Mapping[float, torch.Tensor],
 ) -> float:
-    """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss."""
+    """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included."""
     sample = dict(zip(weights, _sampled(list(weights.values()))))
     samples = {
         scheme: torch.cat([sample[name] for name in weights if schemes[name] == scheme])
@@ -133,8 +141,11 @@ def _best_exponent(
     }
 
     def loss(exponent: float) -> float:
-        found = ((rows, *problem.gptq(rows, scheme, balances[exponent])) for scheme, rows in samples.items())
-        return sum(problem.loss(rows, dequantized(steps, grid)) for rows, steps, grid in found)
+        balance, total = balances[exponent], 0.0
+        for scheme, rows in samples.items():
+            steps, grid = problem.gptq(rows, scheme, balance)
+            total += problem.loss(rows, dequantized(steps, grid)) + problem.activation_loss(rows, scheme, balance)
+        return total
 
     losses = dict(zip(balances, ordered_map(loss, balances)))
     return min(losses, key=lambda exponent: losses[exponent])
@@ -144,6 +155,12 @@ def _sampled(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Every n-th row of each matrix, about _SAMPLED_ROWS in all."""
     step = max(1, sum(map(len, matrices)) // _SAMPLED_ROWS)
     return [matrix[step // 2 :: step] for matrix in matrices]
+
+
+def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
+    """What rounding each token [K] of float32 [T, K] to int8 by its largest magnitude adds to it (int8_per_token)."""
+    step = inputs.abs().amax(dim=1, keepdim=True).div_(_INT8_MAX).clamp_min_(torch.finfo(inputs.dtype).tiny)
+    return (inputs / step).round_().mul_(step).sub_(inputs)
 
 
 def sampled_losses(

@@ -73,7 +73,8 @@ def solve_head(
     embedding. That part of the loss is the same for every channel.
     """
     name = head_tensor(source.config)
-    both = Moments(*(_with_identity(total, embedding_share) for total in (moments.hessian, moments.held_out)))
+    hessian, held_out = (_with_identity(total, embedding_share) for total in (moments.hessian, moments.held_out))
+    both = Moments(hessian, held_out)
     return solve_unbalanced(lambda rows: read_tensor(source, name, rows), source.config.vocab_size, scheme, both)
 
 

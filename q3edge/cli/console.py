@@ -62,7 +62,7 @@ def recipe_options(command: Command) -> Command:
             "--method",
             type=click.Choice(("gptq", "rtn")),
             help="gptq: calibrate on text (minutes to hours); rtn: round to nearest (seconds). Default: gptq for "
-            "models over 50 M weights at 4 bits or fewer, and wherever --calibration is given.",
+            "models over 50 M weights at 4 bits or fewer or as int8-dynamic, and wherever --calibration is given.",
         ),
     ):
         command = option(command)

@@ -98,7 +98,7 @@ def choose_method(
 ) -> tuple[Recipe, tuple[Notice, ...]]:
     """The recipe with its method decided. InputError: it needs calibration, but the model has experts or no tokenizer.
 
-    auto is gptq where texts were given or a model is large and has 4 bits or fewer, and rtn elsewhere.
+    auto is gptq where texts were given or a model is large and loses much by rounding, and rtn elsewhere.
     """
     obstacle = _obstacle(checkpoint)
     if recipe.method == "gptq" and obstacle:
@@ -117,7 +117,7 @@ def choose_method(
         )
     if recipe.method != AUTO:
         return recipe, ()
-    if not (wanted or _is_large(checkpoint, recipe)):
+    if not (wanted or _loses_much(checkpoint, recipe)):
         return replace(recipe, method="rtn"), ()
     if obstacle:
         return replace(recipe, method="rtn"), (Notice("not-calibrated", 1, f"rounded to nearest: {obstacle}"),)
@@ -132,10 +132,11 @@ def _obstacle(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _is_large(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+def _loses_much(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether many weights have 4 bits or fewer, or are multiplied by inputs rounded with one scale per token."""
     schemes, shapes = recipe.resolve(checkpoint.config), tensor_shapes(checkpoint.config)
-    low = (name for name, scheme in schemes.items() if scheme is not None and scheme.bits <= 4)
-    return sum(math.prod(shapes[name]) for name in low) >= _LARGE_MODEL
+    coarse = (n for n, scheme in schemes.items() if scheme and (scheme.bits <= 4 or scheme.activations != "float"))
+    return sum(math.prod(shapes[name]) for name in coarse) >= _LARGE_MODEL
 
 
 @contextmanager

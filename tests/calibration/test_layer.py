@@ -23,6 +23,7 @@ from support import InMemoryWeights
 
 SEQUENCES, LENGTH = 40, 32
 INT8, INT4 = Scheme(8, 16), Scheme(4, 32, False)
+A8 = Scheme(8, None, activations="int8_per_token")
 
 
 class Solved:
@@ -117,7 +118,7 @@ def test_a_float_matrix_beside_rounded_ones_keeps_the_function(keep_float: tuple
     assert not any(name.partition("proj")[0].endswith(keep_float) for name in found.result.tensors)
 
 
-@pytest.mark.parametrize("scheme", [INT4, Scheme(4, 16), Scheme(2, 16, False), INT8], ids=Scheme.label)
+@pytest.mark.parametrize("scheme", [INT4, Scheme(4, 16), Scheme(2, 16, False), INT8, A8], ids=Scheme.label)
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 def test_hidden_states_are_those_of_the_stored_layer_bit_for_bit(
     scheme: Scheme, bfloat16: bool, tmp_path: Path

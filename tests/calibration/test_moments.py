@@ -19,6 +19,27 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def test_keeps_a_sample_of_the_tokens_that_judge_if_asked() -> None:
+    inputs = torch.arange(5000.0).view(-1, 1)
+    plain, sums = Moments.empty(1), Moments.empty(1, keeps_samples=True)
+    for found in (plain, sums):
+        found.add(inputs, held_out=False)
+        for part in inputs.split(100):
+            found.add(part, held_out=True)
+    kept = torch.cat(sums.sampled).flatten()
+    assert torch.equal(kept[:7], torch.tensor([8.0, 25.0, 42.0, 59.0, 76.0, 93.0, 108.0]))
+    assert len(plain.sampled) == 0
+    assert (plain.held_out_tokens, sums.held_out_tokens) == (5000, 5000)
+
+
+def test_a_sample_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "_MOST_SAMPLES", 20)
+    sums = Moments.empty(1, keeps_samples=True)
+    for part in torch.arange(5000.0).view(-1, 1).split(100):
+        sums.add(part, held_out=True)
+    assert 20 <= sum(map(len, sums.sampled)) < 26
+
+
 def naive_products(inputs: torch.Tensor) -> torch.Tensor:
     """The sum of x x^T token by token, float64."""
     total = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)

@@ -14,11 +14,12 @@ from calibration.gptq import DAMPING, factorize, round_channels
 from calibration.grid import choose_grid, dequantized
 from calibration.moments import Moments
 from calibration.rtn import round_to_nearest
-from calibration.stage import EXPONENTS, SWEEPS, Solution, solve_stage
+from calibration.stage import EXPONENTS, SWEEPS, Solution, solve_stage, token_rounding_errors
 from q3edge.scheme import Scheme
 
 WIDTH = 64
 SCHEME = Scheme(4, 32, False)
+A8 = Scheme(8, None, activations="int8_per_token")
 Allowed = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -31,7 +32,7 @@ def _threads() -> Iterator[None]:
 
 def moments_of(inputs: torch.Tensor) -> Moments:
     """A third of the tokens judges."""
-    sums, held_out = Moments.empty(inputs.shape[1]), len(inputs) // 3
+    sums, held_out = Moments.empty(inputs.shape[1], keeps_samples=True), len(inputs) // 3
     sums.add(inputs[held_out:].float(), held_out=False)
     sums.add(inputs[:held_out].float(), held_out=True)
     return sums
@@ -73,6 +74,31 @@ def test_outlier_channels_are_balanced_and_it_pays() -> None:
     assert solution.balance[:4].min() > solution.balance[4:].max()
     torch.testing.assert_close(solution.balance.log().mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
     assert solution.reports["a"].loss < 0.5 * solution.reports["a"].rounding_loss
+
+
+def test_channels_that_cost_all_others_their_precision_are_balanced_where_inputs_are_rounded() -> None:
+    """Seen by multiplying as the kernel does: rounded inputs, rounded weights, tokens that nothing was chosen on."""
+    inputs = correlated_inputs(4000, WIDTH, outliers=4)
+    sums, weights = moments_of(inputs[:3000]), matrices(64)
+    judging, matrix = inputs[3000:].float(), weights["a"]
+
+    def error(solution: Solution) -> float:
+        balanced = judging / solution.balance
+        values = torch.from_numpy(solution.tensors["a"].dequantize())
+        rounded = balanced + token_rounding_errors(balanced)
+        return float((rounded @ values.T - judging @ matrix.T).square().sum())
+
+    found = solved(weights, sums, A8)
+    sums.sampled = [torch.zeros(1, WIDTH)]  # as if inputs lost nothing
+    by_weights_alone = solved(weights, sums, A8)
+    assert found.reports["a"].balance_exponent > by_weights_alone.reports["a"].balance_exponent
+    assert error(found) < 0.5 * error(by_weights_alone)
+
+
+def test_an_input_that_rounds_exactly_counts_for_nothing() -> None:
+    tokens = torch.tensor([[127.0, 1.0, -5.0], [0.0, 0.0, 0.0], [-254.0, 2.0, 3.0]])
+    expected = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # 1.5 steps of 2 round to the even 2
+    assert torch.equal(token_rounding_errors(tokens), expected)
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

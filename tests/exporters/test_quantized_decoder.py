@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from calibration.stage import token_rounding_errors
 from exporters.onnx.builder import IR_VERSION, GraphBuilder
 from exporters.onnx.export import export_decoder
 from exporters.onnx.external_data import ExternalData
@@ -133,6 +135,15 @@ def test_w8a8_equals_exact_integer_arithmetic(w8a8: LinearLayer) -> None:
     x = tokens_with_outliers()
     found, expected = w8a8(x), w8a8.reference(x)
     size = np.maximum(np.abs(expected).max(axis=-1), 1e-30)  # an error is relative to its own token
+    assert (np.abs(found - expected).max(axis=-1) / size).max() < 1e-5
+
+
+def test_w8a8_loses_what_calibration_takes_it_to_lose(w8a8: LinearLayer) -> None:
+    x = tokens_with_outliers()
+    added = token_rounding_errors(torch.from_numpy(x).flatten(0, 1)).view(x.shape).numpy()
+    weights = np.concatenate([w.dequantize() for w in w8a8.weights.values()]).astype(np.float64)
+    found, expected = w8a8(x), (x.astype(np.float64) + added) @ weights.T
+    size = np.maximum(np.abs(expected).max(axis=-1), 1e-30)
     assert (np.abs(found - expected).max(axis=-1) / size).max() < 1e-5
 
 

@@ -10,8 +10,10 @@ import pytest
 from calibration_support import killed_after_the_first_layer, random_tokens, solver_calls
 
 from q3edge.artifact import MANIFEST_FILE
+from q3edge.checkpoint import Checkpoint
 from q3edge.errors import UsageError
-from q3edge.pipeline.calibrate import Calibration, work_folder
+from q3edge.pipeline import calibrate
+from q3edge.pipeline.calibrate import Calibration, choose_method, work_folder
 from q3edge.pipeline.quantize import quantize_checkpoint
 from q3edge.recipe import Recipe
 from runtime_support import write_tokenizer
@@ -52,6 +54,18 @@ def test_quantize_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytes
     assert calls == [1, 2]
     assert not work_folder(quantize.output).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out", "tokens.npy"]
+
+
+@pytest.mark.parametrize(("format_name", "method"), [("int4", "gptq"), ("int8", "rtn"), ("int8-dynamic", "gptq")])
+def test_large_models_are_calibrated_unasked_where_rounding_harms(
+    format_name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, recipe = write_checkpoint(tmp_path / "model"), Recipe.for_format(format_name)
+    write_tokenizer(model)
+    with Checkpoint.open(model) as checkpoint:
+        assert choose_method(checkpoint, recipe, None)[0].method == "rtn"
+        monkeypatch.setattr(calibrate, "_LARGE_MODEL", 50_000)
+        assert choose_method(checkpoint, recipe, None)[0].method == method
 
 
 def other_recipe(quantize: Quantizing) -> None:
