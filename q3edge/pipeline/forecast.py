@@ -37,7 +37,7 @@ _SOLVE_WEIGHT = 20_000  # by N * K: what is not a matrix product
 _SOLVE_CHANNEL = 6e7  # by K: loops over channels, however few the rows
 _WRITE_WEIGHT = 1_500  # by weight of the model: hashing, rounding to nearest, packing
 _TUNE = 1.6  # by operation: gradients, and scales folded into the weights anew for every batch
-_RECONSTRUCT = 1.3  # by operation: weights made anew for every batch, and moved
+_RECONSTRUCT = 1.6  # by operation: weights made anew for every batch, and moved
 _CHECKS = 4  # of the held-out rows in each epoch
 _START_SECONDS = 4.0
 
