@@ -13,7 +13,7 @@ import torch
 from q3edge.reference.parallel import ordered_map
 
 _TILE = 384  # channels: small enough that two cores share a 576-wide layer, large enough for a fast product
-_SAMPLED = 17  # of so many held-out tokens one is kept; a prime, so that no place in a row is favoured
+_SAMPLED = 17  # of so many held-out tokens one is kept, at least one; a prime, so that no place in a row is favoured
 _MOST_SAMPLES = 512
 
 
@@ -42,7 +42,7 @@ class Moments:
         if held_out:
             self.held_out_tokens += len(inputs)
             if self.keeps_samples and sum(map(len, self.sampled)) < _MOST_SAMPLES:
-                self.sampled.append(inputs[_SAMPLED // 2 :: _SAMPLED].clone())
+                self.sampled.append(inputs[(len(inputs) - 1) % _SAMPLED :: _SAMPLED].clone())
 
 
 def add_products(total: torch.Tensor, inputs: torch.Tensor, sign: int = 1) -> None:

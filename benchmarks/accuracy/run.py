@@ -45,7 +45,6 @@ Q3EDGE: dict[str, tuple[str, ...]] = {
     "97 MB": ("--target-size", "97MB", "--calibration", "{calibration}"),
     "104 MB": ("--target-size", "104MB", "--calibration", "{calibration}"),
     "91.5 MB reconstructed": ("--target-size", "91.5MB", "--calibration", "{calibration}", "--reconstruct"),
-    "97 MB reconstructed": ("--target-size", "97MB", "--calibration", "{calibration}", "--reconstruct"),
     "104 MB reconstructed": ("--target-size", "104MB", "--calibration", "{calibration}", "--reconstruct"),
     "1.91 MB": ("--target-size", "1.91MB", "--calibration", "{calibration}"),  # these for the embedded model
     "1.91 MB reconstructed": ("--target-size", "1.91MB", "--calibration", "{calibration}", "--reconstruct"),

@@ -27,9 +27,16 @@ def test_keeps_a_sample_of_the_tokens_that_judge_if_asked() -> None:
         for part in inputs.split(100):
             found.add(part, held_out=True)
     kept = torch.cat(sums.sampled).flatten()
-    assert torch.equal(kept[:7], torch.tensor([8.0, 25.0, 42.0, 59.0, 76.0, 93.0, 108.0]))
+    assert torch.equal(kept[:7], torch.tensor([14.0, 31.0, 48.0, 65.0, 82.0, 99.0, 114.0]))
     assert len(plain.sampled) == 0
     assert (plain.held_out_tokens, sums.held_out_tokens) == (5000, 5000)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 17, 18, 40])
+def test_however_few_tokens_judge_there_is_a_sample(tokens: int) -> None:
+    sums = Moments.empty(1, keeps_samples=True)
+    sums.add(torch.ones(tokens, 1), held_out=True)
+    assert len(torch.cat(sums.sampled)) == -(-tokens // 17)
 
 
 def test_a_sample_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
