@@ -6,12 +6,12 @@ with the smallest error, weighted by how strongly each input channel is used, wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from calibration.scales import LARGEST, SMALLEST
+from q3edge.scales import storable_scales
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 
@@ -21,7 +21,7 @@ _SHRINK = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """scales: float32 [N, K/G] with values that float16 holds, never 0; zero_points: float32 [N, K/G], whole numbers.
+    """scales: float32 [N, K/G] that can be stored, never 0; zero_points: float32 [N, K/G], whole numbers.
 
     A weight w becomes the step clamp(round(w * balance / scale), -zero_point, max_code - zero_point). `balance`,
     float32 [K] or None for ones, belongs to whatever feeds the matrix, which is divided by it: codes and scales that
@@ -31,10 +31,6 @@ class Grid:
     scales: torch.Tensor
     zero_points: torch.Tensor
     balance: torch.Tensor | None = None
-
-    def with_scales(self, scales: torch.Tensor) -> Grid:
-        """The same zero points with other scales, rounded to float16."""
-        return replace(self, scales=storable_scales(scales))
 
     def by_channel(self, order: torch.Tensor, scheme: Scheme) -> ChannelGrid:
         """The grid of every weight, channels first in the given order."""
@@ -60,10 +56,9 @@ class ChannelGrid:
         torch.clamp(out.round_(), self.lowest[channel], self.highest[channel], out=out)
 
 
-def storable_scales(scales: torch.Tensor) -> torch.Tensor:
-    """Rounded to float16 and back to float32; what would underflow becomes the smallest float16."""
-    half = scales.clamp(-LARGEST, LARGEST).to(torch.float16)
-    return torch.where(half == 0, torch.full_like(half, SMALLEST), half).float()
+def stored_scales(scales: torch.Tensor, scheme: Scheme, *, up: bool = False) -> torch.Tensor:
+    """`storable_scales` of a tensor."""
+    return torch.from_numpy(storable_scales(scales.numpy(), scheme, up=up))
 
 
 def choose_grid(
@@ -75,7 +70,7 @@ def choose_grid(
     """The grid of float32 weights [N, K]; rows are independent.
 
     importance: float32 [K], the weight of each input channel's squared error (diag of the Hessian); None: all alike.
-    balance: float32 [K], see Grid. Eight-bit groups keep the full-range scale: clipping gains nothing there.
+    balance: float32 [K], see Grid. Eight-bit groups keep at least the full-range scale: clipping gains nothing there.
     """
     groups = scheme.groups(weights.shape[1])
     if balance is not None:
@@ -96,7 +91,7 @@ def choose_grid(
         better = gain > best_gain
         best = torch.where(better, dot / norm, best)
         best_gain = torch.maximum(gain, best_gain)
-    return Grid(storable_scales(best.squeeze(-1)), zero_point.squeeze(-1), balance)
+    return Grid(stored_scales(best.squeeze(-1), scheme, up=scheme.bits == 8), zero_point.squeeze(-1), balance)
 
 
 def _full_range(block: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:

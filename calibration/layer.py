@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import linear
 
 from calibration.balance import foldable
-from calibration.grid import storable_scales
+from calibration.grid import stored_scales
 from calibration.moments import Moments
 from calibration.stage import Solution, TensorReport, solve_stage
 from calibration.streams import Stream, Tokens
@@ -201,7 +201,7 @@ class LayerSolver:
         divisor = balance.unsqueeze(-1)
         if name in self._tensors:
             tensor = self._tensors[name]
-            scales = storable_scales(torch.from_numpy(tensor.scales).float() / divisor)
+            scales = stored_scales(torch.from_numpy(tensor.scales).float() / divisor, tensor.scheme)
             self._tensors[name] = dataclasses.replace(tensor, scales=scales.numpy().astype(np.float16))
         elif (balance != 1).any():
             self._set_float(field, getattr(self._weights, field) / divisor)

@@ -52,11 +52,7 @@ class _Layer:
         self._codes = {
             field: _Codes(tensors[name], getattr(wanted, field)) for field, name in names.items() if name in tensors
         }
-        self._norms = {
-            field: Parameter(getattr(wanted, field), stored_as_float16=False)
-            for field in names
-            if field.endswith("norm")
-        }
+        self._norms = {field: Parameter(getattr(wanted, field)) for field in names if field.endswith("norm")}
         self._rest = replace(wanted, **dict.fromkeys(self.learned, torch.empty(0)))
 
     @property
@@ -66,9 +62,15 @@ class _Layer:
 
     @property
     def weights(self) -> LayerWeights:
+        """Rounded to codes, but with scales as they come: rounding these at every move would drown what they learn."""
+        codes = {field: matrix.weights for field, matrix in self._codes.items()}
+        return replace(self._rest, **codes, **self._norm_values)
+
+    @property
+    def stored(self) -> LayerWeights:
         """As they would be stored, float32."""
-        codes = {field: matrix.value for field, matrix in self._codes.items()}
-        return replace(self._rest, **codes, **{field: norm.value for field, norm in self._norms.items()})
+        codes = {field: torch.from_numpy(matrix.tensor.dequantize()) for field, matrix in self._codes.items()}
+        return replace(self._rest, **codes, **self._norm_values)
 
     @property
     def moved(self) -> float:
@@ -86,8 +88,12 @@ class _Layer:
     def result(self, before: LayerResult, found: Reconstruction) -> LayerResult:
         """What `before` has become."""
         tensors = {tensor_name(self._layer, field): matrix.tensor for field, matrix in self._codes.items()}
-        norms = {tensor_name(self._layer, field): norm.value.numpy() for field, norm in self._norms.items()}
+        norms = {tensor_name(self._layer, field): norm.numpy() for field, norm in self._norm_values.items()}
         return LayerResult(tensors, {**before.floats, **norms}, before.reports, found)
+
+    @property
+    def _norm_values(self) -> dict[str, torch.Tensor]:
+        return {field: norm.value for field, norm in self._norms.items()}
 
 
 class _Codes:
@@ -97,21 +103,22 @@ class _Codes:
         self._start = tensor
         scales, steps = torch.from_numpy(tensor.scales).float(), steps_of(tensor)
         leaning = times_scales(wanted, 1 / scales).sub_(steps).clamp_(-_LEANING, _LEANING)
-        self._weights = leaning.add_(steps).view(*scales.shape, -1)
-        self._scales = Parameter(scales, stored_as_float16=True)
-        self._adam = Adam(self._weights.shape, _CODE_DECAY)
+        self._positions = leaning.add_(steps).view(*scales.shape, -1)
+        self._scales = Parameter(scales, tensor.scheme)
+        self._adam = Adam(self._positions.shape, _CODE_DECAY)
         self._lowest = -zero_points_of(tensor).unsqueeze(-1)
         self.count = tensor.codes.size
 
     @property
-    def value(self) -> torch.Tensor:
-        """float32 [N, K]."""
+    def weights(self) -> torch.Tensor:
+        """float32 [N, K], on scales that are not rounded."""
         return times_scales(self._steps, self._scales.value)
 
     @property
     def tensor(self) -> QuantizedTensor:
-        codes = (self._steps.view_as(self._weights) - self._lowest).to(torch.uint8).view(self._start.shape).numpy()
-        return replace(self._start, codes=codes, scales=self._scales.value.numpy().astype(np.float16))
+        """As it would be stored."""
+        codes = (self._steps.view_as(self._positions) - self._lowest).to(torch.uint8).view(self._start.shape).numpy()
+        return replace(self._start, codes=codes, scales=self._scales.stored.numpy().astype(np.float16))
 
     @property
     def moved(self) -> int:
@@ -120,12 +127,12 @@ class _Codes:
     @property
     def _steps(self) -> torch.Tensor:
         highest = self._lowest + self._start.scheme.max_code
-        return torch.clamp(self._weights.round(), self._lowest, highest).view(self._start.shape)
+        return torch.clamp(self._positions.round(), self._lowest, highest).view(self._start.shape)
 
     def step(self, gradient: torch.Tensor, share: float, number: int) -> None:
         by_scale = by_scales(gradient, self._steps, self._scales.start)
-        by_weight = times_scales(gradient, self._scales.start).view_as(self._weights)
-        self._weights.sub_(self._adam.direction(by_weight, number), alpha=share * CODE_RATE)
+        by_weight = times_scales(gradient, self._scales.start).view_as(self._positions)
+        self._positions.sub_(self._adam.direction(by_weight, number), alpha=share * CODE_RATE)
         self._scales.step(by_scale, share * CODE_RATE / 2 ** (self._start.scheme.bits - 1), number)
 
 
@@ -151,9 +158,9 @@ class Reconstructor:
     ) -> LayerResult:
         trained = _Layer(layer, solved.tensors, wanted())
         rotary = RotaryTables.of(self.config, self.tokens.length)
-        before, power = self._held_out(trained.weights, rotary)
+        before, power = self._held_out(trained.stored, rotary)
         self._train(trained, share, rotary, advance)
-        after = self._held_out(trained.weights, rotary)[0]
+        after = self._held_out(trained.stored, rotary)[0]
         if after < before:
             return trained.result(solved, Reconstruction(before / power, after / power, trained.moved, share))
         return replace(solved, reconstruction=Reconstruction(before / power, before / power, 0.0, 0.0))

@@ -6,9 +6,11 @@ falls on tokens held out. Pure functions; rows are independent.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from calibration.grid import Grid
+from calibration.grid import Grid, stored_scales
 from q3edge.scheme import Scheme
 
 _CHANNELS = 64  # moved before the others are updated with one matrix product
@@ -43,7 +45,7 @@ def descend(
     return found.T.contiguous()
 
 
-def refit_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: torch.Tensor, grid: Grid) -> Grid:
+def refit_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: torch.Tensor, grid: Grid, scheme: Scheme) -> Grid:
     """The scales that minimise the loss for fixed codes: one small linear system a row, over all its groups."""
     rows, width = weights.shape
     groups = grid.scales.shape[1]
@@ -58,4 +60,4 @@ def refit_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: torch.Tens
     diagonal = system.diagonal(dim1=1, dim2=2)
     ridge = _RIDGE * diagonal.mean(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
     diagonal.add_(ridge)
-    return grid.with_scales(torch.linalg.solve(system, target + ridge * grid.scales))
+    return replace(grid, scales=stored_scales(torch.linalg.solve(system, target + ridge * grid.scales), scheme))

@@ -19,7 +19,7 @@ _BLOCK = 1 << 17  # weights rounded at a time: the temporaries stay in the cache
 def round_to_nearest(weights: NDArray[np.float32], scheme: Scheme) -> QuantizedTensor:
     """Quantize float32 [N, K] weights; rows are independent, so any row block may be solved alone.
 
-    A group whose scale would underflow float16 is stored as zeros of the smallest scale.
+    A group whose scale is too small to be stored becomes zeros of the smallest scale.
     """
     step = max(1, _BLOCK // weights.shape[1])
     blocks = [_round_block(weights[start : start + step], scheme) for start in range(0, len(weights), step)]

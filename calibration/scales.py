@@ -1,24 +1,20 @@
-"""What float16 does to scales: its limits, and how many groups meet them. Shared by every solver."""
+"""How many groups have a scale that cannot be stored. Shared by every solver."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.scales import at_limits
 from q3edge.tensor import QuantizedTensor
-
-SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
-LARGEST = float(np.finfo(np.float16).max)
 
 
 def groups_at_limits(weights: NDArray[np.float32], tensor: QuantizedTensor) -> int:
-    """Groups of float32 [N, K] weights whose scale float16 cannot hold: stored as zeros, or clipped.
-
-    A group of nothing but zeros has the smallest scale and is exact, so it does not count.
-    """
-    size = np.abs(tensor.scales.astype(np.float32))
-    at_limit = (size == SMALLEST) | (size == LARGEST)
-    if not at_limit.any():
-        return 0
-    occupied = weights.reshape(*tensor.scales.shape, -1).any(axis=-1)
-    return int((at_limit & occupied).sum())
+    """Groups of float32 [N, K] weights whose scale was cut off, or so raised that all of them are stored as zeros."""
+    smallest, largest = at_limits(tensor.scales, tensor.scheme)
+    lost = 0
+    for row in np.flatnonzero(smallest.any(axis=1)):  # few, if any
+        wanted = weights[row].reshape(tensor.scales.shape[1], -1)
+        stored = tensor.rows(slice(row, row + 1)).dequantize().reshape(wanted.shape)
+        lost += int((smallest[row] & wanted.any(axis=1) & ~stored.any(axis=1)).sum())
+    return lost + int(largest.sum())

@@ -233,6 +233,6 @@ def _attempts(
     grid = first
     for _ in range(SWEEPS):
         steps = descend(rows, problem.moments.hessian, steps, grid, scheme)
-        grid = refit_scales(rows, problem.moments.hessian, steps, grid)
+        grid = refit_scales(rows, problem.moments.hessian, steps, grid, scheme)
         yield steps, grid
     yield round_to_grid(rows, first, scheme), first

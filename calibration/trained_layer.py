@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibration.grid import storable_scales
+from calibration.grid import stored_scales
 from q3edge.config import Qwen3Config
 from q3edge.reference.layer import LayerWeights, decoder_layer
 from q3edge.reference.parallel import ordered_map
 from q3edge.reference.rotary import RotaryTables
+from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 
 BATCH_TOKENS = 2048
@@ -42,17 +43,21 @@ class Adam:
 
 
 class Parameter:
-    """One trained tensor: start * (1 + change)."""
+    """One trained tensor: start * (1 + change). The scales of a matrix have its scheme."""
 
-    def __init__(self, start: torch.Tensor, *, stored_as_float16: bool) -> None:
-        self.start, self._half = start, stored_as_float16
+    def __init__(self, start: torch.Tensor, scheme: Scheme | None = None) -> None:
+        self.start, self._scheme = start, scheme
         self._change, self._adam = torch.zeros_like(start), Adam(start.shape, _SECOND_DECAY)
 
     @property
     def value(self) -> torch.Tensor:
-        """As it would be stored, float32."""
-        value = self.start * (1 + self._change)
-        return storable_scales(value) if self._half else value
+        """float32."""
+        return self.start * (1 + self._change)
+
+    @property
+    def stored(self) -> torch.Tensor:
+        """The value as it would be stored, float32."""
+        return self.value if self._scheme is None else stored_scales(self.value, self._scheme)
 
     def step(self, gradient: torch.Tensor, rate: float, number: int) -> None:
         """Move against the gradient of the loss by `value`; `number` counts from 1."""

@@ -93,13 +93,13 @@ class Tuner:
     def _add(self, name: str) -> None:
         """Train the scales of a rounded matrix, and a norm; a float matrix stays as it is."""
         if self._quantized.scheme(name) is not None:
-            scales = torch.from_numpy(self._quantized.read_quantized(name).scales).float()
-            self._parameters[name] = Parameter(scales, stored_as_float16=True)
+            tensor = self._quantized.read_quantized(name)
+            self._parameters[name] = Parameter(torch.from_numpy(tensor.scales).float(), tensor.scheme)
         elif name.endswith("norm.weight"):
-            self._parameters[name] = Parameter(torch.from_numpy(self._quantized.read(name)), stored_as_float16=False)
+            self._parameters[name] = Parameter(torch.from_numpy(self._quantized.read(name)))
 
     def _values(self) -> dict[str, torch.Tensor]:
-        return {name: parameter.value for name, parameter in self._parameters.items()}
+        return {name: parameter.stored for name, parameter in self._parameters.items()}
 
     def _held_out_kl(self) -> float:
         """Mean KL on held-out tokens in nats."""
@@ -130,7 +130,7 @@ class Tuner:
         self, rows: NDArray[np.int64], last: torch.Tensor, learn: tuple[float, int] | None = None
     ) -> tuple[float, torch.Tensor]:
         """KL per token, summed over sequences, and where `learn` its gradient by `last`, hidden states [n, S, H]."""
-        norm = self._parameters[FINAL_NORM].value.requires_grad_(learn is not None)
+        norm = self._parameters[FINAL_NORM].stored.requires_grad_(learn is not None)
         leaf = last.detach().requires_grad_(learn is not None)
         with torch.set_grad_enabled(learn is not None):
             normed = normalize(leaf, norm, self._config)
@@ -174,9 +174,9 @@ class Tuner:
             name = tensor_name(layer, field.name)
             if self._quantized.scheme(name) is not None:
                 steps[field.name] = steps_of(self._quantized.read_quantized(name))
-                values[field.name] = times_scales(steps[field.name], self._parameters[name].value)
+                values[field.name] = times_scales(steps[field.name], self._parameters[name].stored)
             elif name in self._parameters:
-                values[field.name] = self._parameters[name].value
+                values[field.name] = self._parameters[name].stored
             else:
                 values[field.name] = torch.from_numpy(self._quantized.read(name))
         return LayerWeights(**values), steps

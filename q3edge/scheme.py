@@ -10,12 +10,14 @@ from q3edge.errors import UsageError
 Activations = Literal["float", "int8_per_token"]
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
-SCALE_BITS = 16  # scales are float16 on disk
+_SCALE_BITS = 8  # of a group: a whole multiple of its row's power of two (q3edge/scales.py)
+_ROW_BITS = 8  # the exponent of that
+_CHANNEL_SCALE_BITS = 16  # of a row that has one scale: float16
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Block-wise integer weights: every `group_size` neighbours along K share a float16 scale.
+    """Block-wise integer weights: every `group_size` neighbours along K share a scale.
 
     bits: 2, 4 or 8.
     group_size: 16, 32, 64, 128 or 256; None means one group per output row ("per channel").
@@ -64,14 +66,18 @@ class Scheme:
 
     def bits_per_weight(self, in_features: int) -> float:
         """Stored bits per weight, scales and zero points included."""
-        per_group = SCALE_BITS + (0 if self.symmetric else self.bits)
-        return self.bits + per_group * self.groups(in_features) / in_features
+        per_group = 0 if self.symmetric else self.bits
+        return self.bits + (self._scale_bits(in_features) + per_group * self.groups(in_features)) / in_features
 
     def stored_bytes(self, out_features: int, in_features: int) -> int:
         """Bytes of codes + scales + zero points of an [N, K] matrix, each zero-point row padded to whole bytes."""
         groups = self.groups(in_features)
         zero_points = 0 if self.symmetric else -(-groups * self.bits // 8)
-        return out_features * (in_features * self.bits // 8 + groups * SCALE_BITS // 8 + zero_points)
+        return out_features * (in_features * self.bits // 8 + self._scale_bits(in_features) // 8 + zero_points)
+
+    def _scale_bits(self, in_features: int) -> int:
+        """Of the scales of one row."""
+        return _CHANNEL_SCALE_BITS if self.group_size is None else self.groups(in_features) * _SCALE_BITS + _ROW_BITS
 
     def label(self) -> str:
         """Short name for tables: int4-g32-asym, int8-g32, int8-channel-a8."""

@@ -15,6 +15,7 @@ from q3edge.checkpoint import Expected, ModelFolder, check_tensors
 from q3edge.checkpoint.safetensors_file import FLOAT_DTYPES
 from q3edge.config import CONFIG_FILE, read_json_object
 from q3edge.errors import InputError, UsageError
+from q3edge.scales import split_scales
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from q3edge.weights import tensor_shapes
@@ -92,6 +93,11 @@ def _check_values(tensor: QuantizedTensor, where: str) -> None:
     largest = tensor.scheme.max_code
     if not np.isfinite(tensor.scales).all():
         raise InputError(f"{where}: scales are NaN or infinite; the file is damaged, quantize again")
+    if tensor.scheme.group_size is not None:
+        try:
+            split_scales(tensor.scales, tensor.scheme)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}; an older q3edge or another tool wrote it, quantize again") from None
     for values in (tensor.codes, tensor.zero_points):
         if values is not None and values.size and int(values.max()) > largest:
             raise InputError(

@@ -19,6 +19,7 @@ from exporters.onnx.external_data import ExternalData, TensorSpec, same_bytes
 from exporters.packing import pack_blocks, pack_zero_points
 from q3edge.errors import UsageError
 from q3edge.progress import Advance
+from q3edge.scales import multiples_type, split_scales
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from q3edge.weights import WeightSource, tensor_shapes
@@ -133,7 +134,10 @@ class Matrices:
         return self._float_weights[label]
 
     def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> _BlockWeights:
-        """Codes uint8 [N, K/G, G*bits/8], scales float16 [N, K/G], packed zero points [N, ceil(K/G*bits/8)]."""
+        """Codes uint8 [N, K/G, G*bits/8], scales float32 [N, K/G], packed zero points [N, ceil(K/G*bits/8)].
+
+        Scales are stored as q3edge.scales splits them; onnxruntime multiplies them out when it loads the model.
+        """
         label = _label(names)
         if label not in self._block_weights:
             rows, width = self._shape(names)
@@ -141,13 +145,17 @@ class Matrices:
             uint8 = ir.DataType.UINT8
             specs = [
                 TensorSpec(f"{label}.codes", uint8, (rows, groups, width // groups * scheme.bits // 8)),
-                TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows, groups)),
+                TensorSpec(f"{label}.scales", ir.DataType.from_numpy(multiples_type(scheme)), (rows, groups)),
+                TensorSpec(f"{label}.exponents", ir.DataType.INT8, (rows, 1)),
             ]
             if not scheme.symmetric:
                 specs.append(TensorSpec(f"{label}.zero_points", uint8, (rows, -(-groups * scheme.bits // 8))))
-            codes, scales, *rest = self._data.store(specs, (_packed(block) for block in self._blocks(names)))
+            packed = (_packed(block) for block in self._blocks(names))
+            codes, multiples, exponents, *rest = self._data.store(specs, packed)
             zero_points = self._builder.initializer(rest[0]) if rest else None
-            self._block_weights[label] = _BlockWeights(codes, self._widened(scales), zero_points)
+            powers = self._builder.op("Pow", self._builder.float32(2), self._widened(exponents))
+            scales = self._builder.op("Mul", self._widened(multiples), powers)
+            self._block_weights[label] = _BlockWeights(codes, scales, zero_points)
         return self._block_weights[label]
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
@@ -173,9 +181,9 @@ class Matrices:
             done = part.stop
         yield codes, scales
 
-    def _widened(self, scales: ir.ExternalTensor) -> ir.Value:
-        """float16 on disk, float32 in use: onnxruntime folds the Cast when it loads the model."""
-        return self._builder.op("Cast", self._builder.initializer(scales), to=ir.DataType.FLOAT)
+    def _widened(self, tensor: ir.ExternalTensor) -> ir.Value:
+        """As float32: onnxruntime folds the Cast when it loads the model."""
+        return self._builder.op("Cast", self._builder.initializer(tensor), to=ir.DataType.FLOAT)
 
     def _shape(self, names: tuple[str, ...]) -> tuple[int, int]:
         return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
@@ -199,7 +207,7 @@ class Matrices:
 
 
 def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
-    parts: list[NDArray[Any]] = [pack_blocks(block), block.scales]
+    parts: list[NDArray[Any]] = [pack_blocks(block), *split_scales(block.scales, block.scheme)]
     if block.zero_points is not None:
         parts.append(pack_zero_points(block.zero_points, block.scheme.bits))
     return parts

@@ -99,8 +99,8 @@ def write_quantized(
         if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
             (folder / RECIPE_FILE).write_text(chosen.to_toml(), encoding="utf-8")
         if at_limits:
-            detail = "groups have a scale that float16 cannot hold and were stored as zeros or clipped"
-            notices += (Notice("scale-beyond-float16", at_limits, detail),)
+            detail = "groups have a scale that cannot be stored: their weights became zeros or were clipped"
+            notices += (Notice("scale-out-of-range", at_limits, detail),)
         manifest = Manifest(
             kind="quantized",
             parent_digest=digest,
@@ -166,7 +166,7 @@ def _write_weights(
     folder: Path,
     progress: Progress,
 ) -> int:
-    """Write what calibration found and round everything else; returns how many groups met a limit of float16."""
+    """Write what calibration found and round everything else; returns how many groups have a scale out of range."""
     shapes = tensor_shapes(checkpoint.config)
     raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
     balanced = {name for result in found.layers() for name in result.floats}
@@ -201,7 +201,7 @@ def _write_weights(
 
 
 def _rounded(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, QuantizedTensor, int]]:
-    """Row blocks of all tensors in order, rounded to nearest, with their groups at a limit of float16."""
+    """Row blocks of all tensors in order, rounded to nearest, with the number of groups whose scale is out of range."""
     shapes = tensor_shapes(checkpoint.config)
 
     def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:

@@ -148,11 +148,17 @@ def test_hidden_states_are_exact_wherever_the_balance_goes(keep_float: tuple[str
         assert torch.equal(states, expected)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_fold_into_rows: dividing a subnormal float16 scale by a power of two rounds it"
-)
 @pytest.mark.usefixtures("_balanced")
-@pytest.mark.parametrize("field", ["v_proj", "up_proj"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "v_proj",
+        pytest.param(
+            "up_proj",
+            marks=pytest.mark.xfail(strict=True, reason="_fold_into_rows: below 2**-24 there is no power of two"),
+        ),
+    ],
+)
 def test_hidden_states_are_exact_where_scales_are_near_the_end_of_float16(field: str, tmp_path: Path) -> None:
     source = outlier_model(5)
     values = source.tensors[tensor_name(0, field)]

@@ -168,6 +168,7 @@ def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, mon
         steps = codes - zeros
         leaning = (getattr(case.wanted, field).view_as(steps) / scales - steps).clamp(-0.45, 0.45)
         walked = steps + leaning - 0.2 * (gradient.view_as(steps) * scales).sign()
+        clear &= ((walked - walked.floor() - 0.5).abs() > 1e-3).view(before.shape)  # and there that of a product
         expected = torch.clamp(walked.round() + zeros, 0, before.scheme.max_code).view(before.shape)
         np.testing.assert_array_equal(result.tensors[name].codes[clear], expected.to(torch.uint8)[clear])
 

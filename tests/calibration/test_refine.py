@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from calibration.gptq import factorize, round_channels
 from calibration.grid import Grid, choose_grid, dequantized, round_to_grid
 from calibration.refine import descend, refit_scales
+from q3edge.scales import split_scales
 from q3edge.scheme import Scheme
 
 SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 4, 8) for group in (16, 64) for symmetric in (True, False)]
@@ -123,17 +124,17 @@ def test_refitted_scales_equal_least_squares(scheme: Scheme, balanced: bool) -> 
     hessian = inputs.T @ inputs
     grid = in_float64(choose_grid(weights.float(), scheme, balance=uneven(WIDTH) if balanced else None))
     steps = round_channels(weights, factorize(hessian), grid, scheme)
-    found = refit_scales(weights, hessian, steps, grid)
+    found = refit_scales(weights, hessian, steps, grid, scheme)
     expected = least_squares_scales(weights, hessian, steps, grid)
-    np.testing.assert_allclose(found.scales.numpy(), expected, rtol=2**-11 + 1e-9)
-    np.testing.assert_array_equal(found.scales.numpy().astype(np.float16).astype(np.float32), found.scales.numpy())
+    half_step = np.ldexp(0.5, split_scales(found.scales.numpy().astype(np.float16), scheme)[1])
+    assert (np.abs(found.scales.numpy() - expected) <= half_step + 1e-9).all()
     torch.testing.assert_close(found.zero_points, grid.zero_points, rtol=0, atol=0)
     assert found.balance is grid.balance
 
 
 @given(st.sampled_from(SCHEMES), st.booleans(), st.sampled_from([3, 40, 300]), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_refitted_scales_raise_the_loss_by_no_more_than_float16_does(
+def test_refitted_scales_raise_the_loss_by_no_more_than_storing_them_does(
     scheme: Scheme, balanced: bool, tokens: int, seed: int
 ) -> None:
     width, rows = 64, 5
@@ -141,10 +142,11 @@ def test_refitted_scales_raise_the_loss_by_no_more_than_float16_does(
     hessian = (inputs.T @ inputs).float()
     grid = choose_grid(weights, scheme, balance=uneven(width, seed) if balanced else None)
     steps = round_to_grid(weights, grid, scheme)
-    found = refit_scales(weights, hessian, steps, grid)
+    found = refit_scales(weights, hessian, steps, grid, scheme)
     before, after = (output_loss(weights, dequantized(steps, each), hessian) for each in (grid, found))
-    # Each scale moves by at most 2**-11 of itself: by the triangle inequality the root of the loss grows by no more
-    # than that share of what the groups give one by one.
+    # Each scale moves by half a step of its row at most: by the triangle inequality the root of the loss grows by no
+    # more than what these moves give one by one.
+    half_steps = np.ldexp(0.5, split_scales(found.scales.numpy().astype(np.float16), scheme)[1])[:, 0]
     groups = scheme.groups(width)
     extra = 0.0
     for row in range(rows):
@@ -152,9 +154,10 @@ def test_refitted_scales_raise_the_loss_by_no_more_than_float16_does(
         for group in range(groups):
             alone = torch.zeros(groups, width // groups, dtype=torch.float64)
             alone[group] = values[group]
-            extra += output_loss(alone.view(1, -1), torch.zeros(1, width), hessian) ** 0.5
+            moved = half_steps[row] / abs(float(found.scales[row, group]))
+            extra += moved * output_loss(alone.view(1, -1), torch.zeros(1, width), hessian) ** 0.5
     power = output_loss(weights, torch.zeros_like(weights), hessian)
-    assert after**0.5 <= before**0.5 + 2**-11 * extra + 1e-4 * power**0.5
+    assert after**0.5 <= before**0.5 + extra + 1e-4 * power**0.5
 
 
 def test_a_group_that_no_token_uses_keeps_its_scale() -> None:
@@ -162,8 +165,8 @@ def test_a_group_that_no_token_uses_keeps_its_scale() -> None:
     inputs[:, 16:32] = 0
     grid = choose_grid(weights, scheme)
     steps = round_to_grid(weights, grid, scheme)
-    found = refit_scales(weights, (inputs.T @ inputs).float(), steps, grid)
-    torch.testing.assert_close(found.scales[:, 1], grid.scales[:, 1], rtol=2**-11, atol=0)
+    found = refit_scales(weights, (inputs.T @ inputs).float(), steps, grid, scheme)
+    torch.testing.assert_close(found.scales[:, 1], grid.scales[:, 1], rtol=2**-7, atol=0)
     assert (found.scales[:, [0, 2, 3]] != grid.scales[:, [0, 2, 3]]).any()
 
 
@@ -176,4 +179,4 @@ def test_nothing_to_fit_gives_finite_scales(what: str) -> None:
         hessian[:] = 0
     grid = choose_grid(weights, scheme)
     steps = round_to_grid(weights, grid, scheme)
-    assert torch.isfinite(refit_scales(weights, hessian, steps, grid).scales).all()
+    assert torch.isfinite(refit_scales(weights, hessian, steps, grid, scheme).scales).all()

@@ -38,7 +38,7 @@ def test_the_rate_rises_then_falls_to_nothing(total: int) -> None:
 
 
 def test_a_parameter_takes_the_first_step_of_adam() -> None:
-    parameter = Parameter(torch.tensor([2.0, -4.0, 0.5]), stored_as_float16=False)
+    parameter = Parameter(torch.tensor([2.0, -4.0, 0.5]))
     parameter.step(torch.tensor([0.3, 0.3, 0.0]), 0.01, 1)
     torch.testing.assert_close(parameter.value, torch.tensor([1.98, -4.04, 0.5]))
 

@@ -15,6 +15,7 @@ from onnx_models import dequantized, quantized_model
 from q3edge.progress import Silent
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, tensor_name
 from q3edge.reference.rotary import RotaryTables
+from q3edge.scales import storable_scales
 from q3edge.scheme import Scheme
 from q3edge.weights import EMBEDDING, FINAL_NORM, head_tensor
 from support import InMemoryWeights
@@ -30,7 +31,10 @@ def pair() -> tuple[InMemoryWeights, InMemoryWeights]:
     for name, tensor in rounded.tensors.items():
         if not isinstance(tensor, np.ndarray):
             factor = 1 + 0.05 * rng.standard_normal(tensor.scales.shape)
-            rounded.tensors[name] = dataclasses.replace(tensor, scales=(tensor.scales * factor).astype(np.float16))
+            rounded.tensors[name] = dataclasses.replace(
+                tensor,
+                scales=storable_scales(tensor.scales * factor.astype(np.float32), tensor.scheme).astype(np.float16),
+            )
     return floats, rounded
 
 

@@ -27,6 +27,7 @@ from q3edge.checkpoint import Checkpoint
 from q3edge.config import Qwen3Config, read_json_object
 from q3edge.errors import InputError, UsageError
 from q3edge.recipe import Recipe
+from q3edge.scales import storable_scales
 from q3edge.scheme import GROUP_SIZES, Scheme
 from q3edge.tensor import QuantizedTensor
 from q3edge.weights import EMBEDDING, LM_HEAD, tensor_shapes
@@ -40,11 +41,11 @@ FILE_FIXTURE = settings(max_examples=60, deadline=None, suppress_health_check=[H
 
 
 def random_tensor(shape: tuple[int, int], scheme: Scheme, seed: int) -> QuantizedTensor:
-    """Any codes, scales of both signs and zero points that the scheme allows."""
+    """Any codes, scales and zero points that the scheme allows."""
     random = np.random.default_rng(seed)
     groups = (shape[0], scheme.groups(shape[1]))
     codes = random.integers(0, scheme.max_code, shape, np.uint8, endpoint=True)
-    scales = random.normal(0, 0.02, groups).astype(np.float16)
+    scales = storable_scales(random.normal(0, 0.02, groups).astype(np.float32), scheme).astype(np.float16)
     zero_points = None if scheme.symmetric else random.integers(0, scheme.max_code, groups, np.uint8, endpoint=True)
     return QuantizedTensor(codes, scales, zero_points, scheme)
 
@@ -81,15 +82,17 @@ def naive_quantize(weights: np.ndarray[Any, np.dtype[np.float32]], scheme: Schem
     blocks = weights.reshape(rows, scheme.groups(width), -1)
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
     if scheme.symmetric:
-        scales = (np.maximum(-low, high) / (scheme.implicit_zero_point - 1)).astype(np.float16)
+        scales = np.maximum(-low, high) / (scheme.implicit_zero_point - 1)
         scales[:, ::2] *= -1  # scales may have either sign
         zero_points = np.full(scales.shape, scheme.implicit_zero_point, np.float32)
     else:
-        scales = ((high - low) / scheme.max_code).astype(np.float16)
-        zero_points = np.clip(np.rint(-low / scales.astype(np.float32)), 0, scheme.max_code)
-    codes = np.rint(blocks / scales[:, :, None].astype(np.float32)) + zero_points[:, :, None]
+        scales = (high - low) / scheme.max_code
+        zero_points = np.clip(np.rint(-low / scales), 0, scheme.max_code)
+    scales = storable_scales(scales, scheme)
+    codes = np.rint(blocks / scales[:, :, None]) + zero_points[:, :, None]
     codes = np.clip(codes, 0, scheme.max_code).astype(np.uint8).reshape(rows, width)
-    return QuantizedTensor(codes, scales, None if scheme.symmetric else zero_points.astype(np.uint8), scheme)
+    zeros = None if scheme.symmetric else zero_points.astype(np.uint8)
+    return QuantizedTensor(codes, scales.astype(np.float16), zeros, scheme)
 
 
 def schemes_for(config: Qwen3Config, linear: Scheme | None, table: Scheme | None) -> Schemes:

@@ -13,6 +13,7 @@ from exporters.onnx.export import export_decoder
 from q3edge.artifact import MODEL_FILE
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
 from q3edge.runtime.cpu import int8_products_saturate
+from q3edge.scales import storable_scales
 from q3edge.scheme import Scheme
 from q3edge.tensor import QuantizedTensor
 from support import InMemoryWeights
@@ -21,14 +22,14 @@ Past = dict[str, NDArray[np.float32]]
 
 
 def random_quantized(rows: int, width: int, scheme: Scheme, rng: np.random.Generator) -> QuantizedTensor:
-    """Any codes and zero points the scheme allows, scales of both signs; values of about width ** -0.5."""
+    """Any codes, scales and zero points the scheme allows; values of about width ** -0.5."""
     groups = scheme.groups(width)
     size = 2.0 / scheme.max_code * width**-0.5
-    scales = (rng.uniform(0.5, 2, (rows, groups)) * rng.choice([-1, 1], (rows, groups)) * size).astype(np.float16)
+    scales = (rng.uniform(0.5, 2, (rows, groups)) * rng.choice([-1, 1], (rows, groups)) * size).astype(np.float32)
     low, high = (0, scheme.max_code) if scheme.bits < 8 else (64, 192)
     zero_points = None if scheme.symmetric else rng.integers(low, high + 1, (rows, groups)).astype(np.uint8)
     codes = rng.integers(0, scheme.max_code + 1, (rows, width)).astype(np.uint8)
-    return QuantizedTensor(codes, scales, zero_points, scheme)
+    return QuantizedTensor(codes, storable_scales(scales, scheme).astype(np.float16), zero_points, scheme)
 
 
 def quantized_model(scheme_for: Callable[[str], Scheme | None], seed: int = 0, **overrides: object) -> InMemoryWeights:

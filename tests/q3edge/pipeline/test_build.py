@@ -155,10 +155,10 @@ def test_experts_can_be_quantized_and_inspected(tmp_path: Path) -> None:
     assert set(inspection.not_possible) == {"float", "int4", "int8", "int8-dynamic"}
 
 
-def test_scales_that_float16_cannot_hold_are_counted_in_the_manifest(tmp_path: Path) -> None:
+def test_scales_out_of_range_are_counted_in_the_manifest(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model")
     weights = load_file(model / "model.safetensors")
     weights["model.layers.1.self_attn.o_proj.weight"][0] *= 1e-12
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     manifest = quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int4"))
-    assert {notice.code: notice.count for notice in manifest.notices}["scale-beyond-float16"] == 128 // 32
+    assert {notice.code: notice.count for notice in manifest.notices}["scale-out-of-range"] == 128 // 32

@@ -187,7 +187,7 @@ def test_a_sound_artifact_has_no_dead_matrix(artifact: Path) -> None:
 
 def test_logits_that_are_not_numbers(artifact: Path, tmp_path: Path) -> None:
     broken = overwritten(
-        artifact, tmp_path / "b", "model.layers.0.mlp.down_proj.scales", lambda n: b"\x00\x7e" * (n // 2), slice(None)
+        artifact, tmp_path / "b", "model.layers.0.mlp.down_proj.exponents", lambda n: b"\x7f" * n, slice(None)
     )
     with pytest.raises(ValidationError, match="NaN or infinite in 4 of 4 items"):
         evaluate(broken, DEMO, [CHOICES], limit=4)
