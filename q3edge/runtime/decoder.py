@@ -20,6 +20,7 @@ from q3edge.formats import CacheType
 from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
 from q3edge.runtime.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.exact_activations import with_exact_activations
+from q3edge.runtime.heap import freed_memory_given_back
 from q3edge.runtime.loader import open_graph
 
 GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
@@ -117,7 +118,7 @@ class Decoder:
         if exact_activations:
             model = with_exact_activations(path.read_bytes())
             options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, freed_memory_given_back():
             weights = pool.submit(self.manifest.verify_content, folder, DATA_FILE)
             try:
                 self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
