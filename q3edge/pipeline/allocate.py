@@ -58,7 +58,7 @@ def allocated(
     """
     config, tokens = checkpoint.config, load_tokens(checkpoint, calibration)
     limit = budget.bytes_for(config)
-    check_budget(config, limit)
+    check_budget(config, limit, int8_cache=int8_cache)
     sequences, length = tokens.token_ids.shape
     schemes = largest_plan(config).recipe.resolve(config)
     load = Workload(
@@ -67,11 +67,12 @@ def allocated(
     )  # fmt: skip
     inputs = run_inputs(model_digest, tokens, calibration)
     ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
-    with Journal(work, inputs | {"budget": str(limit)}, restart=calibration.restart) as journal:
+    ours = {"budget": str(limit), "int8 KV cache": str(int8_cache)}
+    with Journal(work, inputs | ours, restart=calibration.restart) as journal:
         for line in ahead:
             progress.note(line)
         contest = _Contest(checkpoint, tokens, inputs, journal, progress)
-        plans = make_plans(config, contest.costs(), limit)
+        plans = make_plans(config, contest.costs(), limit, int8_cache=int8_cache)
         kl = contest.judge(plans)
         best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
         if calibration.reconstruct:

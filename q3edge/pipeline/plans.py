@@ -38,6 +38,7 @@ _TABLE_WIDTHS: tuple[Scheme | None, ...] = (
 )
 _FLOAT_BYTES = 4  # of a weight that stays float, as exported
 _GRAPH_BYTES, _LAYER_GRAPH_BYTES = 5_500, 10_200  # of the ONNX graph: within 3 % on the models measured
+_LAYER_CACHE_BYTES = 4_000  # of the graph for an int8 KV cache, beside its scales: 3 700 to 4 000 measured
 PLANS = 3  # at most, that are worth a calibration each
 _WORTH_A_TRY = 1.5  # of the smallest predicted KL: 8-bit tables came out equal at 1.34 times (135 M model, 104 MB)
 
@@ -87,14 +88,16 @@ def widths_of(config: Qwen3Config) -> dict[Unit, tuple[Scheme | None, ...]]:
     }
 
 
-def make_plans(config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], budget: int) -> list[Plan]:
+def make_plans(
+    config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], budget: int, *, int8_cache: bool = False
+) -> list[Plan]:
     """The plans worth a calibration: the best uniform one that fits, the knapsack's, and its best with other tables.
 
     The last has tables of other bits, because costs of layers and tables are not wrong alike: of layers, many small
     ones are added up. It is left out where it is predicted far worse than errors seen so far could explain.
     costs: nats by unit and width. `budget` is one that `check_budget` has passed.
     """
-    pricing = _Pricing(config, costs)
+    pricing = _Pricing(config, costs, int8_cache)
     uniform = [plan for plan in pricing.uniform() if plan.size <= budget]
     found = [min(uniform, key=lambda plan: plan.predicted_kl)] if uniform else []
     measured = pricing.knapsack("measured", budget)
@@ -111,9 +114,9 @@ def make_plans(config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], budge
     return found + [plan for plan in rivals if all(plan.schemes != other.schemes for other in found)]
 
 
-def check_budget(config: Qwen3Config, budget: int) -> None:
+def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) -> None:
     """UsageError: no plan fits `budget` bytes."""
-    least = _Pricing(config, _free(config)).least
+    least = _Pricing(config, _free(config), int8_cache).least
     if budget < least:
         smallest = math.ceil(least / 1e3) / 1e3
         raise UsageError(
@@ -123,7 +126,11 @@ def check_budget(config: Qwen3Config, budget: int) -> None:
 
 def largest_plan(config: Qwen3Config) -> Plan:
     """The plan of the most bytes in which every matrix is rounded: none takes longer, or more memory or disk."""
-    rounded = (plan for plan in _Pricing(config, _free(config)).uniform() if None not in plan.schemes.values())
+    rounded = (
+        plan
+        for plan in _Pricing(config, _free(config), int8_cache=False).uniform()
+        if None not in plan.schemes.values()
+    )
     return max(rounded, key=lambda plan: plan.size)
 
 
@@ -134,11 +141,14 @@ def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
 class _Pricing:
     """Bytes and costs of every width of every unit."""
 
-    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]]) -> None:
+    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool) -> None:
         shapes = tensor_shapes(config)
         self._widths, self._costs = widths_of(config), costs
         norms = sum(_FLOAT_BYTES * math.prod(shape) for shape in shapes.values() if len(shape) == 1)
-        self._fixed = norms + _GRAPH_BYTES + _LAYER_GRAPH_BYTES * config.num_hidden_layers
+        by_layer = _LAYER_GRAPH_BYTES
+        if int8_cache:
+            by_layer += _LAYER_CACHE_BYTES + 2 * _FLOAT_BYTES * config.num_key_value_heads * config.head_dim
+        self._fixed = norms + _GRAPH_BYTES + by_layer * config.num_hidden_layers
         self._sizes = {
             unit: [sum(_stored_bytes(shapes[name], scheme) for name in unit.tensors) for scheme in widths]
             for unit, widths in self._widths.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from calibration.streams import Stream
 from calibration.walk import Walk
 from q3edge.artifact import Manifest
 from q3edge.errors import UsageError
+from q3edge.kv_cache import CacheType
 from q3edge.pipeline.allocate import _Contest
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.calibrate import Budget, Calibration, work_folder
@@ -137,12 +139,12 @@ def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_exported_model_is_as_small_as_was_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cache", "budget"), [("float32", 85_000), ("int8", 100_000)])
+def test_an_exported_model_is_as_small_as_was_asked(cache: CacheType, budget: int, tmp_path: Path) -> None:
     quantize = Quantizing(tmp_path)
-    budget = 85_000
     calibration = Calibration((quantize.tokens,), budget=Budget(size=budget))
-    text = tmp_path / "text.txt"
+    recipe, text = replace(Recipe.for_format("int4"), kv_cache=cache), tmp_path / "text.txt"
     text.write_text("some words to judge on, again and again. " * 40)
-    build_artifact(str(quantize.model), tmp_path / "onnx", Recipe.for_format("int4"), calibration, texts=[text])
+    build_artifact(str(quantize.model), tmp_path / "onnx", recipe, calibration, texts=[text])
     assert 0.9 * budget < sum(path.stat().st_size for path in (tmp_path / "onnx" / "onnx").iterdir()) <= budget
     assert (tmp_path / "onnx" / RECIPE_FILE).exists()
