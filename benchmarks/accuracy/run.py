@@ -46,9 +46,9 @@ Q3EDGE: dict[str, tuple[str, ...]] = {
     "104 MB": ("--target-size", "104MB", "--calibration", "{calibration}"),
     "91.5 MB reconstructed": ("--target-size", "91.5MB", "--calibration", "{calibration}", "--reconstruct"),
     "104 MB reconstructed": ("--target-size", "104MB", "--calibration", "{calibration}", "--reconstruct"),
-    "1.91 MB": ("--target-size", "1.91MB", "--calibration", "{calibration}"),  # these for the embedded model
-    "1.91 MB reconstructed": ("--target-size", "1.91MB", "--calibration", "{calibration}", "--reconstruct"),
-    "1.91 MB tuned": ("--target-size", "1.91MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
+    "1.869 MB": ("--target-size", "1.869MB", "--calibration", "{calibration}"),  # these for the embedded model
+    "1.869 MB tuned": ("--target-size", "1.869MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
+    "2.086 MB tuned": ("--target-size", "2.086MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
 }
 # Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.
 PEERS: dict[str, tuple[str, ...]] = {

@@ -126,11 +126,7 @@ def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) 
 
 def largest_plan(config: Qwen3Config) -> Plan:
     """The plan of the most bytes in which every matrix is rounded: none takes longer, or more memory or disk."""
-    rounded = (
-        plan
-        for plan in _Pricing(config, _free(config), int8_cache=False).uniform()
-        if None not in plan.schemes.values()
-    )
+    rounded = (plan for plan in _Pricing(config, _free(config)).uniform() if None not in plan.schemes.values())
     return max(rounded, key=lambda plan: plan.size)
 
 
@@ -141,7 +137,7 @@ def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
 class _Pricing:
     """Bytes and costs of every width of every unit."""
 
-    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool) -> None:
+    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool = False) -> None:
         shapes = tensor_shapes(config)
         self._widths, self._costs = widths_of(config), costs
         norms = sum(_FLOAT_BYTES * math.prod(shape) for shape in shapes.values() if len(shape) == 1)

@@ -355,6 +355,17 @@ def test_missing_and_damaged_tensors(qdir: Path) -> None:
         checkpoint.read(UP)
 
 
+def test_scales_that_cannot_be_stored_are_refused(qdir: Path) -> None:
+    """As earlier versions and other tools write them: any float16."""
+    tensors = load_file(qdir / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight_scale"][3, 1] = 1 / 3
+    save_file(tensors, qdir / "model.safetensors")
+    with pytest.raises(
+        InputError, match=r"up_proj\.weight\): scales of a row are not u?int8 multiples .* quantize again"
+    ):
+        QuantizedCheckpoint.open(qdir).read(UP)
+
+
 def test_codes_outside_the_range(source: Checkpoint, tmp_path: Path) -> None:
     quantize(source, tmp_path / "q", schemes_for(source.config, None, Scheme(4, 32)))
     tensors = load_file(tmp_path / "q" / "model.safetensors")
