@@ -65,5 +65,5 @@ def quantize(
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})
     else:
-        metrics = manifest.metrics
-        say(f"wrote {output}: {metrics['weight_bytes'] / 1e6:.1f} MB, {metrics['bits_per_weight']:.2f} bits per weight")
+        size, bits = (manifest.metrics[name] for name in ("weight_bytes", "bits_per_weight"))
+        say(f"wrote {output}: {size / 1e6:.1f} MB once exported, {bits:.2f} bits per weight")
