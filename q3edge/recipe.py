@@ -19,7 +19,7 @@ from q3edge.weights import tensor_shapes
 
 AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
 METHODS = (AUTO, "gptq", "rtn")
-DEFAULT_GROUP_SIZE = {"int4": 32, "int8": 16, "int8-dynamic": None}
+DEFAULT_GROUP_SIZE = {"int4": 32, "int4-fast": 256, "int8": 16, "int8-dynamic": None}
 _LARGEST_TABLE_GROUP = 32
 _LINEAR = "model.layers.*_proj"
 _EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
@@ -28,10 +28,14 @@ _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert route
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float."""
+    """Tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float.
+
+    fit: a width that the scheme's group size does not divide gets the largest smaller one that does.
+    """
 
     match: str
     scheme: Scheme | None
+    fit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,11 @@ class Recipe:
 
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
-        """The recipe of a named format; the embedding and the head are 8-bit, groups of at most 32, in every one."""
+        """The recipe of a named format. Embedding and head are 8-bit, groups of at most 32, but in int4-fast."""
         if format_name not in FORMATS:
             raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
         size = DEFAULT_GROUP_SIZE[format_name] if group_size is None else group_size
-        if format_name == "int4":
+        if format_name in ("int4", "int4-fast"):
             scheme = Scheme(4, size, False if symmetric is None else symmetric)  # asymmetric: more accurate per byte
         elif format_name == "int8":
             scheme = Scheme(8, size, True if symmetric is None else symmetric)
@@ -61,6 +65,8 @@ class Recipe:
                     "int8-dynamic has one symmetric scale per row: leave out the group size and --asymmetric"
                 )
             scheme = Scheme(8, None, activations="int8_per_token")
+        if format_name == "int4-fast":
+            return cls(tuple(Rule(name, scheme, fit=True) for name in (_LINEAR, *_EMBEDDING_AND_HEAD)))
         table = Scheme(8, min(size or _LARGEST_TABLE_GROUP, _LARGEST_TABLE_GROUP))
         return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
 
@@ -68,7 +74,8 @@ class Recipe:
     def load(cls, path: Path) -> Recipe:
         """Read a TOML recipe: optional `format`, `group_size`, `symmetric`, `method`, `kv_cache`, `[[rule]]` tables.
 
-        A rule has `match` and either `float = true` or the fields of Scheme. Rules come before those of `format`.
+        A rule has `match` and either `float = true` or the fields of Scheme, and maybe `fit`. Rules come before those
+        of `format`.
         """
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -99,38 +106,39 @@ class Recipe:
             rules += cls.for_format(raw["format"], raw.get("group_size"), raw.get("symmetric")).rules
         return cls(rules, method, kv_cache)
 
-    def scheme_for(self, tensor: str) -> Scheme | None:
-        """The scheme of a tensor by its full name; None keeps it float."""
+    def scheme_for(self, tensor: str, width: int) -> Scheme | None:
+        """The scheme of a tensor by its full name and K; None keeps it float. UsageError: its groups do not fit."""
         module = tensor.removesuffix(".weight")
         if any(fnmatchcase(module, pattern) for pattern in _NEVER_QUANTIZED):
             return None
-        for rule in self.rules:
-            if fnmatchcase(module, rule.match):
-                return rule.scheme
-        return None
+        rule = next((rule for rule in self.rules if fnmatchcase(module, rule.match)), None)
+        if rule is None or rule.scheme is None:
+            return None
+        scheme = rule.scheme.fitted(width) if rule.fit else rule.scheme
+        try:
+            scheme.groups(width)
+        except UsageError as error:
+            raise UsageError(f"{tensor}: {error}") from None
+        return scheme
 
     def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
         """Every tensor of the model -> its scheme. UsageError names a tensor the group size does not fit."""
-        resolved: dict[str, Scheme | None] = {}
-        for name, shape in tensor_shapes(config).items():
-            scheme = self.scheme_for(name)
-            if scheme is not None:
-                try:
-                    scheme.groups(shape[-1])
-                except UsageError as error:
-                    raise UsageError(f"{name}: {error}") from None
-            resolved[name] = scheme
-        return resolved
+        return {name: self.scheme_for(name, shape[-1]) for name, shape in tensor_shapes(config).items()}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
         """What `to_json` wrote; a float artifact's has no rules."""
-        rules = (Rule(r["match"], Scheme(**r["scheme"]) if r["scheme"] else None) for r in raw["rules"])
+        rules = (
+            Rule(r["match"], Scheme(**r["scheme"]) if r["scheme"] else None, r.get("fit", False)) for r in raw["rules"]
+        )
         return cls(tuple(rules), raw["method"], raw.get("kv_cache", "float32"))
 
     def to_json(self) -> dict[str, Any]:
         """JSON object for manifests; `from_json` reads it back."""
-        rules = [{"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} for r in self.rules]
+        rules = [
+            {"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} | ({"fit": True} if r.fit else {})
+            for r in self.rules
+        ]
         return {"method": self.method, "kv_cache": self.kv_cache, "rules": rules}
 
     def to_toml(self) -> str:
@@ -138,6 +146,7 @@ class Recipe:
         lines = [f'method = "{self.method}"', f'kv_cache = "{self.kv_cache}"']
         for rule in self.rules:
             settings = {"float": True} if rule.scheme is None else rule.scheme.to_json()
+            settings |= {"fit": True} if rule.fit else {}
             lines += ["", "[[rule]]", f"match = {json.dumps(rule.match)}"]
             lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None]
         return "\n".join([*lines, ""])
@@ -154,9 +163,12 @@ def _read_rule(number: int, entry: object) -> Rule:
     settings = {key: value for key, value in entry.items() if key != "match"}
     if settings == {"float": True}:
         return Rule(entry["match"], None)
-    if unknown := sorted(set(settings) - {f.name for f in fields(Scheme)}):
+    if unknown := sorted(set(settings) - {"fit", *(f.name for f in fields(Scheme))}):
         raise InputError(f"rule {number} ({entry['match']}): unknown fields {unknown}")
+    fit = settings.pop("fit", False)
+    if not isinstance(fit, bool):
+        raise InputError(f"rule {number} ({entry['match']}): fit = {fit!r}: expected true or false")
     try:
-        return Rule(entry["match"], Scheme(**{"group_size": None, **settings}))
+        return Rule(entry["match"], Scheme(**{"group_size": None, **settings}), fit)
     except TypeError:
         raise InputError(f"rule {number} ({entry['match']}): bits is missing; or write float = true") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from q3edge.errors import UsageError
@@ -63,6 +63,13 @@ class Scheme:
                 f"group size {self.group_size} does not divide the width {in_features}; valid sizes: {valid or 'none'}"
             )
         return in_features // self.group_size
+
+    def fitted(self, in_features: int) -> Scheme:
+        """With the largest group size up to this one that divides K = `in_features`; itself if none does."""
+        if self.group_size is None:
+            return self
+        sizes = (size for size in GROUP_SIZES if size <= self.group_size and in_features % size == 0)
+        return replace(self, group_size=max(sizes, default=self.group_size))
 
     def bits_per_weight(self, in_features: int) -> float:
         """Stored bits per weight, scales and zero points included."""

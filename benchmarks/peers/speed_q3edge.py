@@ -15,24 +15,13 @@ from speed_contract import StepEngine, Variant, main
 from q3edge.runtime.decoder import Decoder
 from q3edge.runtime.generate import PREFILL_CHUNK
 
-_HEAD4 = """\
-format = "int4"
-group_size = 128
-
-[[rule]]
-match = "model.embed_tokens"
-bits = 4
-group_size = 32
-symmetric = false
-"""  # embeddings are tied in the models measured: this is the head too
-_RECIPE = "recipe.toml"
 # Variant -> flags of `q3edge quantize`.
 _FLAGS = {
     "int4 g32": ("--format", "int4", "--group-size", "32"),
-    "int4 g64": ("--format", "int4", "--group-size", "64"),
     "int4 g128": ("--format", "int4", "--group-size", "128"),
     "int4 g128 kv8": ("--format", "int4", "--group-size", "128", "--kv", "int8"),
-    "int4 g128 head4 kv8": ("--recipe", _RECIPE, "--kv", "int8"),
+    "int4-fast": ("--format", "int4-fast"),
+    "int4-fast kv8": ("--format", "int4-fast", "--kv", "int8"),
     "int8": ("--format", "int8"),
     "int8-dynamic": ("--format", "int8-dynamic"),
 }
@@ -61,9 +50,7 @@ class Q3edge(StepEngine):
 def convert(checkpoint: Path, folder: Path, flags: Sequence[str]) -> None:
     """The two commands; the quantized checkpoint between them is not kept."""
     program, quantized = [sys.executable, "-m", "q3edge"], folder / "quantized"
-    (folder / _RECIPE).write_text(_HEAD4)
-    chosen = [str(folder / flag) if flag == _RECIPE else flag for flag in flags]
-    quantize = ["quantize", str(checkpoint), "-o", str(quantized), "--method", "rtn", *chosen]
+    quantize = ["quantize", str(checkpoint), "-o", str(quantized), "--method", "rtn", *flags]
     export = ["export", str(quantized), "-o", str(folder / "exported")]
     for command in (quantize, export):
         if code := subprocess.run([*program, *command]).returncode:

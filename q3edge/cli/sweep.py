@@ -29,8 +29,8 @@ class _List(click.ParamType["tuple[str, ...]"]):
     type=_List(),
     default=(),
     metavar="F,F",
-    help="int8, int4 or int2 (with -gN, -sym, -asym: int4-g64-sym), int8-dynamic, float; and as baselines torch-int8, "
-    "nf4, fp4, bnb-int8.",
+    help="int8, int4, int4-fast or int2 (with -gN, -sym, -asym: int4-g64-sym), int8-dynamic, float; and as baselines "
+    "torch-int8, nf4, fp4, bnb-int8.",
 )
 @click.option("--target-bpw", type=_List(), default=(), metavar="B,B", help="Budgets in bits per weight: 3.5,4,4.5.")
 @click.option("--method", type=click.Choice(("gptq", "rtn")), help="As of `q3edge build`, for every format.")

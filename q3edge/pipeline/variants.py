@@ -13,10 +13,10 @@ from q3edge.formats import FLOAT
 from q3edge.pipeline.calibrate import Budget
 from q3edge.recipe import Recipe, Rule
 
-_NAME = re.compile(r"(?P<format>int8-dynamic|int8|int4|int2)(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
+_NAME = re.compile(r"(?P<format>int8-dynamic|int8|int4-fast|int4|int2)(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
 _EXPECTED = (
-    "int8, int4 or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, float, or a baseline: "
-    f"{', '.join(BASELINES)}"
+    "int8, int4, int4-fast or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, float, or a "
+    f"baseline: {', '.join(BASELINES)}"
 )
 
 

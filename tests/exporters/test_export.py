@@ -49,13 +49,13 @@ class Zeros:
         self.config, self.recipe, self.shapes = config, recipe, tensor_shapes(config)
 
     def scheme(self, name: str) -> Scheme | None:
-        return self.recipe.scheme_for(name)
+        return self.recipe.scheme_for(name, self.shapes[name][-1])
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         return np.zeros(self._shape(name, rows), np.float32)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
-        scheme = self.recipe.scheme_for(name)
+        scheme = self.recipe.scheme_for(name, self.shapes[name][-1])
         assert scheme is not None
         height, width = self._shape(name, rows)
         per_group = (height, scheme.groups(width))
@@ -101,7 +101,7 @@ def test_every_official_size_has_a_graph(tmp_path: Path, size: str, format_name:
     assert all(offset % PAGE == 0 for offset, length in extents if length >= 1 << 20)
     matrices = {name: shape for name, shape in tensor_shapes(config).items() if len(shape) == 2}
     expected = sum(
-        prod(shape) * 4 if (scheme := recipe.scheme_for(name)) is None else scheme.stored_bytes(*shape)
+        prod(shape) * 4 if (scheme := recipe.scheme_for(name, shape[-1])) is None else scheme.stored_bytes(*shape)
         for name, shape in matrices.items()
     )
     assert sum(length for _, length in extents) == expected

@@ -36,13 +36,26 @@ def test_int4_quantizes_matrices_and_keeps_norms_float() -> None:
     ("arguments", "expected"),
     [
         (("int4", 64, True), Scheme(4, 64)),
+        (("int4-fast",), Scheme(4, 256, symmetric=False)),
         (("int8",), Scheme(8, 16)),
         (("int8", 64, False), Scheme(8, 64, symmetric=False)),
         (("int8-dynamic",), Scheme(8, None, activations="int8_per_token")),
     ],
 )
 def test_formats_and_flags(arguments: tuple[object, ...], expected: Scheme) -> None:
-    assert Recipe.for_format(*arguments).scheme_for(Q_PROJ) == expected  # type: ignore[arg-type]
+    assert Recipe.for_format(*arguments).scheme_for(Q_PROJ, 1024) == expected  # type: ignore[arg-type]
+
+
+def test_int4_fast_takes_the_largest_group_that_divides_each_width() -> None:
+    config = Qwen3Config.from_dict(tiny_config(hidden_size=576, intermediate_size=1536))
+    recipe = Recipe.for_format("int4-fast")
+    resolved = recipe.resolve(config)
+    assert resolved[Q_PROJ] == resolved["model.embed_tokens.weight"] == Scheme(4, 64, symmetric=False)
+    assert resolved[DOWN] == Scheme(4, 256, symmetric=False)
+    narrower = Recipe.for_format("int4-fast", 128, True).resolve(config)
+    assert (narrower[Q_PROJ], narrower[DOWN]) == (Scheme(4, 64), Scheme(4, 128))
+    with pytest.raises(UsageError, match=r"q_proj.weight: group size 256 does not divide the width 100"):
+        recipe.scheme_for(Q_PROJ, 100)
 
 
 def test_rules_come_before_the_format_and_the_first_match_decides(tmp_path: Path) -> None:
@@ -61,24 +74,24 @@ def test_rules_come_before_the_format_and_the_first_match_decides(tmp_path: Path
         """,
     )
     recipe = Recipe.load(path)
-    assert recipe.scheme_for(Q_PROJ) is None
-    assert recipe.scheme_for("model.layers.0.mlp.down_proj.weight") is None
-    assert recipe.scheme_for(DOWN) == Scheme(8, 16)
-    assert recipe.scheme_for("model.layers.1.mlp.up_proj.weight") == Scheme(4, 64, symmetric=False)
+    assert recipe.scheme_for(Q_PROJ, 1024) is None
+    assert recipe.scheme_for("model.layers.0.mlp.down_proj.weight", 1024) is None
+    assert recipe.scheme_for(DOWN, 1024) == Scheme(8, 16)
+    assert recipe.scheme_for("model.layers.1.mlp.up_proj.weight", 1024) == Scheme(4, 64, symmetric=False)
 
 
 def test_norms_and_routers_stay_float_whatever_the_rules_say(tmp_path: Path) -> None:
     recipe = Recipe.load(write(tmp_path, '[[rule]]\nmatch = "*"\nbits = 4\ngroup_size = 32\n'))
-    assert recipe.scheme_for("model.layers.0.input_layernorm.weight") is None
-    assert recipe.scheme_for("model.layers.0.self_attn.q_norm.weight") is None
-    assert recipe.scheme_for("model.layers.0.mlp.gate.weight") is None
-    assert recipe.scheme_for("model.layers.0.mlp.gate_proj.weight") == Scheme(4, 32)
+    assert recipe.scheme_for("model.layers.0.input_layernorm.weight", 1024) is None
+    assert recipe.scheme_for("model.layers.0.self_attn.q_norm.weight", 1024) is None
+    assert recipe.scheme_for("model.layers.0.mlp.gate.weight", 1024) is None
+    assert recipe.scheme_for("model.layers.0.mlp.gate_proj.weight", 1024) == Scheme(4, 32)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("format = 'int5'", "format 'int5': expected one of int4, int8, int8-dynamic"),
+        ("format = 'int5'", "format 'int5': expected one of int4, int4-fast, int8, int8-dynamic"),
         ("typo = 1", r"unknown fields \['typo'\]"),
         ("[[rule]]\nbits = 4", "rule 1: expected a table with match"),
         ("[[rule]]\nmatch = '*'\ngroup_size = 32", "bits is missing"),
@@ -90,6 +103,7 @@ def test_norms_and_routers_stay_float_whatever_the_rules_say(tmp_path: Path) -> 
         ("rule = 3", "rule = 3: expected"),
         ("format = 'int4'\ngroup_size = 'big'", "group_size = 'big'"),
         ("method = 7", "method = 7"),
+        ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nfit = 1", "fit = 1"),
     ],
 )
 def test_a_broken_recipe_names_file_and_place(tmp_path: Path, text: str, message: str) -> None:
