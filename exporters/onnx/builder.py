@@ -1,6 +1,6 @@
 """`GraphBuilder`: a thin layer over onnx-ir's tape that gives nodes stable, readable names.
 
-Owns naming, scopes and constants; knows nothing of Qwen3.
+Owns naming, scopes, constants and functions; knows nothing of Qwen3.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -15,22 +16,27 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
+from q3edge.version import VERSION
+
 OPSET = 21
 INT8_CACHE_OPSET = 24  # the first that has TensorScatter
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+FUNCTIONS = "q3edge"  # the domain of functions that a model brings along
 
 
 class GraphBuilder:
     """Records nodes and initializers in the order of the forward pass."""
 
-    def __init__(self, opset: int = OPSET) -> None:
-        self._opset = opset
+    def __init__(self, opset: int = OPSET, *, is_function: bool = False) -> None:
+        """`is_function`: of a function's body, which has Constant nodes where a graph has initializers."""
+        self._opset, self._is_function = opset, is_function
         self._tape = Tape()
         self._root = self._tape  # which alone has the initializers
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._functions: dict[str, ir.Function] = {}
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -48,10 +54,21 @@ class GraphBuilder:
         return ir.Graph([], outputs, nodes=nodes, name=name)
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
-        """Add a node with one output."""
+        """Add a node with one output, which has the node's name."""
         name = self._node_name(op_type)
-        output = ir.val(f"{name}_output")
-        return self._tape.op(op_type, inputs, attributes, domain=domain, name=name, output=output)
+        return self._tape.op(op_type, inputs, attributes, domain=domain, name=name, output=ir.val(name))
+
+    def call(self, name: str, build: Callable[..., ir.Value], *inputs: ir.Value) -> ir.Value:
+        """`build(builder, *inputs)` as a function of the model, whose nodes are stored once; onnxruntime inlines it.
+
+        A name stands for one `build`: that of its first call.
+        """
+        if name not in self._functions:
+            body = GraphBuilder(self._opset, is_function=True)
+            parameters = [ir.val(parameter) for parameter in list(signature(build).parameters)[1:]]
+            graph = body._graph(parameters, [build(body, *parameters)], name)
+            self._functions[name] = ir.Function(FUNCTIONS, name, graph=graph, attributes=[])
+        return self.op(name, *inputs, domain=FUNCTIONS)
 
     def op_into(
         self, outputs: Sequence[ir.Value], op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
@@ -64,7 +81,7 @@ class GraphBuilder:
     def split(self, x: ir.Value, sizes: Sequence[int]) -> tuple[ir.Value, ...]:
         """Cut the last axis into parts of the given sizes."""
         name = self._node_name("Split")
-        outputs = [ir.val(f"{name}_output_{i}") for i in range(len(sizes))]
+        outputs = [ir.val(f"{name}/{i}") for i in range(len(sizes))]
         self._tape.op_multi_out("Split", [x, self.int64(*sizes)], {"axis": -1}, name=name, outputs=outputs)
         return tuple(outputs)
 
@@ -76,7 +93,8 @@ class GraphBuilder:
         """A small unnamed constant; equal ones are stored once."""
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = self.initializer(ir.tensor(array, name=f"constant_{len(self._constants)}"))
+            tensor = ir.tensor(array, name=f"constant_{len(self._constants)}")
+            self._constants[key] = self.op("Constant", value=tensor) if self._is_function else self.initializer(tensor)
         return self._constants[key]
 
     def int64(self, *values: int) -> ir.Value:
@@ -87,9 +105,18 @@ class GraphBuilder:
         """A constant scalar."""
         return self.constant(np.array(value, np.float32))
 
-    def graph(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str) -> ir.Graph:
-        """The finished graph."""
-        opsets = {"": self._opset, MICROSOFT: 1}
+    def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str) -> ir.Model:
+        """The finished graph and the functions that it calls."""
+        return ir.Model(
+            self._graph(inputs, outputs, name),
+            ir_version=IR_VERSION,
+            producer_name="q3edge",
+            producer_version=VERSION,
+            functions=list(self._functions.values()),
+        )
+
+    def _graph(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str) -> ir.Graph:
+        opsets = {"": self._opset, MICROSOFT: 1} | ({FUNCTIONS: 1} if self._functions else {})
         return ir.Graph(
             inputs,
             outputs,

@@ -29,7 +29,7 @@ class Decoder:
         self._inputs: list[ir.Value] = []
         self._presents: list[ir.Value] = []
 
-    def build(self) -> ir.Graph:
+    def build(self) -> ir.Model:
         """input_ids, attention_mask, past -> logits, present."""
         ids = self._input(INPUT_IDS, ir.DataType.INT64, "batch_size", "sequence_length")
         mask = self._input(ATTENTION_MASK, ir.DataType.INT64, "batch_size", "total_sequence_length")
@@ -44,7 +44,7 @@ class Decoder:
             logits = self._matrices.linear(hidden, head_tensor(self._config))
         logits.name, logits.dtype = LOGITS, ir.DataType.FLOAT
         logits.shape = ir.Shape(["batch_size", "logits_length", self._config.vocab_size])
-        return self._builder.graph(self._inputs, [logits, *self._presents], "qwen3")
+        return self._builder.model(self._inputs, [logits, *self._presents], "qwen3")
 
     def _decoder_layer(self, layer: int, hidden: ir.Value, attention: Attention) -> ir.Value:
         op, prefix = self._builder.op, layer_prefix(layer)
@@ -64,26 +64,23 @@ class Decoder:
         return self._matrices.linear(context, f"{prefix}o_proj.weight")
 
     def _mlp(self, prefix: str, x: ir.Value) -> ir.Value:
-        op = self._builder.op
         gate, up = self._matrices.linears(x, [f"{prefix}gate_proj.weight", f"{prefix}up_proj.weight"])
-        silu = op("Mul", gate, op("Sigmoid", gate))
-        return self._matrices.linear(op("Mul", silu, up), f"{prefix}down_proj.weight")
+        return self._matrices.linear(self._builder.call("SwiGLU", _swiglu, gate, up), f"{prefix}down_proj.weight")
 
     def _rms_norm(self, x: ir.Value, weight: str) -> ir.Value:
-        return self._builder.op(
-            "SimplifiedLayerNormalization",
-            x,
-            self._matrices.vector(weight),
-            axis=-1,
-            epsilon=self._config.rms_norm_eps,
-            stash_type=1,
-        )
+        return self._normed(self._builder, x, self._matrices.vector(weight))
 
     def _head_norm(self, x: ir.Value, weight: str) -> ir.Value:
         """RMS norm of each head: [batch_size, sequence_length, heads * head_dim] in and out."""
-        op, int64 = self._builder.op, self._builder.int64
-        heads = op("Reshape", x, int64(0, 0, -1, self._config.head_dim))
-        return op("Reshape", self._rms_norm(heads, weight), int64(0, 0, -1))
+        return self._builder.call("HeadNorm", self._normed_heads, x, self._matrices.vector(weight))
+
+    def _normed_heads(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+        heads = builder.op("Reshape", x, builder.int64(0, 0, -1, self._config.head_dim))
+        return builder.op("Reshape", self._normed(builder, heads, weight), builder.int64(0, 0, -1))
+
+    def _normed(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+        epsilon = self._config.rms_norm_eps
+        return builder.op("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon, stash_type=1)
 
     def _kept_positions(self, hidden: ir.Value) -> ir.Value:
         """The last `num_logits_to_keep` positions; 0 keeps all, as x[-0:] does."""
@@ -115,3 +112,7 @@ class Decoder:
         value = ir.val(name, dtype, shape)
         self._inputs.append(value)
         return value
+
+
+def _swiglu(builder: GraphBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+    return builder.op("Mul", builder.op("Mul", gate, builder.op("Sigmoid", gate)), up)

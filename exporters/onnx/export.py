@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporters.onnx.builder import INT8_CACHE_OPSET, IR_VERSION, OPSET, GraphBuilder
+from exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
 from exporters.onnx.decoder import Decoder
 from exporters.onnx.external_data import ExternalData
 from exporters.onnx.linear import Matrices
@@ -16,7 +16,6 @@ from q3edge.config import Qwen3Config
 from q3edge.errors import InputError
 from q3edge.kv_cache import KVScales
 from q3edge.progress import Progress, Silent
-from q3edge.version import VERSION
 from q3edge.weights import WeightSource, tensor_shapes
 
 _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
@@ -45,9 +44,11 @@ def export_decoder(
     task = (progress or Silent()).task("export", weights)
     with task as advance, ExternalData(folder / DATA_FILE) as data:
         builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
-        graph = Decoder(config, builder, Matrices(builder, source, data, accuracy_level, advance), kv_scales).build()
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="q3edge", producer_version=VERSION)
-    ir.save(model, folder / MODEL_FILE)
+        matrices = Matrices(builder, source, data, accuracy_level, advance)
+        model = Decoder(config, builder, matrices, kv_scales).build()
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]  # types and shapes of initializers, which say them themselves
+    (folder / MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def check_exportable(config: Qwen3Config) -> None:

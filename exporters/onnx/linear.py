@@ -153,9 +153,10 @@ class Matrices:
             packed = (_packed(block) for block in self._blocks(names))
             codes, multiples, exponents, *rest = self._data.store(specs, packed)
             zero_points = self._builder.initializer(rest[0]) if rest else None
-            powers = self._builder.op("Pow", self._builder.float32(2), self._widened(exponents))
-            scales = self._builder.op("Mul", self._widened(multiples), powers)
-            self._block_weights[label] = _BlockWeights(codes, scales, zero_points)
+            stored = [self._builder.initializer(tensor) for tensor in (multiples, exponents)]
+            self._block_weights[label] = _BlockWeights(
+                codes, self._builder.call("Scales", _scales, *stored), zero_points
+            )
         return self._block_weights[label]
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
@@ -167,7 +168,7 @@ class Matrices:
             TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows,)),
         ]
         codes, scales = self._data.store(specs, self._transposed(names, scheme))
-        return self._builder.initializer(codes), self._widened(scales)
+        return self._builder.initializer(codes), _widened(self._builder, self._builder.initializer(scales))
 
     def _transposed(self, names: tuple[str, ...], scheme: Scheme) -> Iterator[tuple[NDArray[Any], ...]]:
         """All rows in one block: a transposed matrix cannot be written before its last row is read."""
@@ -180,10 +181,6 @@ class Matrices:
             scales[part] = block.scales[:, 0]
             done = part.stop
         yield codes, scales
-
-    def _widened(self, tensor: ir.ExternalTensor) -> ir.Value:
-        """As float32: onnxruntime folds the Cast when it loads the model."""
-        return self._builder.op("Cast", self._builder.initializer(tensor), to=ir.DataType.FLOAT)
 
     def _shape(self, names: tuple[str, ...]) -> tuple[int, int]:
         return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
@@ -204,6 +201,17 @@ class Matrices:
                 stop = min(start + step, rows)
                 yield name, slice(start, stop)
                 self._advance((stop - start) * width)
+
+
+def _scales(builder: GraphBuilder, multiples: ir.Value, exponents: ir.Value) -> ir.Value:
+    """multiples x 2^exponents, int8 or uint8 [N, G] and int8 [N, 1] -> float32 [N, G]."""
+    powers = builder.op("Pow", builder.float32(2), _widened(builder, exponents))
+    return builder.op("Mul", _widened(builder, multiples), powers)
+
+
+def _widened(builder: GraphBuilder, values: ir.Value) -> ir.Value:
+    """As float32: onnxruntime computes it once, when it loads the model."""
+    return builder.op("Cast", values, to=ir.DataType.FLOAT)
 
 
 def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from exporters.onnx.builder import IR_VERSION, GraphBuilder
+from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.external_data import ExternalData
 from exporters.onnx.linear import Matrices
 from exporters.packing import pack_blocks, pack_codes, pack_zero_points
@@ -73,7 +73,7 @@ def run_table(
             builder.op_into([y], "Identity", matrices.linear(x, EMBEDDING))
             builder.op_into([e], "Identity", matrices.embedding(EMBEDDING, ids))
         assert (Path(folder) / "weights").stat().st_size < tensor.scheme.stored_bytes(rows, width) + 3 * 64
-        ir.save(ir.Model(builder.graph([x, ids], [y, e], "table"), ir_version=IR_VERSION), Path(folder) / "model.onnx")
+        ir.save(builder.model([x, ids], [y, e], "table"), Path(folder) / "model.onnx")
         run = session(Path(folder) / "model.onnx").run
     units, no_ids = np.eye(width, dtype=np.float32), np.zeros(0, np.int64)
     together = run(["y"], {"x": units, "ids": no_ids})[0].T

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.stage import token_rounding_errors
-from exporters.onnx.builder import IR_VERSION, GraphBuilder
+from exporters.onnx.builder import GraphBuilder
 from exporters.onnx.export import export_decoder
 from exporters.onnx.external_data import ExternalData
 from exporters.onnx.linear import Matrices
@@ -98,7 +98,7 @@ class LinearLayer:
             matrices = Matrices(builder, source, data, 4, lambda _count: None)
             for output, value in zip(outputs, matrices.linears(x, self.NAMES)):
                 builder.op_into([output], "Identity", value)
-        ir.save(ir.Model(builder.graph([x], outputs, "linear"), ir_version=IR_VERSION), folder / "model.onnx")
+        ir.save(builder.model([x], outputs, "linear"), folder / "model.onnx")
         self.session = session(folder / "model.onnx")
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
