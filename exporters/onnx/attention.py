@@ -80,7 +80,7 @@ class Attention:
             self._sin,
             None,  # position_ids: rotary attention depends on distances only
             self._bias,
-            *((None, *scales) if scales else ()),  # None: head_sink
+            *((self._weightless_sink(), *scales) if scales else ()),
             domain=MICROSOFT,
             num_heads=self._config.num_attention_heads,
             kv_num_heads=self._config.num_key_value_heads,
@@ -108,6 +108,10 @@ class Attention:
             rounded = op("QuantizeLinear", op("Div", new, scale), one, zero)
             stored.append(op("TensorScatter", past, rounded, self._write_at, axis=_LENGTH_AXIS))
         return [outputs[0], *stored]
+
+    def _weightless_sink(self) -> ir.Value:
+        """A head sink that takes no probability. With one onnxruntime does not tile, which one token gains by."""
+        return self._builder.constant(np.full(self._config.num_attention_heads, _MASKED, np.float32))
 
     def _scale(self, layer: int, name: str, array: NDArray[np.float32]) -> ir.Value:
         values = array[layer][None, :, None]  # [1, kv_heads, 1, head_dim]
