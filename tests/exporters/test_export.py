@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -16,7 +17,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from exporters.onnx.builder import GraphBuilder
+from exporters.onnx.builder import FUNCTIONS, GraphBuilder
 from exporters.onnx.decoder import Decoder
 from exporters.onnx.export import export_decoder
 from exporters.onnx.external_data import PAGE, ExternalData, TensorSpec
@@ -109,6 +110,17 @@ def test_every_official_size_has_a_graph(tmp_path: Path, size: str, format_name:
     assert len(set(names)) == len(names) > 12 * config.num_hidden_layers
     ir.save(model, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").stat().st_size < 10 << 20
+
+
+def test_what_layers_repeat_is_stored_once_as_functions(tmp_path: Path) -> None:
+    source = quantized_model(lambda _: Scheme(4, 32))
+    export_decoder(source, tmp_path)
+    model = ir.load(tmp_path / MODEL_FILE)
+    calls = Counter(node.op_type for node in model.graph if node.domain == FUNCTIONS)
+    layers = source.config.num_hidden_layers
+    assert calls == {"Scales": 4 * layers + 1, "HeadNorm": 2 * layers, "SwiGLU": layers}
+    assert {function.name for function in model.functions.values()} == set(calls)
+    assert not onnx.load(tmp_path / MODEL_FILE, load_external_data=False).graph.value_info
 
 
 def external(graph: ir.Graph) -> list[ir.ExternalTensor]:
