@@ -48,6 +48,7 @@ Q3EDGE: dict[str, tuple[str, ...]] = {
     "104 MB reconstructed": ("--target-size", "104MB", "--calibration", "{calibration}", "--reconstruct"),
     "1.869 MB": ("--target-size", "1.869MB", "--calibration", "{calibration}"),  # these for the embedded model
     "1.869 MB tuned": ("--target-size", "1.869MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
+    "1.767 MB tuned": ("--target-size", "1.767MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
     "2.086 MB tuned": ("--target-size", "2.086MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
 }
 # Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from q3edge.artifact import MODEL_FILE
 from q3edge.errors import ValidationError
@@ -16,15 +17,26 @@ from q3edge.runtime.decoder import Decoder
 from q3edge.weights import WeightSource
 
 TOKENS = 32
-# Relative error of the logits of all tokens: rounding of float32 sums, or of int8 activations; a wrong graph is near 1.
+# Relative error of logits: rounding of float32 sums, or of int8 activations; a wrong graph is near 1.
 MAX_ERROR_EXACT = 1e-3
 MAX_ERROR_INT8 = 0.3
+
+
+def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """|found - expected| / |expected|, over all numbers."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def typical_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The median row's relative error; NaN where any number is."""
+    return float(np.median(np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)))
 
 
 def check_export(folder: Path, source: WeightSource, progress: Progress) -> float:
     """Relative logit error of the artifact in `folder` against its own source's (dequantized) weights.
 
     Activations are exact where the kernels can, so only the export is judged. ValidationError: the error is too large.
+    Of the median token where they are rounded: a token whose attention hangs by a thread may end up elsewhere.
     """
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
@@ -33,7 +45,7 @@ def check_export(folder: Path, source: WeightSource, progress: Progress) -> floa
     rounding = ActivationRounding.read(folder / MODEL_FILE)
     decoder = Decoder(folder, exact_activations=rounding.switchable)
     found = np.concatenate(list(decoder_logits(decoder, ids)))
-    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    error = typical_error(found, expected) if rounding.fixed else relative_error(found, expected)
     limit = MAX_ERROR_INT8 if rounding.fixed else MAX_ERROR_EXACT
     if not error <= limit:  # also where it is NaN
         raise ValidationError(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from q3edge.formats import FORMATS
+
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
 
@@ -75,7 +77,7 @@ def test_inspect_reports_sizes_that_export_then_writes(quantized: Path, artifact
     assert result.returncode == 0
     inspection = json.loads(result.stdout)
     predicted = {entry["format"]: entry for entry in inspection["predictions"]}
-    assert set(predicted) == {"float", "int4", "int8", "int8-dynamic"}
+    assert set(predicted) == {"float", *FORMATS}
     manifest = json.loads((quantized / "q3edge.json").read_text())
     assert inspection["weights"] == manifest["metrics"]["weights"]
     written = sum(path.stat().st_size for path in (artifact / "onnx").iterdir())

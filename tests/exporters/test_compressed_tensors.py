@@ -26,6 +26,7 @@ from exporters.compressed_tensors.settings import quantization_config, read_sche
 from q3edge.checkpoint import Checkpoint
 from q3edge.config import Qwen3Config, read_json_object
 from q3edge.errors import InputError, UsageError
+from q3edge.formats import FORMATS
 from q3edge.recipe import Recipe
 from q3edge.scales import storable_scales
 from q3edge.scheme import GROUP_SIZES, Scheme
@@ -256,7 +257,7 @@ def test_transformers_decodes_w8a8_weights_exactly(tmp_path: Path) -> None:
 # --- quantization_config ---
 
 
-@pytest.mark.parametrize("format_name", ["int4", "int8", "int8-dynamic"])
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_recipes_survive_as_settings_the_library_accepts(source: Checkpoint, format_name: str) -> None:
     schemes = Recipe.for_format(format_name).resolve(source.config)
     written = json.loads(json.dumps(quantization_config(schemes, tied=True)))

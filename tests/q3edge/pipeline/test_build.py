@@ -18,7 +18,9 @@ from exporters.onnx.linear import Matrices
 from q3edge.artifact import Manifest
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import InputError, ValidationError
+from q3edge.formats import FORMATS
 from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.checks import MAX_ERROR_INT8, relative_error, typical_error
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.quantize import quantize_checkpoint, row_blocks
@@ -58,7 +60,19 @@ def test_a_float_export_that_is_off_by_a_percent_is_never_promoted(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("format_name", ["int4", "int8", "int8-dynamic"])
+def test_one_token_that_goes_another_way_is_no_wrong_graph_where_activations_are_rounded() -> None:
+    expected = np.random.default_rng(0).normal(size=(32, 320)).astype(np.float32)
+    expected[1] *= 30
+    found = expected.copy()
+    found[1] *= -1
+    assert relative_error(found, expected) > 1.5
+    assert typical_error(found, expected) == 0
+    assert typical_error(np.roll(expected, 1, axis=0), expected) > MAX_ERROR_INT8
+    found[5, 7] = np.nan
+    assert np.isnan(typical_error(found, expected))
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_every_format_builds_and_counts_what_it_wrote(format_name: str, tmp_path: Path) -> None:
     recipe = Recipe.for_format(format_name)
     built = build_artifact(str(DEMO_MODEL), tmp_path / "out", recipe, max_tokens=96)
@@ -152,7 +166,7 @@ def test_experts_can_be_quantized_and_inspected(tmp_path: Path) -> None:
         assert quantized.scheme("model.layers.0.mlp.gate.weight") is None
     inspection = inspect_model(str(model))
     assert inspection.predictions == ()
-    assert set(inspection.not_possible) == {"float", "int4", "int8", "int8-dynamic"}
+    assert set(inspection.not_possible) == {"float", *FORMATS}
 
 
 def test_scales_out_of_range_are_counted_in_the_manifest(tmp_path: Path) -> None:
