@@ -40,6 +40,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     lines = ["| tensors | scheme |", "|---|---|"]
     for rule in recipe["rules"]:
         label = Scheme(**rule["scheme"]).label() if rule["scheme"] else "float"
+        label += ", or the largest smaller group that divides the width" if rule.get("fit") else ""
         lines.append(f"| `{rule['match']}` | {label} |")
     cache = " int8 KV cache." if recipe.get("kv_cache") == "int8" else ""
     title = f"## Weights\n\nMethod: {recipe['method']}. The first rule that matches a tensor decides.{cache}\n\n"

@@ -83,6 +83,8 @@ def test_every_format_builds_and_counts_what_it_wrote(format_name: str, tmp_path
         record.size for name, record in manifest.files.items() if name.startswith("onnx/")
     )
     assert manifest.metrics["weight_bytes"] < manifest.metrics["model_bytes"] < 1.3 * manifest.metrics["weight_bytes"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("largest smaller group that divides" in card) == (format_name == "int4-fast")
 
 
 def test_float_build_equals_the_reference(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def scheme_of(name: str) -> str:
         ("int4", "int4-g32-asym"),
         ("int4-g64", "int4-g64-asym"),
         ("int4-g128-sym", "int4-g128"),
+        ("int4-fast", "int4-g256-asym"),
+        ("int4-fast-g128-sym", "int4-g128"),
         ("int8", "int8-g16"),
         ("int8-g32-asym", "int8-g32-asym"),
         ("int2-g64", "int2-g64-asym"),
@@ -48,7 +50,7 @@ def test_order_method_budgets_and_baselines_are_kept() -> None:
 @pytest.mark.parametrize(
     ("formats", "targets", "words"),
     [
-        (["int5"], [], "expected int8, int4 or int2"),
+        (["int5"], [], "expected int8, int4, int4-fast or int2"),
         (["int4-g"], [], "expected int8"),
         (["int4-g48"], [], "group_size = 48"),
         (["int8-dynamic-g32"], [], "leave out the group size"),
