@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,17 +135,6 @@ def _changed(path: Path, what: str) -> InputError:
 def artifact_digest(folder: Path) -> str:
     """sha256 of a folder's manifest, which holds the sha256 of every other file in it."""
     return file_record(folder / MANIFEST_FILE).sha256
-
-
-def tool_versions(*packages: str) -> dict[str, str]:
-    """Installed versions of the named packages, for the manifest."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from q3edge.evaluation.streams import CausalDecoder, ReferenceLogits, compare, d
 from q3edge.evaluation.windows import Window
 from q3edge.progress import Progress, Silent
 from q3edge.runtime.decoder import Decoder
+from q3edge.runtime.loader import open_graph
 from q3edge.weights import WeightSource
 
 # Metrics window by window: "overall", and "weights" and "activations" where these can be told apart.
@@ -39,9 +40,10 @@ def validate_artifact(
     InputError: the folder is broken, or its architecture differs from the reference's. ValidationError: logits that
     are NaN or infinite. A failed check is in the report, not raised.
     """
-    decoder = Decoder(folder, threads=threads)
+    checked = open_graph(folder)
+    decoder = Decoder(folder, threads=threads, checked=checked)
     reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
-    exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, manifest=decoder.manifest)
+    exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
     is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
     if decoder.config != reference.config:
         raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from q3edge.artifact import tool_versions
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.evaluation.assemble import Identity, assemble
@@ -28,6 +27,7 @@ from q3edge.pipeline.speed import baseline_speed
 from q3edge.progress import Progress
 from q3edge.report.content import Speed, Variant
 from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.tool_versions import tool_versions
 from q3edge.version import VERSION
 from q3edge.weights import tensor_shapes
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest, tool_versions
+from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import Qwen3Config
@@ -33,6 +33,7 @@ from q3edge.progress import Progress, Silent
 from q3edge.runtime.cpu import default_threads
 from q3edge.runtime.decoder import Decoder
 from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.tool_versions import tool_versions
 from q3edge.version import VERSION
 
 

@@ -16,7 +16,6 @@ from q3edge.artifact import (
     Manifest,
     artifact_digest,
     staged_directory,
-    tool_versions,
 )
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
@@ -25,6 +24,7 @@ from q3edge.progress import Progress, Silent
 from q3edge.recipe import Recipe
 from q3edge.report.model_card import write_model_card
 from q3edge.side_files import copy_side_files, write_float_config
+from q3edge.tool_versions import tool_versions
 
 Source = Checkpoint | QuantizedCheckpoint
 # Where transformers.js looks for the weights that model.onnx refers to.

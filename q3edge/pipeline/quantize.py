@@ -13,7 +13,7 @@ from calibration.kv_scales import kv_scales
 from calibration.rtn import round_to_nearest
 from calibration.scales import groups_at_limits
 from exporters.compressed_tensors import QuantizedCheckpoint, QuantizedWriter, write_kv_scales
-from q3edge.artifact import Manifest, Notice, staged_directory, tool_versions
+from q3edge.artifact import Manifest, Notice, staged_directory
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import CONFIG_FILE, read_json_object
@@ -34,6 +34,7 @@ from q3edge.reference.parallel import ordered_map
 from q3edge.scheme import Scheme
 from q3edge.side_files import RECIPE_FILE, copy_side_files
 from q3edge.tensor import QuantizedTensor
+from q3edge.tool_versions import tool_versions
 from q3edge.weights import tensor_shapes
 
 BLOCK_WEIGHTS = 4 << 20  # 16 MiB of float32; a few blocks are in memory at a time

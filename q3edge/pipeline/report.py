@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from q3edge.artifact import artifact_digest, tool_versions
+from q3edge.artifact import artifact_digest
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.config import Qwen3Config
@@ -24,6 +24,7 @@ from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
 from q3edge.runtime.cpu import default_threads
 from q3edge.runtime.loader import open_artifact
+from q3edge.tool_versions import tool_versions
 from q3edge.weights import tensor_shapes
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
+from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
@@ -21,10 +21,12 @@ from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEE
 from q3edge.runtime.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.exact_activations import with_exact_activations
 from q3edge.runtime.heap import freed_memory_given_back
-from q3edge.runtime.loader import open_graph
+from q3edge.runtime.lent_weights import LentWeights
+from q3edge.runtime.loader import CheckedGraph, open_graph
 
 GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
+_PACK_ON_ALL_THREADS = "session.prepack.enable_parallel"  # from onnxruntime 1.32 on; earlier ones ignore it
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
@@ -101,15 +103,16 @@ class Decoder:
         *,
         threads: int | None = None,
         exact_activations: bool = False,
-        manifest: Manifest | None = None,
+        checked: CheckedGraph | None = None,
     ) -> None:
         """Check and load `folder`; `threads` defaults to the physical cores this process may use.
 
         `exact_activations` computes block-quantized products with float instead of int8 activations, to tell the
-        kernel's error from the weights'. `manifest`: what open_graph(folder) gave, if already called.
+        kernel's error from the weights'. `checked`: what open_graph(folder) gave, if already called.
         InputError: what open_artifact refuses, or onnxruntime does.
         """
-        self.manifest = manifest or open_graph(folder)
+        checked = checked or open_graph(folder)
+        self.manifest = checked.manifest
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         path = folder / MODEL_FILE
@@ -118,7 +121,10 @@ class Decoder:
         if exact_activations:
             model = with_exact_activations(path.read_bytes())
             options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
-        with ThreadPoolExecutor(1) as pool, freed_memory_given_back():
+        # onnxruntime reads what is not packed for as long as the session lives.
+        self._weights = LentWeights(folder / DATA_FILE, checked.external_data)
+        self._weights.lend(options)
+        with ThreadPoolExecutor(1) as pool, freed_memory_given_back(), self._weights.read_pages_dropped():
             weights = pool.submit(self.manifest.verify_content, folder, DATA_FILE)
             try:
                 self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -189,6 +195,7 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY
     options.enable_mem_pattern = False  # it would keep one memory plan per sequence length
+    options.add_session_config_entry(_PACK_ON_ALL_THREADS, "1")
     if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options

@@ -76,17 +76,17 @@ class Model:
         `speculate`: guess that answers repeat what stands before them; `draft`: let the smaller model in that folder
         guess instead. Either makes answers faster, not others.
         """
-        manifest = open_graph(folder)
+        checked = open_graph(folder)
         config = Qwen3Config.load(folder)
         settings = GenerationSettings.load(folder, config)
         template = ChatTemplate.load(folder)
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size)
-            decoder = Decoder(folder, threads=threads, manifest=manifest)
+            decoder = Decoder(folder, threads=threads, checked=checked)
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:
             small = open_draft(draft, folder, decoder, tokenizer.result())
-            small_cache, cost = PrefixCache(small), relative_cost(small.manifest, manifest)
+            small_cache, cost = PrefixCache(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_cache, cost)
         return cls(folder, decoder, tokenizer.result(), template, settings, PrefixCache(decoder), new_draft)
 

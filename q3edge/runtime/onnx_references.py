@@ -1,4 +1,4 @@
-"""Which external files an ONNX model names, read from its bytes without trusting them (and without the onnx package).
+"""Which tensors of an ONNX model lie in other files, read from its bytes without trusting them (or the onnx package).
 
 Owns the walk over the protobuf wire format and the check of every reference against the folder. Field numbers are
 those of onnx.proto (onnx/onnx.proto3); the wire format is https://protobuf.dev/programming-guides/encoding.
@@ -6,7 +6,6 @@ those of onnx.proto (onnx/onnx.proto3); the wire format is https://protobuf.dev/
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,29 +23,36 @@ _CHILDREN: Mapping[str, Mapping[int, str]] = {
     "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
-_TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _ENTRY_KEY, _ENTRY_VALUE = 8, 13, 1, 2
+_TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL_DATA = 1, 2, 8, 13
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _MAX_DEPTH = 100  # protobuf's own limit on nesting
 _ENTRY_KEYS = {"location", "offset", "length", "checksum"}
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalData:
-    """Where one tensor's bytes lie: a file name relative to the model's folder, and a range in it."""
+    """Where one tensor's bytes lie: a file name relative to the model's folder, and a range in it.
+
+    data_type is a number of TensorProto.DataType.
+    """
 
     tensor: str
+    data_type: int
+    shape: tuple[int, ...]
     location: str
     offset: int
     length: int | None
 
 
-def check_external_data(model: Path) -> set[Path]:
-    """The external files of an ONNX model, after checking that each tensor's range lies in a plain file of its folder.
+def check_external_data(model: Path) -> tuple[ExternalData, ...]:
+    """`read_external_data`, after checking that each tensor's range lies in a plain file of the model's folder.
 
     InputError names the tensor: a location with `..`, an absolute path, a link or a hard link, a missing or short file,
     an offset or length that is no number. Must run before a library that follows the references opens the model.
     """
     files: dict[str, tuple[Path, int]] = {}
-    for data in read_external_data(model):
+    found = read_external_data(model)
+    for data in found:
         if data.location not in files:
             try:
                 path = contained_file(model.parent, data.location)
@@ -59,15 +65,17 @@ def check_external_data(model: Path) -> set[Path]:
             raise InputError(
                 f"{path}: {size} bytes, but tensor {data.tensor!r} ends at byte {end}; copy or make the folder again"
             )
-    return {path for path, _ in files.values()}
+    return found
 
 
-def read_external_data(model: Path) -> list[ExternalData]:
+def read_external_data(model: Path) -> tuple[ExternalData, ...]:
     """Every tensor with external data in the model, subgraphs and functions included; InputError if it is no model."""
     try:
-        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return list(_walk(_Message(content, 0, len(content)), "Model", 0))
-    except (_MalformedError, ValueError) as error:  # mmap raises ValueError on an empty file
+        content = model.read_bytes()
+        if not content:
+            raise _MalformedError("it is empty")
+        return tuple(_walk(_Message(content, 0, len(content)), "Model", 0))
+    except _MalformedError as error:
         raise InputError(f"{model}: not a valid ONNX file ({error}); copy or make the folder again") from None
 
 
@@ -79,7 +87,7 @@ class _MalformedError(Exception):
 class _Message:
     """The bytes from `start` to `end` of the file, not copied."""
 
-    content: mmap.mmap
+    content: bytes
     start: int
     end: int
 
@@ -92,17 +100,22 @@ def _walk(message: _Message, kind: str, depth: int) -> Iterator[ExternalData]:
         return
     for number, value in _fields(message):
         child = _CHILDREN[kind].get(number)
-        if child is not None:
+        if child is not None and isinstance(value, _Message):
             yield from _walk(value, child, depth + 1)
 
 
 def _tensor(message: _Message) -> Iterator[ExternalData]:
-    name, entries = "", {}
+    name, entries, data_type, shape = "", {}, 0, []
     for number, value in _fields(message):
-        if number == _TENSOR_NAME:
+        if isinstance(value, int):
+            if number == _TENSOR_DIMS:
+                shape.append(value)
+            elif number == _TENSOR_DATA_TYPE:
+                data_type = value
+        elif number == _TENSOR_NAME:
             name = _text(value)
         elif number == _TENSOR_EXTERNAL_DATA:
-            pair = {number: _text(text) for number, text in _fields(value)}
+            pair = {number: _text(text) for number, text in _fields(value) if isinstance(text, _Message)}
             key = pair.get(_ENTRY_KEY, "")
             if key in entries or key not in _ENTRY_KEYS:  # readers disagree on which of two entries counts
                 raise _MalformedError(f"tensor {name!r}: external data has an unknown or repeated key {key!r}")
@@ -111,7 +124,8 @@ def _tensor(message: _Message) -> Iterator[ExternalData]:
         if not entries.get("location", "").isprintable():  # it goes into messages
             raise _MalformedError(f"tensor {name!r}: external data location = {entries['location']!r}")
         length = _number(name, entries, "length") if "length" in entries else None
-        yield ExternalData(name, entries.get("location", ""), _number(name, entries, "offset"), length)
+        offset = _number(name, entries, "offset")
+        yield ExternalData(name, data_type, tuple(shape), entries.get("location", ""), offset, length)
 
 
 def _number(tensor: str, entries: Mapping[str, str], key: str) -> int:
@@ -128,16 +142,17 @@ def _text(value: _Message) -> str:
         raise _MalformedError("a name is not UTF-8") from None
 
 
-def _fields(message: _Message) -> Iterator[tuple[int, _Message]]:
-    """(field number, value) of each length-delimited field; scalars are stepped over."""
-    position = message.start
-    while position < message.end:
+def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
+    """(field number, value) of each varint and each length-delimited field; others are stepped over."""
+    content, position, end = message.content, message.start, message.end
+    while position < end:
         tag, position = _varint(message, position)
         number, wire_type = tag >> 3, tag & 7
         if not 0 < number < 2**29:
             raise _MalformedError(f"field number {number}")
         if wire_type == 0:
-            _, position = _varint(message, position)
+            value, position = _varint(message, position)
+            yield number, value
             continue
         if wire_type == 2:
             length, position = _varint(message, position)
@@ -145,14 +160,16 @@ def _fields(message: _Message) -> Iterator[tuple[int, _Message]]:
             length = 8 if wire_type == 1 else 4
         else:
             raise _MalformedError(f"wire type {wire_type}")
-        if length > message.end - position:
+        if length > end - position:
             raise _MalformedError("a field runs past its end")
         if wire_type == 2:
-            yield number, _Message(message.content, position, position + length)
+            yield number, _Message(content, position, position + length)
         position += length
 
 
 def _varint(message: _Message, position: int) -> tuple[int, int]:
+    if position < message.end and (byte := message.content[position]) < 0x80:  # most are
+        return byte, position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position >= message.end:
