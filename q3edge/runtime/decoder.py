@@ -6,6 +6,7 @@ loader's, choosing tokens is sampling's, the loop over tokens is generate's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class KVCache:
         self, session: ort.InferenceSession, spec: KVCacheSpec, capacity: int, batch_size: int, context: int
     ) -> None:
         self.capacity, self.batch_size = capacity, batch_size
-        self.lengths: NDArray[np.int64] = np.zeros(batch_size, np.int64)
+        # A list, as the first numpy calls after a pass take tens of microseconds each (docs/lab-log.md).
+        self.lengths = [0] * batch_size
         self._spec, self._context = spec, context
         self._ones = np.ones((1, capacity), np.int64)
         self._keep = np.zeros(1, np.int64)  # bound once, written before each pass
@@ -55,12 +57,11 @@ class KVCache:
     @property
     def length(self) -> int:
         """Tokens held by the longest sequence."""
-        longest: int = max(self.lengths.tolist())
-        return longest
+        return max(self.lengths)
 
     def truncate(self, length: int) -> None:
         """Forget every token after the first `length` of each sequence."""
-        self.lengths = np.minimum(self.lengths, length)
+        self.lengths = [min(held, length) for held in self.lengths]
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens of each sequence and keep what is there; UsageError: beyond the context.
@@ -80,11 +81,11 @@ class KVCache:
         self._ones = np.ones((1, capacity), np.int64)
         self.capacity = capacity  # only now: were memory to run out in between, what is held would still be sound
 
-    def _mask(self, lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-        """Of `total` positions in each row, 1 where one of the first `lengths` [B] is; int64 [B, total]."""
+    def _mask(self, lengths: Sequence[int], total: int) -> NDArray[np.int64]:
+        """Of `total` positions in each row, 1 where one of the first `lengths` of them is; int64 [B, total]."""
         if self.batch_size == 1 and lengths[0] == total:  # each decoded token: not to be computed
             return self._ones[:, :total]
-        return (np.arange(total) < lengths[:, None]).astype(np.int64)
+        return (np.arange(total) < np.array(lengths)[:, None]).astype(np.int64)
 
     def _hold(self, names: tuple[str, str], buffer: NDArray[np.generic]) -> None:
         """Keep `buffer` as both the past and the present that have these names."""
@@ -147,12 +148,12 @@ class Decoder:
         cache: KVCache,
         *,
         keep: int = 1,
-        counts: NDArray[np.int64] | None = None,
+        counts: Sequence[int] | None = None,
         out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Append `input_ids` int64 [B, S] to the cache; logits float32 [B, keep, V] of the last positions (0: all S).
 
-        `counts` int64 [B] tells how many leading tokens of each row are real (right padding; default all S). `out`, of
+        `counts` tells how many leading tokens of each row are real (right padding; default all S). `out`, of
         the result's shape and contiguous, is written and returned instead of a new array; giving the same one again
         saves time. A batch of several rows takes more than one token a row only into an empty cache. UsageError: the
         cache is full.
@@ -163,7 +164,7 @@ class Decoder:
         total = cache.length + columns
         if total > cache.capacity:
             raise UsageError(f"the cache holds {cache.capacity} tokens and {total} are needed; make a larger one")
-        lengths = cache.lengths + (columns if counts is None else counts)
+        lengths = [held + new for held, new in zip(cache.lengths, [columns] * rows if counts is None else counts)]
         shape = (rows, min(keep or columns, columns), self.config.vocab_size)
         logits = np.empty(shape, np.float32) if out is None else out
         if logits.shape != shape or logits.dtype != np.float32 or not logits.flags.c_contiguous:

@@ -27,55 +27,63 @@ class Sampler:
 
     def __call__(self, logits: NDArray[np.float32]) -> int:
         """The next token for logits [V]; InputError if they hold NaN."""
-        best = int(logits.argmax())
-        if math.isnan(logits[best]):  # argmax returns the first NaN
-            raise InputError("the model's logits are NaN: its weights are damaged or overflow; export it again")
         if self.temperature == 0:
+            best = int(logits.argmax())  # of the first NaN, if there is one
+            _check(float(logits[best]))
             return best
-        tokens, probabilities = candidates(logits, self.temperature, self.top_k, self.top_p)
-        cumulative = probabilities.cumsum()
-        drawn = cumulative.searchsorted(self._random.random() * cumulative[-1], side="right")
+        tokens, masses = candidates(logits, self.temperature, self.top_k, self.top_p)
+        drawn = masses.searchsorted(self._random.random() * masses[-1], side="right")
         return int(tokens[min(int(drawn), len(tokens) - 1)])
 
 
 def candidates(
     logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Tokens that may be drawn from logits [V] and their probabilities, which sum to at most 1.
+    """Tokens that may be drawn from logits [V], and what they and all before them weigh together, up to a factor.
 
-    Most probable first; in the vocabulary's order where no filter is on.
+    Heaviest first; in the vocabulary's order where no filter is on. InputError if any logit is NaN.
     """
     if 0 < top_k < logits.size:
-        tokens = _top(logits, top_k)
-        kept = logits[tokens]
-        probabilities = _softmax_terms((kept - kept[0]) / np.float32(temperature))
-        return _nucleus(tokens, probabilities / probabilities.sum(), top_p)
-    scores = (logits - logits.max()) / np.float32(temperature)
+        tokens, kept = _top(logits, top_k)
+        masses = _masses((kept - kept[0]) / np.float32(temperature))
+        return _nucleus(tokens, masses, top_p, float(masses[-1]))
+    best = logits.max()
+    _check(float(best))
+    scores = (logits - best) / np.float32(temperature)
     if top_p >= 1:
-        probabilities = _softmax_terms(scores)
-        return np.arange(scores.size), probabilities / probabilities.sum()
+        return np.arange(scores.size), _masses(scores)
     total = float(np.exp(scores).sum(dtype=np.float64))
     count = _FIRST_CANDIDATES
     while True:  # enlarge until the candidates hold the nucleus
-        tokens = _top(scores, count)
-        probabilities = _softmax_terms(scores[tokens]) / total
-        if len(tokens) == scores.size or probabilities.sum() > top_p:
-            return _nucleus(tokens, probabilities, top_p)
+        tokens, kept = _top(scores, count)
+        masses = _masses(kept)
+        if len(tokens) == scores.size or masses[-1] > top_p * total:
+            return _nucleus(tokens, masses, top_p, total)
         count *= 8
 
 
-def _softmax_terms(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.exp(scores).astype(np.float64)  # exp in float64 would take six times as long
+def _check(score: float) -> None:
+    if math.isnan(score):
+        raise InputError("the model's logits are NaN: its weights are damaged or overflow; export it again")
 
 
-def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Indices of the `count` largest scores and of ties with the last, in falling order (ties: rising index)."""
-    if count >= scores.size:
-        return np.argsort(-scores, kind="stable")
-    pool = np.flatnonzero(scores >= _reached(scores, count))
+def _masses(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Running sums of exp(scores)."""
+    return np.exp(scores).cumsum(dtype=np.float64)  # exp in float64 would take six times as long
+
+
+def _top(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Indices and values of the `count` largest scores and of ties with the last, falling (equal ones: rising index).
+
+    InputError if any score is NaN.
+    """
+    pool = np.flatnonzero(~(scores < _reached(scores, count)))  # a NaN is in it
     values = scores[pool]
-    order = np.argsort(-values, kind="stable")
-    return pool[order[: np.count_nonzero(values >= values[order[count - 1]])]]
+    order = np.argsort(-values, kind="stable")  # NaN last
+    _check(float(values[order[-1]]))
+    values = values[order]
+    kept = int(np.count_nonzero(values >= values[count - 1])) if count < len(values) else len(values)
+    return pool[order[:kept]], values[:kept]
 
 
 def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
@@ -93,11 +101,10 @@ def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
 
 
 def _nucleus(
-    tokens: NDArray[np.int64], probabilities: NDArray[np.float64], top_p: float
+    tokens: NDArray[np.int64], masses: NDArray[np.float64], top_p: float, total: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The shortest head whose probabilities reach `top_p`: a token stays while the mass before it is below top_p."""
+    """The shortest head that weighs `top_p` of `total`: a token stays while what stands before it weighs less."""
     if top_p >= 1:
-        return tokens, probabilities
-    before = probabilities.cumsum() - probabilities
-    kept = max(1, int(np.count_nonzero(before < top_p)))
-    return tokens[:kept], probabilities[:kept]
+        return tokens, masses
+    kept = int(masses.searchsorted(top_p * total)) + 1
+    return tokens[:kept], masses[:kept]

@@ -104,7 +104,7 @@ def test_rows_of_different_lengths(decoders: tuple[Decoder, Decoder]) -> None:
     lengths = np.array([40, 23])
     prompts = np.where(np.arange(40) < lengths[:, None], RNG.integers(0, 320, (2, 40)), 0)
     together, step = int8.new_cache(64, 2), RNG.integers(0, 320, (2, 1))
-    int8.forward(prompts, together, counts=lengths)
+    int8.forward(prompts, together, counts=lengths.tolist())
     found = int8.forward(step, together)
     for row, length in enumerate(lengths):
         alone = int8.new_cache(64)

@@ -156,7 +156,7 @@ def test_a_cache_of_several_rows_grows(decoder: Decoder) -> None:
     ids, lengths = tokens(2, 9), np.array([9, 4])
     at_once, growing = decoder.new_cache(40, 2), decoder.new_cache(9, 2)
     for cache in (at_once, growing):
-        decoder.forward(ids, cache, counts=lengths)
+        decoder.forward(ids, cache, counts=lengths.tolist())
         cache.reserve(10)
     following = tokens(2, 1)
     np.testing.assert_array_equal(decoder.forward(following, growing), decoder.forward(following, at_once))
@@ -176,10 +176,10 @@ def test_growth_doubles_and_ends_at_the_context(decoder: Decoder) -> None:
 def test_rows_of_different_length_do_not_disturb_each_other(decoder: Decoder) -> None:
     lengths = np.array([5, 1, 9])
     ids, cache = tokens(3, 9), decoder.new_cache(16, 3)
-    decoder.forward(ids, cache, counts=lengths)
+    decoder.forward(ids, cache, counts=lengths.tolist())
     following = tokens(3, 1)
     found = decoder.forward(following, cache)
-    assert cache.lengths.tolist() == [6, 2, 10]
+    assert cache.lengths == [6, 2, 10]
     for row, length in enumerate(lengths):
         alone = np.concatenate([ids[row : row + 1, :length], following[row : row + 1]], 1)
         expected = decoder.forward(alone, decoder.new_cache(16))

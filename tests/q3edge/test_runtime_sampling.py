@@ -37,8 +37,8 @@ def test_candidates_equal_transformers(
     seed: int, size: int, scale: float, temperature: float, top_k: int, top_p: float
 ) -> None:
     logits = (np.random.default_rng(seed).standard_normal(size) * scale).astype(np.float32)
-    tokens, probabilities = candidates(logits, temperature, top_k, top_p)
-    found = dict(zip(tokens.tolist(), (probabilities / probabilities.sum()).tolist()))
+    tokens, masses = candidates(logits, temperature, top_k, top_p)
+    found = dict(zip(tokens.tolist(), (np.diff(masses, prepend=0) / masses[-1]).tolist()))
     expected = naive(logits, temperature, top_k, top_p)
     # float32 scores underflow where the naive float64 ones do not; such tokens are never drawn.
     differing = {token for token in found.keys() ^ expected.keys() if found.get(token, expected.get(token, 0)) > 1e-9}
@@ -91,6 +91,10 @@ def test_extreme_logits_do_not_overflow() -> None:
     assert Sampler(1.0, 3, 1.0, 0)(np.array([-np.inf, 0, -np.inf, -np.inf], np.float32)) == 1
 
 
-def test_nan_logits_are_an_error() -> None:
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler(0.7, top_k=20), Sampler(0.7, top_p=0.9), Sampler(0.7)])
+@pytest.mark.parametrize(("size", "place"), [(3, 1), (20_000, 7), (20_000, -1)])
+def test_nan_logits_are_an_error(sampler: Sampler, size: int, place: int) -> None:
+    logits = np.arange(size, dtype=np.float32)
+    logits[place] = np.nan
     with pytest.raises(InputError, match="logits are NaN"):
-        Sampler()(np.array([0, np.nan, 1], np.float32))
+        sampler(logits)
