@@ -66,4 +66,4 @@ def quantize(
         emit_json({"output": str(output), "metrics": manifest.metrics})
     else:
         size, bits = (manifest.metrics[name] for name in ("weight_bytes", "bits_per_weight"))
-        say(f"wrote {output}: {size / 1e6:.1f} MB once exported, {bits:.2f} bits per weight")
+        say(f"wrote {output}: {size / 1e6:.1f} MB of weights once exported, {bits:.2f} bits each")

@@ -29,7 +29,7 @@ class Sampler:
         """The next token for logits [V]; InputError if they hold NaN."""
         if self.temperature == 0:
             best = int(logits.argmax())  # of the first NaN, if there is one
-            _check(float(logits[best]))
+            _refuse_nan(float(logits[best]))
             return best
         tokens, masses = candidates(logits, self.temperature, self.top_k, self.top_p)
         drawn = masses.searchsorted(self._random.random() * masses[-1], side="right")
@@ -48,7 +48,7 @@ def candidates(
         masses = _masses((kept - kept[0]) / np.float32(temperature))
         return _nucleus(tokens, masses, top_p, float(masses[-1]))
     best = logits.max()
-    _check(float(best))
+    _refuse_nan(float(best))
     scores = (logits - best) / np.float32(temperature)
     if top_p >= 1:
         return np.arange(scores.size), _masses(scores)
@@ -62,7 +62,7 @@ def candidates(
         count *= 8
 
 
-def _check(score: float) -> None:
+def _refuse_nan(score: float) -> None:
     if math.isnan(score):
         raise InputError("the model's logits are NaN: its weights are damaged or overflow; export it again")
 
@@ -80,7 +80,7 @@ def _top(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], ND
     pool = np.flatnonzero(~(scores < _reached(scores, count)))  # a NaN is in it
     values = scores[pool]
     order = np.argsort(-values, kind="stable")  # NaN last
-    _check(float(values[order[-1]]))
+    _refuse_nan(float(values[order[-1]]))
     values = values[order]
     kept = int(np.count_nonzero(values >= values[count - 1])) if count < len(values) else len(values)
     return pool[order[:kept]], values[:kept]

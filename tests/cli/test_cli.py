@@ -52,7 +52,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantized") / "q"
     result = q3edge("quantize", DEMO_MODEL, "-o", folder)
     assert result.returncode == 0, result.stderr
-    assert "bits per weight" in result.stderr
+    assert "bits each" in result.stderr
     return folder
 
 
