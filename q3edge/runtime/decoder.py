@@ -164,7 +164,8 @@ class Decoder:
         total = cache.length + columns
         if total > cache.capacity:
             raise UsageError(f"the cache holds {cache.capacity} tokens and {total} are needed; make a larger one")
-        lengths = [held + new for held, new in zip(cache.lengths, [columns] * rows if counts is None else counts)]
+        new = [columns] * rows if counts is None else counts
+        lengths = [held + more for held, more in zip(cache.lengths, new, strict=True)]
         shape = (rows, min(keep or columns, columns), self.config.vocab_size)
         logits = np.empty(shape, np.float32) if out is None else out
         if logits.shape != shape or logits.dtype != np.float32 or not logits.flags.c_contiguous:
