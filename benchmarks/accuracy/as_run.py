@@ -3,8 +3,8 @@
     python benchmarks/accuracy/as_run.py CHECKPOINT tokens.npz [ARTIFACT...] [--logits FILE...]
 
 ARTIFACT is an export of q3edge; FILE holds the logits of another runtime (peers/logits_mnn.py). All read the first
-tokens of each judging window, as many as FILE has. `judge.py` compares weights alone, for tools whose runtime cannot
-be asked for logits.
+tokens of each judging window, as many as FILE has. `judge.py` compares weights alone, for tools
+whose weights can be read.
 """
 
 from __future__ import annotations
