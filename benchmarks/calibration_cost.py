@@ -4,7 +4,7 @@
         [--reconstruct] [--tune]
 
 Runs `q3edge quantize` on random token ids once for each number of rows. Time grows with the rows by what a token
-takes, and the rest is what solving takes: the factors at the top of q3edge/pipeline/forecast.py are fitted to that.
+takes, and the rest is what solving takes: the factors at the top of the pipeline's forecast.py are fitted to that.
 Seconds mean something only if nothing else runs; CPU seconds are shown to tell. Bytes are those of the work folder and
 the output together, sampled every 10 ms.
 """
@@ -24,9 +24,10 @@ import torch
 from processes import measure
 
 from q3edge.checkpoint import Checkpoint
-from q3edge.machine import has_fast_bfloat16, matrix_speed
-from q3edge.pipeline.forecast import Machine, Workload, forecast
-from q3edge.recipe import Recipe
+from q3edge.machine.cpu import has_fast_bfloat16
+from q3edge.machine.speed import matrix_speed
+from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
+from q3edge.quantization.recipe import Recipe
 
 
 @contextmanager

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.evaluation.passages import encode_suites
-from q3edge.evaluation.selection import Selection
-from q3edge.evaluation.suite_files import read_suite
+from q3edge.evaluation.scorecard.passages import encode_suites
+from q3edge.evaluation.suites.selection import Selection
+from q3edge.evaluation.suites.suite_files import read_suite
 from q3edge.progress import Silent
-from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 
 def passages(artifact: Path, files: Sequence[Path], limit: int | None) -> list[NDArray[np.int64]]:

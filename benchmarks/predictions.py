@@ -22,7 +22,7 @@ import json, resource, sys, time
 from pathlib import Path
 import numpy as np
 from q3edge.pipeline.inspect import CONTEXT
-from q3edge.runtime.decoder import Decoder
+from q3edge.runtime.session.decoder import Decoder
 decoder = Decoder(Path(sys.argv[1]))
 depth = min(CONTEXT, decoder.config.max_position_embeddings) - 40
 cache = decoder.new_cache(depth + 40)

@@ -15,11 +15,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.generate import Statistics, generate
-from q3edge.runtime.ngram_draft import NGramDraft
-from q3edge.runtime.settings import GenerationSettings
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.ngram_draft import NGramDraft
+from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 
 def answered(path: Path) -> list[str]:

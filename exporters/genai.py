@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS
 from q3edge.artifact import MODEL_FILE
-from q3edge.config import Qwen3Config, read_json_object
-from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS
-from q3edge.side_files import GENERATION_CONFIG_FILE
+from q3edge.artifact.side_files import GENERATION_CONFIG_FILE
+from q3edge.storage.json_files import read_json_object
 
 GENAI_CONFIG_FILE = "genai_config.json"
 _SEARCH_DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}

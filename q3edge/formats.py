@@ -1,4 +1,4 @@
-"""The names of the formats, apart from what they mean (q3edge.recipe), so that `--help` need not import numpy."""
+"""Names of formats, apart from what they mean (q3edge.quantization.recipe), so that `--help` need not import numpy."""
 
 from typing import Literal
 

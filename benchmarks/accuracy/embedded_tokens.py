@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from calibration.data.loading import load_calibration_set
-from q3edge.evaluation.passages import encode_suites
-from q3edge.evaluation.suite_files import built_in_suites
+from q3edge.calibration.data.loading import load_calibration_set
+from q3edge.evaluation.scorecard.passages import encode_suites
+from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.progress import Silent
-from q3edge.runtime.chat_template import ChatTemplate
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tools.demo_model.calibration import records

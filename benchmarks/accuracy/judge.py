@@ -24,15 +24,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.compressed_tensors import QuantizedCheckpoint
+from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
+from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
 from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.safetensors_file import SafetensorsFile
-from q3edge.config import CONFIG_FILE, Qwen3Config, read_json_object
-from q3edge.evaluation.metrics import TokenMetrics, compare_logits
-from q3edge.evaluation.statistics import Comparison, Estimate, summarize
-from q3edge.evaluation.windows import Window
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
+from q3edge.checkpoint.safetensors.file import SafetensorsFile
+from q3edge.checkpoint.source import WeightSource
+from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
+from q3edge.evaluation.distance.statistics import Comparison, Estimate, summarize
+from q3edge.evaluation.distance.windows import Window
 from q3edge.reference.model import LogitsHead, hidden_states
-from q3edge.weights import LM_HEAD, WeightSource, tensor_shapes
+from q3edge.storage.json_files import read_json_object
 
 DEQUANTIZED = "dequantized.safetensors"
 _CHUNK = 128  # tokens whose candidate logits are in memory at once

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from judge import DEQUANTIZED, Judge, interval
 
-from q3edge.evaluation.metrics import TokenMetrics
-from q3edge.evaluation.statistics import Comparison
+from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.evaluation.distance.statistics import Comparison
 from q3edge.version import VERSION
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.config import CONFIG_FILE, Qwen3Config, read_json_object
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
+from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.storage.json_files import read_json_object
 
 CALIBRATION = (128, 512)  # windows, tokens per window: 64k tokens, the size most tools' defaults are near
 JUDGING = (16, 1024)

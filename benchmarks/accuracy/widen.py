@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact.side_files import GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from q3edge.checkpoint import Checkpoint
-from q3edge.side_files import GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from q3edge.weights import tensor_shapes
 
 _BLOCK_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from speed_contract import StepEngine, Variant, main
 
-from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.generate import PREFILL_CHUNK
+from q3edge.runtime.generation.generate import PREFILL_CHUNK
+from q3edge.runtime.session.decoder import Decoder
 
 # Variant -> flags of `q3edge quantize`.
 _FLAGS = {

@@ -25,9 +25,9 @@ from typing import Any
 from table import table
 from worker import Work, WorkerFailedError, measure, warm_up
 
-from q3edge.config import Qwen3Config
-from q3edge.machine import cpu_name, read_bandwidth
-from q3edge.runtime.cpu import default_threads
+from q3edge.architecture.config import Qwen3Config
+from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.machine.speed import read_bandwidth
 
 sys.path.extend([str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "peers")])
 import environments

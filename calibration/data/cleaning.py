@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
-from calibration.data.documents import Document
-from q3edge.runtime.chat_template import Message
+from q3edge.calibration.data.documents import Document
+from q3edge.runtime.text.chat_template import Message
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 # Controls, soft hyphen, zero width space, direction marks, byte order mark. Joiners (U+200C, U+200D) are spelling in

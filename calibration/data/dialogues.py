@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibration.data.documents import Document
+from q3edge.calibration.data.documents import Document
 from q3edge.errors import UsageError
-from q3edge.runtime.chat_encoding import ChatEncoder
-from q3edge.runtime.chat_template import ChatTemplate, Message
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.runtime.text.chat_encoding import ChatEncoder
+from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 _RESULT_MARK = "\n#### "  # GSM8K's border between working and result

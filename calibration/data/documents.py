@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from q3edge.runtime.chat_template import Message
+from q3edge.runtime.text.chat_template import Message
 
 DOMAINS = ("general", "math", "code", "multilingual", "safety")
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.data.quality import words_of
+from q3edge.calibration.data.quality import words_of
 
 SHINGLE_WORDS = 5
 THRESHOLD = 0.8  # Jaccard similarity from which on two texts are one

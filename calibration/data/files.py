@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePath
 
-from calibration.data.documents import DOMAINS
+from q3edge.calibration.data.documents import DOMAINS
 from q3edge.errors import InputError
 
 JSON_LINES = (".jsonl", ".json-lines", ".jsonlines", ".ndjson")

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.data.calibration_set import CalibrationSet, SourceCount
-from calibration.data.cleaning import clean_document, passages
-from calibration.data.dialogues import DocumentEncoder
-from calibration.data.documents import DOMAINS, Document, seeded_rank
-from calibration.data.duplicates import find_duplicates
-from calibration.data.files import SourceFile, open_sources
-from calibration.data.mixture import Mixture, mix, normalised_shares
-from calibration.data.notices import Losses, notices_of
-from calibration.data.quality import rejection
-from calibration.data.readers import read_documents
-from calibration.data.tagging import tag_document
+from q3edge.calibration.data.calibration_set import CalibrationSet, SourceCount
+from q3edge.calibration.data.cleaning import clean_document, passages
+from q3edge.calibration.data.dialogues import DocumentEncoder
+from q3edge.calibration.data.documents import DOMAINS, Document, seeded_rank
+from q3edge.calibration.data.duplicates import find_duplicates
+from q3edge.calibration.data.files import SourceFile, open_sources
+from q3edge.calibration.data.mixture import Mixture, mix, normalised_shares
+from q3edge.calibration.data.notices import Losses, notices_of
+from q3edge.calibration.data.quality import rejection
+from q3edge.calibration.data.readers import read_documents
+from q3edge.calibration.data.tagging import tag_document
 from q3edge.errors import InputError, UsageError
-from q3edge.runtime.chat_template import ChatTemplate
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 MIN_SEQ_LEN = 16
 _MIN_PASSAGE = 2000  # characters; longer rows get longer passages

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.data.documents import DOMAINS, Document, seeded_rank
+from q3edge.calibration.data.documents import DOMAINS, Document, seeded_rank
 from q3edge.errors import InputError, UsageError
 
 DEFAULT_SHARES: Mapping[str, float] = {

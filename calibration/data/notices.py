@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from calibration.data.mixture import Mixture
 from q3edge.artifact import Notice
+from q3edge.calibration.data.mixture import Mixture
 
 _WHY_DROPPED = {
     "empty": "documents say nothing",

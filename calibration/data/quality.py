@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-from calibration.data.documents import Document
+from q3edge.calibration.data.documents import Document
 
 MIN_WORDS = 12  # Gopher's 50 are for whole web pages
 MIN_WORDS_WITH_LETTERS = 0.7  # Gopher has 0.8, with 3.5 as one word where it is two here

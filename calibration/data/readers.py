@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from calibration.data.documents import Document
-from calibration.data.files import JSON_LINES, SourceFile
-from calibration.data.records import ALL_KEYS, USABLE, Place, document_of, makes_record, question_and_answer
+from q3edge.calibration.data.documents import Document
+from q3edge.calibration.data.files import JSON_LINES, SourceFile
+from q3edge.calibration.data.records import ALL_KEYS, USABLE, Place, document_of, makes_record, question_and_answer
 from q3edge.errors import InputError, ResourceError
 
 

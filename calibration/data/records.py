@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.data.documents import DOMAINS, Document
+from q3edge.calibration.data.documents import DOMAINS, Document
 from q3edge.errors import InputError
-from q3edge.runtime.chat_encoding import ROLES
-from q3edge.runtime.chat_template import Message
+from q3edge.runtime.text.chat_encoding import ROLES
+from q3edge.runtime.text.chat_template import Message
 
 DIALOGUE_KEYS = ("messages", "conversations")
 PAIR_KEYS = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))

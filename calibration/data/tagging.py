@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from calibration.data.documents import Document
+from q3edge.calibration.data.documents import Document
 from q3edge.languages import UNKNOWN, detect_language
 
 CODE_LANGUAGE = "code"  # counted in place of a human language

@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from exporters.onnx.builder import MICROSOFT, GraphBuilder
-from q3edge.config import Qwen3Config
-from q3edge.kv_cache import KVScales
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import KVScales
+from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
 
 _MASKED = -1e9  # added to the score of a padding token: its probability becomes 0, and no infinity is involved
 _FEW_TOKENS = 16  # up to here the operator on int8 buffers is not slower than the detour through float32

@@ -1,7 +1,7 @@
 """Qwen3's forward pass as an ONNX graph, to be read from top to bottom like a model definition.
 
 Owns the computation. Weights and their operators are `linear`'s, attention over the cache `attention`'s, names of
-inputs and outputs `q3edge.kv_cache`'s. Reference: transformers' Qwen3ForCausalLM.
+inputs and outputs `q3edge.architecture.kv_cache`'s. Reference: transformers' Qwen3ForCausalLM.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from exporters.onnx.attention import Attention, Layer
-from exporters.onnx.builder import GraphBuilder
-from exporters.onnx.linear import Matrices
-from q3edge.config import Qwen3Config
-from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec, KVScales
-from q3edge.weights import EMBEDDING, FINAL_NORM, head_tensor, layer_prefix
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec, KVScales
+from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor, layer_prefix
+from q3edge.exporters.onnx.attention import Attention, Layer
+from q3edge.exporters.onnx.builder import GraphBuilder
+from q3edge.exporters.onnx.linear import Matrices
 
 
 class Decoder:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
-from exporters.onnx.decoder import Decoder
-from exporters.onnx.external_data import ExternalData
-from exporters.onnx.linear import Matrices
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import KVScales
+from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
-from q3edge.config import Qwen3Config
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
-from q3edge.kv_cache import KVScales
+from q3edge.exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
+from q3edge.exporters.onnx.decoder import Decoder
+from q3edge.exporters.onnx.external_data import ExternalData
+from q3edge.exporters.onnx.linear import Matrices
 from q3edge.progress import Progress, Silent
-from q3edge.weights import WeightSource, tensor_shapes
 
 _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
 

@@ -14,15 +14,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from exporters.onnx.builder import MICROSOFT, GraphBuilder
-from exporters.onnx.external_data import ExternalData, TensorSpec, same_bytes
-from exporters.packing import pack_blocks, pack_zero_points
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import UsageError
+from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
+from q3edge.exporters.onnx.external_data import ExternalData, TensorSpec, same_bytes
 from q3edge.progress import Advance
-from q3edge.scales import multiples_type, split_scales
-from q3edge.scheme import Scheme
-from q3edge.tensor import QuantizedTensor
-from q3edge.weights import WeightSource, tensor_shapes
+from q3edge.quantization.packing import pack_blocks, pack_zero_points
+from q3edge.quantization.scales import multiples_type, split_scales
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
 
 _BLOCK_WEIGHTS = 1 << 22  # weights in memory at a time
 _INT8_RANGE = 127.0
@@ -136,7 +137,7 @@ class Matrices:
     def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> _BlockWeights:
         """Codes uint8 [N, K/G, G*bits/8], scales float32 [N, K/G], packed zero points [N, ceil(K/G*bits/8)].
 
-        Scales are stored as q3edge.scales splits them; onnxruntime multiplies them out when it loads the model.
+        Scales are stored as quantization.scales splits them; onnxruntime multiplies them out when it loads the model.
         """
         label = _label(names)
         if label not in self._block_weights:

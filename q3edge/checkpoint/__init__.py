@@ -3,6 +3,6 @@
 model: which tensors a model must have; shards: the files as one; safetensors_file, safetensors_writer: the format.
 """
 
-from q3edge.checkpoint.model import Checkpoint, Expected, ModelFolder, check_tensors
+from q3edge.checkpoint.float_checkpoint import Checkpoint, Expected, ModelFolder, check_tensors
 
 __all__ = ["Checkpoint", "Expected", "ModelFolder", "check_tensors"]

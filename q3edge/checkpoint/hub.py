@@ -6,10 +6,10 @@ import errno
 import re
 from pathlib import Path
 
-from q3edge.checkpoint.shards import INDEX_FILE
-from q3edge.config import CONFIG_FILE
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.artifact.side_files import SIDE_FILES
+from q3edge.checkpoint.safetensors.shards import INDEX_FILE
 from q3edge.errors import InputError, ResourceError
-from q3edge.side_files import SIDE_FILES
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)

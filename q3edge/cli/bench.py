@@ -47,8 +47,8 @@ def bench(
     Each repeat is a process of its own. Medians, with the smallest and largest value in brackets. Close other
     programs first.
     """
-    from q3edge.cli.tables import bench_table
-    from q3edge.pipeline.bench import bench_artifact
+    from q3edge.cli.tables.tables import bench_table
+    from q3edge.pipeline.measure.bench import bench_artifact
 
     result = bench_artifact(
         folder, prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats, progress=TerminalProgress()

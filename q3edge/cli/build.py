@@ -74,7 +74,7 @@ def build(
         if format_name == FLOAT
         else build_recipe(format_name, group_size, symmetric, recipe_file, method, kv_cache)
     )
-    from q3edge.cli.tables import validation_table
+    from q3edge.cli.tables.tables import validation_table
     from q3edge.pipeline.build import build_artifact
 
     built = build_artifact(

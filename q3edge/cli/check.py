@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from q3edge.cli.console import FILE, FOLDER, TerminalProgress, emit_json, json_option
-from q3edge.cli.measuring_options import build_measuring, measuring_options
+from q3edge.cli.options.measuring import build_measuring, measuring_options
 
 
 @click.command()
@@ -43,8 +43,8 @@ def check(
         raise UsageError("nothing to check: give --max-kl, --min-recovery or both")
     if reference is not None and scorecard is not None:
         raise UsageError("--reference measures and --scorecard reads what was measured: give one")
-    from q3edge.cli.report_tables import gate_table
-    from q3edge.pipeline.gate import check_artifact, require_gates
+    from q3edge.cli.tables.report import gate_table
+    from q3edge.pipeline.measure.gate import check_artifact, require_gates
     from q3edge.report.gates import Gates
 
     measuring = build_measuring(reference, **measuring_flags)

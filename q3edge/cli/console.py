@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from q3edge.artifact import Notice
-    from q3edge.pipeline.calibrate import Calibration
-    from q3edge.recipe import Recipe
+    from q3edge.pipeline.quantize.calibrate import Calibration
+    from q3edge.quantization.recipe import Recipe
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -120,7 +120,7 @@ def build_calibration(
     target_bpw: float | None,
 ) -> Calibration:
     """What the flags of `calibration_options` ask for."""
-    from q3edge.pipeline.calibrate import SAMPLES, SEQ_LEN, Budget, Calibration
+    from q3edge.pipeline.quantize.calibrate import SAMPLES, SEQ_LEN, Budget, Calibration
 
     budget = None
     if target_size is not None or target_bpw is not None:
@@ -174,7 +174,7 @@ def build_recipe(
     from dataclasses import replace
 
     from q3edge.errors import UsageError
-    from q3edge.recipe import Recipe
+    from q3edge.quantization.recipe import Recipe
 
     if recipe_file is None:
         recipe = Recipe.for_format(format_name or "int4", group_size, symmetric)

@@ -25,7 +25,7 @@ def demo(output: Path, as_json: bool) -> None:
 
     Needs no network. The table shows what each costs in size and loses in accuracy; int2 shows what too far looks like.
     """
-    from q3edge.cli.tables import demo_table
+    from q3edge.cli.tables.tables import demo_table
     from q3edge.pipeline.demo import run_demo
 
     result = run_demo(output, say=say, progress=TerminalProgress())

@@ -22,8 +22,8 @@ def diff(a: Path, b: Path, max_tokens: int, threads: int | None, as_json: bool) 
     Recipe, sizes, notices, versions and measured values; then how far B's predictions are from A's on the built-in
     text: identical models have a KL of exactly 0. The exit code is 0 whatever differs.
     """
-    from q3edge.cli.report_tables import diff_table
-    from q3edge.pipeline.diff import diff_artifacts
+    from q3edge.cli.tables.report import diff_table
+    from q3edge.pipeline.measure.diff import diff_artifacts
 
     found = diff_artifacts(a, b, max_tokens=max_tokens, threads=threads, progress=TerminalProgress())
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option, show_notices
-from q3edge.cli.measuring_options import build_measuring, measuring_options
+from q3edge.cli.options.measuring import build_measuring, measuring_options
 
 
 @click.command("eval")
@@ -28,9 +28,9 @@ def evaluate(folder: Path, reference: str, as_json: bool, **measuring_flags: Any
     much of the reference's score is kept, in percent, with 95 % confidence intervals, and where the two differ most.
     Killed, it goes on where it stopped. Exit code 5: the artifact looks broken. DIR is not changed.
     """
-    from q3edge.cli.scorecard_table import scorecard_table
-    from q3edge.pipeline.evaluate import require_sound
-    from q3edge.pipeline.measuring import evaluated
+    from q3edge.cli.tables.scorecard import scorecard_table
+    from q3edge.pipeline.measure.evaluate import require_sound
+    from q3edge.pipeline.measure.measuring import evaluated
 
     scorecard = evaluated(folder, build_measuring(reference, **measuring_flags), TerminalProgress())
     show_notices(scorecard.notices)

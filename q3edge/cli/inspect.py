@@ -15,7 +15,7 @@ def inspect(model: str, as_json: bool) -> None:
 
     Only headers are read; no weights are loaded and nothing is written.
     """
-    from q3edge.cli.tables import inspection_table
+    from q3edge.cli.tables.tables import inspection_table
     from q3edge.pipeline.inspect import inspect_model
 
     inspection = inspect_model(model)

@@ -51,7 +51,7 @@ def quantize(
     """
     check_budget_flags(calibration_flags, format_name, group_size, symmetric, recipe_file)
     recipe = build_recipe(format_name, group_size, symmetric, recipe_file, method, kv_cache)
-    from q3edge.pipeline.quantize import quantize_checkpoint
+    from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 
     manifest = quantize_checkpoint(
         model,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from q3edge.cli.console import FILE, FOLDER, TerminalProgress, say
-from q3edge.cli.measuring_options import build_measuring, gate_options, measuring_options, no_speed_option
+from q3edge.cli.options.measuring import build_measuring, gate_options, measuring_options, no_speed_option
 
 
 @click.command()
@@ -35,8 +35,8 @@ def report(
     What was not measured before is: accuracy against --reference, then speed. The page is one file that needs no
     network. Without --reference it shows what `build` measured.
     """
-    from q3edge.cli.report_tables import report_table
-    from q3edge.pipeline.report import make_report
+    from q3edge.cli.tables.report import report_table
+    from q3edge.pipeline.measure.report import make_report
     from q3edge.report.files import write_report
     from q3edge.report.gates import Gates
 

@@ -12,7 +12,7 @@ import click
 from q3edge.cli.console import FOLDER, emit_json, json_option, say, threads_option
 
 if TYPE_CHECKING:
-    from q3edge.runtime.chat_template import Message
+    from q3edge.runtime.text.chat_template import Message
 
 
 @click.command()

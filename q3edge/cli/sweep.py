@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from q3edge.cli.console import TerminalProgress, emit_json, json_option, output_option, say
-from q3edge.cli.measuring_options import build_measuring, gate_options, measuring_options, no_speed_option
+from q3edge.cli.options.measuring import build_measuring, gate_options, measuring_options, no_speed_option
 
 
 class _List(click.ParamType["tuple[str, ...]"]):
@@ -76,11 +76,11 @@ def sweep(
     The same command goes on where it was stopped; finished formats are not built again. A format that fails is listed
     with its reason and the others go on: the exit code is 0 if any could be judged, else 5.
     """
-    from q3edge.cli.report_tables import report_table
+    from q3edge.cli.tables.report import report_table
     from q3edge.errors import ValidationError
-    from q3edge.pipeline.calibrate import SAMPLES, SEQ_LEN, Calibration
-    from q3edge.pipeline.sweep import run_sweep
-    from q3edge.pipeline.variants import parse_variants
+    from q3edge.pipeline.quantize.calibrate import SAMPLES, SEQ_LEN, Calibration
+    from q3edge.pipeline.sweep.sweep import run_sweep
+    from q3edge.pipeline.sweep.variants import parse_variants
     from q3edge.report.gates import Gates
 
     asked = parse_variants(formats, target_bpw, method)

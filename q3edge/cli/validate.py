@@ -46,8 +46,8 @@ def validate(
     Reports the KL divergence in nats, agreement on the likeliest token, perplexity and more, each with a 95 %
     confidence interval, and how much of it comes from int8 activations. DIR is not changed.
     """
-    from q3edge.cli.tables import validation_table
-    from q3edge.pipeline.validate import require_passed, validate_against
+    from q3edge.cli.tables.tables import validation_table
+    from q3edge.pipeline.measure.validate import require_passed, validate_against
 
     report = validate_against(
         folder, reference, texts, max_tokens=max_tokens, max_kl=max_kl, threads=threads, progress=TerminalProgress()

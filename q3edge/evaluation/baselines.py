@@ -23,14 +23,15 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from q3edge.config import Qwen3Config
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, head_tensor, tensor_shapes
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ResourceError
-from q3edge.evaluation.references import batches
-from q3edge.evaluation.windows import Window, padded_inputs
+from q3edge.evaluation.distance.references import batches
+from q3edge.evaluation.distance.windows import Window, padded_inputs
 from q3edge.progress import Progress
 from q3edge.reference.layer import read_tensor
 from q3edge.reference.model import hidden_states
-from q3edge.weights import EMBEDDING, LM_HEAD, WeightSource, head_tensor, tensor_shapes
 
 _BLOCK = 64  # weights that share a scale in bitsandbytes' 4-bit types, its default
 _FLOAT32, _HALF = 4, 2  # bytes

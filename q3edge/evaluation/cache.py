@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.errors import InputError, ResourceError
-from q3edge.evaluation.scorecard import Scorecard, scorecard_from_json
+from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 
 
 def cache_folder() -> Path:

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from q3edge.artifact import artifact_digest
 from q3edge.errors import InputError, ResourceError, UsageError
-from q3edge.evaluation.answers import final_answer
+from q3edge.evaluation.answers.questions import final_answer
 from q3edge.progress import Progress, Silent
-from q3edge.runtime.generate import generate, prefill
+from q3edge.runtime.generation.generate import generate, prefill
+from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
-from q3edge.runtime.prefix_cache import PrefixCache
-from q3edge.runtime.settings import GenerationSettings
 
 try:
     from lm_eval.api.model import TemplateLM

@@ -8,22 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.compressed_tensors import QuantizedCheckpoint
-from exporters.onnx.export import check_exportable
 from q3edge.artifact import Manifest, staged_directory
+from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.evaluation.results import ValidationReport
-from q3edge.evaluation.validate import validate_artifact
-from q3edge.evaluation.windows import MAX_TOKENS, Window
-from q3edge.pipeline.calibrate import Calibration, discard_work, work_folder
-from q3edge.pipeline.checks import check_export
+from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
+from q3edge.evaluation.validation.results import ValidationReport
+from q3edge.evaluation.validation.validate import validate_artifact
+from q3edge.exporters.onnx.export import check_exportable
 from q3edge.pipeline.export import Source, finish_artifact, write_artifact
-from q3edge.pipeline.quantize import write_quantized
-from q3edge.pipeline.validate import require_passed, text_windows
+from q3edge.pipeline.measure.checks import check_export
+from q3edge.pipeline.measure.validate import require_passed, text_windows
+from q3edge.pipeline.quantize.calibrate import Calibration, discard_work, work_folder
+from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.progress import Progress, Silent
-from q3edge.recipe import Recipe
-from q3edge.side_files import require_tokenizer
+from q3edge.quantization.recipe import Recipe
 
 ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
 

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from q3edge.checkpoint import Checkpoint
-from q3edge.evaluation.answers import Question, read_questions, score_answers
-from q3edge.evaluation.statistics import Estimate
-from q3edge.evaluation.windows import Window
+from q3edge.evaluation.answers.questions import Question, read_questions, score_answers
+from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.evaluation.distance.windows import Window
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.calibrate import Calibration
+from q3edge.pipeline.quantize.calibrate import Calibration
 from q3edge.progress import Progress
-from q3edge.recipe import Recipe, Rule
-from q3edge.runtime.chat_template import Message
+from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.runtime.model import Model
+from q3edge.runtime.text.chat_template import Message
 
 _LONGEST_ANSWER = 128
 _SHARES = {"general": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum

@@ -6,25 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporters.compressed_tensors import QuantizedCheckpoint, read_kv_scales
-from exporters.genai import write_genai_config
-from exporters.onnx.export import export_decoder
-from q3edge.artifact import (
-    DATA_FILE,
-    MANIFEST_FILE,
-    MODEL_FILE,
-    Manifest,
-    artifact_digest,
-    staged_directory,
-)
+from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, Manifest, artifact_digest, staged_directory
+from q3edge.artifact.side_files import copy_side_files, write_float_config
 from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.errors import UsageError
+from q3edge.exporters.genai import write_genai_config
+from q3edge.exporters.onnx.export import export_decoder
+from q3edge.machine.tool_versions import tool_versions
 from q3edge.progress import Progress, Silent
-from q3edge.recipe import Recipe
+from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import write_model_card
-from q3edge.side_files import copy_side_files, write_float_config
-from q3edge.tool_versions import tool_versions
 
 Source = Checkpoint | QuantizedCheckpoint
 # Where transformers.js looks for the weights that model.onnx refers to.

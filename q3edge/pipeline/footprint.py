@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from q3edge.config import Qwen3Config
-from q3edge.scheme import Scheme
-from q3edge.weights import EMBEDDING, tensor_shapes
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import EMBEDDING, tensor_shapes
+from q3edge.quantization.scheme import Scheme
 
 _GROUP_BYTES = 8  # kernels keep a float32 scale and a float32 sum per group beside the codes
 

@@ -11,19 +11,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import KVCacheSpec
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.config import Qwen3Config
 from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, FORMATS
-from q3edge.kv_cache import KVCacheSpec
-from q3edge.machine import read_bandwidth
+from q3edge.machine.cpu import default_threads
+from q3edge.machine.speed import read_bandwidth
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
-from q3edge.recipe import Recipe
-from q3edge.runtime.cpu import default_threads
-from q3edge.scheme import Scheme
-from q3edge.weights import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
 
 CONTEXT = 2048  # tokens of KV cache that the RAM column counts
 _RUNTIME_BYTES = 150e6  # Python, onnxruntime, tokenizer and activations

@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
-from q3edge.config import Qwen3Config
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import layer_prefix
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
 from q3edge.reference.rotary import RotaryTables
-from q3edge.weights import WeightSource, layer_prefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)

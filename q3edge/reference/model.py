@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import linear
 
+from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
 from q3edge.progress import Progress, Silent
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor
 from q3edge.reference.rotary import RotaryTables
-from q3edge.weights import EMBEDDING, FINAL_NORM, WeightSource, head_tensor
 
 MAX_TABLE_BYTES = 640 << 20  # a float32 head up to this size stays in memory between calls
 _BLOCK_BYTES = 64 << 20  # rows of a larger head read at a time

@@ -1,4 +1,4 @@
-"""Rotary position embedding applied: cos/sin tables and the rotation. The frequencies are `q3edge.rope`'s."""
+"""Rotary position embedding applied: cos/sin tables and the rotation. The frequencies are `architecture.rope`'s."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from q3edge.config import Qwen3Config
+from q3edge.architecture.config import Qwen3Config
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from q3edge.artifact import Notice
-from q3edge.evaluation.scorecard import Scorecard
-from q3edge.evaluation.statistics import Comparison, Estimate
+from q3edge.evaluation.distance.statistics import Comparison, Estimate
+from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import Recommendation, pareto_front
 

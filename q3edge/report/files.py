@@ -9,7 +9,7 @@ from pathlib import Path
 from q3edge.errors import ResourceError
 from q3edge.report.content import Report
 from q3edge.report.markdown import render_markdown
-from q3edge.report.page import render_page
+from q3edge.report.page.page import render_page
 
 
 def write_report(

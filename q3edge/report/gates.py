@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from q3edge.evaluation.results import CheckResult
-from q3edge.evaluation.statistics import Estimate
+from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.evaluation.validation.results import CheckResult
 
 MIN_RECOVERY, MAX_KL = 97.0, 0.05
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact import Manifest
-from q3edge.scheme import Scheme
+from q3edge.quantization.scheme import Scheme
 
 CARD_FILE = "README.md"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from q3edge.evaluation.statistics import Estimate
+from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.report.gates import Gates
 
 

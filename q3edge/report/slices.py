@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from q3edge.evaluation.scorecard import Scorecard, Slice
-from q3edge.evaluation.statistics import Estimate
+from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
 from q3edge.report.content import Variant
 
 Kind = Literal["areas", "languages", "suites"]

@@ -12,20 +12,20 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
-from q3edge.config import Qwen3Config
+from q3edge.architecture.config import Qwen3Config
 from q3edge.errors import UsageError
-from q3edge.runtime.chat_encoding import ChatEncoder, check_unicode
-from q3edge.runtime.chat_template import ChatTemplate, Message
-from q3edge.runtime.decoder import Decoder
-from q3edge.runtime.generate import Statistics, generate
-from q3edge.runtime.loader import open_graph
-from q3edge.runtime.model_draft import ModelDraft, open_draft, relative_cost
-from q3edge.runtime.ngram_draft import NGramDraft
-from q3edge.runtime.prefix_cache import PrefixCache
-from q3edge.runtime.settings import GenerationSettings
-from q3edge.runtime.speculation import Draft
-from q3edge.runtime.thinking import ThinkingSplitter
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.model_draft import ModelDraft, open_draft, relative_cost
+from q3edge.runtime.generation.ngram_draft import NGramDraft
+from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.generation.speculation import Draft
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.loader import open_graph
+from q3edge.runtime.text.chat_encoding import ChatEncoder, check_unicode
+from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.thinking import ThinkingSplitter
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 OnText = Callable[[str], None]
 

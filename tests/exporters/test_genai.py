@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporters.genai import GENAI_CONFIG_FILE, write_genai_config
-from onnx_models import ExportedDecoder, quantized_model
+from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import MODEL_FILE
-from q3edge.config import Qwen3Config
 from q3edge.errors import InputError
-from q3edge.scheme import Scheme
-from support import tiny_config
+from q3edge.exporters.genai import GENAI_CONFIG_FILE, write_genai_config
+from q3edge.quantization.scheme import Scheme
+from tests.helpers.onnx_models import ExportedDecoder, quantized_model
+from tests.helpers.support import tiny_config
 
 
 def written(folder: Path, generation: dict[str, Any] | None = None, **overrides: Any) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from calibration import walk
-from calibration.journal import Journal
-from calibration.layer import LayerResult, LayerSolver
-from calibration.streams import Stream
-from calibration.walk import Walk
+from q3edge.calibration.layers import walk
+from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.layer import LayerResult, LayerSolver
+from q3edge.calibration.layers.streams import Stream
+from q3edge.calibration.layers.walk import Walk
 from q3edge.progress import Silent
-from q3edge.scheme import Scheme
-from support import InMemoryWeights
+from q3edge.quantization.scheme import Scheme
+from tests.helpers.support import InMemoryWeights
 
 Schemes = Mapping[str, Scheme | None]
 

@@ -9,14 +9,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from exporters.onnx.export import export_decoder
+from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
 from q3edge.artifact import MODEL_FILE
-from q3edge.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
-from q3edge.runtime.cpu import int8_products_saturate
-from q3edge.scales import storable_scales
-from q3edge.scheme import Scheme
-from q3edge.tensor import QuantizedTensor
-from support import InMemoryWeights
+from q3edge.exporters.onnx.export import export_decoder
+from q3edge.machine.cpu import int8_products_saturate
+from q3edge.quantization.scales import storable_scales
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from tests.helpers.support import InMemoryWeights
 
 Past = dict[str, NDArray[np.float32]]
 
@@ -53,7 +53,7 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    if int8_products_saturate():  # as q3edge.runtime.decoder does
+    if int8_products_saturate():  # as q3edge.runtime.session.decoder does
         options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from q3edge.artifact import Notice
-from q3edge.evaluation.results import CheckResult
-from q3edge.evaluation.scorecard import Example, Histogram, Scorecard, Slice
-from q3edge.evaluation.statistics import Comparison, Estimate
+from q3edge.evaluation.distance.statistics import Comparison, Estimate
+from q3edge.evaluation.scorecard.scorecard import Example, Histogram, Scorecard, Slice
+from q3edge.evaluation.validation.results import CheckResult
 from q3edge.report.content import Failure, Reference, Report, Speed, Spread, TensorFact, Variant
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend

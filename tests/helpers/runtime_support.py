@@ -11,10 +11,10 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from exporters.onnx.export import export_decoder
 from q3edge.artifact import Manifest
 from q3edge.errors import UsageError
-from support import InMemoryWeights, tiny_config
+from q3edge.exporters.onnx.export import export_decoder
+from tests.helpers.support import InMemoryWeights, tiny_config
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKUP_TOKENS = ("<think>", "</think>")

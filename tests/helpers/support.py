@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from q3edge.config import Qwen3Config
-from q3edge.scheme import Scheme
-from q3edge.tensor import QuantizedTensor
-from q3edge.weights import tensor_shapes
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
 
 TINY: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": 320, "hidden_size": 64,

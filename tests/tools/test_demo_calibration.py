@@ -11,12 +11,12 @@ from random import Random
 
 import pytest
 
-from calibration.data import load_calibration_set
-from calibration.data.dialogues import DocumentEncoder
-from calibration.data.records import Place, document_of
-from q3edge.runtime.chat_encoding import ChatEncoder
-from q3edge.runtime.chat_template import ChatTemplate
-from q3edge.runtime.tokenizer import Tokenizer
+from q3edge.calibration.data import load_calibration_set
+from q3edge.calibration.data.dialogues import DocumentEncoder
+from q3edge.calibration.data.records import Place, document_of
+from q3edge.runtime.text.chat_encoding import ChatEncoder
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.tokenizer import Tokenizer
 from tools.demo_model import calibration
 from tools.demo_model.calibration import DOMAINS, record, records
 from tools.demo_model.curriculum import MIX, dialogue, example, questions

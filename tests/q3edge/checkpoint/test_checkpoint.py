@@ -14,11 +14,11 @@ import torch
 from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
 
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.shards import Shards
+from q3edge.checkpoint.safetensors.shards import Shards
 from q3edge.errors import InputError
-from q3edge.weights import EMBEDDING, LM_HEAD, tensor_shapes
-from support import InMemoryWeights, write_checkpoint
+from tests.helpers.support import InMemoryWeights, write_checkpoint
 
 NORM = "model.norm.weight"
 Tensors = dict[str, torch.Tensor]

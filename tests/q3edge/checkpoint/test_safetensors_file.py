@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from q3edge.checkpoint.safetensors_file import SafetensorsFile
-from q3edge.checkpoint.safetensors_writer import SafetensorsWriter, bfloat16_bits
+from q3edge.checkpoint.safetensors.file import SafetensorsFile
+from q3edge.checkpoint.safetensors.writer import SafetensorsWriter, bfloat16_bits
 from q3edge.errors import InputError
 
 FILE_FIXTURE = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -193,7 +193,7 @@ def test_bad_input_3_uses_little_memory(tmp_path: Path) -> None:
         file.write((200_000_000).to_bytes(8, "little"))
         file.truncate(300_000_000)
     script = (  # VmHWM, since getrusage's peak would include the process that started this one
-        "import sys\nfrom pathlib import Path\nfrom q3edge.checkpoint.safetensors_file import SafetensorsFile\n"
+        "import sys\nfrom pathlib import Path\nfrom q3edge.checkpoint.safetensors.file import SafetensorsFile\n"
         "try: SafetensorsFile(Path(sys.argv[1]))\nexcept Exception as error: print(type(error).__name__)\n"
         "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
     )

@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibration_support import Killed, random_tokens, solver_calls
 
-from calibration.journal import Journal
-from calibration.sensitivity import Sensitivity
-from calibration.streams import Stream
-from calibration.walk import Walk
+from q3edge.architecture.kv_cache import CacheType
 from q3edge.artifact import Manifest
+from q3edge.artifact.side_files import RECIPE_FILE
+from q3edge.calibration.budget.sensitivity import Sensitivity
+from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.streams import Stream
+from q3edge.calibration.layers.walk import Walk
 from q3edge.errors import UsageError
-from q3edge.kv_cache import CacheType
-from q3edge.pipeline.allocate import _Contest
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.calibrate import Budget, Calibration, work_folder
-from q3edge.pipeline.quantize import quantize_checkpoint
-from q3edge.recipe import Recipe
-from q3edge.side_files import RECIPE_FILE
-from runtime_support import write_tokenizer
-from support import write_checkpoint
+from q3edge.pipeline.quantize.allocate import _Contest
+from q3edge.pipeline.quantize.calibrate import Budget, Calibration, work_folder
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.quantization.recipe import Recipe
+from tests.helpers.calibration_support import Killed, random_tokens, solver_calls
+from tests.helpers.runtime_support import write_tokenizer
+from tests.helpers.support import write_checkpoint
 
 BITS = 5.2
 

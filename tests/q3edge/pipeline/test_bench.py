@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from q3edge.config import Qwen3Config
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.errors import InputError, UsageError
-from q3edge.kv_cache import KVCacheSpec
-from q3edge.pipeline.bench import BenchResult, bench_artifact
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
-from q3edge.pipeline.quantize import quantize_checkpoint
-from q3edge.recipe import Recipe
-from q3edge.scheme import Scheme
-from support import InMemoryWeights
+from q3edge.pipeline.measure.bench import BenchResult, bench_artifact
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from tests.helpers.support import InMemoryWeights
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
@@ -73,7 +73,7 @@ def test_more_than_the_context_is_refused(artifact: Path) -> None:
 
 
 def test_a_process_that_fails_says_why(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("q3edge.pipeline.bench.sys.executable", "false")
+    monkeypatch.setattr("q3edge.pipeline.measure.bench.sys.executable", "false")
     with pytest.raises(InputError, match=r"the measured process failed \(exit code 1\)"):
         bench_artifact(artifact, prompt=1, new=1, depths=(0,), repeats=1)
 

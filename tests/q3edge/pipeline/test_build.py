@@ -12,34 +12,34 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-import exporters.onnx.linear
-from exporters.compressed_tensors import QuantizedCheckpoint
-from exporters.onnx.linear import Matrices
 from q3edge.artifact import Manifest
 from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
 from q3edge.errors import InputError, ValidationError
+from q3edge.exporters.onnx import linear
+from q3edge.exporters.onnx.linear import Matrices
 from q3edge.formats import FORMATS
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.checks import MAX_ERROR_INT8, relative_error, typical_error
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.inspect import inspect_model
-from q3edge.pipeline.quantize import quantize_checkpoint, row_blocks
-from q3edge.recipe import Recipe
-from q3edge.runtime.decoder import Decoder
-from q3edge.scheme import Scheme
-from q3edge.tensor import QuantizedTensor
-from support import tiny_config, write_checkpoint
+from q3edge.pipeline.measure.checks import MAX_ERROR_INT8, relative_error, typical_error
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint, row_blocks
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.runtime.session.decoder import Decoder
+from tests.helpers.support import tiny_config, write_checkpoint
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
 
 def test_a_wrong_export_is_never_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = exporters.onnx.linear.pack_blocks
+    right = linear.pack_blocks
 
     def rotated(tensor: QuantizedTensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         return np.roll(right(tensor), 1, axis=0)
 
-    monkeypatch.setattr(exporters.onnx.linear, "pack_blocks", rotated)
+    monkeypatch.setattr(linear, "pack_blocks", rotated)
     with pytest.raises(ValidationError, match="the ONNX model's logits differ from the checkpoint's"):
         build_artifact(str(DEMO_MODEL), tmp_path / "out", Recipe.for_format("int4"))
     assert list(tmp_path.iterdir()) == []

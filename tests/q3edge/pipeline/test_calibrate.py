@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibration_support import killed_after_the_first_layer, random_tokens, solver_calls
 
 from q3edge.artifact import MANIFEST_FILE
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import UsageError
-from q3edge.pipeline import calibrate
-from q3edge.pipeline.calibrate import Calibration, choose_method, work_folder
-from q3edge.pipeline.quantize import quantize_checkpoint
-from q3edge.recipe import Recipe
-from runtime_support import write_tokenizer
-from support import write_checkpoint
+from q3edge.pipeline.quantize import calibrate
+from q3edge.pipeline.quantize.calibrate import Calibration, choose_method, work_folder
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.quantization.recipe import Recipe
+from tests.helpers.calibration_support import killed_after_the_first_layer, random_tokens, solver_calls
+from tests.helpers.runtime_support import write_tokenizer
+from tests.helpers.support import write_checkpoint
 
 
 class Quantizing:

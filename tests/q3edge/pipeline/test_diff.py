@@ -9,12 +9,12 @@ import pytest
 
 from q3edge.artifact import Manifest
 from q3edge.errors import InputError
-from q3edge.pipeline.diff import ArtifactDiff, diff_artifacts
 from q3edge.pipeline.export import export_artifact
-from q3edge.pipeline.quantize import quantize_checkpoint
-from q3edge.recipe import Recipe
-from runtime_support import write_artifact, write_tokenizer
-from support import write_checkpoint
+from q3edge.pipeline.measure.diff import ArtifactDiff, diff_artifacts
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.quantization.recipe import Recipe
+from tests.helpers.runtime_support import write_artifact, write_tokenizer
+from tests.helpers.support import write_checkpoint
 
 TOKENS = 256
 

@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifact_support import overwritten
 
-import q3edge.evaluation.references as references
+import q3edge.evaluation.distance.references as references
+from q3edge.architecture.config import Qwen3Config
 from q3edge.checkpoint import Checkpoint
-from q3edge.config import Qwen3Config
 from q3edge.errors import InputError, UsageError, ValidationError
-from q3edge.evaluation.dead_matrices import dead_matrices
-from q3edge.evaluation.reading_journal import ReadingJournal
-from q3edge.evaluation.scorecard import Scorecard, scorecard_from_json
-from q3edge.evaluation.suite import Item, Suite
-from q3edge.evaluation.suite_files import built_in_suites
-from q3edge.pipeline.answers import Asking
+from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
+from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
+from q3edge.evaluation.suites.suite import Item, Suite
+from q3edge.evaluation.suites.suite_files import built_in_suites
+from q3edge.evaluation.validation.dead_matrices import dead_matrices
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.evaluate import evaluate, require_sound
-from q3edge.recipe import Recipe
-from support import write_checkpoint
+from q3edge.pipeline.measure.answers import Asking
+from q3edge.pipeline.measure.evaluate import evaluate, require_sound
+from q3edge.quantization.recipe import Recipe
+from tests.helpers.artifact_support import overwritten
+from tests.helpers.support import write_checkpoint
 
 DEMO = str(files("q3edge.data") / "demo_model")
 CHOICES = Suite(
@@ -89,7 +89,7 @@ def test_int4_against_float(artifact: Path, cache: Path, monkeypatch: pytest.Mon
     require_sound(artifact, found)
     assert not list((cache / "unfinished").iterdir())
 
-    monkeypatch.setattr("q3edge.pipeline.evaluate.read_all", forbidden)
+    monkeypatch.setattr("q3edge.pipeline.measure.evaluate.read_all", forbidden)
     assert evaluate(artifact, DEMO, suites, limit=5, threads=1) == found
 
 

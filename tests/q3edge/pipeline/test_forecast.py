@@ -11,7 +11,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibration_support import (
+
+import q3edge.pipeline.quantize.forecast
+import q3edge.pipeline.quantize.outlook
+from q3edge.architecture.config import Qwen3Config
+from q3edge.calibration.layers.streams import Stream
+from q3edge.checkpoint.compressed_tensors import QuantizedWriter
+from q3edge.errors import ResourceError
+from q3edge.pipeline.quantize.calibrate import Budget, Calibration
+from q3edge.pipeline.quantize.forecast import (
+    Forecast,
+    Machine,
+    Workload,
+    disk_bytes,
+    forecast,
+    work_folder_bytes,
+)
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.progress import Silent
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from tests.helpers.calibration_support import (
     calibrate,
     killed_after_the_first_layer,
     linear_schemes,
@@ -19,21 +39,8 @@ from calibration_support import (
     random_tokens,
     solver_calls,
 )
-
-import q3edge.pipeline.forecast
-import q3edge.pipeline.outlook
-from calibration.streams import Stream
-from exporters.compressed_tensors import QuantizedWriter
-from q3edge.config import Qwen3Config
-from q3edge.errors import ResourceError
-from q3edge.pipeline.calibrate import Budget, Calibration
-from q3edge.pipeline.forecast import Forecast, Machine, Workload, disk_bytes, forecast, work_folder_bytes
-from q3edge.pipeline.quantize import quantize_checkpoint
-from q3edge.progress import Silent
-from q3edge.recipe import Recipe
-from q3edge.scheme import Scheme
-from runtime_support import write_tokenizer
-from support import tiny_config, write_checkpoint
+from tests.helpers.runtime_support import write_tokenizer
+from tests.helpers.support import tiny_config, write_checkpoint
 
 MACHINE = Machine(1e11, 2, False)
 GB = 10**9
@@ -130,7 +137,7 @@ trained = pytest.mark.parametrize("flags", TRAINING.values(), ids=TRAINING.keys(
 def test_work_and_output_together_peak_where_it_was_said(
     shape: tuple[int, int], flags: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(q3edge.pipeline.forecast, "_SIDE_BYTES", 0)
+    monkeypatch.setattr(q3edge.pipeline.quantize.forecast, "_SIDE_BYTES", 0)
     small = Small(tmp_path, shape, vocab_size=8192)
     seen: list[int] = []
 
@@ -195,7 +202,7 @@ def test_what_is_said_beforehand_counts_an_int8_cache(
         seen.append(load)
         return forecast(load, machine, finished=finished)
 
-    monkeypatch.setattr(q3edge.pipeline.outlook, "forecast", recorded)
+    monkeypatch.setattr(q3edge.pipeline.quantize.outlook, "forecast", recorded)
     small = Small(tmp_path)
     calibration = Calibration((small.folder / "tokens.npy",), budget=budget)
     recipe = dataclasses.replace(small.recipe, kv_cache="int8")
@@ -240,7 +247,7 @@ def test_bad_input_27_too_little_memory_is_said_and_changes_no_byte(
     small = Small(tmp_path)
     found = []
     for available in (1000 * GB, None, GB // 10):
-        monkeypatch.setattr(q3edge.pipeline.outlook, "available_memory", lambda value=available: value)
+        monkeypatch.setattr(q3edge.pipeline.quantize.outlook, "available_memory", lambda value=available: value)
         lines = small.quantize()
         assert lines[0].startswith("calibration on 6 rows of 16 tokens: about ")
         assert lines[0].endswith(" of disk")

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.units import Unit
-from q3edge.config import Qwen3Config
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.calibration.layers.units import Unit
 from q3edge.errors import UsageError
-from q3edge.pipeline.plans import Plan, check_budget, largest_plan, make_plans, widths_of
-from q3edge.recipe import Recipe
-from q3edge.scheme import Scheme
-from q3edge.weights import tensor_shapes
-from support import tiny_config
+from q3edge.pipeline.quantize.plans import Plan, check_budget, largest_plan, make_plans, widths_of
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from tests.helpers.support import tiny_config
 
 CONFIG = Qwen3Config.from_dict(tiny_config(num_hidden_layers=4))
 COSTS = {

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from q3edge.errors import InputError, UsageError, ValidationError
-from q3edge.pipeline import sweep_builds
-from q3edge.pipeline.gate import check_artifact, require_gates
-from q3edge.pipeline.measuring import Measuring
-from q3edge.pipeline.report import make_report, unique_names
-from q3edge.pipeline.sweep import SweepResult, run_sweep
-from q3edge.pipeline.variants import parse_variants
+from q3edge.pipeline.measure.gate import check_artifact, require_gates
+from q3edge.pipeline.measure.measuring import Measuring
+from q3edge.pipeline.measure.report import make_report, unique_names
+from q3edge.pipeline.sweep import builds as sweep_builds
+from q3edge.pipeline.sweep.sweep import SweepResult, run_sweep
+from q3edge.pipeline.sweep.variants import parse_variants
 from q3edge.progress import Silent
 from q3edge.report.gates import Gates
-from runtime_support import write_tokenizer
-from support import write_checkpoint
+from tests.helpers.runtime_support import write_tokenizer
+from tests.helpers.support import write_checkpoint
 
 FORMATS = ["int8", "int4-g128", "torch-int8"]  # the second does not fit the model's width of 64
 LENIENT = Gates(min_recovery=1.0, max_kl=5.0)

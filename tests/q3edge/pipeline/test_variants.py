@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from q3edge.errors import UsageError
-from q3edge.pipeline.variants import parse_variants
-from q3edge.recipe import Recipe
+from q3edge.pipeline.sweep.variants import parse_variants
+from q3edge.quantization.recipe import Recipe
 
 
 def scheme_of(name: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from q3edge.report.axes import fitting_axis, linear_axis, log_axis, tick_text
+from q3edge.report.page.axes import fitting_axis, linear_axis, log_axis, tick_text
 
 numbers = st.floats(-1e9, 1e9, allow_nan=False).map(lambda x: round(x, 6))
 positive = st.floats(1e-9, 1e9)

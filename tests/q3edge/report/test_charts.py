@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from q3edge.report.charts import HEIGHT, PLOT, Point, histogram, place_labels, scatter
-from q3edge.report.strips import LEVELS, PARTS, cells_of, heat_strip, level
-from q3edge.report.svg import WIDTH
+from q3edge.report.page.charts import HEIGHT, PLOT, Point, histogram, place_labels, scatter
+from q3edge.report.page.strips import LEVELS, PARTS, cells_of, heat_strip, level
+from q3edge.report.page.svg import WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</svg><script>alert(1)</script>\u202e\x00&\"'"

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from q3edge.artifact import Notice
-from q3edge.evaluation.scorecard import Behaviour, Example, LostAnswer
+from q3edge.evaluation.scorecard.scorecard import Behaviour, Example, LostAnswer
 from q3edge.report.content import Failure, Report
 from q3edge.report.gates import Gates
 from q3edge.report.markdown import render_markdown
 from q3edge.report.numbers import STYLES
-from q3edge.report.page import MAX_BYTES, render_page
+from q3edge.report.page.page import MAX_BYTES, render_page
 from q3edge.report.plain_text import visible
-from report_support import estimate, make_report, scorecard, usual_variants, variant
+from tests.helpers.report_support import estimate, make_report, scorecard, usual_variants, variant
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = [

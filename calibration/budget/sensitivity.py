@@ -1,0 +1,230 @@
+"""What every unit of a model costs at every width, in nats of KL to the float model.
+
+One walk over the float layers. Each unit is rounded alone at one width, and the KL that this makes at the model's end
+is measured; its other widths cost in proportion to their output error, which like the KL is quadratic in the error of
+the weights. The tables feed everything at once, so each of their widths is solved whole and measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from q3edge.architecture.tensors import FINAL_NORM
+from q3edge.calibration.layers.stage import sampled_losses, solve_stage
+from q3edge.calibration.layers.streams import Stream, Tokens
+from q3edge.calibration.layers.tables import RoundedHead, embed_rounded, embedding_share, solve_head
+from q3edge.calibration.layers.units import STAGE_FIELDS, Unit
+from q3edge.calibration.rounding.balance import foldable
+from q3edge.calibration.rounding.moments import Moments
+from q3edge.checkpoint.source import WeightSource
+from q3edge.progress import Progress
+from q3edge.quantization.scheme import Scheme
+from q3edge.reference.divergence import mean_kl
+from q3edge.reference.layer import LayerWeights, attention_context, decoder_layer, gated_product, normalize, read_tensor
+from q3edge.reference.model import LogitsHead
+from q3edge.reference.rotary import RotaryTables
+
+SOLVED = 32  # sequences that units are rounded for
+PROBED, PROBED_LENGTH = 8, 128  # sequences that the KL is measured on, and how many tokens of each
+Widths = Sequence[Scheme | None]  # None: float
+
+
+class Sensitivity:
+    """Measures every width of every unit; a unit of a layer needs one width of 4 bits, at which it is probed.
+
+    token_ids: int64 [sequences, length], the last `held_out` of which judge. `folder` holds what is spilled meanwhile.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource,
+        widths: Mapping[Unit, Widths],
+        token_ids: NDArray[np.int64],
+        held_out: int,
+        folder: Path,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        self._source, self._config, self._widths = source, source.config, widths
+        train, judged = token_ids[:-held_out], token_ids[-held_out:]
+        self._solved = train[_spread(len(train), SOLVED)]
+        self._probed = judged[_spread(len(judged), PROBED), :PROBED_LENGTH]
+        lengths = (self._solved.shape[1], self._probed.shape[1])
+        self._rotary = {length: RotaryTables.of(source.config, length) for length in lengths}
+        self._tokens = Tokens(len(self._solved), self._solved.shape[1], 0, bfloat16)
+        # Hidden states of the float model, and of one variant of it after another: each has one unit rounded.
+        self._states = Stream(folder / "float.bin", self._tokens, source.config.hidden_size)
+        self._variants = Stream(folder / "variants.bin", self._probe_tokens(1), source.config.hidden_size)
+        self._begun: list[tuple[Unit, int] | None] = []
+        self._losses: dict[Unit, list[float]] = {}
+
+    def run(self, progress: Progress) -> dict[Unit, list[float]]:
+        """The cost of every width of every unit, in nats."""
+        layers = self._config.num_hidden_layers
+        try:
+            with progress.task("measure sensitivity", layers + 1) as advance:
+                self._embed()
+                for layer in range(layers):
+                    self._pass_layer(layer)
+                    advance(1)
+                divergences = self._divergences()
+                advance(1)
+        finally:
+            self._states.delete()
+            self._variants.delete()
+        return {unit: self._costs(unit, divergences) for unit in self._widths}
+
+    def _costs(self, unit: Unit, divergences: Mapping[tuple[Unit, int], float]) -> list[float]:
+        if unit.layer is None:
+            return [divergences.get((unit, number), 0.0) for number in range(len(self._widths[unit]))]
+        probed, losses = _probed_width(self._widths[unit]), self._losses[unit]
+        per_loss = divergences[unit, probed] / max(losses[probed], torch.finfo(torch.float32).tiny)
+        return [loss * per_loss for loss in losses]
+
+    def _embed(self) -> None:
+        for part in self._tokens.parts:
+            self._states.write(part, embed_rounded(self._source, self._solved[part], None))
+        self._begin(None, embed_rounded(self._source, self._probed, None))
+        for unit, widths in self._widths.items():
+            if unit.layer is None:
+                for number, scheme in enumerate(widths):
+                    if scheme is not None:
+                        self._begin((unit, number), embed_rounded(self._source, self._probed, scheme))
+
+    def _pass_layer(self, layer: int) -> None:
+        """Take all variants through the layer, and begin those that have one of its units rounded."""
+        weights = LayerWeights.read(self._source, layer)
+        moments = self._moments(weights)
+        before = self._variants.read(self._place(0))
+        begun = []
+        for unit, widths in self._widths.items():
+            if unit.layer == layer:
+                rounded = self._rounded(unit, weights, moments.pop(unit.role))
+                begun.append(((unit, _probed_width(widths)), self._probed_output(rounded, before)))
+
+        def forward(part: slice) -> None:
+            self._variants.write(part, self._layer(weights, self._variants.read(part)))
+
+        for _ in self._probe_tokens(len(self._begun)).map(forward):
+            pass
+        for variant, output in begun:
+            self._begin(variant, output)
+
+    def _probed_output(self, weights: LayerWeights, states: torch.Tensor) -> torch.Tensor:
+        parts = self._probe_tokens(1).map(lambda part: self._layer(weights, states[part]))
+        return torch.cat([output for _, output in parts])
+
+    def _layer(self, weights: LayerWeights, states: torch.Tensor) -> torch.Tensor:
+        return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]])
+
+    def _moments(self, weights: LayerWeights) -> dict[str, Moments]:
+        """Of the input of every stage, for the solved sequences, which go through the layer, and the probed ones."""
+        config = self._config
+        moments = {role: Moments.empty(getattr(weights, names[0]).shape[1]) for role, names in STAGE_FIELDS.items()}
+
+        def inputs(x: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            normed = normalize(x, weights.input_layernorm, config)
+            context = attention_context(normed, weights, config, self._rotary[x.shape[1]]).float()
+            x = x + context @ weights.o_proj.T
+            second = normalize(x, weights.post_attention_layernorm, config)
+            product = gated_product(second, weights).float()
+            stages = {"qkv": normed, "o": context, "gate_up": second, "down": product}
+            return stages, x + product @ weights.down_proj.T
+
+        def solved(part: slice) -> dict[str, torch.Tensor]:
+            stages, output = inputs(self._states.read(part))
+            self._states.write(part, output)
+            return stages
+
+        for tokens, function, held_out in (
+            (self._tokens, solved, False),
+            (self._probe_tokens(1), lambda part: inputs(self._variants.read(part))[0], True),
+        ):
+            for _, stages in tokens.map(function):
+                for role, values in stages.items():
+                    moments[role].add(values.flatten(0, 1), held_out=held_out)
+        return moments
+
+    def _rounded(self, unit: Unit, weights: LayerWeights, moments: Moments) -> LayerWeights:
+        """The layer with one unit rounded at the width it is probed at; notes what every width loses."""
+        widths = self._widths[unit]
+        scheme = widths[_probed_width(widths)]
+        assert scheme is not None
+        matrices = {name: getattr(weights, name) for name in STAGE_FIELDS[unit.role]}
+        allowed = partial(foldable, role=unit.role, config=self._config)
+        solution = solve_stage(matrices, dict.fromkeys(matrices, scheme), moments, allowed)
+        self._losses[unit] = sampled_losses(list(matrices.values()), widths, moments, solution.balance)
+        values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
+        return dataclasses.replace(weights, **{name: value / solution.balance for name, value in values.items()})
+
+    def _divergences(self) -> dict[tuple[Unit, int], float]:
+        """Mean KL of every variant to the float model."""
+        float_head, norm = LogitsHead(self._source), read_tensor(self._source, FINAL_NORM)
+        by_head: dict[tuple[Unit, int] | None, list[int]] = {}
+        for number, variant in enumerate(self._begun):
+            own_head = variant is not None and variant[0].layer is None
+            by_head.setdefault(variant if own_head else None, []).append(number)
+        solved = self._heads(norm)
+        found: dict[tuple[Unit, int], float] = {}
+        for variant, numbers in by_head.items():
+            head = float_head if variant is None else LogitsHead(solved(*variant))
+            totals = np.zeros(len(numbers))
+            for row in range(len(self._probed)):
+                target, *others = (self._final(norm, number, row) for number in (0, *numbers))
+                totals += mean_kl(float_head, target, head, others)
+            for number, total in zip(numbers, totals / len(self._probed)):
+                if (begun := self._begun[number]) is not None:
+                    found[begun] = float(total)
+        return found
+
+    def _heads(self, norm: torch.Tensor) -> Callable[[Unit, int], WeightSource]:
+        """Gives the model whose head has one of its widths, solved when it is asked for."""
+        moments = Moments.empty(self._config.hidden_size)
+        for _, final in self._tokens.map(lambda part: normalize(self._states.read(part), norm, self._config)):
+            moments.add(final.flatten(0, 1), held_out=False)
+        for row in range(len(self._probed)):
+            moments.add(self._final(norm, 0, row), held_out=True)
+
+        @cache
+        def share(probed: Scheme) -> float:
+            layers = (LayerWeights.read(self._source, layer) for layer in range(self._config.num_hidden_layers))
+            return embedding_share(self._source, layers, self._probed, probed, bfloat16=self._tokens.bfloat16)
+
+        def head(unit: Unit, number: int) -> WeightSource:
+            widths = self._widths[unit]
+            scheme, probed = widths[number], widths[_probed_width(widths)]
+            assert scheme is not None
+            assert probed is not None
+            return RoundedHead(self._source, solve_head(self._source, scheme, moments, share(probed))[0])
+
+        return head
+
+    def _final(self, norm: torch.Tensor, variant: int, row: int) -> torch.Tensor:
+        first = variant * len(self._probed) + row
+        return normalize(self._variants.read(slice(first, first + 1))[0], norm, self._config)
+
+    def _begin(self, variant: tuple[Unit, int] | None, states: torch.Tensor) -> None:
+        self._variants.write(self._place(len(self._begun)), states)
+        self._begun.append(variant)
+
+    def _place(self, number: int) -> slice:
+        return slice(number * len(self._probed), (number + 1) * len(self._probed))
+
+    def _probe_tokens(self, variants: int) -> Tokens:
+        return dataclasses.replace(self._tokens, sequences=variants * len(self._probed), length=self._probed.shape[1])
+
+
+def _probed_width(widths: Widths) -> int:
+    return next(number for number, scheme in enumerate(widths) if scheme is not None and scheme.bits == 4)
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """At most `wanted` of the numbers 0..count-1, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))

@@ -1,0 +1,1 @@
+"""One layer after another: stages, streams of hidden states, the walk, and what makes it durable."""

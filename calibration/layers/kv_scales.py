@@ -1,0 +1,38 @@
+"""Scales of an int8 KV cache: the largest key and value of every channel that real text brings forth."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
+from q3edge.checkpoint.source import WeightSource
+from q3edge.progress import Progress
+from q3edge.reference.layer import LayerWeights, keys_values, normalize
+from q3edge.reference.model import hidden_states
+from q3edge.reference.rotary import RotaryTables
+
+TOKENS = 16_384  # that are looked at
+_LARGEST_CODE = 127.0
+_SMALLEST_SCALE = 1e-6  # of a channel that is always zero
+
+
+@torch.no_grad()
+def kv_scales(source: WeightSource, token_ids: NDArray[np.int64], progress: Progress) -> KVScales:
+    """Scales for the model in `source`, from the first rows of token ids [B, S] that make about TOKENS tokens.
+
+    A value beyond anything seen here is cut off at the edge of int8's range when it is stored.
+    """
+    spec = KVCacheSpec.of(source.config)
+    largest = torch.zeros(2, spec.layers, spec.kv_heads, spec.head_dim)
+
+    def watch(layer: int, weights: LayerWeights, x: torch.Tensor, rotary: RotaryTables) -> None:
+        normed = normalize(x, weights.input_layernorm, source.config)
+        for peaks, found in zip(largest[:, layer], keys_values(normed, weights, source.config, rotary)):
+            torch.maximum(peaks, found.abs().amax((0, 2)), out=peaks)
+
+    rows = max(1, TOKENS // token_ids.shape[1])
+    hidden_states(source, token_ids[:rows], progress=progress, label="KV cache scales", watch=watch)
+    keys, values = (largest / _LARGEST_CODE).clamp_min(_SMALLEST_SCALE).numpy()
+    return KVScales(keys, values)

@@ -1,0 +1,238 @@
+"""One stage of a layer: the matrices that share an input are rounded for the tokens seen there.
+
+Owns the choices: how strongly input channels are balanced, and how many sweeps help. Each is made by the loss on
+held-out tokens, never by the loss that the solver itself lowered. What a stage is, and where its balance goes, is
+`q3edge.calibration.layers.layer`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from q3edge.calibration.rounding.balance import balance_of
+from q3edge.calibration.rounding.gptq import InverseFactor, factorize, round_channels
+from q3edge.calibration.rounding.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
+from q3edge.calibration.rounding.moments import Moments
+from q3edge.calibration.rounding.refine import descend, refit_scales
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.reference.parallel import ordered_map
+
+EXPONENTS = (0.0, 0.25, 0.35, 0.5, 0.65)  # of a channel's RMS; 0 leaves the channels as they are
+SWEEPS = 1
+_ROWS = 512  # solved at a time by one thread; fixed, so that results do not depend on the number of threads
+_SAMPLED_ROWS = 256  # that the balance is chosen on
+_ATTEMPTS = range(SWEEPS + 2)  # at a block: GPTQ, sweeps, rounding to nearest
+_JUDGING_BLOCKS = 16  # that the best attempt is chosen on: all of most matrices, a sample of a table's
+_INT8_MAX = 127.0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """How one matrix was rounded; losses are mean squared output errors on held-out tokens, relative to the output's.
+
+    sweeps: after GPTQ; None where rounding to nearest on the balanced grid was better than GPTQ.
+    rounding_loss: of rounding to nearest, loss: of what was kept; both are for the inputs that the matrix really gets.
+    """
+
+    scheme: Scheme
+    rounding_loss: float
+    loss: float
+    balance_exponent: float
+    sweeps: int | None
+    damping: float
+    damping_retries: int
+    dead_channels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """Tensors stand for weights [N, K] times `balance` [K]; the input is to be divided by it."""
+
+    tensors: Mapping[str, QuantizedTensor]
+    balance: torch.Tensor
+    reports: Mapping[str, TensorReport]
+
+
+class _Candidate(NamedTuple):
+    tensor: QuantizedTensor
+    loss: float  # summed over held-out tokens
+
+
+class _Block(NamedTuple):
+    """A block of rows: candidates by the attempt's number; loss of rounding to nearest, and of nothing but zeros."""
+
+    candidates: dict[int, _Candidate]
+    rounding_loss: float
+    power: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """What solving any block of rows of a stage needs; K is the width of the input."""
+
+    moments: Moments
+    factor: InverseFactor
+
+    def loss(self, weights: torch.Tensor, values: torch.Tensor) -> float:
+        """Squared output error of `values` [N, K] for `weights` on held-out tokens."""
+        error = weights - values
+        return float(torch.linalg.vecdot(error @ self.moments.held_out, error).sum())
+
+    def activation_loss(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> float:
+        """Squared output error on held-out tokens, estimated on a few, of rounding the input divided by `balance`."""
+        if scheme.activations == "float":
+            return 0.0
+        errors = token_rounding_errors(torch.cat(self.moments.sampled) / balance) * balance
+        return float((errors @ weights.T).square().sum()) * self.moments.held_out_tokens / len(errors)
+
+    def gptq(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> tuple[torch.Tensor, Grid]:
+        """Steps [N, K] and their grid."""
+        grid = choose_grid(weights, scheme, self.factor.importance, balance)
+        return round_channels(weights, self.factor, grid, scheme), grid
+
+
+def solve_stage(
+    weights: Mapping[str, torch.Tensor],
+    schemes: Mapping[str, Scheme],
+    moments: Moments,
+    allowed: Callable[[torch.Tensor], torch.Tensor],
+) -> Solution:
+    """Round the matrices `weights`, name -> float32 [N, K], that share the input `moments` were taken of.
+
+    allowed: the nearest balance [K] that can be folded into whatever feeds these matrices.
+    """
+    factor = factorize(moments.hessian)
+    problem = _Problem(moments, factor)
+    rms = factor.importance.sqrt()
+    balances = {exponent: allowed(balance_of(rms, exponent)) for exponent in EXPONENTS}
+    exponent = _best_exponent(weights, schemes, problem, balances)
+    tensors, reports = {}, {}
+    for name, matrix in weights.items():
+        tensors[name], reports[name] = _solve_matrix(
+            matrix.__getitem__, len(matrix), schemes[name], problem, balances[exponent], exponent
+        )
+    return Solution(tensors, balances[exponent], reports)
+
+
+def solve_unbalanced(
+    read: Callable[[slice], torch.Tensor], rows: int, scheme: Scheme, moments: Moments
+) -> tuple[QuantizedTensor, TensorReport]:
+    """Round one matrix [rows, K] whose input no balance can be folded into; `read` gives float32 blocks of its rows."""
+    problem = _Problem(moments, factorize(moments.hessian))
+    return _solve_matrix(read, rows, scheme, problem, torch.ones(len(moments.hessian)), 0.0)
+
+
+def _best_exponent(
+    weights: Mapping[str, torch.Tensor],
+    schemes: Mapping[str, Scheme],
+    problem: _Problem,
+    balances: Mapping[float, torch.Tensor],
+) -> float:
+    """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included."""
+    sample = dict(zip(weights, _sampled(list(weights.values()))))
+    samples = {
+        scheme: torch.cat([sample[name] for name in weights if schemes[name] == scheme])
+        for scheme in dict.fromkeys(schemes.values())
+    }
+
+    def loss(exponent: float) -> float:
+        balance, total = balances[exponent], 0.0
+        for scheme, rows in samples.items():
+            steps, grid = problem.gptq(rows, scheme, balance)
+            total += problem.loss(rows, dequantized(steps, grid)) + problem.activation_loss(rows, scheme, balance)
+        return total
+
+    losses = dict(zip(balances, ordered_map(loss, balances)))
+    return min(losses, key=lambda exponent: losses[exponent])
+
+
+def _sampled(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Every n-th row of each matrix, about _SAMPLED_ROWS in all."""
+    step = max(1, sum(map(len, matrices)) // _SAMPLED_ROWS)
+    return [matrix[step // 2 :: step] for matrix in matrices]
+
+
+def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
+    """What rounding each token [K] of float32 [T, K] to int8 by its largest magnitude adds to it (int8_per_token)."""
+    step = inputs.abs().amax(dim=1, keepdim=True).div_(_INT8_MAX).clamp_min_(torch.finfo(inputs.dtype).tiny)
+    return (inputs / step).round_().mul_(step).sub_(inputs)
+
+
+def sampled_losses(
+    matrices: Sequence[torch.Tensor], schemes: Sequence[Scheme | None], moments: Moments, balance: torch.Tensor
+) -> list[float]:
+    """What GPTQ loses on held-out tokens at each scheme (None: nothing), on a sample of the rows of `matrices`.
+
+    Squared output error of the sampled rows; only comparable between schemes.
+    """
+    problem = _Problem(moments, factorize(moments.hessian))
+    rows = torch.cat(_sampled(matrices))
+
+    def loss(scheme: Scheme | None) -> float:
+        if scheme is None:
+            return 0.0
+        steps, grid = problem.gptq(rows, scheme, balance)
+        return problem.loss(rows, dequantized(steps, grid))
+
+    return list(ordered_map(loss, schemes))
+
+
+def _solve_matrix(
+    read: Callable[[slice], torch.Tensor],
+    count: int,
+    scheme: Scheme,
+    problem: _Problem,
+    balance: torch.Tensor,
+    exponent: float,
+) -> tuple[QuantizedTensor, TensorReport]:
+    """Round all `count` rows, block by block, by the attempt with the smallest loss on the blocks that judge."""
+
+    def solve(start: int, numbers: Collection[int]) -> _Block:
+        rows = read(slice(start, min(start + _ROWS, count)))
+        grid = choose_grid(rows, scheme)
+        nearest = problem.loss(rows, dequantized(round_to_grid(rows, grid, scheme), grid))
+        power = torch.linalg.vecdot(rows @ problem.moments.held_out, rows).sum()
+        attempts = enumerate(_attempts(rows, scheme, problem, balance))
+        candidates = {number: candidate(rows, *found) for number, found in attempts if number in numbers}
+        return _Block(candidates, nearest, float(power))
+
+    def candidate(rows: torch.Tensor, steps: torch.Tensor, grid: Grid) -> _Candidate:
+        return _Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))
+
+    starts = range(0, count, _ROWS)
+    judging = starts[:: -(-len(starts) // _JUDGING_BLOCKS)]
+    judged = dict(zip(judging, ordered_map(lambda start: solve(start, _ATTEMPTS), judging)))
+    losses = [sum(block.candidates[number].loss for block in judged.values()) for number in _ATTEMPTS]
+    best = min(_ATTEMPTS, key=lambda number: losses[number])
+    blocks = list(ordered_map(lambda start: judged.pop(start, None) or solve(start, (best,)), starts))
+    power = max(sum(block.power for block in blocks), torch.finfo(torch.float32).tiny)
+    report = TensorReport(
+        scheme=scheme,
+        rounding_loss=sum(block.rounding_loss for block in blocks) / power,
+        loss=sum(block.candidates[best].loss for block in blocks) / power,
+        balance_exponent=exponent,
+        sweeps=best if best <= SWEEPS else None,
+        damping=problem.factor.damping,
+        damping_retries=problem.factor.retries,
+        dead_channels=problem.factor.dead_channels,
+    )
+    return QuantizedTensor.concatenate([block.candidates[best].tensor for block in blocks]), report
+
+
+def _attempts(
+    rows: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, Grid]]:
+    """Steps and grid of GPTQ, of each sweep after it, and last of rounding to nearest on the same balanced grid."""
+    steps, first = problem.gptq(rows, scheme, balance)
+    yield steps, first
+    grid = first
+    for _ in range(SWEEPS):
+        steps = descend(rows, problem.moments.hessian, steps, grid, scheme)
+        grid = refit_scales(rows, problem.moments.hessian, steps, grid, scheme)
+        yield steps, grid
+    yield round_to_grid(rows, first, scheme), first

@@ -1,0 +1,194 @@
+"""The walk over the layers: every layer is solved for the tokens as the rounded layers before it leave them.
+
+Where layers are reconstructed, the float model's hidden states go along as what they are trained towards. Behind the
+last layer comes the head, solved for the final hidden states.
+
+Owns the order of work and what is durable when. A layer and the hidden states behind it are on disk before the next
+layer begins; the next run continues there. A layer whose file is damaged is solved again from the states before it,
+which are computed anew from the layers that are sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
+from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.layer import LayerResult, LayerSolver
+from q3edge.calibration.layers.streams import Boundary, Stream, Tokens
+from q3edge.calibration.layers.tables import embed_rounded, embedding_share, solve_head
+from q3edge.calibration.layers.units import STAGE_FIELDS
+from q3edge.calibration.rounding.moments import Moments
+from q3edge.calibration.training.reconstruct import EPOCHS, Reconstructor
+from q3edge.checkpoint.source import WeightSource
+from q3edge.errors import InputError
+from q3edge.progress import Advance, Progress
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor, tensor_name
+from q3edge.reference.rotary import RotaryTables
+
+HELD_OUT = 1 / 8  # of the sequences judge every choice
+
+
+class Walk:
+    """Calibration of all layers for `token_ids` int64 [sequences, length]; layers without a scheme pass through.
+
+    The journal holds the head as one layer more, where it has a scheme.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource,
+        schemes: Mapping[str, Scheme | None],
+        token_ids: NDArray[np.int64],
+        journal: Journal,
+        *,
+        bfloat16: bool = False,
+        reconstruct: bool = False,
+    ) -> None:
+        """reconstruct: train every solved layer. InputError: fewer than two sequences, of which one is held out."""
+        sequences, length = token_ids.shape
+        if sequences < 2:
+            raise InputError(f"calibration data: {sequences} row of {length} tokens; expected at least 2, give more")
+        self._source, self._schemes, self._token_ids, self._journal = source, schemes, token_ids, journal
+        self._layers = source.config.num_hidden_layers
+        self._head = head_tensor(source.config)
+        self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
+        self._reconstruct = reconstruct
+        self._steps = len(STAGE_FIELDS) + (EPOCHS if reconstruct else 0)  # of progress in a layer
+
+    def run(self, progress: Progress) -> Stream:
+        """Solve what is not solved yet; returns the hidden states behind the last layer."""
+        sound = {n for n in self._journal.finished_layers() if self._journal.load(n, self._schemes) is not None}
+        begin = self._first_boundary(sound)
+        head_scheme = self._schemes.get(self._head)
+        steps = self._layers * self._steps + (head_scheme is not None)
+        with progress.task("calibrate", steps) as advance:
+            advance(begin * self._steps)
+            before = self._boundary(begin)
+            if begin == 0:
+                self._embed(before)
+            for layer in range(begin, self._layers):
+                after = self._boundary(layer + 1)
+                result = self._journal.load(layer, self._schemes) if layer in sound else None
+                if result is None:
+                    result = self._solve(layer, before, after, advance)
+                    after.commit()
+                    self._journal.save(layer, result)
+                else:
+                    self._pass_float(layer, before, after)
+                    self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
+                    after.commit()
+                    advance(self._steps)
+                before.delete()
+                before = after
+            if head_scheme is not None:
+                if self._layers not in sound:
+                    self._journal.save(self._layers, self._solve_head(before.own, head_scheme))
+                advance(1)
+        if before.target is not None:
+            before.target.close()
+        return before.own
+
+    def results(self) -> Iterator[LayerResult]:
+        """Every layer's result, in order, and the head's if it is rounded, once `run` is done."""
+        yield from map(self._result, range(self._layers))
+        if self._schemes.get(self._head) is not None:
+            yield self._result(self._layers)
+
+    def head(self) -> QuantizedTensor | None:
+        """The head as it was rounded, once `run` is done; None: it is float."""
+        return None if self._schemes.get(self._head) is None else self._result(self._layers).tensors[self._head]
+
+    def _result(self, layer: int) -> LayerResult:
+        result = self._journal.load(layer, self._schemes)
+        if result is None:
+            raise InputError(f"{self._journal.folder}: layer {layer} is missing or damaged; run the command again")
+        return result
+
+    def _first_boundary(self, sound: Set[int]) -> int:
+        """Where to begin: behind the layers that are done if their hidden states are there, else at the embedding."""
+        done = next(n for n in range(self._layers + 1) if n not in sound or n == self._layers)
+        return done if self._has_states(done) else 0
+
+    def _has_states(self, number: int) -> bool:
+        if number == 0 or not Boundary.exists(self._journal.folder, number):
+            return False
+        boundary = self._boundary(number)
+        whole = boundary.is_whole
+        if whole:
+            boundary.close()
+        else:
+            boundary.delete()
+        return whole
+
+    def _boundary(self, number: int) -> Boundary:
+        width = self._source.config.hidden_size
+        return Boundary(self._journal.folder, number, self.tokens, width, with_target=self._reconstruct)
+
+    def _embed(self, states: Boundary) -> None:
+        """The rows of the embedding that occur, rounded as they will be, and as they are for the target."""
+        for part in self.tokens.parts:
+            states.own.write(part, embed_rounded(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
+            if states.target is not None:
+                states.target.write(part, embed_rounded(self._source, self._token_ids[part], None))
+        states.commit()
+
+    def _solve(self, layer: int, before: Boundary, after: Boundary, advance: Advance) -> LayerResult:
+        solver = LayerSolver(self._source, layer, self._schemes, self.tokens, self._journal.folder, advance)
+        result = solver.solve(before.own, after.own)
+        self._pass_float(layer, before, after)
+        if after.target is not None and result.tensors:
+            reconstructor = Reconstructor(self._source.config, self.tokens, before.own, after.target)
+            result = reconstructor.run(layer, result, solver.balanced, advance)
+            self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
+        elif after.target is not None:
+            advance(EPOCHS)
+        return result
+
+    def _pass_float(self, layer: int, before: Boundary, after: Boundary) -> None:
+        """Take the target, if there is one, through a layer."""
+        if before.target is not None and after.target is not None:
+            self._pass_through(LayerWeights.read(self._source, layer), before.target, after.target)
+
+    def _pass_through(self, weights: LayerWeights, before: Stream, after: Stream) -> None:
+        rotary = RotaryTables.of(self._source.config, self.tokens.length)
+
+        def forward(part: slice) -> None:
+            after.write(part, decoder_layer(before.read(part), weights, self._source.config, rotary))
+
+        for _ in self.tokens.map(forward):
+            pass
+
+    def _solve_head(self, states: Stream, scheme: Scheme) -> LayerResult:
+        """A tied table is solved for the states that its rows rounded to nearest led to: `states` are what is there."""
+        config, norm = self._source.config, read_tensor(self._source, FINAL_NORM)
+        moments = Moments.empty(config.hidden_size)
+        for part, final in self.tokens.map(lambda part: normalize(states.read(part), norm, config)):
+            moments.add(final.flatten(0, 1), held_out=self.tokens.is_held_out(part))
+        layers = (rounded_layer(self._source, layer, self._result(layer)) for layer in range(self._layers))
+        share = embedding_share(self._source, layers, self._token_ids, scheme, bfloat16=self.tokens.bfloat16)
+        tensor, report = solve_head(self._source, scheme, moments, share)
+        return LayerResult({self._head: tensor}, {}, {self._head: report})
+
+
+def held_out_rows(sequences: int) -> int:
+    """How many of `sequences`, the last ones, judge."""
+    return max(1, round(sequences * HELD_OUT))
+
+
+def rounded_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
+    """float32 weights of a finished layer: dequantized, balanced, or as they are in `source`."""
+
+    def read(name: str) -> torch.Tensor:
+        if name in result.tensors:
+            return torch.from_numpy(result.tensors[name].dequantize())
+        return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
+
+    return LayerWeights(**{field.name: read(tensor_name(layer, field.name)) for field in fields(LayerWeights)})

@@ -1,0 +1,1 @@
+"""One matrix: grids, GPTQ and its refinement, rounding to nearest."""

@@ -1,0 +1,1 @@
+"""Layers and scales trained towards the float model."""

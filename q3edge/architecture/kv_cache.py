@@ -1,0 +1,62 @@
+"""`KVCacheSpec`: the one contract between exporter and runtime for graph inputs, outputs and the KV cache.
+
+Names follow what onnxruntime-genai, optimum and transformers.js expect of a decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.formats import CacheType
+
+INPUT_IDS = "input_ids"  # int64 [batch_size, sequence_length]
+ATTENTION_MASK = "attention_mask"  # int64 [batch_size, total_sequence_length]
+NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 [] or [1], default 0 = all positions
+PAST_PREFIX = "past_key_values."
+LOGITS = "logits"  # float32 [batch_size, kept, vocab_size]
+
+
+@dataclass(frozen=True, slots=True)
+class KVCacheSpec:
+    """Names, shapes and type of past and present: [batch_size, kv_heads, length, head_dim] per layer."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: CacheType = "float32"
+
+    @classmethod
+    def of(cls, config: Qwen3Config, dtype: CacheType = "float32") -> KVCacheSpec:
+        """The cache a model with this config needs."""
+        return cls(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype)
+
+    def past(self, layer: int) -> tuple[str, str]:
+        """Input names of one layer: (key, value)."""
+        return f"{PAST_PREFIX}{layer}.key", f"{PAST_PREFIX}{layer}.value"
+
+    def present(self, layer: int) -> tuple[str, str]:
+        """Output names of one layer: (key, value)."""
+        return f"present.{layer}.key", f"present.{layer}.value"
+
+    def shape(self, batch_size: int, length: int) -> tuple[int, int, int, int]:
+        """Shape of one key or value buffer."""
+        return batch_size, self.kv_heads, length, self.head_dim
+
+    def bytes_per_token(self) -> int:
+        """Bytes that one token of one sequence occupies over all layers."""
+        return 2 * np.dtype(self.dtype).itemsize * self.layers * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVScales:
+    """Of an int8 cache: a key or value is its int8 times the scale of its layer, head and channel.
+
+    keys (after rotation), values: float32 [layers, kv_heads, head_dim], above 0.
+    """
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]

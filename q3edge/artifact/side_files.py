@@ -1,0 +1,55 @@
+"""The files that travel with the weights from folder to folder: configuration, tokenizer, generation settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.artifact import Notice
+from q3edge.errors import InputError
+from q3edge.storage.json_files import read_json_object
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_CONFIG_FILE = "generation_config.json"
+RECIPE_FILE = "recipe.toml"  # how the weights were quantized, where a budget decided it
+SIDE_FILES = (
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    CHAT_TEMPLATE_FILE,
+    "vocab.json",
+    "merges.txt",
+    GENERATION_CONFIG_FILE,
+    RECIPE_FILE,
+)
+
+
+def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
+    """Copy the tokenizer and generation settings (links are followed); a Notice where there is no tokenizer."""
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            # Contents only: a read-only original must not make the copy read-only.
+            shutil.copyfile(source / name, target / name)
+    if (target / TOKENIZER_FILE).exists():
+        return ()
+    detail = f"{source} has no {TOKENIZER_FILE}: the result cannot turn text into tokens until one is put beside it"
+    return (Notice("tokenizer-missing", 1, detail),)
+
+
+def write_float_config(source: Path, target: Path, **added: object) -> None:
+    """Copy config.json without its quantization_config (an ONNX model carries its own), with fields `added`."""
+    raw = read_json_object(source / CONFIG_FILE)
+    raw.pop("quantization_config", None)
+    text = json.dumps(raw | added, indent=1, ensure_ascii=False)
+    (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def require_tokenizer(folder: Path) -> None:
+    """InputError where `folder` has no tokenizer.json."""
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise InputError(f"{folder}: has no {TOKENIZER_FILE}; copy it from the original model's folder")

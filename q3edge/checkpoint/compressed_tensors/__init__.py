@@ -1,0 +1,11 @@
+"""QDIR, the quantized checkpoint: safetensors in the layout of the compressed-tensors library.
+
+layout: one matrix <-> its stored tensors; settings: schemes <-> `quantization_config`; writer and reader: the folder.
+Why the layout is as it is: docs/decisions/2026-11-23-quantized-checkpoint-layout.md.
+"""
+
+from q3edge.checkpoint.compressed_tensors.kv_scales import read_kv_scales, write_kv_scales
+from q3edge.checkpoint.compressed_tensors.reader import QuantizedCheckpoint
+from q3edge.checkpoint.compressed_tensors.writer import QuantizedWriter
+
+__all__ = ["QuantizedCheckpoint", "QuantizedWriter", "read_kv_scales", "write_kv_scales"]

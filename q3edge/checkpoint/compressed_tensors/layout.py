@@ -1,0 +1,140 @@
+"""One quantized matrix <-> the tensors that compressed-tensors stores for it. Pure numpy; reads and writes no file.
+
+pack-quantized: `weight_packed` int32, `weight_scale`, `weight_shape`, `weight_zero_point` int32 packed along dim 0.
+int-quantized: `weight` int8, `weight_scale`, `weight_zero_point` int8. Source: compressed_tensors.compressors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD
+from q3edge.quantization.packing import pack_codes
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor, UInt8Array
+
+PACKED, PLAIN = "pack-quantized", "int-quantized"
+WORD_BITS = 32
+ReadRows = Callable[[str, slice], NDArray[Any]]  # (part, rows) -> stored values
+
+
+def format_of(name: str, scheme: Scheme) -> str:
+    """The library's format for a tensor.
+
+    An embedding is int-quantized: transformers needs a `weight` there, to initialize it and to tie it to the head.
+    Weights whose layer rounds its input too are int-quantized by the library's own convention (W8A8).
+    """
+    return PLAIN if name == EMBEDDING or scheme.activations != "float" else PACKED
+
+
+def stored_parts(name: str, shape: tuple[int, ...], scheme: Scheme) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Part ("weight_packed", ...) -> (dtype, shape) of an [N, K] matrix in `format_of(name, scheme)`."""
+    rows, width = shape
+    groups = scheme.groups(width)
+    parts: dict[str, tuple[str, tuple[int, ...]]] = {"weight_scale": ("F16", (rows, groups))}
+    if format_of(name, scheme) == PLAIN:
+        parts["weight"] = ("I8", (rows, width))
+        zero_points = ("I8", (rows, groups))
+    else:
+        parts["weight_packed"] = ("I32", (rows, words(width, scheme.bits)))
+        parts["weight_shape"] = ("I64", (2,))
+        zero_points = ("I32", (words(rows, scheme.bits), groups))
+    if not scheme.symmetric:
+        parts["weight_zero_point"] = zero_points
+    return parts
+
+
+def stored_tensors(
+    name: str, shape: tuple[int, ...], scheme: Scheme, tied: bool
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Stored name -> (dtype, shape) of everything that one quantized tensor becomes.
+
+    A tied head shares the embedding's `weight`, as transformers ties it, but each module needs scales of its own.
+    """
+    parts = stored_parts(name, shape, scheme)
+    stored = {stored_name(name, part): entry for part, entry in parts.items()}
+    if tied and name == EMBEDDING:
+        stored |= {stored_name(LM_HEAD, part): entry for part, entry in parts.items() if part != "weight"}
+    return stored
+
+
+def stored_name(name: str, part: str) -> str:
+    """'model.norm.weight', 'weight_scale' -> 'model.norm.weight_scale'."""
+    return name.removesuffix("weight") + part
+
+
+def encode(name: str, block: QuantizedTensor) -> dict[str, NDArray[Any]]:
+    """Part -> stored values of a block of rows; packed zero points need a block that starts at a multiple of 32 rows.
+
+    Signed codes of the library are ours minus 2**(bits-1); packing adds that again, so packed bits are our codes.
+    """
+    bits, zero_points = block.scheme.bits, block.zero_points
+    parts: dict[str, NDArray[Any]] = {"weight_scale": block.scales}
+    if format_of(name, block.scheme) == PLAIN:
+        parts["weight"] = _to_signed(block.codes, bits)
+        if zero_points is not None:
+            parts["weight_zero_point"] = _to_signed(zero_points, bits)
+    else:
+        parts["weight_packed"] = pack_words(block.codes, bits)
+        if zero_points is not None:
+            parts["weight_zero_point"] = np.ascontiguousarray(pack_words(zero_points.T, bits).T)
+    return parts
+
+
+def decode(name: str, scheme: Scheme, width: int, read: ReadRows, rows: slice) -> QuantizedTensor:
+    """The inverse of `encode` for the rows start:stop of an [N, width] matrix, whose parts `read` provides.
+
+    Values are not checked: damaged files give codes above `scheme.max_code` or scales that are not finite.
+    """
+    bits, zero_points = scheme.bits, None
+    scales = read("weight_scale", rows)
+    if format_of(name, scheme) == PLAIN:
+        codes = _to_unsigned(read("weight", rows), bits)
+        if not scheme.symmetric:
+            zero_points = _to_unsigned(read("weight_zero_point", rows), bits)
+    else:
+        codes = unpack_words(read("weight_packed", rows), bits)[:, :width]
+        if not scheme.symmetric:
+            first = rows.start * bits // WORD_BITS
+            stored = read("weight_zero_point", slice(first, words(rows.stop, bits)))
+            skip = rows.start - first * WORD_BITS // bits
+            unpacked = unpack_words(np.ascontiguousarray(stored.T), bits).T
+            zero_points = np.ascontiguousarray(unpacked[skip : skip + rows.stop - rows.start])
+    return QuantizedTensor(codes, scales, zero_points, scheme)
+
+
+def words(count: int, bits: int) -> int:
+    """int32 words that hold `count` codes."""
+    return -(-count * bits // WORD_BITS)
+
+
+def pack_words(codes: UInt8Array, bits: int) -> NDArray[np.int32]:
+    """uint8 [N, K] codes -> int32 [N, ceil(K*bits/32)], the first code in the lowest bits; the rest is zero bits."""
+    packed = pack_codes(codes, bits)
+    if missing := -packed.shape[1] % 4:
+        packed = np.pad(packed, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(packed).view("<i4")
+
+
+def unpack_words(packed: NDArray[np.int32], bits: int) -> UInt8Array:
+    """int32 [N, W] -> uint8 codes [N, W*32/bits]; cut off what the last word has too many."""
+    octets = packed.view(np.uint8)
+    per_byte = 8 // bits
+    if per_byte == 1:
+        return octets
+    codes = np.empty((*octets.shape, per_byte), np.uint8)
+    for slot in range(per_byte):
+        codes[:, :, slot] = (octets >> np.uint8(slot * bits)) & np.uint8((1 << bits) - 1)
+    return codes.reshape(len(octets), octets.shape[1] * per_byte)
+
+
+def _to_signed(codes: UInt8Array, bits: int) -> NDArray[np.int8]:
+    return (codes - np.uint8(1 << (bits - 1))).view(np.int8)  # wraps below zero, which is the two's complement
+
+
+def _to_unsigned(signed: NDArray[np.int8], bits: int) -> UInt8Array:
+    return signed.view(np.uint8) + np.uint8(1 << (bits - 1))

@@ -1,0 +1,106 @@
+"""Reading QDIR: a WeightSource over the folder that `QuantizedWriter` wrote, checked like a float checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.checkpoint import Expected, ModelFolder, check_tensors
+from q3edge.checkpoint.compressed_tensors.layout import decode, stored_name, stored_tensors
+from q3edge.checkpoint.compressed_tensors.settings import read_schemes
+from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES
+from q3edge.errors import InputError, UsageError
+from q3edge.quantization.scales import split_scales
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.storage.json_files import read_json_object
+
+
+class QuantizedCheckpoint(ModelFolder):
+    """The weights of QDIR, quantized and float, read on demand; nothing but headers is kept in memory."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read config.json and the headers and check that the model is complete; InputError otherwise."""
+        return cls(folder, read_json_object(folder / CONFIG_FILE))
+
+    def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
+        super().__init__(folder, raw_config)
+        try:
+            self._shapes = tensor_shapes(self.config)
+            source = str(folder / CONFIG_FILE)
+            self._schemes = read_schemes(raw_config.get("quantization_config"), self._shapes, source)
+            check_tensors(self._shards, {name: name for name in self._shards.entries}, self._expected())
+        except BaseException:
+            self.close()
+            raise
+
+    def scheme(self, name: str) -> Scheme | None:
+        """How a tensor is quantized; None: it is float."""
+        return self._schemes[name]
+
+    def dtype(self, name: str) -> str:
+        """Stored dtype of a float tensor: BF16, F16 or F32."""
+        return self._shards.entries[name].dtype
+
+    def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """float32 values of a tensor or a range of its rows, dequantized where it is quantized."""
+        if self._schemes[name] is not None:
+            return self.read_quantized(name, rows).dequantize()
+        return self._shards.read_float(name, rows)
+
+    def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
+        """Codes, scales and zero points of a tensor or a range of its rows, exactly as they were added.
+
+        TypeError: the tensor is float. InputError: values that its scheme does not allow.
+        """
+        scheme = self._schemes[name]
+        if scheme is None:
+            raise TypeError(f"{name} is a float tensor")
+        height, width = self._shapes[name]
+        start, stop, step = (rows or slice(None)).indices(height)
+        if step != 1:
+            raise ValueError(f"rows {rows}: expected step 1")
+
+        def read(part: str, part_rows: slice) -> NDArray[Any]:
+            return self._shards.read(stored_name(name, part), part_rows)
+
+        tensor = decode(name, scheme, width, read, slice(start, max(start, stop)))
+        _check_values(tensor, f"{self.folder} ({name})")
+        return tensor
+
+    def _expected(self) -> dict[str, Expected]:
+        expected: dict[str, Expected] = {}
+        for name, shape in self._shapes.items():
+            scheme = self._schemes[name]
+            if scheme is None:
+                expected[name] = (FLOAT_DTYPES, shape)
+                continue
+            try:
+                stored = stored_tensors(name, shape, scheme, self.config.tie_word_embeddings)
+            except UsageError as error:  # a group size that does not fit: config.json was changed
+                raise InputError(f"{self.folder / CONFIG_FILE} ({name}): {error}") from None
+            expected |= {part: ((dtype,), part_shape) for part, (dtype, part_shape) in stored.items()}
+        return expected
+
+
+def _check_values(tensor: QuantizedTensor, where: str) -> None:
+    largest = tensor.scheme.max_code
+    if not np.isfinite(tensor.scales).all():
+        raise InputError(f"{where}: scales are NaN or infinite; the file is damaged, quantize again")
+    if tensor.scheme.group_size is not None:
+        try:
+            split_scales(tensor.scales, tensor.scheme)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}; an older q3edge or another tool wrote it, quantize again") from None
+    for values in (tensor.codes, tensor.zero_points):
+        if values is not None and values.size and int(values.max()) > largest:
+            raise InputError(
+                f"{where}: values outside the range of {tensor.scheme.bits} bits; the file is damaged, quantize again"
+            )

@@ -1,0 +1,142 @@
+"""`Shards`: the safetensors files of a model folder and which of them holds which tensor.
+
+Owns finding the files (model.safetensors, or the index and its shards), the index's checks and the digest of the
+folder. It does not know which tensors a model needs: that is `q3edge.checkpoint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.artifact import file_record
+from q3edge.checkpoint.safetensors.file import SafetensorsFile, TensorEntry
+from q3edge.errors import InputError
+from q3edge.storage.json_files import read_json_object
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_LISTED = 10
+
+
+class Shards:
+    """Every tensor of a folder, wherever it lies. Only headers are read at construction."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._holder: dict[str, SafetensorsFile] = {}
+        self._stack = ExitStack()
+        try:
+            weight_map = _weight_map(folder)
+            for shard in sorted(set(weight_map.values())) if weight_map else [SINGLE_FILE]:
+                self._add(SafetensorsFile(folder / shard))
+            _check_index(folder, weight_map, self._holder)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, file: SafetensorsFile) -> None:
+        self._stack.callback(file.close)
+        for name in file.entries:
+            if other := self._holder.get(name):
+                raise InputError(f"{file.path} ({name}): also in {other.path.name}; expected each tensor once")
+            self._holder[name] = file
+
+    def close(self) -> None:
+        """Close every file."""
+        self._stack.close()
+
+    @property
+    def entries(self) -> dict[str, TensorEntry]:
+        """Stored name -> dtype, shape and place, over all files."""
+        return {name: file.entries[name] for name, file in self._holder.items()}
+
+    def path_of(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._holder[name].path
+
+    def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """As SafetensorsFile.read."""
+        return self._holder[name].read(name, rows)
+
+    def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """As SafetensorsFile.read_float."""
+        return self._holder[name].read_float(name, rows)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Total size of the weight files."""
+        return sum(file.size for file in self._files)
+
+    def digest(self) -> str:
+        """sha256 over the sha256 of config.json and every weight file, by name: the identity of the model."""
+        paths = [self.folder / CONFIG_FILE, *(file.path for file in self._files)]
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            hashes = pool.map(lambda path: file_record(path).sha256, paths)
+            record = {path.name: sha256 for path, sha256 in zip(paths, hashes)}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _files(self) -> list[SafetensorsFile]:
+        return sorted(set(self._holder.values()), key=lambda file: file.path.name)
+
+
+def first_names(names: Iterable[str]) -> str:
+    """'a, b, c' for errors; of a long list the first ten and how many more."""
+    found = list(names)
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return ", ".join(found[:_LISTED]) + more
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor -> shard file of the index; empty where the folder has the one model.safetensors."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found or not a folder; expected a model folder")
+    if (folder / SINGLE_FILE).exists():
+        return {}
+    if not (folder / INDEX_FILE).exists():
+        raise InputError(_no_weights(folder))
+    index = folder / INDEX_FILE
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index}: weight_map: expected an object, tensor name -> file name")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard.endswith(".safetensors") or _leaves_folder(shard):
+            raise InputError(f"{index} ({name}): file {shard!r}: expected a plain *.safetensors name; refused")
+    shards = sorted(set(weight_map.values()))
+    if missing := [shard for shard in shards if not (folder / shard).exists()]:
+        raise InputError(
+            f"{folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing)}; download them"
+        )
+    return weight_map
+
+
+def _leaves_folder(shard: str) -> bool:
+    return any(character in shard for character in "/\\:\0")
+
+
+def _no_weights(folder: Path) -> str:
+    if any(folder.glob("pytorch_model*.bin")):
+        return (
+            f"{folder}: only pytorch_model.bin, a pickle that can run code; convert it to safetensors where you trust "
+            "it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) in transformers"
+        )
+    return f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; expected a model folder with safetensors weights"
+
+
+def _check_index(folder: Path, weight_map: Mapping[str, str], holder: Mapping[str, SafetensorsFile]) -> None:
+    wrong = [name for name, shard in weight_map.items() if name not in holder or holder[name].path.name != shard]
+    if wrong:
+        raise InputError(
+            f"{folder / INDEX_FILE}: {len(wrong)} tensors are not in the shard it names: {first_names(wrong)}; "
+            "download the checkpoint again"
+        )

@@ -1,0 +1,103 @@
+"""Results of `diff`, `check`, `report` and `sweep` as plain text for a terminal. Objects in, strings out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from q3edge.cli.tables.tables import estimate, table
+
+if TYPE_CHECKING:
+    from q3edge.pipeline.measure.diff import ArtifactDiff
+    from q3edge.pipeline.measure.gate import GateReport
+    from q3edge.report.content import Report, Variant
+
+
+def report_table(report: Report) -> str:
+    """The advice, then one row a variant; failures and what was not measured below."""
+    rows = [_row(report, variant) for variant in report.variants]
+    header = ("variant", "MB", "of reference", "recovery (%)", "mean KL (nats)", "tokens/s")
+    parts = [report.recommendation.sentence]
+    if rows:
+        parts.append(table(header, rows))
+    lines = [f"{failure.name}: failed, {failure.reason}" for failure in report.failures]
+    lines += [f"{variant.name}: {reason}" for variant in report.variants for reason in variant.missing]
+    if lines:
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _row(report: Report, variant: Variant) -> tuple[str, ...]:
+    share, speed = report.share(variant), variant.speed
+    rate = "-" if speed is None else f"{speed.tokens_per_second.median:.1f}"
+    return (
+        variant.name if variant.kind == "artifact" else f"{variant.name} (baseline)",
+        f"{variant.model_bytes / 1e6:.1f}",
+        "-" if share is None else f"{100 * share:.0f} %",
+        estimate(variant.recovery) if variant.recovery else "-",
+        estimate(variant.mean_kl, 3) if variant.mean_kl else "-",
+        f"< {rate}" if speed and speed.products_only else rate,
+    )
+
+
+def gate_table(report: GateReport) -> str:
+    """One line a gate, and where the numbers come from."""
+    lines = [f"{result.status:>7}  {result.name}: {result.reason}" for result in report.results]
+    return "\n".join([f"{report.artifact}, by {report.source}", *lines])
+
+
+def diff_table(found: ArtifactDiff) -> str:
+    """Sizes of both, then a section for each kind of change, then the predictions."""
+    rows = [(c.name, _megabytes(c.a), _megabytes(c.b), _ratio(c.a, c.b)) for c in found.sizes]
+    parts = [f"A {found.a}\nB {found.b}", table(("size (MB)", "A", "B", "B of A"), rows)]
+    schemes = [f"{c.a} -> {c.b}: {c.tensors} tensors, first {c.first}" for c in found.schemes]
+    if found.method:
+        schemes.append(f"method {found.method.a} -> {found.method.b}")
+    files = [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)} bytes" for c in found.files]
+    notices = [f"only A: {notice.detail}" for notice in found.notices_only_a]
+    notices += [f"only B: {notice.detail}" for notice in found.notices_only_b]
+    for title, lines in (
+        ("weights", schemes),
+        ("files that differ", files),
+        ("notices", notices),
+        ("versions", [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)}" for c in found.versions]),
+        ("measured", _measured(found)),
+    ):
+        if lines:
+            parts.append("\n".join([f"{title}:", *(f"  {line}" for line in lines)]))
+    if found.identical:
+        parts.append("Every file is the same.")
+    parts.append(_predictions(found))
+    return "\n\n".join(parts)
+
+
+def _measured(found: ArtifactDiff) -> list[str]:
+    """What was measured of the whole model; parts of it are counted, for --json shows them."""
+    shown = [c for c in found.metrics if "." not in c.name or c.name.startswith("validation.overall.")]
+    lines = [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)}" for c in shown]
+    if rest := len(found.metrics) - len(shown):
+        lines.append(f"and {rest} more: add --json")
+    return lines
+
+
+def _predictions(found: ArtifactDiff) -> str:
+    if found.predictions is None:
+        return f"Predictions not compared: {found.not_compared}."
+    same = estimate(found.predictions.top1_agreement, scale=100)
+    return (
+        f"Predictions of B against A on {found.predictions.tokens} tokens: mean KL "
+        f"{estimate(found.predictions.mean_kl)} nats, same likeliest token {same} %; brackets: 95 % confidence"
+    )
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.2f}"
+
+
+def _ratio(a: int | None, b: int | None) -> str:
+    return f"{100 * b / a:.0f} %" if a and b is not None else "-"
+
+
+def _absent(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "absent" if value is None else str(value)

@@ -1,0 +1,83 @@
+"""A scorecard as plain text for a terminal. Pure functions: a scorecard in, strings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from q3edge.cli.tables.tables import estimate, table
+
+if TYPE_CHECKING:
+    from q3edge.evaluation.distance.statistics import Estimate
+    from q3edge.evaluation.scorecard.scorecard import Example, Scorecard, Slice
+
+_EXAMPLES = 3
+_CONTEXT = 60  # characters
+
+
+def scorecard_table(scorecard: Scorecard) -> str:
+    """Recovery in one line; a table each for areas, languages and suites; the worst places, and the checks."""
+    recovery = _recovery(scorecard.recovery)
+    weights = ", ".join(f"{area} {100 * weight:.0f} %" for area, weight in scorecard.area_weights.items())
+    title = f"{scorecard.artifact} against {scorecard.reference}: recovery {recovery} %"
+    if weights:
+        title += f" ({weights})"
+    parts = [title, _overall(scorecard)]
+    parts += [
+        _slices(kind, slices)
+        for kind, slices in (
+            ("area", scorecard.areas),
+            ("language", scorecard.languages),
+            ("suite", scorecard.suites),
+        )
+    ]
+    if scorecard.worst:
+        parts.append("\n".join(["most different:", *(_example(found) for found in scorecard.worst[:_EXAMPLES])]))
+    parts.append("\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in scorecard.checks))
+    return "\n\n".join(parts)
+
+
+def _overall(scorecard: Scorecard) -> str:
+    overall, timing = scorecard.overall, scorecard.timing
+    if overall is None:
+        return f"{scorecard.seconds:.0f} s"
+    spent = [
+        f"{name} {timing[key]:.0f} s" for name in ("reference", "candidate") if (key := f"{name}_seconds") in timing
+    ]
+    return (
+        f"{overall.tokens} tokens, {overall.windows} items; mean KL {estimate(overall.mean_kl, 3)} nats, "
+        f"same likeliest token {estimate(overall.top1_agreement, 3, scale=100)} %\n"
+        f"{scorecard.seconds:.0f} s ({', '.join(spent)}); brackets: 95 % confidence"
+    )
+
+
+def _slices(kind: str, slices: Mapping[str, Slice]) -> str:
+    rows = [
+        (
+            name,
+            str(found.items),
+            found.metric,
+            estimate(found.reference_score, 3),
+            estimate(found.candidate_score, 3),
+            _recovery(found.recovery),
+            "-" if found.comparison is None else estimate(found.comparison.mean_kl, 3),
+        )
+        for name, found in slices.items()
+    ]
+    return table((kind, "items", "score", "reference", "this model", "recovery (%)", "mean KL"), rows)
+
+
+def _recovery(found: Estimate | None) -> str:
+    return "-" if found is None else estimate(found)
+
+
+def _example(found: Example) -> str:
+    context = " ".join(found.context.split())[-_CONTEXT:]
+
+    def shown(tokens: tuple[tuple[str, float], ...]) -> str:
+        return ", ".join(f"{token!r} {100 * probability:.0f} %" for token, probability in tokens[:2])
+
+    return (
+        f"  {found.suite}, {found.item}, {found.kl:.3g} nats: ...{context}\n"
+        f"    reference: {shown(found.reference_next)}; this model: {shown(found.candidate_next)}"
+    )

@@ -1,0 +1,150 @@
+"""Results as plain text tables for a terminal. Pure functions: objects in, strings out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from q3edge.evaluation.distance.statistics import Comparison, Estimate
+    from q3edge.evaluation.validation.results import ValidationReport
+    from q3edge.pipeline.demo import DemoResult
+    from q3edge.pipeline.inspect import Inspection
+    from q3edge.pipeline.measure.bench import BenchResult
+    from q3edge.report.content import Spread
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths)]
+        return "  ".join([cells[0].ljust(widths[0]), *padded[1:]]).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def estimate(value: Estimate, digits: int = 4, scale: float = 1.0) -> str:
+    """value [low, high], significant digits as given; just the value where there is no interval."""
+    text = f"{value.value * scale:.{digits}g}"
+    if value.low is None or value.high is None:
+        return text
+    return f"{text} [{value.low * scale:.{digits}g}, {value.high * scale:.{digits}g}]"
+
+
+def validation_table(report: ValidationReport) -> str:
+    """Every metric with its interval, the two parts of the error, and the checks."""
+    overall = report.overall
+    rows = [
+        ("mean KL to float (nats)", estimate(overall.mean_kl)),
+        ("median KL", estimate(overall.median_kl)),
+        ("99 % KL", estimate(overall.p99_kl)),
+        ("99.9 % KL", estimate(overall.p999_kl)),
+        ("same likeliest token (%)", estimate(overall.top1_agreement, scale=100)),
+        ("perplexity, float model", estimate(overall.reference_perplexity)),
+        ("perplexity, this model", estimate(overall.candidate_perplexity)),
+        ("ln perplexity ratio", estimate(overall.log_perplexity_ratio)),
+        ("RMS probability change (%)", estimate(overall.rms_probability_change, scale=100)),
+    ]
+    if report.weights_part is not None and report.activations_part is not None:
+        rows.append(("  KL from the weights alone", estimate(report.weights_part.mean_kl)))
+        rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
+    title = f"{overall.tokens} tokens, {overall.windows} windows; brackets: 95 % confidence"
+    parts = [title, table(("metric", "value"), rows), _by_text(report)]
+    parts.append("\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in report.checks))
+    return "\n\n".join(parts)
+
+
+def _by_text(report: ValidationReport) -> str:
+    def row(name: str, found: Comparison) -> tuple[str, ...]:
+        same = estimate(found.top1_agreement, 3, scale=100)
+        return name, str(found.tokens), estimate(found.mean_kl, 3), same
+
+    rows = [row(name, found) for name, found in report.by_text.items()]
+    return table(("text", "tokens", "mean KL", "same token (%)"), rows)
+
+
+def inspection_table(inspection: Inspection) -> str:
+    """The model in a few lines, then one row per format."""
+    config = inspection.config
+    heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} KV) of {config.head_dim}"
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
+    lines = [
+        f"{inspection.model}: {config.model_type}, {inspection.weights / 1e6:.1f} M weights "
+        f"({inspection.embedding_weights / 1e6:.1f} M in the embedding, "
+        f"{'tied to' if config.tie_word_embeddings else 'apart from'} the head)",
+        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {heads}, vocabulary {config.vocab_size}",
+        f"context {config.max_position_embeddings} tokens, {config.rope.rope_type} RoPE, "
+        f"KV cache {inspection.kv_bytes_per_token / 1024:.0f} KiB per token",
+        f"stored as {dtypes}: {inspection.stored_bytes / 1e6:.1f} MB",
+    ]
+    rows = [
+        (
+            found.format,
+            f"{found.disk_bytes / 1e6:.1f}",
+            f"{found.bits_per_weight:.2f}",
+            f"{found.ram_bytes / 1e6:.0f}",
+            f"{found.tokens_per_second:.0f}",
+            f"{found.build_seconds:.0f}",
+        )
+        for found in inspection.predictions
+    ]
+    header = ("format", "disk MB", "bits/weight", "RAM MB", "tokens/s", "make s")
+    parts = ["\n".join(lines), table(header, rows)]
+    parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
+    parts.append(
+        "Disk is exact. RAM (with 2048 tokens of cache), tokens/s and the time to quantize and export are predictions; "
+        "the time is for rounding to nearest, calibration takes longer."
+    )
+    return "\n\n".join(parts)
+
+
+def demo_table(result: DemoResult) -> str:
+    """One row per format: size, distance from float, right answers, speed."""
+    float_bytes = result.rows[0].model_bytes
+    rows = [
+        (
+            row.format,
+            f"{row.model_bytes / 1e6:.2f}",
+            f"{100 * row.model_bytes / float_bytes:.0f} %",
+            estimate(row.mean_kl, 3),
+            estimate(row.accuracy, 3, scale=100),
+            f"{row.tokens_per_second:.0f}",
+        )
+        for row in result.rows
+    ]
+    header = ("format", "MB", "of float", "KL to float (nats)", "answers right (%)", "tokens/s")
+    note = f"{result.questions} held-out questions, greedy; brackets: 95 % confidence"
+    return f"{table(header, rows)}\n{note}"
+
+
+def bench_table(result: BenchResult) -> str:
+    """Load, first token and prefill, then a row per depth."""
+
+    def cell(found: Spread, digits: int, scale: float = 1.0) -> str:
+        return f"{found.median * scale:.{digits}f} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
+
+    title = (
+        f"{result.folder}: {result.model_bytes / 1e6:.1f} MB, {result.threads} threads, {result.cpu}, "
+        f"reads {result.read_bandwidth / 1e9:.1f} GB/s"
+    )
+    once = [
+        ("load (s)", cell(result.load, 2)),
+        ("first token of a new process (s)", cell(result.first_token, 2)),
+        (f"prefill of {result.prompt} tokens (tokens/s)", cell(result.prefill_tokens_per_second, 0)),
+    ]
+    rows = [
+        (
+            f"after {found.depth} tokens",
+            cell(found.tokens_per_second, 1),
+            f"{found.bytes_per_token / 1e6:.0f}",
+            f"{100 * found.bandwidth_share:.0f}",
+            cell(found.peak_bytes, 0, 1e-6),
+        )
+        for found in result.depths
+    ]
+    header = ("decoding", "tokens/s", "MB read per token", "% of bandwidth", "peak MB")
+    note = f"median [smallest, largest] of {result.repeats} processes, {result.new} tokens each"
+    return "\n\n".join([title, table(("once", "value"), once), table(header, rows), note])

@@ -1,0 +1,98 @@
+"""`Generated`, what a model wrote for one item, and how it writes over many: does it close its thinking, end by itself,
+keep to JSON and to the language of the question. Whether its answers are right is others' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from q3edge.evaluation.answers.number_match import json_value
+from q3edge.evaluation.answers.questions import wilson
+from q3edge.evaluation.distance.statistics import Draws, Estimate
+from q3edge.evaluation.scorecard.scorecard import Behaviour
+from q3edge.evaluation.suites.suite import Item
+from q3edge.languages import UNKNOWN, detect_language
+from q3edge.runtime.text.thinking import THINK_END, THINK_START
+
+_MIN_LETTERS = 20  # a shorter text, such as a name or a number with its unit, is in no language
+_ALIKE = {"no": "da"}  # the detector cannot tell them apart: they share their small words
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a model wrote for one item, and whether it is right.
+
+    text: all of it; thinking and answer: its two parts. tokens: without the stop token. finish_reason: None where the
+    model was not asked. correct: None where it is not known, and reason then says why; of a program that is wrong,
+    reason says how it failed.
+    """
+
+    text: str
+    thinking: str
+    answer: str
+    tokens: int
+    finish_reason: Literal["stop", "length"] | None
+    correct: bool | None
+    reason: str = ""
+
+
+def behaviour(items: Sequence[Item], generated: Sequence[Generated]) -> Behaviour | None:
+    """How the model writes, over the items it was asked (one of `generated` each); None where it was asked none.
+
+    Shares have Wilson intervals, the length one from the bootstrap over items.
+    """
+    asked = [(item, found) for item, found in zip(items, generated, strict=True) if found.finish_reason is not None]
+    if not asked:
+        return None
+    lengths = np.array([found.tokens for _, found in asked], np.float64)
+    return Behaviour(
+        thinking_closed=_share([thinking_closed(found) for _, found in asked]),
+        ended=_share([found.finish_reason == "stop" for _, found in asked]),
+        json_valid=_share([_is_json(found.answer) for item, found in asked if item.answer_format == "json"]),
+        language_kept=_share([language_kept(item, found) for item, found in asked]),
+        length=Draws(np.arange(len(asked))).mean(lengths, lambda mean: mean),
+    )
+
+
+def thinking_closed(found: Generated) -> bool | None:
+    """Whether the last thinking, opened by the model or by its template, was closed; None where there is none."""
+    opened, closed = found.text.rfind(THINK_START), found.text.rfind(THINK_END)
+    if opened < 0 and closed < 0 and not found.thinking:
+        return None
+    return closed > opened
+
+
+def language_kept(item: Item, found: Generated) -> bool | None:
+    """Whether the answer is in the language that the question is in; None for programs, and where either is unknown.
+
+    Both are told by `detect_language`, so that no tag that a file gives is compared with one that the detector has.
+    """
+    if item.kind == "code":
+        return None
+    asked, answered = _language(item.prompt), _language(found.answer)
+    return None if UNKNOWN in (asked, answered) else asked == answered
+
+
+def _language(text: str) -> str:
+    if sum(map(str.isalpha, text)) < _MIN_LETTERS:
+        return UNKNOWN
+    found = detect_language(text)
+    return _ALIKE.get(found, found)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json_value(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _share(flags: Sequence[bool | None]) -> Estimate | None:
+    """Of those that are not None."""
+    known = [flag for flag in flags if flag is not None]
+    return wilson(known) if known else None

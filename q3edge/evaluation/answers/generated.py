@@ -1,0 +1,263 @@
+"""The generated mode: models answer every item in their own words, and their answers are judged and compared.
+
+What counts as an answer is number_match's business, running programs sandbox's, how a model writes behaviour's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from q3edge.artifact import Notice, artifact_digest
+from q3edge.evaluation.answers.behaviour import Generated, behaviour
+from q3edge.evaluation.answers.number_match import is_right, program
+from q3edge.evaluation.answers.sandbox import Sandbox
+from q3edge.evaluation.cache import cache_key, writing
+from q3edge.evaluation.distance.statistics import Draws, Estimate
+from q3edge.evaluation.plain_values import from_plain
+from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
+from q3edge.evaluation.scorecard.slices import AreaScore, accuracy_scores, area_score
+from q3edge.evaluation.suites.suite import Item, Suite
+from q3edge.progress import Progress, Silent
+from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.model import Model
+from q3edge.runtime.text.chat_template import Message
+
+_TEXT = "texts are read, not answered"
+_TOO_LONG = "questions longer than the model's context were not asked"
+_NOT_RUN = "programs were written but not run, so not judged (--allow-code runs them)"
+_CODES = {_TEXT: "texts-not-generated", _TOO_LONG: "items-too-long", _NOT_RUN: "programs-not-run"}
+_COMPLETE = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{}\n```"
+_CONTINUED = 32  # tokens: enough to see where a text goes
+_NEXT_QUESTION = "\nQuestion:"  # a model without a template goes on with questions of its own
+
+
+def answer_all(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    max_new_tokens: int,
+    seed: int | None = None,
+    sandbox: Sandbox | None = None,
+    progress: Progress | None = None,
+    journal: Path | None = None,
+) -> list[Generated]:
+    """What the model answers to each item, judged; greedily, or with a `seed` as the checkpoint samples.
+
+    sandbox None: programs are written, but not run. What is in the file `journal` already, from the same model and
+    settings, is not written again; everything new is appended to it before the next item begins.
+    ResourceError: the journal cannot be written. InputError, UsageError: as `Model.chat`.
+    """
+    greedy = 0.0 if seed is None else None
+    settings = model.settings(max_new_tokens=max_new_tokens, temperature=greedy, seed=seed)
+    found = []
+    with _Journal(journal) as known, (progress or Silent()).task("answers", len(items)) as advance:
+        for item in items:
+            key = cache_key(
+                model=artifact_digest(model.folder), kind=item.kind, prompt=item.prompt, thinking=item.thinking,
+                max_new_tokens=max_new_tokens, seed=seed,
+            )  # fmt: skip
+            written = known.load(key)
+            if written is None:
+                written = _write(model, item, settings)
+                known.append(key, written)
+            found.append(_judge(item, written, sandbox))
+            advance(1)
+    return found
+
+
+def continuation(model: Model, ids: Sequence[int]) -> str:
+    """The model's own text behind these token ids, greedily, of some 30 tokens; empty where the context ends there."""
+    if _too_long(model, ids):
+        return ""
+    settings = model.settings(max_new_tokens=_CONTINUED, temperature=0.0)
+    return model.tokenizer.decode(list(generate(model.decoder, ids, settings, cache=model.cache)))
+
+
+def left_out(generated: Sequence[Generated]) -> tuple[Notice, ...]:
+    """What has no judgement, counted by its reason."""
+    reasons = Counter(found.reason for found in generated if found.correct is None)
+    return tuple(Notice(_CODES[reason], count, reason) for reason, count in reasons.items())
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedComparison:
+    """Two models over the items that both have a judgement of. length_ratio: candidate's tokens over the reference's.
+
+    lost: what the reference answered right and the candidate wrong. notices: what was left out. continuations: how the
+    reference and the candidate went on from the worst places, in their order.
+    """
+
+    areas: Mapping[str, AreaScore]
+    languages: Mapping[str, Slice]
+    suites: Mapping[str, Slice]
+    reference_behaviour: Behaviour | None
+    candidate_behaviour: Behaviour | None
+    length_ratio: Estimate | None
+    lost: tuple[LostAnswer, ...]
+    notices: tuple[Notice, ...]
+    continuations: tuple[tuple[str, str], ...] = ()
+
+
+def compare_generated(
+    reference: Sequence[Generated], candidate: Sequence[Generated], suites: Sequence[Suite]
+) -> GeneratedComparison:
+    """Both models' answers to all items of the suites, in their order; recovery is paired, in percent.
+
+    One text is judged once: a program near its time limit must not set a model apart from itself.
+    """
+    asked = [(suite.name, item) for suite in suites for item in suite.items]
+    items = [item for _, item in asked]
+    pairs = [
+        _Pair(suite, item, by_reference, _judged_alike(by_candidate, by_reference))
+        for (suite, item), by_reference, by_candidate in zip(asked, reference, candidate, strict=True)
+    ]
+    judged = [pair for pair in pairs if pair.reference.correct is not None and pair.candidate.correct is not None]
+    return GeneratedComparison(
+        areas=_scores(judged, lambda pair: pair.item.area),
+        languages={name: score.slice for name, score in _scores(judged, lambda pair: pair.item.language).items()},
+        suites={name: score.slice for name, score in _scores(judged, lambda pair: pair.suite).items()},
+        reference_behaviour=behaviour(items, reference),
+        candidate_behaviour=behaviour(items, candidate),
+        length_ratio=_length_ratio(pairs),
+        lost=tuple(_lost(pair) for pair in judged if pair.reference.correct and not pair.candidate.correct),
+        notices=left_out([pair.reference if pair.reference.correct is None else pair.candidate for pair in pairs]),
+    )
+
+
+def _write(model: Model, item: Item, settings: GenerationSettings) -> Generated:
+    if item.kind == "text":
+        return Generated("", "", "", 0, None, None, _TEXT)
+    if model.template is None:
+        return _continue(model, item, settings)
+    prompt = _COMPLETE.format(item.prompt) if item.kind == "code" else item.prompt
+    messages: list[Message] = [{"role": "user", "content": prompt}]
+    if _too_long(model, model.encode_chat(messages, thinking=item.thinking)):
+        return Generated("", "", "", 0, None, None, _TOO_LONG)
+    said = model.chat(messages, settings, thinking=item.thinking)
+    return Generated(said.text, said.thinking, said.answer, len(said.token_ids), said.stats.finish_reason, None)
+
+
+def _continue(model: Model, item: Item, settings: GenerationSettings) -> Generated:
+    """A model that knows no conversations goes on with the program, or with "Question: ... Answer:"."""
+    code = item.kind == "code"
+    ids = model.tokenizer.encode_text(item.prompt if code else f"Question: {item.prompt}\nAnswer:")
+    if _too_long(model, ids):
+        return Generated("", "", "", 0, None, None, _TOO_LONG)
+    stats = Statistics()
+    tokens = list(generate(model.decoder, ids, settings, stats, cache=model.cache))
+    text = model.tokenizer.decode(tokens)
+    answer = text if code else text.partition(_NEXT_QUESTION)[0]
+    return Generated(text, "", answer, len(tokens), stats.finish_reason, None)
+
+
+def _too_long(model: Model, prompt_ids: Sequence[int]) -> bool:
+    return len(prompt_ids) >= model.decoder.config.max_position_embeddings
+
+
+def _judge(item: Item, found: Generated, sandbox: Sandbox | None) -> Generated:
+    if found.finish_reason is None:
+        return found
+    if item.kind != "code":
+        return replace(found, correct=is_right(item, found.answer))
+    if sandbox is None:
+        return replace(found, reason=_NOT_RUN)
+    outcome = sandbox.run(program(item, found.answer))
+    return replace(found, correct=outcome.passed, reason=outcome.reason)
+
+
+class _Journal:
+    """What a model wrote, by key, in a file of JSON Lines, without judgements; without a path, nothing is kept.
+
+    A line that a kill cut short is no JSON; that item is written again.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._file = path, -1
+        self._known: dict[str, Generated] = {}
+
+    def __enter__(self) -> Self:
+        if self._path is not None:
+            with writing(self._path):
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                content = self._path.read_bytes()
+                if content and not content.endswith(b"\n"):
+                    os.write(self._file, b"\n")
+            for line in content.splitlines():
+                try:
+                    raw = json.loads(line)
+                    self._known[raw["key"]] = from_plain(Generated, raw["written"])
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if self._path is not None:
+            os.close(self._file)
+
+    def load(self, key: str) -> Generated | None:
+        """What is there already."""
+        return self._known.get(key)
+
+    def append(self, key: str, written: Generated) -> None:
+        """Make one item durable; ResourceError: the disk is full."""
+        if self._path is None:
+            return
+        line = json.dumps({"key": key, "written": asdict(written)}) + "\n"
+        with writing(self._path):
+            os.write(self._file, line.encode())
+            os.fsync(self._file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    suite: str
+    item: Item
+    reference: Generated
+    candidate: Generated
+
+
+def _judged_alike(candidate: Generated, reference: Generated) -> Generated:
+    if candidate.text != reference.text or None in (candidate.correct, reference.correct):
+        return candidate
+    return replace(candidate, correct=reference.correct, reason=reference.reason)
+
+
+def _scores(judged: Sequence[_Pair], key: Callable[[_Pair], str]) -> dict[str, AreaScore]:
+    """A slice for every value of `key`, in order of appearance."""
+    names = dict.fromkeys(map(key, judged))
+    return {name: _score(name, [pair for pair in judged if key(pair) == name]) for name in names}
+
+
+def _score(name: str, judged: Sequence[_Pair]) -> AreaScore:
+    by_reference = [bool(pair.reference.correct) for pair in judged]
+    by_candidate = [bool(pair.candidate.correct) for pair in judged]
+    seed = zlib.crc32(name.encode())  # areas vary independently of each other
+    return area_score(len(judged), "accuracy", accuracy_scores(by_reference, by_candidate, seed), None)
+
+
+def _length_ratio(pairs: Sequence[_Pair]) -> Estimate | None:
+    """Over the items that both were asked; None where the reference wrote nothing."""
+    both = [pair for pair in pairs if pair.reference.finish_reason and pair.candidate.finish_reason]
+    if not both:
+        return None
+    tokens = np.array([(pair.candidate.tokens, pair.reference.tokens) for pair in both], np.float64)
+    ratio = Draws(np.arange(len(both))).sampled_ratio(tokens[:, 0], tokens[:, 1])
+    return ratio.estimate() if ratio else None
+
+
+def _lost(pair: _Pair) -> LostAnswer:
+    return LostAnswer(
+        pair.suite, pair.item.id, pair.item.prompt, pair.item.final or pair.item.answer,
+        pair.reference.answer, pair.candidate.answer or pair.candidate.text,
+    )  # fmt: skip

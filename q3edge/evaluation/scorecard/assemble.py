@@ -1,0 +1,98 @@
+"""A run's readings -> its `Scorecard`: the same for whatever was compared. Times are the caller's to add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from q3edge.errors import ValidationError
+from q3edge.evaluation.answers.generated import GeneratedComparison
+from q3edge.evaluation.distance.statistics import summarize
+from q3edge.evaluation.scorecard.examples import worst_examples, worst_places
+from q3edge.evaluation.scorecard.passages import Encoded
+from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
+from q3edge.evaluation.scorecard.slices import AreaScore, Judged, histogram, recovery_score, slices
+from q3edge.evaluation.scorecard.teacher_forced import ReadingRun
+from q3edge.evaluation.validation.breakage import check_finite, check_perplexity
+from q3edge.evaluation.validation.results import CheckResult
+from q3edge.runtime.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who was compared with whom on what; the fields are those of `Scorecard`."""
+
+    artifact: str
+    artifact_digest: str
+    reference: str
+    reference_digest: str
+    suite_digests: Mapping[str, str]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+def judged_passages(encoded: Encoded, run: ReadingRun) -> list[Judged]:
+    """The passages of which both models' logits were finite."""
+    return [Judged(passage, reading) for passage, reading in zip(encoded.passages, run.readings) if reading]
+
+
+def assemble(
+    identity: Identity,
+    encoded: Encoded,
+    run: ReadingRun,
+    tokenizer: Tokenizer,
+    checks: tuple[CheckResult, ...] = (),
+    answers: GeneratedComparison | None = None,
+) -> Scorecard:
+    """The scorecard of a teacher-forced run, its seconds 0; `checks`: of the artifact itself, shown before those of its
+    logits. With `answers`, what was answered is scored by them. ValidationError: no item had finite logits.
+    """
+    judged = judged_passages(encoded, run)
+    finite = check_finite(len(run.readings) - len(judged), len(run.readings))
+    if not judged:
+        raise ValidationError(f"{identity.artifact}: {finite.reason}")
+    areas = slices(judged, lambda passage: passage.item.area)
+    languages = slices(judged, lambda passage: passage.item.language)
+    suites = slices(judged, lambda passage: passage.suite)
+    if answers is not None:
+        scored = {name: AreaScore(_scored(areas[name].slice, a.slice), a.recovery) for name, a in answers.areas.items()}
+        areas |= scored
+    overall = summarize([found.reading.metrics for found in judged])
+    recovery, weights, not_counted = recovery_score(areas)
+    return Scorecard(
+        mode="generated" if answers else "teacher-forced",
+        artifact=identity.artifact,
+        artifact_digest=identity.artifact_digest,
+        reference=identity.reference,
+        reference_digest=identity.reference_digest,
+        suite_digests=identity.suite_digests,
+        settings=identity.settings,
+        recovery=recovery,
+        area_weights=weights,
+        areas={name: found.slice for name, found in areas.items()},
+        languages=_all_scored(languages, answers.languages if answers else {}),
+        suites=_all_scored(suites, answers.suites if answers else {}),
+        overall=overall,
+        histogram=histogram(judged),
+        reference_behaviour=answers.reference_behaviour if answers else None,
+        candidate_behaviour=answers.candidate_behaviour if answers else None,
+        worst=worst_examples(worst_places(judged), tokenizer, answers.continuations if answers else ()),
+        checks=(*checks, finite, check_perplexity(overall)),
+        versions=identity.versions,
+        seconds=0.0,
+        notices=(*encoded.notices, *not_counted, *(answers.notices if answers else ())),
+        lost=answers.lost if answers else (),
+        length_ratio=answers.length_ratio if answers else None,
+    )
+
+
+def _scored(read: Slice, answered: Slice) -> Slice:
+    """The answers' scores beside the tokens' comparison."""
+    return replace(answered, comparison=read.comparison)
+
+
+def _all_scored(read: Mapping[str, AreaScore], answered: Mapping[str, Slice]) -> dict[str, Slice]:
+    return {
+        name: _scored(found.slice, answered[name]) if name in answered else found.slice for name, found in read.items()
+    }

@@ -1,0 +1,59 @@
+"""The places where two models differ most, as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from q3edge.evaluation.scorecard.readings import NextTokens
+from q3edge.evaluation.scorecard.scorecard import Example
+from q3edge.evaluation.scorecard.slices import Judged
+from q3edge.runtime.text.tokenizer import Tokenizer
+
+SHOWN = 10
+_CONTEXT_TOKENS = 64
+
+
+def worst_places(judged: Sequence[Judged]) -> list[Judged]:
+    """At most SHOWN, one a passage, the largest KL first; none where the models agree exactly."""
+    ranked = sorted(judged, key=lambda found: -found.reading.worst.kl)[:SHOWN]
+    return [found for found in ranked if found.reading.worst.kl > 0]
+
+
+def text_before(place: Judged) -> list[int]:
+    """Token ids of the passage up to the worst place: what both models had read when they predicted the next token."""
+    ids: list[int] = place.passage.window.token_ids[: place.reading.worst.position + 1].tolist()
+    return ids
+
+
+def worst_examples(
+    places: Sequence[Judged], tokenizer: Tokenizer, texts: Sequence[tuple[str, str]] = ()
+) -> tuple[Example, ...]:
+    """The places as text. texts: how the reference and the candidate went on from each, where they were asked to."""
+    examples = [_example(place, tokenizer) for place in places]
+    if not texts:
+        return tuple(examples)
+    return tuple(
+        replace(example, reference_text=by_reference, candidate_text=by_candidate)
+        for example, (by_reference, by_candidate) in zip(examples, texts, strict=True)
+    )
+
+
+def _example(place: Judged, tokenizer: Tokenizer) -> Example:
+    passage, worst = place.passage, place.reading.worst
+    context = tokenizer.decode(text_before(place)[-_CONTEXT_TOKENS:])
+    context = context.lstrip("\ufffd")  # a character cut in two by the context's beginning
+
+    def shown(tokens: NextTokens) -> tuple[tuple[str, float], ...]:
+        return tuple((_spelled(token, tokenizer), probability) for token, probability in tokens)
+
+    return Example(
+        passage.suite, passage.item.id, context, worst.kl, shown(worst.reference_next), shown(worst.candidate_next)
+    )
+
+
+def _spelled(token: int, tokenizer: Tokenizer) -> str:
+    """A token as text; the name of a special one, and the number of one without text (the table may be padded)."""
+    return tokenizer.decode([token]) or next(
+        (name for name, number in tokenizer.added_ids.items() if number == token), f"[{token}]"
+    )

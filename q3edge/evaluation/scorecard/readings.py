@@ -1,0 +1,68 @@
+"""`Reading`: what two models made of one passage, reading it side by side. Averaging readings is slices' business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
+from q3edge.evaluation.distance.streams import LogitsChunks
+from q3edge.evaluation.scorecard.passages import Passage
+
+TOP = 5  # likeliest tokens that an example shows
+NextTokens = tuple[tuple[int, float], ...]  # (token id, probability), likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the models differ most in a passage: after input `position`, by `kl` nats; and their TOP tokens there."""
+
+    position: int
+    kl: float
+    reference_next: NextTokens
+    candidate_next: NextTokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """metrics: of every token of the window. reference_choice, candidate_choice: the index of the letter that a model
+    finds likeliest; None where there are no choices.
+    """
+
+    metrics: TokenMetrics
+    worst: Place
+    reference_choice: int | None = None
+    candidate_choice: int | None = None
+
+
+def read_passage(passage: Passage, reference: LogitsChunks, candidate: LogitsChunks) -> Reading | None:
+    """Both models' logits, float32 [<= CHUNK, V] at a time, compared; None where some are NaN or infinite."""
+    parts: list[TokenMetrics] = []
+    worst: Place | None = None
+    choices: tuple[int | None, int | None] = (None, None)
+    start = 0
+    for expected, found in zip(reference, candidate, strict=True):
+        metrics = compare_logits(expected, found, passage.window.targets[start : start + len(expected)])
+        if not (np.isfinite(metrics.logit_error).all() and np.isfinite(metrics.kl).all()):
+            return None
+        at = int(metrics.kl.argmax())
+        if worst is None or metrics.kl[at] > worst.kl:
+            worst = Place(start + at, float(metrics.kl[at]), _likeliest(expected[at]), _likeliest(found[at]))
+        if passage.letters and start <= passage.first < start + len(expected):
+            letters, row = list(passage.letters), passage.first - start
+            choices = int(expected[row, letters].argmax()), int(found[row, letters].argmax())
+        parts.append(metrics)
+        start += len(expected)
+    assert worst is not None, "a window has at least one token"
+    return Reading(TokenMetrics.concatenate(parts), worst, *choices)
+
+
+def _likeliest(logits: NDArray[np.float32]) -> NextTokens:
+    """The TOP tokens of logits [V], equal ones by id."""
+    values = logits.astype(np.float64)
+    values = np.exp(values - values.max())
+    values /= values.sum()
+    top = np.argpartition(-values, min(TOP, len(values) - 1))[:TOP]
+    return tuple((int(token), float(values[token])) for token in sorted(top, key=lambda token: (-values[token], token)))

@@ -1,0 +1,143 @@
+"""`Scorecard`: what an evaluation of one artifact found. Plain values that survive JSON; how they are measured and how
+they are shown is others' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from q3edge.artifact import Notice
+from q3edge.errors import InputError
+from q3edge.evaluation.distance.statistics import Comparison, Estimate
+from q3edge.evaluation.plain_values import from_plain
+from q3edge.evaluation.validation.results import CheckResult
+
+Mode = Literal["teacher-forced", "generated"]
+Metric = Literal["accuracy", "likelihood"]
+# How much an area counts in the recovery score: Qwen3's evaluation matrix (arXiv 2505.09388, tables of its benchmarks).
+AREA_WEIGHTS: Mapping[str, float] = {"knowledge": 35, "math": 25, "code": 20, "multilingual": 15, "safety": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One area, language or suite.
+
+    metric says what the scores are: "accuracy" the share of items answered right, 0..1; "likelihood" the geometric
+    mean probability of the tokens that really follow (1 / perplexity), for items without an answer.
+    recovery: candidate's score in percent of the reference's, paired; None where the reference scores 0.
+    comparison: token by token, with the right answers read; None where that was not done.
+    """
+
+    items: int
+    metric: Metric
+    reference_score: Estimate
+    candidate_score: Estimate
+    recovery: Estimate | None
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How one model writes, over the generated items it applies to; None where it applies to none.
+
+    Shares 0..1: the thinking was closed, the answer ended by itself, asked-for JSON was valid, the answer was in the
+    language of the question. length: mean tokens of an answer.
+    """
+
+    thinking_closed: Estimate | None
+    ended: Estimate | None
+    json_valid: Estimate | None
+    language_kept: Estimate | None
+    length: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A place where the models differ most: the text before it and both models' likeliest next tokens.
+
+    kl in nats; reference_next, candidate_next: (token as text, probability), likeliest first. The continuations are
+    both models' greedy text from there; empty where none was generated.
+    """
+
+    suite: str
+    item: str
+    context: str
+    kl: float
+    reference_next: tuple[tuple[str, float], ...]
+    candidate_next: tuple[tuple[str, float], ...]
+    reference_text: str = ""
+    candidate_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LostAnswer:
+    """An item that the reference answered right and the candidate wrong, with what both said (generated mode)."""
+
+    suite: str
+    item: str
+    question: str
+    expected: str
+    reference_text: str
+    candidate_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of tokens by KL: counts[i] of them in edges[i] <= KL < edges[i + 1], edges in nats.
+
+    The last count has what lies above the last edge too.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """One artifact (the candidate) against one reference on the same suites.
+
+    recovery: the areas' recoveries, each at most 100, averaged with `area_weights`, which sum to 1 over the areas run.
+    mode "generated": scores come from answers in the models' own words where there are right ones. Both behaviours and
+    length_ratio, candidate's mean answer length over the reference's: None in teacher-forced mode. checks: what looks
+    broken, such as an all-zero matrix. notices: what was left out or approximated. timing: seconds of reading in this
+    run by model, and the tokens each read, without what came from the cache. Digests are hex sha256.
+    """
+
+    mode: Mode
+    artifact: str
+    artifact_digest: str
+    reference: str
+    reference_digest: str
+    suite_digests: Mapping[str, str]
+    settings: Mapping[str, Any]
+    recovery: Estimate | None
+    area_weights: Mapping[str, float]
+    areas: Mapping[str, Slice]
+    languages: Mapping[str, Slice]
+    suites: Mapping[str, Slice]
+    overall: Comparison | None
+    histogram: Histogram | None
+    reference_behaviour: Behaviour | None
+    candidate_behaviour: Behaviour | None
+    worst: tuple[Example, ...]
+    checks: tuple[CheckResult, ...]
+    versions: Mapping[str, str]
+    seconds: float
+    notices: tuple[Notice, ...] = ()
+    lost: tuple[LostAnswer, ...] = ()
+    length_ratio: Estimate | None = None
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object; every number is finite. `scorecard_from_json` reads it back."""
+        return asdict(self)
+
+
+def scorecard_from_json(raw: object) -> Scorecard:
+    """The scorecard whose `to_json` gave `raw`; InputError: fields missing, unknown or of another type."""
+    try:
+        return from_plain(Scorecard, raw)
+    except TypeError as error:
+        raise InputError(f"not a scorecard of this q3edge ({error}); evaluate again") from None

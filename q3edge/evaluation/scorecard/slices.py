@@ -1,0 +1,167 @@
+"""Readings -> `Slice`s and the recovery score, with paired bootstrap intervals.
+
+Questions are drawn as a whole, texts in blocks of 64 neighbouring tokens as in `statistics`; both models' scores come
+from the same draws, so that what is hard for both cancels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.artifact import Notice
+from q3edge.evaluation.answers.questions import wilson
+from q3edge.evaluation.distance.metrics import Float64Array
+from q3edge.evaluation.distance.statistics import (
+    Comparison,
+    Draws,
+    Estimate,
+    Sampled,
+    block_ids,
+    summarize,
+    weighted_sum,
+)
+from q3edge.evaluation.scorecard.passages import Passage
+from q3edge.evaluation.scorecard.readings import Reading
+from q3edge.evaluation.scorecard.scorecard import AREA_WEIGHTS, Histogram, Metric, Slice
+from q3edge.evaluation.suites.suite import LETTERS
+
+# Half decades of nats, with a first bin from 0 for tokens on which the models agree but for rounding.
+_EDGES = (0.0, *(float(f"{10.0 ** (half / 2):.3g}") for half in range(-12, 4)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A passage and what both models made of it."""
+
+    passage: Passage
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AreaScore:
+    """A slice, and its recovery in percent with the samples it was drawn from."""
+
+    slice: Slice
+    recovery: Sampled | None
+
+
+def slices(judged: Sequence[Judged], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
+    """A slice for every value of `key`, in order of appearance."""
+    names = dict.fromkeys(key(found.passage) for found in judged)
+    return {name: _slice([found for found in judged if key(found.passage) == name]) for name in names}
+
+
+def recovery_score(areas: Mapping[str, AreaScore]) -> tuple[Estimate | None, dict[str, float], tuple[Notice, ...]]:
+    """The areas' recoveries averaged with AREA_WEIGHTS; the weights used, of sum 1; and what did not count.
+
+    An area counts with at most 100: what a damaged model happens to find likelier than the reference, such as text in a
+    language that neither knows, makes up for no loss elsewhere.
+    """
+    counted = {
+        name: (_at_most_100(found.recovery), AREA_WEIGHTS[name])
+        for name, found in areas.items()
+        if name in AREA_WEIGHTS and found.recovery is not None
+    }
+    ignored = [name for name in areas if name not in counted]
+    notices: tuple[Notice, ...] = ()
+    if ignored:
+        detail = (
+            f"areas without a weight, or where the reference scores 0, do not count in recovery: {', '.join(ignored)}"
+        )
+        notices = (Notice("areas-not-counted", len(ignored), detail),)
+    if not counted:
+        return None, {}, notices
+    recoveries, weights = zip(*counted.values())
+    # Divided last: whole weights keep a recovery of exactly 100 in every area exactly 100.
+    total, added = sum(weights), weighted_sum(recoveries, weights)
+    recovery = Sampled(added.value / total, added.samples / total).estimate()
+    if recovery.high is not None:  # cut samples lie below the value where several areas are near 100
+        recovery = replace(recovery, high=max(recovery.high, recovery.value))
+    return recovery, {name: weight / total for name, (_, weight) in counted.items()}, notices
+
+
+def _at_most_100(recovery: Sampled) -> Sampled:
+    return Sampled(min(recovery.value, 100.0), np.minimum(recovery.samples, 100.0))
+
+
+def histogram(judged: Sequence[Judged]) -> Histogram:
+    """All tokens of all passages by their KL."""
+    values = np.concatenate([found.reading.metrics.kl for found in judged])
+    bins = np.clip(np.searchsorted(_EDGES, values, side="right") - 1, 0, len(_EDGES) - 2)
+    return Histogram(_EDGES, tuple(np.bincount(bins, minlength=len(_EDGES) - 1).tolist()))
+
+
+def _slice(judged: Sequence[Judged]) -> AreaScore:
+    # The same items are drawn in the same way wherever they occur, others independently of them.
+    seed = zlib.crc32("".join(f"{found.passage.suite}:{found.passage.item.id}\n" for found in judged).encode())
+    metric: Metric = "accuracy" if all(found.passage.letters for found in judged) else "likelihood"
+    scores = _accuracy(judged, seed) if metric == "accuracy" else _likelihood(judged, seed)
+    return area_score(len(judged), metric, scores, summarize([found.reading.metrics for found in judged]))
+
+
+def area_score(items: int, metric: Metric, scores: Scores, comparison: Comparison | None) -> AreaScore:
+    """A slice of these scores."""
+    recovery = scores.recovery.estimate() if scores.recovery else None
+    return AreaScore(Slice(items, metric, scores.reference, scores.candidate, recovery, comparison), scores.recovery)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Both models' scores, and the candidate's recovery in percent; None where the reference scores 0."""
+
+    reference: Estimate
+    candidate: Estimate
+    recovery: Sampled | None
+
+
+def accuracy_scores(by_reference: Sequence[bool], by_candidate: Sequence[bool], seed: int) -> Scores:
+    """Of which items each model got right, in the same order."""
+    draws = Draws(np.arange(len(by_reference)), seed)
+    recovery = draws.sampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
+    return Scores(wilson(by_reference), wilson(by_candidate), _percent(recovery))
+
+
+def _accuracy(judged: Sequence[Judged], seed: int) -> Scores:
+    right = [LETTERS.index(found.passage.item.final) for found in judged]
+    by_reference = [found.reading.reference_choice == letter for found, letter in zip(judged, right)]
+    by_candidate = [found.reading.candidate_choice == letter for found, letter in zip(judged, right)]
+    return accuracy_scores(by_reference, by_candidate, seed)
+
+
+def _likelihood(judged: Sequence[Judged], seed: int) -> Scores:
+    draws = Draws(_units(judged), seed)
+    reference = np.concatenate([_scored(found, found.reading.metrics.reference_nll) for found in judged])
+    candidate = np.concatenate([_scored(found, found.reading.metrics.candidate_nll) for found in judged])
+    return Scores(
+        draws.mean(reference, _probability),
+        draws.mean(candidate, _probability),
+        _percent(draws.sampled_mean(candidate - reference, _probability)),
+    )
+
+
+def _units(judged: Sequence[Judged]) -> NDArray[np.int64]:
+    """What each scored token is drawn with, int64 [T]: its question, or its block of a text."""
+    ids, first = [], 0
+    for found in judged:
+        length = found.passage.stop - found.passage.first
+        unit = block_ids([length]) if found.passage.item.kind == "text" else np.zeros(length, np.int64)
+        ids.append(first + unit)
+        first += int(unit[-1]) + 1
+    return np.concatenate(ids)
+
+
+def _scored(found: Judged, values: Float64Array) -> Float64Array:
+    return values[found.passage.first : found.passage.stop]
+
+
+def _probability(nll: Float64Array) -> Float64Array:
+    return np.exp(-nll)
+
+
+def _percent(ratio: Sampled | None) -> Sampled | None:
+    return ratio and Sampled(100 * ratio.value, 100 * ratio.samples)

@@ -1,0 +1,1 @@
+"""What models are asked: items, suites, and the files they are read from."""

@@ -1,0 +1,46 @@
+"""What a validation found: numbers with intervals, and checks that passed, failed or were skipped for a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from q3edge.evaluation.distance.statistics import Comparison
+
+Status = Literal["pass", "fail", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check: `value` was held against `limit` (None: not a number); `reason` is a sentence for people."""
+
+    name: str
+    status: Status
+    value: float | None
+    limit: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """An artifact against the float model it came from.
+
+    overall, by_text: the artifact as it runs. weights_part: the same weights with exact float32 activations against
+    the float model; activations_part: the artifact as it runs against that. None where a check says why not.
+    """
+
+    overall: Comparison
+    by_text: Mapping[str, Comparison]
+    weights_part: Comparison | None
+    activations_part: Comparison | None
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.status == "fail")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object; every number is finite."""
+        return asdict(self)

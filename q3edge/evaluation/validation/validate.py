@@ -1,0 +1,128 @@
+"""Validation of an artifact: one pass over the windows with the float model, the artifact, and the artifact with exact
+activations side by side. Loading and metrics are others'; raising on a failed check is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from q3edge.artifact import MODEL_FILE
+from q3edge.checkpoint.source import WeightSource
+from q3edge.errors import InputError
+from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.evaluation.distance.statistics import Comparison, summarize
+from q3edge.evaluation.distance.streams import CausalDecoder, ReferenceLogits, compare, decoder_logits
+from q3edge.evaluation.distance.windows import Window
+from q3edge.evaluation.validation.activations import ActivationRounding
+from q3edge.evaluation.validation.checks import check_float, check_kl, check_prefill_equals_decode
+from q3edge.evaluation.validation.results import CheckResult, ValidationReport
+from q3edge.progress import Progress, Silent
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.loader import open_graph
+
+# Metrics window by window: "overall", and "weights" and "activations" where these can be told apart.
+_Collected = defaultdict[str, list[TokenMetrics]]
+
+
+def validate_artifact(
+    folder: Path,
+    reference: WeightSource,
+    windows: Sequence[Window],
+    *,
+    max_kl: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Compare the artifact in `folder` with the float model it came from, on `windows` (at least one).
+
+    InputError: the folder is broken, or its architecture differs from the reference's. ValidationError: logits that
+    are NaN or infinite. A failed check is in the report, not raised.
+    """
+    checked = open_graph(folder)
+    decoder = Decoder(folder, threads=threads, checked=checked)
+    reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
+    exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
+    is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
+    if decoder.config != reference.config:
+        raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
+    return validate_decoders(
+        decoder, exact, reference, windows,
+        inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
+        progress=progress,
+    )  # fmt: skip
+
+
+def validate_decoders(
+    decoder: CausalDecoder,
+    exact: CausalDecoder | None,
+    reference: WeightSource,
+    windows: Sequence[Window],
+    *,
+    inseparable: str | None = None,
+    is_float: bool = False,
+    int8_cache: bool = False,
+    max_kl: float | None = None,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """`validate_artifact` for loaded decoders; `inseparable` says why `exact` is None."""
+    inputs = windows[0].inputs
+    checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
+    if exact:
+        checks.append(check_prefill_equals_decode(exact, inputs, rounded=False, int8_cache=int8_cache))
+    collected = _run(decoder, exact, reference, windows, progress or Silent())
+    overall = summarize(collected["overall"])
+    weights_part = summarize(collected["weights"]) if exact else None
+    activations_part = summarize(collected["activations"]) if exact else None
+    checks.append(_activation_check(activations_part, inseparable))
+    if is_float:
+        checks += check_float(overall)
+    if max_kl is not None:
+        checks.append(check_kl(overall, max_kl))
+    return ValidationReport(
+        overall, _by_text(windows, collected["overall"]), weights_part, activations_part, tuple(checks)
+    )
+
+
+def _run(
+    decoder: CausalDecoder,
+    exact: CausalDecoder | None,
+    reference: WeightSource,
+    windows: Sequence[Window],
+    progress: Progress,
+) -> _Collected:
+    logits = ReferenceLogits(reference, windows, progress)
+    collected: _Collected = defaultdict(list)
+    with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:
+        for number, window in enumerate(windows):
+            streams = [logits.chunks(number), decoder_logits(decoder, window.inputs)]
+            if exact:
+                streams.append(decoder_logits(exact, window.inputs))
+            parts: _Collected = defaultdict(list)
+            start = 0
+            for float_logits, found, *exact_logits in zip(*streams, strict=True):
+                parts["overall"].append(compare(window, float_logits, found, start))
+                for precise in exact_logits:
+                    parts["weights"].append(compare(window, float_logits, precise, start))
+                    parts["activations"].append(compare(window, precise, found, start))
+                start += len(found)
+                advance(len(found))
+            for name, chunks in parts.items():
+                collected[name].append(TokenMetrics.concatenate(chunks))
+    return collected
+
+
+def _by_text(windows: Sequence[Window], metrics: Sequence[TokenMetrics]) -> dict[str, Comparison]:
+    texts = dict.fromkeys(window.text for window in windows)
+    return {
+        text: summarize([found for window, found in zip(windows, metrics) if window.text == text]) for text in texts
+    }
+
+
+def _activation_check(activations_part: Comparison | None, inseparable: str | None) -> CheckResult:
+    if activations_part is None:
+        reason = inseparable or "no run with exact activations was given"
+        return CheckResult("activation_error", "skipped", None, None, reason)
+    value = activations_part.mean_kl.value
+    return CheckResult("activation_error", "pass", value, None, "mean KL of rounded to exact activations, in nats")

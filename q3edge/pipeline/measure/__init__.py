@@ -1,0 +1,1 @@
+"""What an artifact is worth: distance, scores, speed, gates, reports."""

@@ -1,0 +1,91 @@
+"""Answers in a model's own words, of an artifact and of its reference, compared: the generated part of an evaluation.
+
+A float checkpoint answers as a float ONNX model, exported once into the cache.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from q3edge.artifact import MANIFEST_FILE, Manifest, Notice, artifact_digest
+from q3edge.evaluation.answers.behaviour import Generated
+from q3edge.evaluation.answers.generated import (
+    GeneratedComparison,
+    answer_all,
+    compare_generated,
+    continuation,
+)
+from q3edge.evaluation.answers.sandbox import Sandbox
+from q3edge.evaluation.cache import EvaluationCache
+from q3edge.evaluation.suites.suite import Suite
+from q3edge.pipeline.export import export_artifact
+from q3edge.progress import Progress
+from q3edge.runtime.model import Model
+
+MAX_NEW_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How models are asked: greedily, or with a `seed` as the checkpoint samples; run_code: whether programs run."""
+
+    max_new_tokens: int = MAX_NEW_TOKENS
+    seed: int | None = None
+    run_code: bool = False
+
+
+def compared_answers(
+    folder: Path,
+    reference: Path,
+    reference_digest: str,
+    suites: Sequence[Suite],
+    asking: Asking,
+    beginnings: Sequence[Sequence[int]] = (),
+    *,
+    threads: int | None,
+    cache: EvaluationCache | None,
+    progress: Progress,
+) -> GeneratedComparison:
+    """Both models asked all items, and to go on from `beginnings`, token ids. reference: a folder of either kind.
+
+    ResourceError: programs are to be run and no sandbox can be had, or the cache cannot be written.
+    """
+    sandbox = Sandbox.open() if asking.run_code else None
+
+    def written(artifact: Path) -> tuple[list[Generated], list[str]]:
+        journal = cache.answers_file(artifact_digest(artifact)) if cache else None
+        with Model.open(artifact, threads=threads) as model:
+            answers = answer_all(
+                model,
+                [item for suite in suites for item in suite.items],
+                max_new_tokens=asking.max_new_tokens,
+                seed=asking.seed,
+                sandbox=sandbox,
+                progress=progress,
+                journal=journal,
+            )
+            return answers, [continuation(model, ids) for ids in beginnings]
+
+    with _answering(reference, reference_digest, cache, progress) as other:
+        (by_reference, goes_on), (by_candidate, goes_on_too) = written(other), written(folder)
+    found = compare_generated(by_reference, by_candidate, suites)
+    weak = tuple(Notice("sandbox-weak", 1, detail) for detail in sandbox.weaknesses) if sandbox else ()
+    return replace(found, notices=(*found.notices, *weak), continuations=tuple(zip(goes_on, goes_on_too)))
+
+
+@contextmanager
+def _answering(reference: Path, digest: str, cache: EvaluationCache | None, progress: Progress) -> Iterator[Path]:
+    """The artifact that speaks for the reference: itself, or its float export."""
+    if (reference / MANIFEST_FILE).exists() and Manifest.load(reference).kind == "onnx":
+        yield reference
+        return
+    with tempfile.TemporaryDirectory(prefix="q3edge-float-") as name:
+        target = (cache.folder if cache else Path(name)) / "float" / digest
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            export_artifact(str(reference), target, as_float=True, progress=progress)
+        yield target

@@ -1,0 +1,113 @@
+"""A baseline measured as artifacts are: the same suites, the same scores, and the speed of its products."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.evaluation.baselines import Baseline, BaselineDecoder
+from q3edge.evaluation.cache import EvaluationCache, cache_folder
+from q3edge.evaluation.distance.references import FloatReference
+from q3edge.evaluation.distance.windows import WINDOW_LENGTH
+from q3edge.evaluation.scorecard.assemble import Identity, assemble
+from q3edge.evaluation.scorecard.passages import encode_suites
+from q3edge.evaluation.scorecard.scorecard import Scorecard
+from q3edge.evaluation.scorecard.teacher_forced import read_all
+from q3edge.evaluation.suites.selection import Selection
+from q3edge.evaluation.suites.suite import Suite
+from q3edge.evaluation.suites.suite_files import built_in_suites
+from q3edge.machine.tool_versions import tool_versions
+from q3edge.pipeline.measure.measured import known_or_measured
+from q3edge.pipeline.measure.measuring import Measuring, here, model_name
+from q3edge.pipeline.measure.speed import baseline_speed
+from q3edge.progress import Progress
+from q3edge.report.content import Speed, Variant
+from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.version import VERSION
+
+
+def measure_baseline(baseline: Baseline, measuring: Measuring, progress: Progress) -> Variant:
+    """Everything a report says about one baseline of the reference. ResourceError: its library is not installed.
+
+    Baselines read and do not answer in their own words, whatever `measuring` asks of artifacts: they have no decoder.
+    """
+    assert measuring.reference is not None, "a baseline is made from the reference"
+    baseline.check()
+    folder = resolve_model(measuring.reference)
+    suites = Selection(measuring.areas, measuring.limit).apply(measuring.suites or built_in_suites())
+    with Checkpoint.open(folder) as checkpoint:
+        identity = _identity(baseline, checkpoint, suites, measuring)
+        scorecard = known_or_measured(
+            Scorecard,
+            lambda: _evaluate(baseline, identity, folder, checkpoint, suites, measuring, progress),
+            Scorecard.to_json,
+            cache=measuring.cache,
+            identity=asdict(identity),
+        )
+        speed = None
+        if measuring.speed:
+            speed = known_or_measured(
+                Speed,
+                lambda: baseline_speed(baseline, checkpoint, measuring.threads),
+                asdict,
+                cache=measuring.cache,
+                baseline=baseline.name,
+                reference=identity.reference_digest,
+                versions=dict(identity.versions),
+                **here(measuring),
+            )
+        weights = sum(map(math.prod, tensor_shapes(checkpoint.config).values()))
+        size = baseline.model_bytes(checkpoint.config)
+    return Variant(
+        name=baseline.name,
+        kind="baseline",
+        digest=identity.reference_digest,
+        model_bytes=size,
+        bits_per_weight=8 * size / weights,
+        formats=baseline.formats,
+        method=f"{baseline.package} {identity.versions[baseline.package]}",
+        scorecard=scorecard,
+        speed=speed,
+        versions=identity.versions,
+        missing=("answers in its own words were not generated: a baseline has no decoder",) if measuring.asking else (),
+    )
+
+
+def _identity(baseline: Baseline, checkpoint: Checkpoint, suites: Sequence[Suite], measuring: Measuring) -> Identity:
+    areas = None if measuring.areas is None else list(measuring.areas)
+    return Identity(
+        artifact=baseline.name,
+        artifact_digest="",
+        reference=model_name(measuring.reference or ""),
+        reference_digest=checkpoint.digest(),
+        suite_digests={suite.name: suite.digest for suite in suites},
+        settings={"areas": areas, "limit": measuring.limit, "window": WINDOW_LENGTH, "generate": None},
+        versions={"q3edge": VERSION, **tool_versions(baseline.package, "torch", "numpy", "tokenizers")},
+    )
+
+
+def _evaluate(
+    baseline: Baseline,
+    identity: Identity,
+    folder: Path,
+    checkpoint: Checkpoint,
+    suites: Sequence[Suite],
+    measuring: Measuring,
+    progress: Progress,
+) -> Scorecard:
+    """As `evaluate` judges an artifact, with the baseline in its place and the checkpoint's own tokenizer."""
+    start = time.perf_counter()
+    cache = EvaluationCache(cache_folder()) if measuring.cache else None
+    reference = FloatReference(checkpoint, identity.reference_digest, cache, progress)
+    tokenizer = Tokenizer.load(folder, checkpoint.config.vocab_size)
+    context = checkpoint.config.max_position_embeddings
+    encoded = encode_suites(folder, tokenizer, context, suites, measuring.limit, progress)
+    decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages], progress)
+    run = read_all(encoded.passages, reference, decoder, None, progress)
+    return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)

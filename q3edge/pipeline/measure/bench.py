@@ -1,0 +1,140 @@
+"""How fast an artifact is on this machine: medians over processes, and what its bytes would allow."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import KVCacheSpec
+from q3edge.errors import InputError, UsageError
+from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.machine.speed import read_bandwidth
+from q3edge.pipeline.footprint import weight_bytes_per_token
+from q3edge.pipeline.measure.bench_process import FIRST_TOKEN_PROMPT
+from q3edge.progress import Progress, Silent
+from q3edge.quantization.recipe import Recipe
+from q3edge.report.content import Spread
+from q3edge.runtime.session.loader import open_artifact
+
+PROMPT, NEW, DEPTHS, REPEATS = 512, 64, (0, 512, 4096), 3
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Decoding behind `depth` tokens of context.
+
+    bytes_per_token: weights and keys and values that one step reads; bandwidth_share: that times the rate, of the
+    machine's measured bandwidth. peak_bytes: of the process so far, the shallower depths included.
+    """
+
+    depth: int
+    tokens_per_second: Spread
+    bytes_per_token: int
+    bandwidth_share: float
+    peak_bytes: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """What `q3edge bench` shows. Seconds; first_token: of a prompt of 32 tokens, from the start of the process."""
+
+    folder: str
+    model_bytes: int
+    threads: int
+    repeats: int
+    prompt: int
+    new: int
+    load: Spread
+    first_token: Spread
+    prefill_tokens_per_second: Spread
+    depths: tuple[Depth, ...]
+    read_bandwidth: float
+    cpu: str
+    onnxruntime: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+
+def bench_artifact(
+    folder: Path,
+    *,
+    prompt: int = PROMPT,
+    new: int = NEW,
+    depths: Sequence[int] | None = None,
+    threads: int | None = None,
+    repeats: int = REPEATS,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Time the artifact in `folder` in `repeats` processes: a prefill of `prompt` tokens, `new` tokens at each depth.
+
+    depths None: those of DEPTHS that the model's context holds.
+    UsageError: prompt or depth beyond the context. InputError: a broken folder, or a process that failed.
+    """
+    manifest = open_artifact(folder)
+    config = Qwen3Config.load(folder)
+    context = config.max_position_embeddings
+    chosen = sorted(depths) if depths is not None else [depth for depth in DEPTHS if depth + new <= context]
+    if (longest := max([prompt, FIRST_TOKEN_PROMPT, *chosen]) + new) > context:
+        raise UsageError(
+            f"{longest} tokens of prompt, depth and new ones: the model's context is {context}; ask for less"
+        )
+    threads = threads or default_threads()
+    arguments = {"folder": str(folder), "prompt": prompt, "new": new, "depths": chosen, "threads": threads}
+    runs, bandwidth = [], read_bandwidth(threads)
+    with (progress or Silent()).task("bench", repeats) as advance:
+        for _ in range(repeats):
+            runs.append(_run(arguments))
+            bandwidth = max(bandwidth, read_bandwidth(threads))
+            advance(1)
+    recipe = Recipe.from_json(manifest.recipe)
+    weights = weight_bytes_per_token(config, recipe.resolve(config))
+    kv = KVCacheSpec.of(config, recipe.kv_cache).bytes_per_token()
+    return BenchResult(
+        folder=str(folder),
+        model_bytes=manifest.metrics["model_bytes"],
+        threads=threads,
+        repeats=repeats,
+        prompt=prompt,
+        new=new,
+        load=_spread([run["load"] for run in runs]),
+        first_token=_spread([run["first_token"] for run in runs]),
+        prefill_tokens_per_second=_spread([prompt / run["prefill"] for run in runs]),
+        depths=tuple(_depth(depth, runs, weights + kv * depth, bandwidth) for depth in chosen),
+        read_bandwidth=bandwidth,
+        cpu=cpu_name(),
+        onnxruntime=ort.__version__,
+    )
+
+
+def _run(arguments: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps({**arguments, "started": time.time()})
+    command = [sys.executable, "-m", "q3edge.pipeline.measure.bench_process", text]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise InputError(f"{arguments['folder']}: the measured process failed ({said[-1]})")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _depth(depth: int, runs: Sequence[dict[str, Any]], bytes_per_token: int, bandwidth: float) -> Depth:
+    rates = _spread([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
+    peaks = _spread([run["peak_bytes"][str(depth)] for run in runs])
+    return Depth(depth, rates, bytes_per_token, rates.median * bytes_per_token / bandwidth, peaks)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))

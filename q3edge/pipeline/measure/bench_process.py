@@ -1,0 +1,66 @@
+"""One measured process of `q3edge bench`: loads an artifact, times it, prints JSON. Run by bench.py, once a repeat.
+
+A process of its own each time, so that loading is cold and the peak of memory is the model's alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.machine.memory import peak_memory
+from q3edge.runtime.generation.generate import PREFILL_CHUNK
+from q3edge.runtime.session.decoder import Decoder, KVCache
+
+FIRST_TOKEN_PROMPT = 32  # tokens
+
+
+def measure(folder: Path, started: float, prompt: int, new: int, depths: Iterable[int], threads: int) -> dict[str, Any]:
+    """Seconds of loading, of the first token since `started` (time.time()), of a prefill, and of each decoded token.
+
+    depths: context lengths in rising order. Token ids are random, from a fixed seed: the work does not depend on them.
+    """
+    begin = time.perf_counter()
+    decoder = Decoder(folder, threads=threads)
+    load = time.perf_counter() - begin
+    deepest = max([prompt, FIRST_TOKEN_PROMPT, *depths]) + new
+    ids = np.random.default_rng(0).integers(0, decoder.config.vocab_size, (1, deepest))
+    cache = decoder.new_cache(deepest)
+    logits = np.empty((1, 1, decoder.config.vocab_size), np.float32)
+    _prefill(decoder, cache, ids[:, :FIRST_TOKEN_PROMPT])
+    first = time.time() - started
+    cache.truncate(0)
+    prefill = _prefill(decoder, cache, ids[:, :prompt])
+    found: dict[str, Any] = {"load": load, "first_token": first, "prefill": prefill, "decode": {}, "peak_bytes": {}}
+    for depth in depths:
+        if cache.length < depth:
+            _prefill(decoder, cache, ids[:, cache.length : depth])
+        cache.truncate(depth)
+        found["decode"][depth] = [_step(decoder, cache, ids[:, i : i + 1], logits) for i in range(new)]
+        found["peak_bytes"][depth] = peak_memory()
+    return found
+
+
+def _prefill(decoder: Decoder, cache: KVCache, ids: NDArray[np.int64]) -> float:
+    begin = time.perf_counter()
+    for start in range(0, ids.shape[1], PREFILL_CHUNK):
+        decoder.forward(ids[:, start : start + PREFILL_CHUNK], cache)
+    return time.perf_counter() - begin
+
+
+def _step(decoder: Decoder, cache: KVCache, ids: NDArray[np.int64], out: NDArray[np.float32]) -> float:
+    begin = time.perf_counter()
+    decoder.forward(ids, cache, out=out)[0, -1].argmax()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    arguments = json.loads(sys.argv[1])
+    print(json.dumps(measure(Path(arguments.pop("folder")), **arguments)))

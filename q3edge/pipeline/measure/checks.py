@@ -1,0 +1,55 @@
+"""The check that every export passes before it gets its name: the ONNX model computes what the checkpoint says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.artifact import MODEL_FILE
+from q3edge.checkpoint.source import WeightSource
+from q3edge.errors import ValidationError
+from q3edge.evaluation.distance.streams import decoder_logits
+from q3edge.evaluation.validation.activations import ActivationRounding
+from q3edge.progress import Progress
+from q3edge.reference.model import LogitsHead, hidden_states
+from q3edge.runtime.session.decoder import Decoder
+
+TOKENS = 32
+# Relative error of logits: rounding of float32 sums, or of int8 activations; a wrong graph is near 1.
+MAX_ERROR_EXACT = 1e-3
+MAX_ERROR_INT8 = 0.3
+
+
+def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """|found - expected| / |expected|, over all numbers."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def typical_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The median row's relative error; NaN where any number is."""
+    return float(np.median(np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)))
+
+
+def check_export(folder: Path, source: WeightSource, progress: Progress) -> float:
+    """Relative logit error of the artifact in `folder` against its own source's (dequantized) weights.
+
+    Activations are exact where the kernels can, so only the export is judged. ValidationError: the error is too large.
+    Of the median token where they are rounded: a token whose attention hangs by a thread may end up elsewhere.
+    """
+    vocabulary = source.config.vocab_size
+    ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
+    hidden = hidden_states(source, ids[None], progress=progress, label="check export")[0]
+    expected = LogitsHead(source).logits(hidden).numpy()
+    rounding = ActivationRounding.read(folder / MODEL_FILE)
+    decoder = Decoder(folder, exact_activations=rounding.switchable)
+    found = np.concatenate(list(decoder_logits(decoder, ids)))
+    error = typical_error(found, expected) if rounding.fixed else relative_error(found, expected)
+    limit = MAX_ERROR_INT8 if rounding.fixed else MAX_ERROR_EXACT
+    if not error <= limit:  # also where it is NaN
+        raise ValidationError(
+            f"{folder.name}: the ONNX model's logits differ from the checkpoint's by {error:.2g} (limit {limit:g}); "
+            "nothing was kept. Please report this with the model's config.json"
+        )
+    return error

@@ -1,0 +1,196 @@
+"""What changed between two ONNX artifacts: recipe, sizes, notices, versions, measured values, and the predictions."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.artifact import Manifest, Notice
+from q3edge.artifact.side_files import TOKENIZER_FILE
+from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.evaluation.distance.statistics import Comparison, summarize
+from q3edge.evaluation.distance.streams import compare, decoder_logits
+from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
+from q3edge.pipeline.measure.validate import text_windows
+from q3edge.progress import Progress, Silent
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.loader import open_artifact
+
+_FLOAT = "float32"
+_LEFT_OUT = ("tensors", "checks")  # of the metrics
+_EXPORTED_FLOAT_BYTES = 4  # of a weight that stays float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that is not the same in A and B; None where one does not have it."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeChange:
+    """`tensors` matrices that have scheme `a` in A and `b` in B, and the name of the first."""
+
+    a: str
+    b: str
+    tensors: int
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactDiff:
+    """B against A. Sizes are in bytes by component, equal ones included; everything else lists only what differs.
+
+    predictions: B's against A's on the built-in text; None where they cannot be compared, and `not_compared` says why.
+    """
+
+    a: str
+    b: str
+    identical: bool
+    method: Change | None
+    schemes: tuple[SchemeChange, ...]
+    sizes: tuple[Change, ...]
+    files: tuple[Change, ...]
+    notices_only_a: tuple[Notice, ...]
+    notices_only_b: tuple[Notice, ...]
+    versions: tuple[Change, ...]
+    metrics: tuple[Change, ...]
+    predictions: Comparison | None
+    not_compared: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+
+def diff_artifacts(
+    a: Path,
+    b: Path,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ArtifactDiff:
+    """Compare two ONNX artifacts; A takes the part of the reference. InputError: one is no sound artifact."""
+    manifests = open_artifact(a), open_artifact(b)
+    configs = Qwen3Config.load(a), Qwen3Config.load(b)
+    labels = [_labels(manifest, config) for manifest, config in zip(manifests, configs)]
+    sizes = [_sizes(manifest, config) for manifest, config in zip(manifests, configs)]
+    obstacle = _obstacle(a, b, *configs)
+    left, right = manifests
+    return ArtifactDiff(
+        a=str(a),
+        b=str(b),
+        identical=left.files == right.files,
+        method=next(iter(_changes(_method(left), _method(right))), None),
+        schemes=_scheme_changes(*labels),
+        sizes=tuple(Change(name, sizes[0].get(name), sizes[1].get(name)) for name in sizes[0] | sizes[1]),
+        files=tuple(_changes(left.files, right.files, lambda file: file.size)),
+        notices_only_a=tuple(notice for notice in left.notices if notice not in right.notices),
+        notices_only_b=tuple(notice for notice in right.notices if notice not in left.notices),
+        versions=tuple(_changes(left.versions, right.versions)),
+        metrics=tuple(_changes(dict(_flat(left.metrics)), dict(_flat(right.metrics)))),
+        predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads, progress or Silent()),
+        not_compared=obstacle,
+    )
+
+
+def _method(manifest: Manifest) -> dict[str, str]:
+    return {"method": manifest.recipe["method"]}
+
+
+def _changes(
+    a: Mapping[str, Any], b: Mapping[str, Any], shown: Callable[[Any], Any] = lambda value: value
+) -> Iterator[Change]:
+    for name in sorted({*a, *b}):
+        if a.get(name) != b.get(name):
+            yield Change(name, *(shown(found[name]) if name in found else None for found in (a, b)))
+
+
+def _resolved(manifest: Manifest, config: Qwen3Config) -> dict[str, Scheme | None]:
+    return Recipe.from_json(manifest.recipe).resolve(config)
+
+
+def _labels(manifest: Manifest, config: Qwen3Config) -> dict[str, str]:
+    return {name: scheme.label() if scheme else _FLOAT for name, scheme in _resolved(manifest, config).items()}
+
+
+def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeChange, ...]:
+    pairs = [(name, a.get(name, "absent"), b.get(name, "absent")) for name in {**a, **b}]
+    counts = Counter((old, new) for _, old, new in pairs if old != new)
+    first = {(old, new): name for name, old, new in reversed(pairs)}
+    return tuple(SchemeChange(*change, count, first[change]) for change, count in counts.most_common())
+
+
+def _sizes(manifest: Manifest, config: Qwen3Config) -> dict[str, int]:
+    """Bytes as the recipe stores them, by component, and of graph and weights together as they are on disk."""
+    sizes: Counter[str] = Counter()
+    schemes = _resolved(manifest, config)
+    for name, shape in tensor_shapes(config).items():
+        scheme = schemes[name]
+        size = _EXPORTED_FLOAT_BYTES * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
+        sizes[_component(name)] += size
+    return {**sizes, "graph and weights on disk": manifest.metrics["model_bytes"]}
+
+
+def _component(name: str) -> str:
+    if name in (EMBEDDING, LM_HEAD):
+        return name.removeprefix("model.").removesuffix(".weight")
+    if name.endswith("norm.weight"):
+        return "norms"
+    return "attention" if ".self_attn." in name else "mlp"
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested objects by their path, an estimate as its value.
+
+    Reports by tensor differ by the hundred and sentences of checks by their digits: both are left out.
+    """
+    if not isinstance(value, Mapping):
+        yield path, value
+    elif set(value) == {"value", "low", "high"}:
+        yield path, value["value"]
+    else:
+        for key, inner in value.items():
+            if key not in _LEFT_OUT:
+                yield from _flat(inner, f"{path}.{key}" if path else key)
+
+
+def _obstacle(a: Path, b: Path, config_a: Qwen3Config, config_b: Qwen3Config) -> str | None:
+    if config_a != config_b:
+        return "config.json differs: these are models of different shapes"
+    tokenizers = [folder / TOKENIZER_FILE for folder in (a, b)]
+    if not all(path.is_file() for path in tokenizers):
+        return f"there is no {TOKENIZER_FILE} to read the text with"
+    if tokenizers[0].read_bytes() != tokenizers[1].read_bytes():
+        return f"{TOKENIZER_FILE} differs, so the same text is not the same tokens"
+    return None
+
+
+def _compare(
+    a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None, progress: Progress
+) -> Comparison:
+    left, right = Decoder(a, threads=threads), Decoder(b, threads=threads)
+    windows = text_windows(a, config, (), max_tokens)
+    with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:
+        return summarize([_compare_window(window, left, right, advance) for window in windows])
+
+
+def _compare_window(window: Window, a: Decoder, b: Decoder, advance: Callable[[int], None]) -> TokenMetrics:
+    chunks, start = [], 0
+    for found_a, found_b in zip(decoder_logits(a, window.inputs), decoder_logits(b, window.inputs), strict=True):
+        chunks.append(compare(window, found_a, found_b, start))
+        start += len(found_a)
+        advance(len(found_a))
+    return TokenMetrics.concatenate(chunks)

@@ -1,0 +1,190 @@
+"""An artifact against its float model, or against another artifact, on suites that both models read token by token."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.errors import InputError, ValidationError
+from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
+from q3edge.evaluation.distance.references import ArtifactReference, FloatReference, Reference
+from q3edge.evaluation.distance.windows import WINDOW_LENGTH
+from q3edge.evaluation.scorecard.assemble import Identity, assemble, judged_passages
+from q3edge.evaluation.scorecard.examples import text_before, worst_places
+from q3edge.evaluation.scorecard.passages import Encoded, encode_suites, passages_digest
+from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
+from q3edge.evaluation.scorecard.scorecard import Scorecard
+from q3edge.evaluation.scorecard.teacher_forced import MAX_WORKERS, ReadingRun, read_all
+from q3edge.evaluation.suites.selection import Selection
+from q3edge.evaluation.suites.suite import Suite
+from q3edge.evaluation.suites.suite_files import built_in_suites
+from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
+from q3edge.machine.cpu import default_threads
+from q3edge.machine.tool_versions import tool_versions
+from q3edge.pipeline.measure.answers import Asking, compared_answers
+from q3edge.progress import Progress, Silent
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.version import VERSION
+
+
+def evaluate(
+    folder: Path,
+    reference: str,
+    suites: Sequence[Suite] | None = None,
+    *,
+    areas: Sequence[str] | None = None,
+    limit: int | None = None,
+    asking: Asking | None = None,
+    threads: int | None = None,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+) -> Scorecard:
+    """Compare the artifact in `folder` with `reference`, a float MODEL (folder or hub id) or another artifact's folder.
+
+    suites None: the built-in ones. areas None: all. limit: of each suite at most so many questions, and so many windows
+    of text (None: all). asking: both models also answer in their own words, and answers decide the scores where there
+    are right ones. What was done before, or before a kill, comes from the cache unless `use_cache` is false.
+    A failed check is in the scorecard, not raised. UsageError: an area that no suite has. InputError: a folder is
+    broken, or their architectures differ. ValidationError: no item had finite logits. ResourceError: the cache cannot
+    be written.
+    """
+    start = time.perf_counter()
+    progress = progress or Silent()
+    selection = Selection(None if areas is None else tuple(areas), limit)
+    chosen = selection.apply(built_in_suites() if suites is None else suites)
+    threads = threads or default_threads()
+    workers = min(threads, MAX_WORKERS)
+    threads_of_session = threads - workers + 1  # every worker that calls it is one of its threads, too
+    decoder = Decoder(folder, threads=threads_of_session)
+    cache = EvaluationCache(cache_folder()) if use_cache else None
+    with _opened(reference, threads_of_session, cache, progress) as opened:
+        if decoder.config != opened.config:
+            raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
+        subject = _subject(folder, reference, opened.digest, chosen, selection, asking)
+        if cache and (known := cache.scorecard(subject.key())):
+            progress.note("evaluated before: these results are the cache's (--no-cache evaluates again)")
+            return replace(known, artifact=subject.identity.artifact, reference=subject.identity.reference)
+        tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
+        context = decoder.config.max_position_embeddings
+        encoded = encode_suites(folder, tokenizer, context, chosen, limit, progress)
+        with _journal(cache, subject, encoded) as journal:
+            run = read_all(encoded.passages, opened.model, decoder, journal, progress, workers=workers)
+    read_seconds = time.perf_counter() - start
+    answers = None
+    if asking is not None:
+        beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
+        answers = compared_answers(
+            folder, resolve_model(reference), opened.digest, chosen, asking, beginnings,
+            threads=threads, cache=cache, progress=progress,
+        )  # fmt: skip
+    dead = check_dead_matrices(folder, decoder.config)
+    scorecard = assemble(subject.identity, encoded, run, tokenizer, (dead,), answers)
+    timing = _timing(run, read_seconds, opened.model.cached_tokens)
+    scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
+    if cache:
+        cache.save_scorecard(subject.key(), scorecard)
+    if journal:
+        journal.discard()
+    return scorecard
+
+
+def require_sound(folder: Path, scorecard: Scorecard) -> None:
+    """ValidationError with every check that failed."""
+    failed = [check.reason for check in scorecard.checks if check.status == "fail"]
+    if failed:
+        raise ValidationError(f"{folder}: " + "; ".join(failed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The reference: its logits, architecture and digest."""
+
+    model: Reference
+    config: Qwen3Config
+    digest: str
+
+
+@contextmanager
+def _opened(reference: str, threads: int, cache: EvaluationCache | None, progress: Progress) -> Iterator[_Opened]:
+    folder = resolve_model(reference)
+    if (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx":
+        decoder = Decoder(folder, threads=threads)
+        yield _Opened(ArtifactReference(decoder), decoder.config, artifact_digest(folder))
+        return
+    with Checkpoint.open(folder) as checkpoint:
+        digest = checkpoint.digest()
+        yield _Opened(FloatReference(checkpoint, digest, cache, progress), checkpoint.config, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """Who is compared with whom, and on what: all that decides the result."""
+
+    identity: Identity
+    suites: tuple[Suite, ...]
+
+    def key(self, **more: Any) -> str:
+        """Of the cache; `more`: what besides decides the content. Names of folders decide nothing."""
+        nameless = replace(self.identity, artifact="", reference="")
+        items = hashlib.sha256(repr([suite.items for suite in self.suites]).encode()).hexdigest()
+        return cache_key(identity=asdict(nameless), items=items, **more)
+
+
+def _subject(
+    folder: Path,
+    reference: str,
+    reference_digest: str,
+    suites: tuple[Suite, ...],
+    selection: Selection,
+    asking: Asking | None,
+) -> _Subject:
+    areas = None if selection.areas is None else list(selection.areas)
+    asked = None if asking is None else asdict(asking)
+    local = Path(reference).expanduser()
+    identity = Identity(
+        artifact=folder.resolve().name,  # where it lies says nothing about it
+        artifact_digest=artifact_digest(folder),
+        reference=local.resolve().name if local.is_dir() else reference,
+        reference_digest=reference_digest,
+        suite_digests={suite.name: suite.digest for suite in suites},
+        settings={"areas": areas, "limit": selection.limit, "window": WINDOW_LENGTH, "generate": asked},
+        versions={"q3edge": VERSION, **tool_versions("numpy", "onnxruntime", "tokenizers", "torch")},
+    )
+    return _Subject(identity, suites)
+
+
+@contextmanager
+def _journal(cache: EvaluationCache | None, subject: _Subject, encoded: Encoded) -> Iterator[ReadingJournal | None]:
+    if cache is None:
+        yield None
+        return
+    key = subject.key(passages=passages_digest(encoded.passages))
+    with ReadingJournal(cache.journal_file(key)) as journal:
+        yield journal
+
+
+def _timing(run: ReadingRun, seconds: float, reused: int) -> dict[str, float]:
+    """Seconds of reading, by model and in all; tokens read in this run, and those whose hidden states were cached.
+
+    total_over_models: only where nothing was cached, for else it compares a whole with a part.
+    """
+    timing: dict[str, float] = {
+        **{f"{name}_seconds": spent for name, spent in run.seconds.items()},
+        "total_seconds": seconds,
+        "tokens": float(run.tokens),
+        "cached_tokens": float(reused),
+        "resumed_items": float(run.resumed),
+    }
+    if not reused and not run.resumed:
+        timing["total_over_models"] = seconds / sum(run.seconds.values())
+    return timing

@@ -1,0 +1,110 @@
+"""Whether an artifact is accurate enough: its numbers, from wherever they are known, against the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from q3edge.artifact import Manifest, artifact_digest
+from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.evaluation.distance.statistics import Comparison, Estimate
+from q3edge.evaluation.plain_values import from_plain
+from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
+from q3edge.evaluation.validation.results import CheckResult
+from q3edge.pipeline.measure.measuring import Measuring, evaluated
+from q3edge.progress import Progress
+from q3edge.report.gates import Gates
+from q3edge.runtime.session.loader import open_artifact
+from q3edge.storage.json_files import read_json_object
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """Every gate that was asked for, with its result; `source` says where the numbers come from."""
+
+    artifact: str
+    source: str
+    recovery: Estimate | None
+    mean_kl: Estimate | None
+    results: tuple[CheckResult, ...]
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The gates that failed."""
+        return tuple(result for result in self.results if result.status == "fail")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return asdict(self)
+
+
+def check_artifact(
+    folder: Path, gates: Gates, measuring: Measuring, *, scorecard: Path | None = None, progress: Progress
+) -> GateReport:
+    """Judge the artifact in `folder` by a file (a scorecard's or a report's JSON), else by evaluating it now where
+    `measuring` has a reference, else by what its manifest says that `build` measured.
+
+    UsageError: a gate is asked for whose number is not known from there. InputError: a folder or file is broken.
+    """
+    manifest = open_artifact(folder)
+    if scorecard is not None:
+        source = scorecard.name
+        recovery, mean_kl = _numbers(_from_file(scorecard, artifact_digest(folder)))
+    elif measuring.reference is not None:
+        source = "evaluated now"
+        recovery, mean_kl = _numbers(evaluated(folder, measuring, progress))
+    else:
+        source = "the manifest"
+        recovery, mean_kl = None, _built_kl(manifest)
+    results = gates.judge(recovery, mean_kl)
+    if unknown := [result.reason for result in results if result.status == "skipped"]:
+        raise UsageError(f"{folder}: {'; '.join(unknown)}; add --reference MODEL or --scorecard FILE")
+    return GateReport(folder.name, source, recovery, mean_kl, results)
+
+
+def require_gates(report: GateReport) -> None:
+    """ValidationError with every gate that failed."""
+    if report.failures:
+        raise ValidationError(f"{report.artifact}: " + "; ".join(failure.reason for failure in report.failures))
+
+
+def validation_of(manifest: Manifest) -> Comparison | None:
+    """What `build` measured token by token; None where the artifact was only exported. InputError: it is damaged."""
+    raw = manifest.metrics.get("validation")
+    if raw is None:
+        return None
+    try:
+        return from_plain(Comparison, raw["overall"])
+    except (TypeError, KeyError) as error:
+        raise InputError(f"q3edge.json: its validation is not this q3edge's ({error}); build again") from None
+
+
+def _built_kl(manifest: Manifest) -> Estimate | None:
+    validation = validation_of(manifest)
+    return validation.mean_kl if validation else None
+
+
+def _numbers(scorecard: Scorecard) -> tuple[Estimate | None, Estimate | None]:
+    return scorecard.recovery, scorecard.overall.mean_kl if scorecard.overall else None
+
+
+def _from_file(path: Path, digest: str) -> Scorecard:
+    """The scorecard of the artifact with this digest, alone in the file or among a report's variants."""
+    if not path.is_file():
+        raise InputError(f"{path}: not found; expected the JSON of `q3edge evaluate` or `q3edge report`")
+    raw = read_json_object(path)
+    found: list[Mapping[str, Any]] = [raw]
+    if "variants" in raw:
+        found = [v["scorecard"] for v in raw["variants"] if isinstance(v, Mapping) and v.get("scorecard")]
+    try:
+        cards = [scorecard_from_json(entry) for entry in found]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    card = next((card for card in cards if card.artifact_digest == digest), None)
+    if card is None:
+        raise InputError(
+            f"{path}: holds no scorecard of this artifact (digest {digest[:12]}); it was made from another"
+        )
+    return card

@@ -1,0 +1,65 @@
+"""`Measuring`: what a report measures of each variant, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnxruntime as ort
+
+from q3edge.evaluation.scorecard.scorecard import Scorecard
+from q3edge.evaluation.suites.suite import Suite
+from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.progress import Progress
+
+if TYPE_CHECKING:
+    from q3edge.pipeline.measure.answers import Asking
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """reference: a float MODEL; None: nothing is evaluated, and a report tells what manifests say.
+
+    suites (None: built in), areas (None: all), limit and asking are those of `evaluate`. speed: whether it is timed.
+    cache: take from there, and keep there, what was measured.
+    """
+
+    reference: str | None = None
+    suites: tuple[Suite, ...] | None = None
+    areas: tuple[str, ...] | None = None
+    limit: int | None = None
+    asking: Asking | None = None
+    speed: bool = True
+    threads: int | None = None
+    cache: bool = True
+
+
+def evaluated(folder: Path, measuring: Measuring, progress: Progress) -> Scorecard:
+    """The artifact in `folder` against the reference, which has to be given; errors are those of `evaluate`."""
+    from q3edge.pipeline.measure.evaluate import evaluate  # brings torch, which a gate on known numbers does not need
+
+    assert measuring.reference is not None, "nothing to compare with"
+    return evaluate(
+        folder,
+        measuring.reference,
+        measuring.suites,
+        areas=measuring.areas,
+        limit=measuring.limit,
+        asking=measuring.asking,
+        threads=measuring.threads,
+        use_cache=measuring.cache,
+        progress=progress,
+    )
+
+
+def here(measuring: Measuring) -> dict[str, str]:
+    """What decides a speed beside the model."""
+    threads = measuring.threads or default_threads()
+    return {"cpu": cpu_name(), "threads": str(threads), "onnxruntime": ort.__version__}
+
+
+def model_name(model: str) -> str:
+    """How a report calls MODEL: a folder by its last name, not by where it lies; a hub id as it is."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model

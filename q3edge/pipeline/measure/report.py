@@ -1,0 +1,139 @@
+"""Artifacts -> `Report`: each is evaluated against the reference and timed, unless that was done before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import artifact_digest
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.errors import Q3EdgeError, UsageError
+from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.machine.tool_versions import tool_versions
+from q3edge.pipeline.measure.gate import validation_of
+from q3edge.pipeline.measure.measured import known_or_measured
+from q3edge.pipeline.measure.measuring import Measuring, evaluated, here, model_name
+from q3edge.pipeline.measure.speed import artifact_speed
+from q3edge.pipeline.measure.tensor_facts import summarized_schemes, tensor_facts
+from q3edge.progress import Progress
+from q3edge.report.content import Failure, Reference, Report, Speed, Variant
+from q3edge.report.gates import Gates
+from q3edge.report.recommendation import recommend
+from q3edge.runtime.session.loader import open_artifact
+
+
+def make_report(folders: Sequence[Path], measuring: Measuring, gates: Gates, progress: Progress) -> Report:
+    """A report of the artifacts in `folders` (at least one).
+
+    Every folder is checked before anything is measured. InputError: one is broken. What cannot be measured is told in
+    the report, not raised.
+    """
+    names = unique_names(folders)
+    for folder in folders:
+        open_artifact(folder)
+    variants = []
+    for name, folder in zip(names, folders):
+        progress.note(f"{name}: measure")
+        variants.append(measure_artifact(name, folder, measuring, progress))
+    return assemble(variants, (), measuring, gates)
+
+
+def assemble(variants: Sequence[Variant], failures: Sequence[Failure], measuring: Measuring, gates: Gates) -> Report:
+    """The report of what was measured, artifacts from the largest on, then baselines.
+
+    Only artifacts are recommended: baselines are there to compare with.
+    """
+    ordered = sorted(variants, key=lambda variant: (variant.kind, -variant.model_bytes))
+    reference = describe_reference(measuring.reference) if measuring.reference else None
+    artifacts = [variant for variant in ordered if variant.kind == "artifact"]
+    return Report(
+        reference=reference,
+        variants=tuple(ordered),
+        failures=tuple(failures),
+        gates=gates,
+        recommendation=recommend(artifacts, gates, reference.stored_bytes if reference else None),
+        machine={"CPU": cpu_name(), "Threads": str(measuring.threads or default_threads())},
+        versions=tool_versions("onnxruntime", "torch", "numpy"),
+    )
+
+
+def measure_artifact(name: str, folder: Path, measuring: Measuring, progress: Progress) -> Variant:
+    """Everything a report says about one artifact; what cannot be measured is in `missing` with the reason.
+
+    InputError: the folder is no sound artifact.
+    """
+    manifest = open_artifact(folder)
+    facts = tensor_facts(manifest, Qwen3Config.load(folder))
+    variant = Variant(
+        name=name,
+        kind="artifact",
+        digest=artifact_digest(folder),
+        model_bytes=manifest.metrics["model_bytes"],
+        bits_per_weight=manifest.metrics.get("bits_per_weight"),
+        formats=summarized_schemes(facts),
+        method=manifest.recipe["method"],
+        validation=validation_of(manifest),
+        tensors=facts,
+        notices=manifest.notices,
+        versions=manifest.versions,
+    )
+    variant = _evaluated(variant, folder, measuring, progress)
+    return _timed(variant, folder, measuring) if measuring.speed else variant
+
+
+def describe_reference(model: str) -> Reference:
+    """What the report says of MODEL (folder or hub id)."""
+    with Checkpoint.open(resolve_model(model)) as checkpoint:
+        dtypes = [checkpoint.dtype(name) for name in checkpoint.names()]
+        return Reference(
+            name=model_name(model),
+            digest=checkpoint.digest(),
+            stored_bytes=checkpoint.stored_bytes,
+            weights=sum(map(math.prod, tensor_shapes(checkpoint.config).values())),
+            dtypes={dtype: dtypes.count(dtype) for dtype in sorted(set(dtypes))},
+        )
+
+
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, with its parent's before it where two are alike. UsageError: given twice."""
+    resolved = [folder.resolve() for folder in folders]
+    if double := next((folder for folder in folders if resolved.count(folder.resolve()) > 1), None):
+        raise UsageError(f"{double}: given twice")
+    names = [folder.name for folder in resolved]
+    return [
+        folder.name if names.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}" for folder in resolved
+    ]
+
+
+def _evaluated(variant: Variant, folder: Path, measuring: Measuring, progress: Progress) -> Variant:
+    if measuring.reference is None:
+        return _lacking(variant, "recovery was not measured: give --reference MODEL")
+    try:
+        scorecard = evaluated(folder, measuring, progress)
+    except Q3EdgeError as error:
+        return _lacking(variant, f"not evaluated: {error}")
+    return replace(variant, scorecard=scorecard)
+
+
+def _timed(variant: Variant, folder: Path, measuring: Measuring) -> Variant:
+    try:
+        speed = known_or_measured(
+            Speed,
+            lambda: artifact_speed(folder, measuring.threads),
+            asdict,
+            cache=measuring.cache,
+            artifact=variant.digest,
+            **here(measuring),
+        )
+    except Q3EdgeError as error:
+        return _lacking(variant, f"not timed: {error}")
+    return replace(variant, speed=speed)
+
+
+def _lacking(variant: Variant, reason: str) -> Variant:
+    return replace(variant, missing=(*variant.missing, reason))

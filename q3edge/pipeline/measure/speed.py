@@ -1,0 +1,96 @@
+"""Speed as a report shows it: of an artifact in fresh processes, of a baseline by its matrix products alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import head_tensor, tensor_shapes
+from q3edge.checkpoint.source import WeightSource
+from q3edge.evaluation.baselines import Baseline, Product, quiet
+from q3edge.machine.cpu import default_threads
+from q3edge.pipeline.measure.bench import bench_artifact
+from q3edge.reference.layer import read_tensor
+from q3edge.report.content import Speed, Spread
+
+PROMPT, NEW, REPEATS = 128, 32, 3
+_WARM_UP = 2  # passes over a layer that are not counted
+
+
+def artifact_speed(folder: Path, threads: int | None = None) -> Speed:
+    """A prefill of PROMPT tokens and NEW tokens from an empty context, in REPEATS processes. InputError: one failed."""
+    prompt = min(PROMPT, Qwen3Config.load(folder).max_position_embeddings - NEW)
+    found = bench_artifact(folder, prompt=prompt, new=NEW, depths=(0,), threads=threads, repeats=REPEATS)
+    behind_nothing = found.depths[0]
+    return Speed(
+        tokens_per_second=behind_nothing.tokens_per_second,
+        prefill_tokens_per_second=found.prefill_tokens_per_second,
+        peak_bytes=behind_nothing.peak_bytes,
+        repeats=REPEATS,
+        prompt=prompt,
+        depth=0,
+        new=NEW,
+        threads=found.threads,
+    )
+
+
+def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None = None) -> Speed:
+    """Tokens per second if a token were its matrix products and nothing else, layer by layer, so that memory is one's.
+
+    A bound from above: attention, norms and Python are not in it, and a layer's weights may stay in the CPU's cache.
+    """
+    threads = threads or default_threads()
+    with _torch_threads(threads), quiet(), torch.no_grad():
+        layers = range(source.config.num_hidden_layers)
+        runs = [_layer_seconds(baseline, source, f"model.layers.{layer}.") for layer in layers]
+        runs.append(_seconds([_head(baseline, source)]))
+    rates = [1 / sum(run[repeat] for run in runs) for repeat in range(REPEATS)]
+    return Speed(_spread(rates), None, None, REPEATS, prompt=0, depth=0, new=1, threads=threads, products_only=True)
+
+
+def _layer_seconds(baseline: Baseline, source: WeightSource, prefix: str) -> list[float]:
+    names = [name for name in tensor_shapes(source.config) if name.startswith(prefix) and name.endswith("_proj.weight")]
+    products = []
+    for name in names:
+        weights = read_tensor(source, name)
+        products.append((baseline.make(weights), weights.shape[1]))
+    return _seconds(products)
+
+
+def _head(baseline: Baseline, source: WeightSource) -> tuple[Product, int]:
+    weights = read_tensor(source, head_tensor(source.config))
+    if baseline.rounds_head:
+        return baseline.make(weights), weights.shape[1]
+    return lambda values: torch.nn.functional.linear(values, weights), weights.shape[1]
+
+
+def _seconds(products: Sequence[tuple[Product, int]]) -> list[float]:
+    """Of REPEATS passes over all products, each with one token."""
+    values = [(product, torch.randn(1, width)) for product, width in products]
+    seconds = []
+    for _ in range(_WARM_UP + REPEATS):
+        start = time.perf_counter()
+        for product, token in values:
+            product(token)
+        seconds.append(time.perf_counter() - start)
+    return seconds[_WARM_UP:]
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(float(statistics.median(values)), float(min(values)), float(max(values)))

@@ -1,0 +1,55 @@
+"""An artifact against the float model it came from, on text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.errors import ValidationError
+from q3edge.evaluation.distance.windows import (
+    MAX_TOKENS,
+    WINDOW_LENGTH,
+    Window,
+    built_in_texts,
+    cut_windows,
+    read_texts,
+)
+from q3edge.evaluation.validation.results import ValidationReport
+from q3edge.evaluation.validation.validate import validate_artifact
+from q3edge.progress import Progress
+from q3edge.runtime.text.tokenizer import Tokenizer
+
+
+def validate_against(
+    folder: Path,
+    reference: str,
+    texts: Sequence[Path] = (),
+    *,
+    max_tokens: int = MAX_TOKENS,
+    max_kl: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in)."""
+    with Checkpoint.open(resolve_model(reference)) as checkpoint:
+        windows = text_windows(folder, checkpoint.config, texts, max_tokens)
+        return validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads, progress=progress)
+
+
+def text_windows(folder: Path, config: Qwen3Config, texts: Sequence[Path], max_tokens: int) -> tuple[Window, ...]:
+    """Windows of the texts, cut with the tokenizer in `folder`."""
+    tokenizer = Tokenizer.load(folder, config.vocab_size)
+    chosen = read_texts(texts) if texts else built_in_texts()
+    context = config.max_position_embeddings
+    return cut_windows(
+        chosen, tokenizer.encode_text, context=context, length=min(WINDOW_LENGTH, context), max_tokens=max_tokens
+    )
+
+
+def require_passed(folder: Path, report: ValidationReport) -> None:
+    """ValidationError with every check that failed."""
+    if report.failures:
+        raise ValidationError(f"{folder}: " + "; ".join(check.reason for check in report.failures))

@@ -1,0 +1,253 @@
+"""Calibration as part of `quantize`: which method, which tokens, where unfinished work lies, what the manifest says."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import Manifest, Notice
+from q3edge.artifact.side_files import TOKENIZER_FILE
+from q3edge.calibration.data import CalibrationSet, load_calibration_set
+from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.layer import LayerResult, Reconstruction
+from q3edge.calibration.layers.stage import TensorReport
+from q3edge.calibration.layers.walk import Walk
+from q3edge.checkpoint import Checkpoint
+from q3edge.errors import InputError, UsageError
+from q3edge.machine.cpu import has_fast_bfloat16
+from q3edge.pipeline.quantize.forecast import Workload
+from q3edge.pipeline.quantize.outlook import outlook
+from q3edge.progress import Progress
+from q3edge.quantization.recipe import AUTO, Recipe
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.version import VERSION
+
+SAMPLES, SEQ_LEN = 128, 512
+_LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds and calibration is asked for by name
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Of the exported ONNX model, graph and weights: bytes, or bits for each weight; one of the two is given."""
+
+    size: int | None = None
+    bits_per_weight: float | None = None
+
+    def bytes_for(self, config: Qwen3Config) -> int:
+        """The bytes that a model may take."""
+        if self.bits_per_weight is None:
+            return self.size or 0
+        return int(self.bits_per_weight * sum(map(math.prod, tensor_shapes(config).values())) / 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a user may choose: texts (none: built in), how many rows of how many tokens, the seed of their choice.
+
+    reconstruct: train each layer behind the solver; tune: train scales and norms of the whole model at the end.
+    """
+
+    texts: tuple[Path, ...] = ()
+    samples: int = SAMPLES
+    seq_len: int = SEQ_LEN
+    seed: int = 0
+    shares: Mapping[str, float] | None = None
+    reconstruct: bool = False
+    tune: bool = False
+    restart: bool = False
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a calibration by `recipe` gave; `layers` reads the results one by one. Empty where there was none."""
+
+    recipe: Recipe
+    layers: Callable[[], Iterator[LayerResult]] = lambda: iter(())
+    notices: tuple[Notice, ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    tokens: NDArray[np.int64] | None = None
+    held_out: int = 0
+
+
+def work_folder(output: Path) -> Path:
+    """Where the unfinished calibration of `output` lies: beside it, on the same disk."""
+    return output.parent / f".{output.name}.work"
+
+
+def discard_work(output: Path, manifest: Manifest) -> None:
+    """Remove the work that went into `output`, which stands complete under its name."""
+    if manifest.recipe["method"] == "gptq":
+        shutil.rmtree(work_folder(output), ignore_errors=True)
+
+
+def choose_method(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None
+) -> tuple[Recipe, tuple[Notice, ...]]:
+    """The recipe with its method decided. InputError: it needs calibration, but the model has experts or no tokenizer.
+
+    auto is gptq where texts were given or a model is large and loses much by rounding, and rtn elsewhere.
+    """
+    obstacle = _obstacle(checkpoint)
+    if recipe.method == "gptq" and obstacle:
+        raise InputError(f"{checkpoint.folder}: {obstacle}; choose --method rtn")
+    if obstacle and calibration is not None and calibration.budget:
+        raise InputError(
+            f"{checkpoint.folder}: {obstacle}, so no format can be chosen by --target-size or --target-bpw"
+        )
+    wanted = calibration is not None and any(
+        (
+            calibration.texts,
+            calibration.reconstruct,
+            calibration.tune,
+            calibration.budget,
+        )
+    )
+    if recipe.method == "rtn" and wanted:
+        raise UsageError(
+            "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --reconstruct, "
+            "--tune and --target-*"
+        )
+    if recipe.method != AUTO:
+        return recipe, ()
+    if not (wanted or _loses_much(checkpoint, recipe)):
+        return replace(recipe, method="rtn"), ()
+    if obstacle:
+        return replace(recipe, method="rtn"), (Notice("not-calibrated", 1, f"rounded to nearest: {obstacle}"),)
+    return replace(recipe, method="gptq"), ()
+
+
+def _obstacle(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.config.moe is not None:
+        return "mixture-of-experts models cannot be calibrated yet"
+    if not (checkpoint.folder / TOKENIZER_FILE).is_file():
+        return f"calibration needs {TOKENIZER_FILE}, which is not there"
+    return None
+
+
+def _loses_much(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether many weights have 4 bits or fewer, or are multiplied by inputs rounded with one scale per token."""
+    schemes, shapes = recipe.resolve(checkpoint.config), tensor_shapes(checkpoint.config)
+    coarse = (n for n, scheme in schemes.items() if scheme and (scheme.bits <= 4 or scheme.activations != "float"))
+    return sum(math.prod(shapes[name]) for name in coarse) >= _LARGE_MODEL
+
+
+@contextmanager
+def calibrated(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration,
+    model_digest: str,
+    work: Path,
+    progress: Progress,
+    *,
+    exported: bool = False,
+) -> Iterator[Calibrated]:
+    """Calibrate in `work`, or go on where an earlier process stopped with the same model, recipe and tokens.
+
+    exported: an ONNX model follows while `work` is still there, which the disk has to hold too.
+    UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk cannot
+    hold it, which is found before anything is written.
+    """
+    tokens = load_tokens(checkpoint, calibration)
+    schemes, bfloat16 = recipe.resolve(checkpoint.config), has_fast_bfloat16()
+    sequences, length = tokens.token_ids.shape
+    load = Workload(
+        checkpoint.config, schemes, sequences, length,
+        reconstructed=calibration.reconstruct, tuned=calibration.tune,
+        exported=exported, int8_cache=recipe.kv_cache == "int8",
+    )  # fmt: skip
+    inputs = run_inputs(model_digest, tokens, calibration) | {"recipe": recipe.digest}
+    journal = Journal(work, inputs, restart=calibration.restart)
+    layers = checkpoint.config.num_hidden_layers
+    finished = 0 if calibration.restart else sum(layer < layers for layer in journal.finished_layers())
+    ahead = outlook(load, work, bfloat16=bfloat16, finished=finished)
+    with journal:
+        for line in ahead:
+            progress.note(line)
+        walk = Walk(
+            checkpoint,
+            schemes,
+            tokens.token_ids,
+            journal,
+            bfloat16=bfloat16,
+            reconstruct=calibration.reconstruct,
+        )
+        walk.run(progress).close()
+        yield calibrated_walk(recipe, walk, tokens)
+
+
+def run_inputs(model_digest: str, tokens: CalibrationSet, calibration: Calibration) -> dict[str, str]:
+    """What decides the result of a calibration, beside the recipe."""
+    return {
+        "model": model_digest,
+        "calibration tokens": tokens.digest,
+        "reconstruct": str(calibration.reconstruct),
+        "q3edge version": VERSION,
+        "torch version": torch.__version__,
+        "bfloat16": str(has_fast_bfloat16()),
+    }
+
+
+def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calibrated:
+    """What a finished walk gave."""
+    reports: dict[str, TensorReport] = {}
+    reconstructions: dict[int, Reconstruction] = {}
+    for layer, result in enumerate(walk.results()):
+        reports |= result.reports
+        if result.reconstruction is not None:
+            reconstructions[layer] = result.reconstruction
+    metrics: dict[str, Any] = {
+        "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": walk.tokens.bfloat16},
+        "tensors": {name: asdict(report) for name, report in reports.items()},
+    }
+    if reconstructions:
+        metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
+    notices = tokens.notices + _report_notices(reports, reconstructions.values())
+    return Calibrated(recipe, walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
+
+
+def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> CalibrationSet:
+    """The tokens that `calibration` asks for: a .npy as it is, texts by the model's own tokenizer and template."""
+    if len(calibration.texts) == 1 and calibration.texts[0].suffix == ".npy":
+        return CalibrationSet.from_token_file(calibration.texts[0], checkpoint.config.vocab_size)
+    tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
+    return load_calibration_set(
+        calibration.texts,
+        tokenizer,
+        ChatTemplate.load(checkpoint.folder),
+        samples=calibration.samples,
+        seq_len=calibration.seq_len,
+        seed=calibration.seed,
+        shares=calibration.shares,
+        context=checkpoint.config.max_position_embeddings,
+    )
+
+
+def _report_notices(
+    reports: Mapping[str, TensorReport], reconstructions: Iterable[Reconstruction]
+) -> tuple[Notice, ...]:
+    damped = [report.damping for report in reports.values() if report.damping_retries]
+    dead = sum(report.dead_channels for report in reports.values())
+    notices = []
+    if damped:
+        detail = f"matrices needed more damping than usual, up to {max(damped):g}: their inputs are nearly dependent"
+        notices.append(Notice("damping-raised", len(damped), detail))
+    if dead:
+        notices.append(Notice("dead-channels", dead, "input channels were zero for every calibration token"))
+    unmoved = sum(found.loss_after == found.loss_before for found in reconstructions)
+    if unmoved:
+        notices.append(Notice("not-reconstructed", unmoved, "layers came no closer by training and stay as solved"))
+    return tuple(notices)

@@ -1,0 +1,313 @@
+"""What a calibration will take, told before it begins: seconds, memory, disk. Pure functions of shapes and speeds.
+
+Disk is exact up to headers. Seconds and memory are sums over what the code does, with factors fitted on a 2-core AVX2
+machine; seconds scale with this machine's speed. benchmarks/calibration_cost.py compares all three with what
+happens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import head_tensor, layer_prefix, tensor_shapes
+from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
+from q3edge.calibration.layers.streams import Tokens
+from q3edge.calibration.layers.units import STAGE_FIELDS
+from q3edge.calibration.layers.walk import HELD_OUT
+from q3edge.calibration.training.reconstruct import EPOCHS as RECONSTRUCTION_EPOCHS
+from q3edge.calibration.training.trained_layer import BATCH_TOKENS
+from q3edge.calibration.training.tune import EPOCHS
+from q3edge.checkpoint.compressed_tensors.layout import stored_tensors
+from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
+from q3edge.quantization.scheme import Scheme
+from q3edge.reference.layer import tensor_name
+from q3edge.reference.model import MAX_TABLE_BYTES
+
+# Seconds. Everything is counted in floating-point operations of matrix products.
+_PRODUCT_SHARE = 0.8  # speed of torch's products on all cores by that of the probe's
+_BFLOAT16_GAIN = 2.0  # assumed: forward passes where the CPU multiplies bfloat16
+_HESSIAN_SHARE = 1.1  # half of all tiles of X^T X, and the diagonal's whole ones
+_FACTOR = 2.8  # by K^3: factoring a Hessian [K, K]
+_SAMPLED_ROWS = 500  # that choosing the balance of a stage is worth
+_SOLVE = 22  # by N * K^2: rounding [N, K], sweeps and losses
+_SOLVE_WEIGHT = 20_000  # by N * K: what is not a matrix product
+_SOLVE_CHANNEL = 6e7  # by K: loops over channels, however few the rows
+_WRITE_WEIGHT = 1_500  # by weight of the model: hashing, rounding to nearest, packing
+_TUNE = 1.6  # by operation: gradients, and scales folded into the weights anew for every batch
+_RECONSTRUCT = 1.6  # by operation: weights made anew for every batch, and moved
+_CHECKS = 4  # of the held-out rows in each epoch
+_START_SECONDS = 4.0
+
+# Bytes.
+_PROCESS_BYTES = 330e6  # Python, torch, onnxruntime, tokenizer and what they allocate
+_AUTOGRAD_BYTES = 70e6
+_SLACK = 1.15  # of what is computed: the allocator's holes
+_HESSIANS = 6  # [K, K] at once while one is factored
+_SOLVED_HESSIANS = 3  # [K, K] at once while matrices are solved
+_SOLVED_ROW_FLOATS = 14 * 512  # by channel, for every thread
+_GROUP_PAIR_FLOATS = 2 * 512  # by pair of groups of a row, for every thread
+_RESULT_FLOATS = 1.5  # by weight of the matrix that is solved: all candidates' codes
+_WAITING = 3  # results by thread
+_PARAMETER_FLOATS = 6  # by trained value: optimizer, best state so far
+_TRAINED_WEIGHTS = 4  # by weight of a layer that is reconstructed
+_GRADIENT_WEIGHTS = 2.5  # by weight of a layer, for every thread, beside the weights themselves and their steps
+_LOGITS_FLOATS = 4 * 128  # by token of the vocabulary
+_SAVED_WIDTHS = 6  # of the MLP's width that back-propagation keeps for a token
+_FILE_BYTES = 1024  # by tensor: headers and reports in the work folder
+_SIDE_BYTES = 16 << 20  # tokenizer, manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """speed: of float32 matrix products in operations/s (`matrix_speed`); bfloat16: forward passes are done in it."""
+
+    speed: float
+    threads: int
+    bfloat16: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Wall seconds; peak bytes of the process; peak bytes on the output's disk, work folder and output together."""
+
+    seconds: float
+    ram_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is calibrated: a model, its schemes by tensor, and tokens [sequences, length].
+
+    reconstructed: layers are trained one by one; tuned: all together, at the end.
+    exported: an ONNX model is written while the quantized checkpoint is still there.
+    int8_cache: the quantized model is run once more, to find the scales of its KV cache.
+    """
+
+    config: Qwen3Config
+    schemes: Mapping[str, Scheme | None]
+    sequences: int
+    length: int
+    _: KW_ONLY
+    reconstructed: bool = False
+    tuned: bool = False
+    exported: bool = False
+    int8_cache: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """All of them, solved for or held out."""
+        return self.sequences * self.length
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """One matrix [rows, width]; scheme None: it stays float."""
+
+    rows: int
+    width: int
+    scheme: Scheme | None
+
+    @property
+    def weights(self) -> int:
+        return self.rows * self.width
+
+    @property
+    def groups(self) -> int:
+        """Of each row; 0 where it stays float."""
+        return self.scheme.groups(self.width) if self.scheme else 0
+
+
+_Stages = list[list[_Matrix]]  # of one layer
+
+
+def forecast(work: Workload, machine: Machine, *, finished: int = 0) -> Forecast:
+    """What is ahead where `finished` layers are done already; memory and disk are those of a whole run."""
+    return Forecast(_seconds(work, machine, finished), _ram_bytes(work, machine.threads), disk_bytes(work))
+
+
+def disk_bytes(work: Workload) -> int:
+    """Peak bytes of the work folder and the output beside it."""
+    copies = 2 if work.tuned or work.exported else 1
+    return max(work_folder_bytes(work), _finished_bytes(work) + copies * _checkpoint_bytes(work)) + _SIDE_BYTES
+
+
+def work_folder_bytes(work: Workload) -> int:
+    """Peak bytes of the work folder: layers that are finished and the streams of the last one, or all and the head."""
+    config, layers = work.config, _journal_bytes(work)
+    hidden, boundary = _stream_bytes(work, config.hidden_size), _boundary_bytes(work)
+    attended = boundary + hidden + _stream_bytes(work, config.num_attention_heads * config.head_dim)
+    written = boundary + 2 * hidden + _stream_bytes(work, config.intermediate_size)
+    last = sum(layers[:-1]) + max(attended, written)
+    return max(last, sum(layers) + 2 * boundary, _finished_bytes(work))
+
+
+def _finished_bytes(work: Workload) -> int:
+    """Of the work folder when all is solved."""
+    name = head_tensor(work.config)
+    scheme = work.schemes[name]
+    head = 0 if scheme is None else _unpacked_bytes(tensor_shapes(work.config)[name], scheme) + _FILE_BYTES
+    return sum(_journal_bytes(work)) + head + _boundary_bytes(work)
+
+
+def _boundary_bytes(work: Workload) -> int:
+    """Hidden states between two layers, twice where the float model's go along."""
+    return (1 + work.reconstructed) * _stream_bytes(work, work.config.hidden_size)
+
+
+def _stream_bytes(work: Workload, width: int) -> int:
+    return 4 * work.tokens * width
+
+
+def _journal_bytes(work: Workload) -> list[int]:
+    """Of every layer's file: unpacked codes, scales and zero points; float tensors may be stored for their balance."""
+    found = []
+    shapes = tensor_shapes(work.config)
+    for layer in range(work.config.num_hidden_layers):
+        names = [name for name in shapes if name.startswith(layer_prefix(layer))]
+        solved = any(work.schemes[name] is not None for name in names)
+        stored = sum(_unpacked_bytes(shapes[name], work.schemes[name]) + _FILE_BYTES for name in names)
+        found.append(stored if solved else _FILE_BYTES)
+    return found
+
+
+def _unpacked_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    if scheme is None:
+        return 4 * math.prod(shape)
+    per_group = 2 if scheme.symmetric else 3
+    return shape[0] * (shape[1] + per_group * scheme.groups(shape[1]))
+
+
+def _checkpoint_bytes(work: Workload) -> int:
+    """Of the quantized checkpoint's weights, where every float tensor takes float32, the widest it can."""
+    total = 0
+    for name, shape in tensor_shapes(work.config).items():
+        scheme = work.schemes[name]
+        if scheme is None:
+            total += 4 * math.prod(shape)
+        else:
+            parts = stored_tensors(name, shape, scheme, work.config.tie_word_embeddings).values()
+            total += sum(math.prod(part) * NUMPY_DTYPES[dtype].itemsize for dtype, part in parts)
+    return total
+
+
+def _stages(work: Workload, layer: int) -> _Stages:
+    shapes = tensor_shapes(work.config)
+    names = [[tensor_name(layer, field) for field in stage] for stage in STAGE_FIELDS.values()]
+    return [[_Matrix(shapes[n][0], shapes[n][1], work.schemes[n]) for n in stage] for stage in names]
+
+
+def _head(work: Workload) -> _Matrix:
+    name = head_tensor(work.config)
+    return _Matrix(work.config.vocab_size, work.config.hidden_size, work.schemes[name])
+
+
+def _seconds(work: Workload, machine: Machine, finished: int) -> float:
+    speed = _PRODUCT_SHARE * machine.speed
+    layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
+    forward = [work.tokens * _forward_operations(work, stages) for stages in layers]
+    solving = sum(_solving_operations(work, stages) for stages in (*layers[finished:], [[_head(work)]]))
+    walking = sum(forward[finished:])
+    if work.reconstructed:
+        walking += _RECONSTRUCT * _reconstruction_operations(walking)
+    walking /= _BFLOAT16_GAIN if machine.bfloat16 else 1.0
+    writing = _WRITE_WEIGHT * sum(map(math.prod, tensor_shapes(work.config).values()))
+    tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
+    scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
+    return _START_SECONDS + (solving + walking + writing + tuning + scales) / speed
+
+
+def _forward_operations(work: Workload, stages: _Stages) -> float:
+    """By token, of one layer; attention is causal, so a token looks at half of its row on average."""
+    attention = 2 * work.length * work.config.num_attention_heads * work.config.head_dim
+    return attention + 2 * sum(matrix.weights for stage in stages for matrix in stage)
+
+
+def _solving_operations(work: Workload, stages: _Stages) -> float:
+    total = 0.0
+    for stage in stages:
+        rounded = [matrix for matrix in stage if matrix.scheme is not None]
+        if rounded:
+            width = stage[0].width
+            rows = _SAMPLED_ROWS + sum(matrix.rows for matrix in rounded)
+            total += (_HESSIAN_SHARE * work.tokens + _FACTOR * width) * width**2
+            total += rows * width * (_SOLVE * width + _SOLVE_WEIGHT) + width * _SOLVE_CHANNEL
+    return total
+
+
+def _reconstruction_operations(forward: float) -> float:
+    """The float stream and the result forward, held-out rows twice, and all others forward and back every epoch."""
+    return forward * (2 + 2 * HELD_OUT + 3 * RECONSTRUCTION_EPOCHS * (1 - HELD_OUT))
+
+
+def _tuning_operations(work: Workload, forward: float) -> float:
+    """The float model once; then per epoch all training rows forward twice and back once, and the checks."""
+    head = 2 * work.tokens * work.config.vocab_size * work.config.hidden_size
+    epoch = (1 - HELD_OUT) * (4 * forward + 3 * head) + HELD_OUT * _CHECKS * (forward + 2 * head)
+    return forward + EPOCHS * epoch
+
+
+def _ram_bytes(work: Workload, threads: int) -> int:
+    layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
+    walking = max(_walking_floats(work, stages, threads) for stages in layers)
+    found = _SLACK * 4 * max(walking, _solving_floats(_head(work), threads))
+    if work.reconstructed:
+        training = max(_reconstruction_floats(work, stages, threads) for stages in layers)
+        found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * training)
+    if work.tuned:
+        found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * _tuning_floats(work, layers, threads))
+    return int(_PROCESS_BYTES + found)
+
+
+def _walking_floats(work: Workload, stages: _Stages, threads: int) -> float:
+    """Of the stage that holds most: weights not yet released, second moments, solving, and activations.
+
+    Activations are gone when solving begins, but the allocator keeps their room.
+    """
+    part = max(p.stop - p.start for p in Tokens(work.sequences, work.length, 1, False).parts) * work.length
+    most = 0.0
+    for number, stage in enumerate(stages):
+        alive = stages[max(0, number - 1) :]  # the stage before is released when this one is done
+        width = stage[0].width
+        weights = sum(matrix.weights for held in alive for matrix in held)
+        activations = threads * part * (_WAITING * width + sum(matrix.rows for matrix in alive[0]))
+        solving = max(2.0 * width**2, *(_solving_floats(matrix, threads) for matrix in stage))
+        most = max(most, weights + activations + solving)
+    return most
+
+
+def _solving_floats(matrix: _Matrix, threads: int) -> float:
+    """Second moments, blocks of rows being solved, and all candidates; nothing where the matrix stays float."""
+    if matrix.scheme is None:
+        return 0.0
+    square = matrix.width**2
+    blocks = threads * (_SOLVED_ROW_FLOATS * matrix.width + _GROUP_PAIR_FLOATS * matrix.groups**2)
+    return max(_SOLVED_HESSIANS * square + blocks + _RESULT_FLOATS * matrix.weights, _HESSIANS * square)
+
+
+def _reconstruction_floats(work: Workload, stages: _Stages, threads: int) -> float:
+    """The layer as wanted, in training and as it is now, its gradients, its scales, and a batch on its way back."""
+    weights = sum(matrix.weights for stage in stages for matrix in stage)
+    values = sum(matrix.rows * matrix.groups for stage in stages for matrix in stage)
+    batch = max(BATCH_TOKENS, work.length)
+    return (
+        (_TRAINED_WEIGHTS + threads * _GRADIENT_WEIGHTS) * weights
+        + _PARAMETER_FLOATS * values
+        + batch * _SAVED_WIDTHS * work.config.intermediate_size
+    )
+
+
+def _tuning_floats(work: Workload, layers: list[_Stages], threads: int) -> float:
+    """Both heads, the float model's hidden states, the trained values, and one batch on its way back."""
+    config = work.config
+    table = config.vocab_size * config.hidden_size
+    heads = 2 * table if 4 * table <= MAX_TABLE_BYTES else 0
+    weights = max(sum(matrix.weights for stage in stages for matrix in stage) for stages in layers)
+    values = sum(matrix.rows * matrix.groups for stages in layers for stage in stages for matrix in stage)
+    batch = max(BATCH_TOKENS, work.length)
+    states = (work.tokens + batch * (len(layers) + 1)) * config.hidden_size
+    backward = (2 + threads * _GRADIENT_WEIGHTS) * weights + batch * _SAVED_WIDTHS * config.intermediate_size
+    return heads + states + _PARAMETER_FLOATS * values + max(backward, _LOGITS_FLOATS * config.vocab_size)

@@ -1,0 +1,68 @@
+"""What a calibration will take on this machine: said before it begins, refused where the disk is too small."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from q3edge.errors import ResourceError
+from q3edge.machine.memory import available_memory
+from q3edge.machine.speed import matrix_speed
+from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
+
+
+def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, plans: int = 1) -> list[str]:
+    """Lines for the person who waits. Not for manifests: numbers of a machine and a moment would change bytes.
+
+    finished: layers that an earlier process finished in `work`. plans: how many calibrations are compared, of which two
+    lie on the disk at a time. ResourceError: the disk of `work` cannot hold it.
+    """
+    machine = Machine(matrix_speed(), torch.get_num_threads(), bfloat16)
+    ahead = forecast(load, machine, finished=finished)
+    _require_disk(min(2, plans) * ahead.disk_bytes, work)
+    done = f", {finished} of {load.config.num_hidden_layers} layers done before" if finished else ""
+    times = _duration(ahead.seconds)
+    if plans > 1:
+        each = forecast(replace(load, reconstructed=False), machine) if load.reconstructed else ahead
+        times = f"{_duration(each.seconds)} for each of up to {plans} plans and as long to measure what they rest on"
+        times += f", then {_duration(ahead.seconds)} to reconstruct the best" if load.reconstructed else ""
+    training = (" with reconstruction" if load.reconstructed else "") + (" and tuning" if load.tuned else "")
+    lines = [
+        f"calibration{training} on {load.sequences} rows of {load.length} tokens{done}: "
+        f"about {times}, {_size(ahead.ram_bytes)} of memory, "
+        f"{_size(ahead.disk_bytes)} of disk"
+    ]
+    available = available_memory()
+    if available is not None and ahead.ram_bytes > available:
+        lines.append(
+            f"warning: {_size(ahead.ram_bytes)} of memory are needed, {_size(available)} are available: this may be "
+            "very slow, or be killed (the same command goes on from there); close other programs or take --method rtn"
+        )
+    return lines
+
+
+def _require_disk(needed: int, work: Path) -> None:
+    """ResourceError where the disk of `work` has less left than is needed; what lies in `work` is part of that."""
+    for path in work.rglob("*"):
+        with suppress(FileNotFoundError):  # another process may be at it, which Journal finds out
+            needed -= path.stat().st_size
+    free = shutil.disk_usage(work.parent).free
+    if needed > free:
+        raise ResourceError(
+            f"{work.parent}: calibration needs {_size(needed)} of disk there, {_size(free)} are free; "
+            "free space, write to another disk or take fewer --samples"
+        )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

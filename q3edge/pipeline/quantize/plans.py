@@ -1,0 +1,198 @@
+"""Ways to spend a budget of bytes on a model: pure planning, from what every unit costs at every width."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.calibration.budget.allocation import Choice, allocate
+from q3edge.calibration.layers.units import TABLES, Unit, units_of
+from q3edge.errors import UsageError
+from q3edge.quantization.recipe import Recipe, Rule
+from q3edge.quantization.scheme import Scheme
+
+# Only what onnxruntime decodes as fast as its bytes allow: groups of 16 take 2.4 times their share at 4 bits, and have
+# no kernel at 2 (docs/lab-log.md).
+_LAYER_WIDTHS: tuple[Scheme | None, ...] = (
+    Scheme(2, 64, False),
+    Scheme(2, 32, False),
+    Scheme(4, 128, False),
+    Scheme(4, 64),
+    Scheme(4, 64, False),
+    Scheme(4, 32),
+    Scheme(4, 32, False),
+    Scheme(8, 128),
+    Scheme(8, 32),
+    None,
+)
+_TABLE_WIDTHS: tuple[Scheme | None, ...] = (
+    Scheme(4, 32),
+    Scheme(4, 32, False),
+    Scheme(8, 32),
+    Scheme(8, 16),
+    None,
+)
+_FLOAT_BYTES = 4  # of a weight that stays float, as exported
+_GRAPH_BYTES, _LAYER_GRAPH_BYTES = 4_400, 6_420  # of the ONNX graph: at most 2 % more than it has with zero points
+_LAYER_CACHE_BYTES = 3_400  # of the graph for an int8 KV cache, beside its scales: 3 330 to 3 390 measured
+PLANS = 3  # at most, that are worth a calibration each
+_WORTH_A_TRY = 1.5  # of the smallest predicted KL: 8-bit tables came out equal at 1.34 times (135 M model, 104 MB)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One way to spend a budget: the scheme of every unit, its bytes in all and the KL that was predicted for it.
+
+    reconstruct: its layers are trained behind the solver, of which the prediction knows nothing.
+    """
+
+    name: str
+    schemes: Mapping[Unit, Scheme | None]
+    size: int
+    predicted_kl: float
+    reconstruct: bool = False
+
+    @property
+    def reconstructed(self) -> Plan:
+        """The same plan with its layers reconstructed."""
+        return replace(self, name=f"{self.name}-reconstructed", reconstruct=True)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Rules for all tensors, the commonest scheme of the layers last and once."""
+        common = Counter(scheme for unit, scheme in self.schemes.items() if unit.layer is not None).most_common(1)[0][0]
+        rules = [
+            Rule(tensor.removesuffix(".weight"), scheme)
+            for unit, scheme in self.schemes.items()
+            if unit.layer is None or scheme != common
+            for tensor in unit.tensors
+        ]
+        return Recipe((*rules, Rule("model.layers.*_proj", common)), "gptq")
+
+
+def widths_of(config: Qwen3Config) -> dict[Unit, tuple[Scheme | None, ...]]:
+    """Every unit with the schemes that fit the shapes of its tensors."""
+    shapes = tensor_shapes(config)
+
+    def fits(unit: Unit, scheme: Scheme | None) -> bool:
+        size = scheme.group_size if scheme is not None else None
+        return size is None or all(shapes[name][-1] % size == 0 for name in unit.tensors)
+
+    return {
+        unit: tuple(s for s in (_TABLE_WIDTHS if unit.role == TABLES else _LAYER_WIDTHS) if fits(unit, s))
+        for unit in units_of(config)
+    }
+
+
+def make_plans(
+    config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], budget: int, *, int8_cache: bool = False
+) -> list[Plan]:
+    """The plans worth a calibration: the best uniform one that fits, the knapsack's, and its best with other tables.
+
+    The last has tables of other bits, because costs of layers and tables are not wrong alike: of layers, many small
+    ones are added up. It is left out where it is predicted far worse than errors seen so far could explain.
+    costs: nats by unit and width. `budget` is one that `check_budget` has passed.
+    """
+    pricing = _Pricing(config, costs, int8_cache)
+    uniform = [plan for plan in pricing.uniform() if plan.size <= budget]
+    found = [min(uniform, key=lambda plan: plan.predicted_kl)] if uniform else []
+    measured = pricing.knapsack("measured", budget)
+    if measured is None:
+        return found
+
+    def differs(unit: Unit, scheme: Scheme | None) -> bool:
+        return unit.layer is not None or _bits(scheme) != _bits(measured.schemes[unit])
+
+    rivals = [measured]
+    tables = pricing.knapsack("tables", budget, differs)
+    if tables is not None and tables.predicted_kl <= _WORTH_A_TRY * measured.predicted_kl:
+        rivals.append(tables)
+    return found + [plan for plan in rivals if all(plan.schemes != other.schemes for other in found)]
+
+
+def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) -> None:
+    """UsageError: no plan fits `budget` bytes."""
+    least = _Pricing(config, _free(config), int8_cache).least
+    if budget < least:
+        smallest = math.ceil(least / 1e3) / 1e3
+        raise UsageError(
+            f"a budget of {budget / 1e6:g} MB: the smallest that this model can be is {smallest:g} MB; give more"
+        )
+
+
+def largest_plan(config: Qwen3Config) -> Plan:
+    """The plan of the most bytes in which every matrix is rounded: none takes longer, or more memory or disk."""
+    rounded = (plan for plan in _Pricing(config, _free(config)).uniform() if None not in plan.schemes.values())
+    return max(rounded, key=lambda plan: plan.size)
+
+
+def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
+    return {unit: [0.0] * len(widths) for unit, widths in widths_of(config).items()}
+
+
+class _Pricing:
+    """Bytes and costs of every width of every unit."""
+
+    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool = False) -> None:
+        shapes = tensor_shapes(config)
+        self._widths, self._costs = widths_of(config), costs
+        norms = sum(_FLOAT_BYTES * math.prod(shape) for shape in shapes.values() if len(shape) == 1)
+        by_layer = _LAYER_GRAPH_BYTES
+        if int8_cache:
+            by_layer += _LAYER_CACHE_BYTES + 2 * _FLOAT_BYTES * config.num_key_value_heads * config.head_dim
+        self._fixed = norms + _GRAPH_BYTES + by_layer * config.num_hidden_layers
+        self._sizes = {
+            unit: [sum(_stored_bytes(shapes[name], scheme) for name in unit.tensors) for scheme in widths]
+            for unit, widths in self._widths.items()
+        }
+
+    @property
+    def least(self) -> int:
+        """Bytes of the smallest plan."""
+        return self._fixed + sum(map(min, self._sizes.values()))
+
+    def plan(self, name: str, picked: Mapping[Unit, int]) -> Plan:
+        """The plan that takes the width of that number for every unit."""
+        schemes = {unit: self._widths[unit][number] for unit, number in picked.items()}
+        size = self._fixed + sum(self._sizes[unit][number] for unit, number in picked.items())
+        return Plan(name, schemes, size, sum(self._costs[unit][number] for unit, number in picked.items()))
+
+    def knapsack(
+        self, name: str, budget: int, allowed: Callable[[Unit, Scheme | None], bool] = lambda *_: True
+    ) -> Plan | None:
+        """The plan of the smallest cost within `budget` bytes, of the widths that are allowed, if there is one."""
+        numbers = {
+            unit: [number for number, scheme in enumerate(widths) if allowed(unit, scheme)]
+            for unit, widths in self._widths.items()
+        }
+        choices = [
+            [Choice(self._sizes[unit][number], self._costs[unit][number]) for number in numbers[unit]]
+            for unit in self._widths
+        ]
+        picked = allocate(choices, budget - self._fixed)
+        return None if picked is None else self.plan(name, {u: numbers[u][p] for u, p in zip(numbers, picked)})
+
+    def uniform(self) -> Iterator[Plan]:
+        """Every pair of one scheme for all layers and one for the tables."""
+        for layers in _LAYER_WIDTHS:
+            for tables in _TABLE_WIDTHS:
+                wanted = {unit: tables if unit.layer is None else layers for unit in self._widths}
+                if all(wanted[unit] in widths for unit, widths in self._widths.items()):
+                    yield self.plan("uniform", {u: widths.index(wanted[u]) for u, widths in self._widths.items()})
+
+
+def _bits(scheme: Scheme | None) -> int | None:
+    return None if scheme is None else scheme.bits
+
+
+def _stored_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    return _FLOAT_BYTES * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
+
+
+def label(scheme: Scheme | None) -> str:
+    """For tables: int4-g32, or float."""
+    return "float" if scheme is None else scheme.label()

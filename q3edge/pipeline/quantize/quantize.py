@@ -1,0 +1,222 @@
+"""Float checkpoint -> quantized checkpoint, streamed: peak memory does not grow with the number of layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import Manifest, Notice, staged_directory
+from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
+from q3edge.calibration.layers.kv_scales import kv_scales
+from q3edge.calibration.rounding.rtn import round_to_nearest
+from q3edge.calibration.rounding.scales import groups_at_limits
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, QuantizedWriter, write_kv_scales
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.machine.tool_versions import tool_versions
+from q3edge.pipeline.quantize.allocate import allocated
+from q3edge.pipeline.quantize.calibrate import (
+    Calibrated,
+    Calibration,
+    calibrated,
+    choose_method,
+    discard_work,
+    load_tokens,
+    work_folder,
+)
+from q3edge.pipeline.quantize.tune import tune_folder
+from q3edge.progress import Progress, Silent
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.reference.parallel import ordered_map
+from q3edge.storage.json_files import read_json_object
+
+BLOCK_WEIGHTS = 4 << 20  # 16 MiB of float32; a few blocks are in memory at a time
+_ROW_MULTIPLE = 32  # zero points are packed along the rows, 32 bits at a time
+
+
+def quantize_checkpoint(
+    model: str,
+    output: Path,
+    recipe: Recipe,
+    calibration: Calibration | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Quantize MODEL (folder or hub id) into `output`; returns the manifest that was written there."""
+    folder = resolve_model(model)
+    with (
+        Checkpoint.open(folder) as checkpoint,
+        staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
+    ):
+        manifest = write_quantized(
+            checkpoint, recipe, staging, calibration, work=work_folder(output), progress=progress or Silent()
+        )
+    discard_work(output, manifest)
+    return manifest
+
+
+def write_quantized(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    folder: Path,
+    calibration: Calibration | None = None,
+    *,
+    work: Path,
+    progress: Progress,
+    exported: bool = False,
+) -> Manifest:
+    """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished.
+
+    exported: an ONNX model is made from `folder` next, beside it.
+    """
+    recipe, notices = choose_method(checkpoint, recipe, calibration)
+    digest = checkpoint.digest()
+    with _solving(checkpoint, recipe, calibration or Calibration(), digest, work, progress, exported) as found:
+        schemes = found.recipe.resolve(checkpoint.config)
+        at_limits = _write_weights(checkpoint, schemes, found, folder, progress)
+        metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
+        if calibration is not None and calibration.tune and found.tokens is not None:
+            metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
+        for line in _bought(metrics):
+            progress.note(line)
+        chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
+        if recipe.kv_cache == "int8":
+            tokens = (
+                load_tokens(checkpoint, calibration or Calibration()).token_ids
+                if found.tokens is None
+                else found.tokens
+            )
+            with QuantizedCheckpoint.open(folder) as quantized:
+                write_kv_scales(folder, kv_scales(quantized, tokens, progress))
+        notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
+        if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
+            (folder / RECIPE_FILE).write_text(chosen.to_toml(), encoding="utf-8")
+        if at_limits:
+            detail = "groups have a scale that cannot be stored: their weights became zeros or were clipped"
+            notices += (Notice("scale-out-of-range", at_limits, detail),)
+        manifest = Manifest(
+            kind="quantized",
+            parent_digest=digest,
+            recipe=chosen.to_json(),
+            notices=notices,
+            metrics=metrics,
+            versions=tool_versions("torch", "numpy"),
+        )
+        return manifest.save(folder)
+
+
+def _bought(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What training did, for the person who waited for it."""
+    if layers := metrics.get("reconstruction", {}).values():
+        left = sum(layer["loss_after"] / (layer["loss_before"] or 1.0) for layer in layers) / len(layers)
+        moved = sum(layer["moved_codes"] for layer in layers) / len(layers)
+        yield f"reconstruction: {moved:.1%} of the codes moved, layers err {1 - left:.1%} less on held-out tokens"
+    if tuning := metrics.get("tuning"):
+        yield f"tuning: KL {tuning['kl_before']:.4f} -> {tuning['kl_after']:.4f} on held-out tokens"
+
+
+def _solving(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration,
+    digest: str,
+    work: Path,
+    progress: Progress,
+    exported: bool,
+) -> AbstractContextManager[Calibrated]:
+    """What has to be known before a weight is written: nothing, a calibration, or one within a budget."""
+    if recipe.method != "gptq":
+        return nullcontext(Calibrated(recipe))
+    if calibration.budget is None:
+        return calibrated(checkpoint, recipe, calibration, digest, work, progress, exported=exported)
+    return allocated(
+        checkpoint, calibration, calibration.budget, digest, work, progress,
+        exported=exported, int8_cache=recipe.kv_cache == "int8",
+    )  # fmt: skip
+
+
+def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
+    """Bytes and bits per weight of the quantized matrices and of everything; float tensors count 16 bits."""
+    total_bytes, total_weights = 0, 0
+    for name, shape in shapes.items():
+        scheme = schemes[name]
+        count = math.prod(shape)
+        total_weights += count
+        total_bytes += 2 * count if scheme is None else scheme.stored_bytes(shape[0], shape[1])
+    return {
+        "weights": total_weights,
+        "weight_bytes": total_bytes,
+        "bits_per_weight": 8 * total_bytes / total_weights,
+        "quantized_tensors": sum(scheme is not None for scheme in schemes.values()),
+        "float_tensors": sum(scheme is None for scheme in schemes.values()),
+    }
+
+
+def _write_weights(
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    found: Calibrated,
+    folder: Path,
+    progress: Progress,
+) -> int:
+    """Write what calibration found and round everything else; returns how many groups have a scale out of range."""
+    shapes = tensor_shapes(checkpoint.config)
+    raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
+    balanced = {name for result in found.layers() for name in result.floats}
+    dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
+    dtypes |= dict.fromkeys(balanced, "F32")  # a factor was folded in that narrower types would round
+    at_limits = 0
+    with (
+        QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
+        progress.task("write", sum(map(math.prod, shapes.values()))) as advance,
+    ):
+        solved = set[str]()
+        for result in found.layers():
+            for name, values in result.floats.items():
+                writer.add_float(name, values)
+            for name, tensor in result.tensors.items():
+                for rows in row_blocks(*tensor.shape):
+                    block = tensor.rows(rows)
+                    writer.add(name, block)
+                    at_limits += groups_at_limits(checkpoint.read(name, rows), block)
+            solved |= {*result.floats, *result.tensors}
+            advance(sum(math.prod(shapes[name]) for name in (*result.floats, *result.tensors)))
+        for name in (name for name in dtypes if name not in solved):
+            for rows in row_blocks(*shapes[name]):
+                writer.add_float(name, checkpoint.read(name, rows))
+            advance(math.prod(shapes[name]))
+        rest = {name: scheme for name, scheme in schemes.items() if scheme is not None and name not in solved}
+        for name, tensor, count in _rounded(checkpoint, rest):
+            writer.add(name, tensor)
+            at_limits += count
+            advance(tensor.codes.size)
+    return at_limits
+
+
+def _rounded(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, QuantizedTensor, int]]:
+    """Row blocks of all tensors in order, rounded to nearest, with the number of groups whose scale is out of range."""
+    shapes = tensor_shapes(checkpoint.config)
+
+    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:
+        name, scheme, rows = block
+        weights = checkpoint.read(name, rows)
+        tensor = round_to_nearest(weights, scheme)
+        return name, tensor, groups_at_limits(weights, tensor)
+
+    blocks = ((name, scheme, rows) for name, scheme in schemes.items() for rows in row_blocks(*shapes[name]))
+    return ordered_map(solve, blocks)
+
+
+def row_blocks(rows: int, width: int = 1) -> Iterator[slice]:
+    """Consecutive row ranges of at most BLOCK_WEIGHTS weights (and at least 32 rows)."""
+    step = max(_ROW_MULTIPLE, BLOCK_WEIGHTS // width // _ROW_MULTIPLE * _ROW_MULTIPLE)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

@@ -1,0 +1,58 @@
+"""Tuning as part of `quantize`: a quantized folder gets better scales and norms, if held-out tokens say so."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.calibration.training.tune import Tuned, Tuner
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, QuantizedWriter
+from q3edge.progress import Progress
+from q3edge.storage.json_files import read_json_object
+
+_ROWS = 1 << 13  # of the embedding copied at a time
+
+
+def tune_folder(
+    checkpoint: Checkpoint, folder: Path, token_ids: NDArray[np.int64], held_out: int, progress: Progress
+) -> dict[str, Any]:
+    """Replace the weights in `folder` by tuned ones; returns what it cost and bought, for the manifest."""
+    tuned_folder = folder / "tuned"
+    with QuantizedCheckpoint.open(folder) as quantized:
+        tuned = Tuner(checkpoint, quantized, token_ids, held_out).run(progress)
+        tuned_folder.mkdir()
+        _write(checkpoint, quantized, tuned, tuned_folder)
+    for path in tuned_folder.iterdir():
+        path.replace(folder / path.name)
+    tuned_folder.rmdir()
+    return {"kl_before": tuned.kl_before, "kl_after": tuned.kl_after, "steps": tuned.steps, "held_out": held_out}
+
+
+def _write(checkpoint: Checkpoint, quantized: QuantizedCheckpoint, tuned: Tuned, folder: Path) -> None:
+    schemes = {name: quantized.scheme(name) for name in quantized.names()}
+    dtypes = {
+        name: "F32" if name in tuned.norms else quantized.dtype(name)
+        for name, scheme in schemes.items()
+        if scheme is None
+    }
+    raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
+    with QuantizedWriter(folder, raw_config, schemes, dtypes) as writer:
+        for name, shape in tensor_shapes(quantized.config).items():
+            if name in tuned.norms:
+                writer.add_float(name, tuned.norms[name])
+            elif name in tuned.scales:
+                writer.add(name, dataclasses.replace(quantized.read_quantized(name), scales=tuned.scales[name]))
+            elif name in (EMBEDDING, LM_HEAD) or schemes[name] is None:
+                for start in range(0, shape[0], _ROWS):
+                    rows = slice(start, min(start + _ROWS, shape[0]))
+                    if schemes[name] is None:
+                        writer.add_float(name, quantized.read(name, rows))
+                    else:
+                        writer.add(name, quantized.read_quantized(name, rows))

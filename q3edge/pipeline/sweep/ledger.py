@@ -1,0 +1,101 @@
+"""`Ledger`: which variants of a sweep are finished, and what each was made for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from q3edge.artifact import MANIFEST_FILE, artifact_digest, file_record
+from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.pipeline.quantize.calibrate import Calibration
+from q3edge.pipeline.sweep.variants import Asked
+from q3edge.version import VERSION
+
+SWEEP_FILE = "sweep.json"
+
+
+class Ledger:
+    """OUT/sweep.json: for each finished variant the request it was made for and the digest it had then.
+
+    A manifest alone does not tell: it names the quantized checkpoint that the artifact came from, not the model, and
+    not the text it was calibrated on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / SWEEP_FILE
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder}: is not a folder; choose another output")
+        if folder.is_dir() and any(folder.iterdir()) and not self._path.exists():
+            raise UsageError(f"{folder}: is not empty and no sweep made it; choose another output")
+        self._finished: dict[str, dict[str, str]] = self._read()
+        self._write()
+
+    def knows(self, name: str) -> bool:
+        """Whether a sweep here has made, or begun, this variant, for whatever request."""
+        return name in self._finished
+
+    def begin(self, names: Iterable[str]) -> None:
+        """Record that these are this sweep's, before their folders appear: a killed sweep then may replace them."""
+        self._finished |= {name: {"request": "", "artifact": ""} for name in names}
+        self._write()
+
+    def is_finished(self, name: str, request: str) -> bool:
+        """Whether the variant's folder is what was made for exactly this request."""
+        entry = self._finished.get(name)
+        manifest = self._folder / name / MANIFEST_FILE
+        return bool(
+            entry
+            and entry["request"] == request
+            and manifest.is_file()
+            and artifact_digest(self._folder / name) == entry["artifact"]
+        )
+
+    def finish(self, name: str, request: str) -> None:
+        """Record that the variant's folder is complete."""
+        self._finished[name] = {"request": request, "artifact": artifact_digest(self._folder / name)}
+        self._write()
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        if not self._path.exists():
+            return {}
+        try:
+            raw = json.loads(self._path.read_text(encoding="utf-8"))
+            return {str(n): {key: str(e[key]) for key in ("request", "artifact")} for n, e in raw["variants"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{self._path}: damaged ({error}); remove it and the folders beside it") from None
+
+    def _write(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps({"variants": self._finished}, indent=1) + "\n", encoding="utf-8")
+            partial.replace(self._path)
+        except OSError as error:
+            raise ResourceError(f"{self._path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def request_digest(model_digest: str, asked: Asked, calibration: Calibration | None) -> str:
+    """sha256 of everything that decides an artifact's bytes, but for the versions of libraries."""
+    used: dict[str, Any] = asdict(calibration or Calibration())
+    used["texts"] = [_digest_of(path) for path in (calibration.texts if calibration else ())]
+    raw = {
+        "model": model_digest,
+        "recipe": asked.recipe.to_json() if asked.recipe else None,
+        "budget": asdict(asked.budget) if asked.budget else None,
+        "calibration": {name: value for name, value in used.items() if name not in ("restart", "budget")},
+        "q3edge": VERSION,
+    }
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of(path: Path) -> Mapping[str, str]:
+    """The sha256 of a file, or of every file in a folder by its place there."""
+    if not path.exists():
+        raise InputError(f"{path}: not found; expected calibration text")
+    if path.is_file():
+        return {path.name: file_record(path).sha256}
+    return {p.relative_to(path).as_posix(): file_record(p).sha256 for p in sorted(path.rglob("*")) if p.is_file()}

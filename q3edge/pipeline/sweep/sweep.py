@@ -1,0 +1,118 @@
+"""Many variants of one model: built, evaluated, timed and reported. A sweep that was stopped goes on where it was.
+
+OUT/<name>/ holds each artifact, OUT/sweep.json which request each was made for, OUT/report.{html,json,md} the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint.hub import resolve_model
+from q3edge.errors import described
+from q3edge.evaluation.baselines import BASELINES
+from q3edge.pipeline.measure.baseline_variants import measure_baseline
+from q3edge.pipeline.measure.measuring import Measuring
+from q3edge.pipeline.measure.report import assemble, measure_artifact
+from q3edge.pipeline.quantize.calibrate import Calibration
+from q3edge.pipeline.sweep.builds import build_all, job_for
+from q3edge.pipeline.sweep.ledger import Ledger, request_digest
+from q3edge.pipeline.sweep.variants import Asked
+from q3edge.progress import Progress, Silent
+from q3edge.report.content import Failure, Report, Variant
+from q3edge.report.files import write_report
+from q3edge.report.gates import Gates
+
+REPORT = "report"  # .html, .json and .md
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The report, and which variants were found finished rather than built."""
+
+    report: Report
+    resumed: tuple[str, ...]
+
+
+def run_sweep(
+    output: Path,
+    asked: Sequence[Asked],
+    measuring: Measuring,
+    gates: Gates,
+    calibration: Calibration | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Build what of `asked` (at least one) is not finished in `output`, measure all, write the report.
+
+    The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; measuring
+    is always one after another. A variant that fails is a failure in the report. UsageError: `output` is no folder of a
+    sweep.
+    """
+    assert measuring.reference is not None, "a sweep is of a model"
+    progress = progress or Silent()
+    failures: dict[str, str] = {}
+    resumed = _build(measuring, output, asked, calibration, jobs, failures, progress)
+    variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures, progress)
+    listed = [Failure(v.name, failures[v.name]) for v in asked if v.name in failures]
+    report = assemble(variants, listed, measuring, gates)
+    files = {suffix: output / f"{REPORT}.{suffix}" for suffix in ("html", "json", "md")}
+    write_report(report, page=files["html"], json_file=files["json"], markdown=files["md"])
+    return SweepResult(report, resumed)
+
+
+def _build(
+    measuring: Measuring,
+    output: Path,
+    asked: Sequence[Asked],
+    calibration: Calibration | None,
+    jobs: int,
+    failures: dict[str, str],
+    progress: Progress,
+) -> tuple[str, ...]:
+    """Build what is missing; adds to `failures`, and returns the names that were finished before."""
+    folder = resolve_model(measuring.reference or "")
+    with Checkpoint.open(folder) as checkpoint:
+        model_digest = checkpoint.digest()
+    ledger = Ledger(output)
+    requests = {v.name: request_digest(model_digest, v, calibration) for v in asked if v.baseline is None}
+    resumed = tuple(name for name, request in requests.items() if ledger.is_finished(name, request))
+    for name in resumed:
+        progress.note(f"{name}: finished before, not built again")
+    waiting = []
+    for variant in asked:
+        if variant.name not in requests or variant.name in resumed:
+            continue
+        if (output / variant.name).exists() and not ledger.knows(variant.name):
+            failures[variant.name] = "its folder exists and was not made by a sweep; move it away"
+        else:
+            waiting.append(job_for(variant, str(folder), output, calibration, measuring.threads))
+    ledger.begin(job.name for job in waiting)
+    for name, reason in build_all(waiting, jobs, progress):
+        if reason is None:
+            ledger.finish(name, requests[name])
+        else:
+            failures[name] = reason
+            progress.note(f"{name}: failed: {reason}")
+    return resumed
+
+
+def _measure(
+    output: Path, asked: Sequence[Asked], measuring: Measuring, failures: dict[str, str], progress: Progress
+) -> list[Variant]:
+    """Measure what is there; adds to `failures`."""
+    variants = []
+    for variant in asked:
+        progress.note(f"{variant.name}: measure")
+        try:
+            if variant.baseline is not None:
+                variants.append(measure_baseline(BASELINES[variant.baseline], measuring, progress))
+            else:
+                variants.append(measure_artifact(variant.name, output / variant.name, measuring, progress))
+        except Exception as error:
+            failures[variant.name] = described(error)[0]
+            progress.note(f"{variant.name}: failed: {failures[variant.name]}")
+    return variants

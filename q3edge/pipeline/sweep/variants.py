@@ -1,0 +1,84 @@
+"""What a sweep is asked for: names of formats -> recipes, budgets and baselines."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from q3edge.errors import UsageError
+from q3edge.evaluation.baselines import BASELINES
+from q3edge.formats import FLOAT
+from q3edge.pipeline.quantize.calibrate import Budget
+from q3edge.quantization.recipe import Recipe, Rule
+
+_NAME = re.compile(r"(?P<format>int8-dynamic|int8|int4-fast|int4|int2)(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
+_EXPECTED = (
+    "int8, int4, int4-fast or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, float, or a "
+    f"baseline: {', '.join(BASELINES)}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One variant: a recipe, or a budget, or a baseline; none of them: float."""
+
+    name: str
+    recipe: Recipe | None = None
+    budget: Budget | None = None
+    baseline: str | None = None
+
+
+def parse_variants(
+    formats: Sequence[str], bits_per_weight: Sequence[str] = (), method: str | None = None
+) -> tuple[Asked, ...]:
+    """Every variant asked for, in order; `method` is that of all recipes. UsageError: a name unknown or given twice."""
+    asked = [_parse(name, method) for name in formats]
+    asked += [_budget(bits) for bits in bits_per_weight]
+    if not asked:
+        raise UsageError("nothing to build: give --formats or --target-bpw")
+    for number, variant in enumerate(asked):
+        for earlier in asked[:number]:
+            if replace(variant, name=earlier.name) == earlier:
+                raise UsageError(f"{earlier.name} and {variant.name} are the same: give one of them")
+    return tuple(asked)
+
+
+def _parse(name: str, method: str | None) -> Asked:
+    if name == FLOAT:
+        return Asked(name)
+    if name in BASELINES:
+        return Asked(name, baseline=name)
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UsageError(f"format {name!r}: expected {_EXPECTED}")
+    group = int(found["group"]) if found["group"] else None
+    symmetric = {"sym": True, "asym": False, None: None}[found["zero"]]
+    try:
+        recipe = _recipe(found["format"], group, symmetric)
+    except UsageError as error:
+        raise UsageError(f"format {name!r}: {error}") from None
+    return Asked(name, replace(recipe, method=method) if method else recipe)
+
+
+def _budget(text: str) -> Asked:
+    try:
+        bits = float(text)
+    except ValueError:
+        bits = math.nan
+    if not 0 < bits < math.inf:
+        raise UsageError(f"target {text!r}: expected bits per weight such as 4.5")
+    return Asked(f"bpw-{bits:g}", budget=Budget(bits_per_weight=bits))
+
+
+def _recipe(format_name: str, group: int | None, symmetric: bool | None) -> Recipe:
+    if format_name != "int2":
+        return Recipe.for_format(format_name, group, symmetric)
+    int4 = Recipe.for_format("int4", group, symmetric)
+    return Recipe(
+        tuple(
+            Rule(r.match, replace(r.scheme, bits=2) if r.scheme and r.scheme.bits == 4 else r.scheme)
+            for r in int4.rules
+        )
+    )

@@ -1,0 +1,174 @@
+"""`Recipe`: which scheme each tensor gets. Owns the TOML format, the named formats and the rule lookup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.errors import InputError, UsageError
+from q3edge.formats import CACHE_TYPES, FORMATS, CacheType
+from q3edge.quantization.scheme import Scheme
+
+AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
+METHODS = (AUTO, "gptq", "rtn")
+DEFAULT_GROUP_SIZE = {"int4": 32, "int4-fast": 256, "int8": 16, "int8-dynamic": None}
+_LARGEST_TABLE_GROUP = 32
+_LINEAR = "model.layers.*_proj"
+_EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
+_NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert router is tiny and decides everything
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float.
+
+    fit: a width that the scheme's group size does not divide gets the largest smaller one that does.
+    """
+
+    match: str
+    scheme: Scheme | None
+    fit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Ordered rules, the first that matches decides; what none matches stays float. `method` rounds the weights.
+
+    kv_cache: what keys and values are stored as while the model runs.
+    """
+
+    rules: tuple[Rule, ...]
+    method: str = AUTO
+    kv_cache: CacheType = "float32"
+
+    @classmethod
+    def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
+        """The recipe of a named format. Embedding and head are 8-bit, groups of at most 32, but in int4-fast."""
+        if format_name not in FORMATS:
+            raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
+        size = DEFAULT_GROUP_SIZE[format_name] if group_size is None else group_size
+        if format_name in ("int4", "int4-fast"):
+            scheme = Scheme(4, size, False if symmetric is None else symmetric)  # asymmetric: more accurate per byte
+        elif format_name == "int8":
+            scheme = Scheme(8, size, True if symmetric is None else symmetric)
+        else:
+            if group_size is not None or symmetric is False:
+                raise UsageError(
+                    "int8-dynamic has one symmetric scale per row: leave out the group size and --asymmetric"
+                )
+            scheme = Scheme(8, None, activations="int8_per_token")
+        if format_name == "int4-fast":
+            return cls(tuple(Rule(name, scheme, fit=True) for name in (_LINEAR, *_EMBEDDING_AND_HEAD)))
+        table = Scheme(8, min(size or _LARGEST_TABLE_GROUP, _LARGEST_TABLE_GROUP))
+        return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a TOML recipe: optional `format`, `group_size`, `symmetric`, `method`, `kv_cache`, `[[rule]]` tables.
+
+        A rule has `match` and either `float = true` or the fields of Scheme, and maybe `fit`. Rules come before those
+        of `format`.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: not found; expected a TOML recipe") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid TOML ({error})") from None
+        try:
+            return cls._from_toml(raw)
+        except (UsageError, InputError) as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_toml(cls, raw: Mapping[str, Any]) -> Recipe:
+        if unknown := sorted(set(raw) - {"format", "group_size", "symmetric", "method", "kv_cache", "rule"}):
+            raise InputError(
+                f"unknown fields {unknown}; expected format, group_size, symmetric, method, kv_cache, [[rule]]"
+            )
+        entries, method, kv_cache = raw.get("rule", []), raw.get("method", AUTO), raw.get("kv_cache", "float32")
+        if not isinstance(entries, list):
+            raise InputError(f"rule = {entries!r}: expected [[rule]] tables")
+        if method not in METHODS:
+            raise InputError(f"method = {method!r}: expected one of {', '.join(METHODS)}")
+        if kv_cache not in CACHE_TYPES:
+            raise InputError(f"kv_cache = {kv_cache!r}: expected one of {', '.join(CACHE_TYPES)}")
+        rules = tuple(_read_rule(number, entry) for number, entry in enumerate(entries, 1))
+        if "format" in raw:
+            rules += cls.for_format(raw["format"], raw.get("group_size"), raw.get("symmetric")).rules
+        return cls(rules, method, kv_cache)
+
+    def scheme_for(self, tensor: str, width: int) -> Scheme | None:
+        """The scheme of a tensor by its full name and K; None keeps it float. UsageError: its groups do not fit."""
+        module = tensor.removesuffix(".weight")
+        if any(fnmatchcase(module, pattern) for pattern in _NEVER_QUANTIZED):
+            return None
+        rule = next((rule for rule in self.rules if fnmatchcase(module, rule.match)), None)
+        if rule is None or rule.scheme is None:
+            return None
+        scheme = rule.scheme.fitted(width) if rule.fit else rule.scheme
+        try:
+            scheme.groups(width)
+        except UsageError as error:
+            raise UsageError(f"{tensor}: {error}") from None
+        return scheme
+
+    def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
+        """Every tensor of the model -> its scheme. UsageError names a tensor the group size does not fit."""
+        return {name: self.scheme_for(name, shape[-1]) for name, shape in tensor_shapes(config).items()}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
+        """What `to_json` wrote; a float artifact's has no rules."""
+        rules = (
+            Rule(r["match"], Scheme(**r["scheme"]) if r["scheme"] else None, r.get("fit", False)) for r in raw["rules"]
+        )
+        return cls(tuple(rules), raw["method"], raw.get("kv_cache", "float32"))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object for manifests; `from_json` reads it back."""
+        rules = [
+            {"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} | ({"fit": True} if r.fit else {})
+            for r in self.rules
+        ]
+        return {"method": self.method, "kv_cache": self.kv_cache, "rules": rules}
+
+    def to_toml(self) -> str:
+        """The TOML that `load` reads back as this recipe."""
+        lines = [f'method = "{self.method}"', f'kv_cache = "{self.kv_cache}"']
+        for rule in self.rules:
+            settings = {"float": True} if rule.scheme is None else rule.scheme.to_json()
+            settings |= {"fit": True} if rule.fit else {}
+            lines += ["", "[[rule]]", f"match = {json.dumps(rule.match)}"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None]
+        return "\n".join([*lines, ""])
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: two recipes that do the same written the same have the same digest."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _read_rule(number: int, entry: object) -> Rule:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("match"), str):
+        raise InputError(f'rule {number}: expected a table with match = "pattern"')
+    settings = {key: value for key, value in entry.items() if key != "match"}
+    if settings == {"float": True}:
+        return Rule(entry["match"], None)
+    if unknown := sorted(set(settings) - {"fit", *(f.name for f in fields(Scheme))}):
+        raise InputError(f"rule {number} ({entry['match']}): unknown fields {unknown}")
+    fit = settings.pop("fit", False)
+    if not isinstance(fit, bool):
+        raise InputError(f"rule {number} ({entry['match']}): fit = {fit!r}: expected true or false")
+    try:
+        return Rule(entry["match"], Scheme(**{"group_size": None, **settings}), fit)
+    except TypeError:
+        raise InputError(f"rule {number} ({entry['match']}): bits is missing; or write float = true") from None

@@ -1,0 +1,85 @@
+"""What a scale can be. Rows of a block-wise scheme have a power of two each, and their groups whole multiples of it.
+
+So an exporter needs 8 bits a group and 8 a row. Multiples are int8 in symmetric schemes, whose scales have either sign,
+and uint8 in asymmetric ones: float16 and bfloat16 hold them exactly. A second level of quantization, as in QLoRA
+(arXiv 2305.14314) and llama.cpp's K-quants. Pure numpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.quantization.scheme import Scheme
+
+_SMALLEST_EXPONENT = -24  # 2**-24 is float16's smallest number
+_FLOAT16_BITS = 16  # 2**16 is more than it holds, any multiple of fewer bits is not
+_FLOAT16 = np.finfo(np.float16)
+_SMALLEST_FLOAT16, _LARGEST_FLOAT16 = np.float32(_FLOAT16.smallest_subnormal), np.float32(_FLOAT16.max)
+
+
+def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = False) -> NDArray[np.float32]:
+    """The nearest scales that can be stored, never 0; `up`: the nearest of at least the same size.
+
+    float32 [N, K/G] in and out. Rows are independent, and what can be stored already stays as it is.
+    """
+    largest = _largest(scheme)
+    if scheme.group_size is None:  # one scale a row, float16
+        stored = scales.clip(-largest, largest).astype(np.float16).astype(np.float32)
+        stored[stored == 0] = _SMALLEST_FLOAT16
+        return stored
+    scales = scales.clip(-largest if scheme.symmetric else 0, largest)
+    step = _row_steps(scales, scheme)
+    multiples: NDArray[np.float32] = scales / step
+    multiples = np.copysign(np.ceil(np.abs(multiples)), multiples) if up else np.rint(multiples)
+    zero = multiples == 0
+    multiples[zero] = np.copysign(1, scales[zero]) if scheme.symmetric else 1
+    multiples *= step
+    return multiples
+
+
+def split_scales(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.integer], NDArray[np.int8]]:
+    """Scales [N, K/G] of a block-wise scheme as multiples int8 or uint8 [N, K/G] and exponents int8 [N, 1].
+
+    multiples * 2.0**exponents are the scales again, exactly. ValueError: `storable_scales` never gives these.
+    """
+    wide = scales.astype(np.float32)
+    step = _row_steps(wide, scheme)
+    wanted = wide / step
+    with np.errstate(invalid="ignore"):  # what does not fit differs
+        multiples = wanted.astype(multiples_type(scheme))
+    if not (multiples == wanted).all():
+        raise ValueError(f"scales of a row are not {multiples.dtype} multiples of one power of two")
+    return multiples, np.log2(step).astype(np.int8)
+
+
+def multiples_type(scheme: Scheme) -> np.dtype[np.integer]:
+    """Of `split_scales`."""
+    return np.dtype(np.int8 if scheme.symmetric else np.uint8)
+
+
+def at_limits(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of stored scales [N, K/G] are the smallest that their row can hold, and which the largest of all."""
+    size = np.abs(scales.astype(np.float32))
+    smallest = _SMALLEST_FLOAT16 if scheme.group_size is None else _row_steps(size, scheme)
+    return size == smallest, size == _largest(scheme)
+
+
+def _bits(scheme: Scheme) -> int:
+    """Of a multiple, without its sign."""
+    return 7 if scheme.symmetric else 8
+
+
+def _largest(scheme: Scheme) -> np.float32:
+    if scheme.group_size is None:
+        return _LARGEST_FLOAT16
+    return np.float32(2**_FLOAT16_BITS - 2 ** (_FLOAT16_BITS - _bits(scheme)))
+
+
+def _row_steps(scales: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
+    """float32 [N, 1]: the smallest power of two of which no scale of the row is a larger multiple than fits."""
+    bits = _bits(scheme)
+    fraction, exponent = np.frexp(np.abs(scales).max(axis=1, keepdims=True))
+    exponent = exponent - bits + (fraction > 1 - 2.0**-bits)
+    steps: NDArray[np.float32] = np.ldexp(np.float32(1), exponent.clip(_SMALLEST_EXPONENT, _FLOAT16_BITS - bits))
+    return steps

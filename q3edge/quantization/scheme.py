@@ -1,0 +1,100 @@
+"""`Scheme`: how the numbers of one weight matrix are stored. Owns validity and size; knows nothing of rounding."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from q3edge.errors import UsageError
+
+Activations = Literal["float", "int8_per_token"]
+
+GROUP_SIZES = (16, 32, 64, 128, 256)
+_SCALE_BITS = 8  # of a group: a whole multiple of its row's power of two (q3edge/quantization/scales.py)
+_ROW_BITS = 8  # the exponent of that
+_CHANNEL_SCALE_BITS = 16  # of a row that has one scale: float16
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Block-wise integer weights: every `group_size` neighbours along K share a scale.
+
+    bits: 2, 4 or 8.
+    group_size: 16, 32, 64, 128 or 256; None means one group per output row ("per channel").
+    symmetric: the zero point is 2**(bits-1) and not stored; otherwise a `bits`-wide zero point per group.
+    activations: "int8_per_token" also rounds the layer's input to int8 with one scale per token (W8A8).
+    """
+
+    bits: int
+    group_size: int | None
+    symmetric: bool = True
+    activations: Activations = "float"
+
+    def __post_init__(self) -> None:
+        if type(self.bits) is not int or self.bits not in (2, 4, 8):
+            raise UsageError(f"bits = {self.bits!r}: expected 2, 4 or 8 (the widths onnxruntime has kernels for)")
+        if not isinstance(self.symmetric, bool):
+            raise UsageError(f"symmetric = {self.symmetric!r}: expected true or false")
+        if self.activations not in ("float", "int8_per_token"):
+            raise UsageError(f"activations = {self.activations!r}: expected 'float' or 'int8_per_token'")
+        if self.activations == "int8_per_token":
+            if (self.bits, self.group_size, self.symmetric) != (8, None, True):
+                raise UsageError("int8_per_token activations need symmetric 8-bit weights with one scale per row")
+        elif type(self.group_size) is not int or self.group_size not in GROUP_SIZES:
+            raise UsageError(f"group_size = {self.group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
+
+    @property
+    def max_code(self) -> int:
+        """The largest stored code; codes are unsigned, 0..max_code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def implicit_zero_point(self) -> int:
+        """The zero point of a symmetric scheme."""
+        return 1 << (self.bits - 1)
+
+    def groups(self, in_features: int) -> int:
+        """Number of groups along K = `in_features`; the width must be a whole number of groups."""
+        if self.group_size is None:
+            return 1
+        if in_features % self.group_size:
+            valid = ", ".join(str(g) for g in GROUP_SIZES if in_features % g == 0)
+            raise UsageError(
+                f"group size {self.group_size} does not divide the width {in_features}; valid sizes: {valid or 'none'}"
+            )
+        return in_features // self.group_size
+
+    def fitted(self, in_features: int) -> Scheme:
+        """With the largest group size up to this one that divides K = `in_features`; itself if none does."""
+        if self.group_size is None:
+            return self
+        sizes = (size for size in GROUP_SIZES if size <= self.group_size and in_features % size == 0)
+        return replace(self, group_size=max(sizes, default=self.group_size))
+
+    def bits_per_weight(self, in_features: int) -> float:
+        """Stored bits per weight, scales and zero points included."""
+        per_group = 0 if self.symmetric else self.bits
+        return self.bits + (self._scale_bits(in_features) + per_group * self.groups(in_features)) / in_features
+
+    def stored_bytes(self, out_features: int, in_features: int) -> int:
+        """Bytes of codes + scales + zero points of an [N, K] matrix, each zero-point row padded to whole bytes."""
+        groups = self.groups(in_features)
+        zero_points = 0 if self.symmetric else -(-groups * self.bits // 8)
+        return out_features * (in_features * self.bits // 8 + self._scale_bits(in_features) // 8 + zero_points)
+
+    def _scale_bits(self, in_features: int) -> int:
+        """Of the scales of one row."""
+        return _CHANNEL_SCALE_BITS if self.group_size is None else self.groups(in_features) * _SCALE_BITS + _ROW_BITS
+
+    def label(self) -> str:
+        """Short name for tables: int4-g32-asym, int8-g32, int8-channel-a8."""
+        parts = [f"int{self.bits}", "channel" if self.group_size is None else f"g{self.group_size}"]
+        if not self.symmetric:
+            parts.append("asym")
+        if self.activations == "int8_per_token":
+            parts.append("a8")
+        return "-".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object; `Scheme(**obj)` reads it back."""
+        return asdict(self)

@@ -1,0 +1,80 @@
+"""`QuantizedTensor`: integer codes with their scales, unpacked. Packing into bytes is each exporter's business."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.quantization.scheme import Scheme
+
+UInt8Array = NDArray[np.uint8]
+Float16Array = NDArray[np.float16]
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedTensor:
+    """A quantized matrix (or a block of its rows), K = input width, G = group size.
+
+    codes: uint8 [N, K], each in 0..2**bits-1.
+    scales: float16 [N, K/G], finite, of either sign; in a block-wise scheme such as `quantization.scales` can store.
+    zero_points: uint8 [N, K/G], or None where the scheme is symmetric (2**(bits-1) everywhere).
+    """
+
+    codes: UInt8Array
+    scales: Float16Array
+    zero_points: UInt8Array | None
+    scheme: Scheme
+
+    def __post_init__(self) -> None:
+        rows, width = self.codes.shape
+        expected = (rows, self.scheme.groups(width))
+        if self.codes.dtype != np.uint8 or self.scales.dtype != np.float16:
+            raise TypeError(f"codes {self.codes.dtype} / scales {self.scales.dtype}: expected uint8 / float16")
+        if self.scales.shape != expected:
+            raise ValueError(f"scales {self.scales.shape}: expected {expected}")
+        if (self.zero_points is None) != self.scheme.symmetric:
+            raise ValueError("zero_points must be given exactly when the scheme is asymmetric")
+        if self.zero_points is not None and (self.zero_points.shape != expected or self.zero_points.dtype != np.uint8):
+            raise ValueError(
+                f"zero_points {self.zero_points.dtype} {self.zero_points.shape}: expected uint8 {expected}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def rows(self, part: slice) -> QuantizedTensor:
+        """A block of the rows, not copied."""
+        zero_points = None if self.zero_points is None else self.zero_points[part]
+        return QuantizedTensor(self.codes[part], self.scales[part], zero_points, self.scheme)
+
+    @classmethod
+    def concatenate(cls, blocks: Sequence[QuantizedTensor]) -> QuantizedTensor:
+        """Row blocks of one matrix (at least one, of one scheme) put together."""
+        zero_points = [block.zero_points for block in blocks if block.zero_points is not None]
+        return cls(
+            np.concatenate([block.codes for block in blocks]),
+            np.concatenate([block.scales for block in blocks]),
+            np.concatenate(zero_points) if zero_points else None,
+            blocks[0].scheme,
+        )
+
+    def dequantize(self) -> Float32Array:
+        """float32 [N, K]: (code - zero_point) * scale, one float32 product each.
+
+        This is the definition every runtime must reproduce bit for bit.
+        """
+        rows, width = self.shape
+        groups = self.scales.shape[1]
+        codes = self.codes.reshape(rows, groups, width // groups).astype(np.float32)
+        if self.zero_points is None:
+            codes -= np.float32(self.scheme.implicit_zero_point)
+        else:
+            codes -= self.zero_points[:, :, None].astype(np.float32)
+        codes *= self.scales[:, :, None].astype(np.float32)
+        return codes.reshape(rows, width)

@@ -1,0 +1,177 @@
+"""The charts of a report: which numbers of it go into which chart, and what each says to those who cannot see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from q3edge.evaluation.scorecard.scorecard import Histogram
+from q3edge.report.content import Report, TensorFact, Variant
+from q3edge.report.page.charts import Point, histogram, scatter
+from q3edge.report.page.strips import cells_of, heat_strip
+
+MOST_TENSORS = 1600  # rows in all tables of tensors together, to keep the page below a megabyte
+_FEWEST = 20
+_EXACT = 1e-6  # nats
+
+
+class Figures:
+    """Charts as markup, empty where the report has nothing to draw."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        losses = [fact.loss for variant in report.variants for fact in variant.tensors if fact.loss]
+        self.loss_range = (min(losses), max(losses)) if losses else None  # of all matrices of all variants
+
+    def recovery(self) -> Markup:
+        """Recovery over size; the reference has 100 % by definition."""
+        points = [
+            self._point(v, v.recovery.value, v.recovery.low, v.recovery.high) for v in self._variants if v.recovery
+        ]
+        if not points:
+            return Markup()
+        return Markup(
+            scatter(
+                points + self._reference(100.0),
+                key="recovery",
+                title="Recovery over size",
+                description=f"Up and left is better. {_listed(points, '%')} Bars: 95 % intervals.",
+                x_label="size (MB)",
+                y_label="recovery (%)",
+                front=self._front([v for v in self._variants if v.recovery]),
+            )
+        )
+
+    def kl(self) -> Markup:
+        """Mean KL over size, by its logarithm; without `exact_variants`, which would press the others together."""
+        shown = [v for v in self._variants if v.mean_kl and v.mean_kl.value >= _EXACT]
+        points = [self._point(v, v.mean_kl.value, v.mean_kl.low, v.mean_kl.high) for v in shown if v.mean_kl]
+        if not points:
+            return Markup()
+        return Markup(
+            scatter(
+                points,
+                key="kl",
+                title="Mean KL over size",
+                description=f"Down and left is better. {_listed(points, 'nats')} Bars: 95 % intervals.",
+                x_label="size (MB)",
+                y_label="mean KL (nats, logarithmic)",
+                front=self._front(shown),
+                log_y=True,
+            )
+        )
+
+    def exact_variants(self) -> list[Variant]:
+        """Those whose KL is that of another order of summation, which the chart of KL leaves out."""
+        return [v for v in self._variants if v.mean_kl and v.mean_kl.value < _EXACT]
+
+    def tokens_per_second(self) -> Markup:
+        """Decoding speed over size."""
+        found = [(v, v.speed.tokens_per_second) for v in self._variants if v.speed]
+        points = [self._point(v, rate.median, rate.low, rate.high) for v, rate in found]
+        return self._speed(points, "speed", "Decoding speed over size", "tokens/s", "decoded tokens/s")
+
+    def memory(self) -> Markup:
+        """Peak memory over size."""
+        found = [(v, v.speed.peak_bytes) for v in self._variants if v.speed and v.speed.peak_bytes]
+        points = [self._point(v, peak.median / 1e6, peak.low / 1e6, peak.high / 1e6) for v, peak in found]
+        return self._speed(points, "memory", "Peak memory over size", "MB", "peak memory (MB)")
+
+    def histogram(self, variant: Variant, number: int) -> Markup:
+        """Tokens by KL."""
+        found = variant.scorecard.histogram if variant.scorecard else None
+        if found is None or not sum(found.counts):
+            return Markup()
+        return Markup(
+            histogram(
+                found.edges,
+                found.counts,
+                key=f"histogram{number}",
+                title=f"{variant.name}: tokens by KL",
+                description=_described(found),
+                x_label="KL (nats)",
+            )
+        )
+
+    def losses(self, variant: Variant, number: int) -> Markup:
+        """Loss of every matrix of the layers; one scale for all variants, so that strips compare."""
+        cells = cells_of({fact.name: fact.loss for fact in variant.tensors if fact.loss})
+        if not cells or self.loss_range is None:
+            return Markup()
+        low, high = self.loss_range
+        worst = max(cells, key=lambda cell: cells[cell])
+        text = f"Output error from {low:.2g} (faint) to {high:.2g} (strong); largest in layer {worst[0]}, {worst[1]}."
+        title = f"{variant.name}: output error by layer and matrix"
+        return Markup(heat_strip(cells, low=low, high=high, key=f"loss{number}", title=title, description=text))
+
+    def bits(self, variant: Variant, number: int) -> Markup:
+        """Bits of every matrix of the layers; nothing where all have the same, which words say better."""
+        cells, found = cells_of({fact.name: fact.bits for fact in variant.tensors}), self.bits_range(variant)
+        if found is None:
+            return Markup()
+        low, high = found
+        text = f"From {low:.2f} bits (faint) to {high:.2f} bits (strong)."
+        title = f"{variant.name}: stored bits per weight by layer and matrix"
+        return Markup(heat_strip(cells, low=low, high=high, key=f"bits{number}", title=title, description=text))
+
+    def bits_range(self, variant: Variant) -> tuple[float, float] | None:
+        """The fewest and most bits among the matrices of the layers; None where all have the same."""
+        bits = cells_of({fact.name: fact.bits for fact in variant.tensors}).values()
+        return (min(bits), max(bits)) if len(set(bits)) > 1 else None
+
+    @property
+    def _variants(self) -> Sequence[Variant]:
+        return self._report.variants
+
+    def _point(self, variant: Variant, y: float, low: float | None, high: float | None) -> Point:
+        advised = variant.name == self._report.recommendation.name
+        return Point(variant.name, variant.model_bytes / 1e6, y, low, high, variant.kind, advised)
+
+    def _front(self, drawn: Sequence[Variant]) -> list[int]:
+        names = [variant.name for variant in drawn]
+        return [names.index(name) for name in self._report.front() if name in names]
+
+    def _reference(self, y: float) -> list[Point]:
+        reference = self._report.reference
+        return [Point("reference", reference.stored_bytes / 1e6, y, shape="reference")] if reference else []
+
+    def _speed(self, points: Sequence[Point], key: str, title: str, unit: str, y_label: str) -> Markup:
+        if not points:
+            return Markup()
+        return Markup(
+            scatter(
+                points,
+                key=key,
+                title=title,
+                description=f"{_listed(points, unit)} Bars: smallest and largest of the repeats.",
+                x_label="size (MB)",
+                y_label=y_label,
+                from_zero=True,
+            )
+        )
+
+
+def shown_tensors(report: Report, variant: Variant) -> list[TensorFact]:
+    """The rows of the variant's table: all, or those with the largest loss where a page would grow too large."""
+    tables = [v for v in report.variants if v.tensors]
+    limit = max(_FEWEST, MOST_TENSORS // max(1, len(tables)))
+    if len(variant.tensors) <= limit:
+        return list(variant.tensors)
+    worst = sorted(variant.tensors, key=lambda fact: (-(fact.loss or 0.0), fact.name))[:limit]
+    names = {fact.name for fact in worst}
+    return [fact for fact in variant.tensors if fact.name in names]
+
+
+def _listed(points: Sequence[Point], unit: str) -> str:
+    return " ".join(f"{point.label}: {point.x:.1f} MB, {point.y:.3g} {unit}." for point in points)
+
+
+def _described(found: Histogram) -> str:
+    total = sum(found.counts)
+    parts = [
+        f"{100 * count / total:.1f} % from {low:g} to {high:g}"
+        for low, high, count in zip(found.edges, found.edges[1:], found.counts)
+        if count
+    ]
+    return f"{total} tokens: {'; '.join(parts)}."

@@ -1,0 +1,79 @@
+"""A report as one HTML file that needs nothing else: no network, no script. The layout is templates/report.html's.
+
+Every number stands in a <data> element whose value is the unrounded number of the JSON. Whatever comes from models and
+files is escaped by Jinja and made visible by `plain_text`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from q3edge.report.content import Report, Spread
+from q3edge.report.numbers import STYLES, Interval
+from q3edge.report.page.figures import Figures, shown_tensors
+from q3edge.report.plain_text import visible
+from q3edge.report.slices import slice_table
+from q3edge.version import VERSION
+
+MAX_BYTES = 1_000_000
+CONTEXT, CONTINUATION = 240, 400  # characters of an example that are shown
+EXAMPLES = 5  # of each variant
+
+
+def render_page(report: Report) -> str:
+    """The whole file, at most about MAX_BYTES."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {
+        "number": _number,
+        "estimate": _estimate,
+        "spread": _spread,
+        "slice_table": slice_table,
+        "shown_tensors": shown_tensors,
+    }
+    environment.filters["shown"] = _shown
+    css = _read("report.css")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return environment.from_string(_read("report.html")).render(
+        report=report,
+        figures=Figures(report),
+        css=Markup(css),
+        csp=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        limits={"context": CONTEXT, "continuation": CONTINUATION, "examples": EXAMPLES},
+        version=VERSION,
+    )
+
+
+def _read(name: str) -> str:
+    return (files("q3edge.report.page") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _shown(text: object, limit: int | None = None) -> Markup:
+    """Text of unknown origin, escaped, and its direction kept to itself."""
+    return Markup("<bdi>{}</bdi>").format(visible(str(text), limit))
+
+
+def _number(value: float | None, style: str) -> Markup:
+    if value is None:
+        return Markup('<span class="none">–</span>')
+    return Markup('<data value="{}">{}</data>').format(json.dumps(value), STYLES[style](value))
+
+
+def _estimate(found: Interval | None, style: str) -> Markup:
+    """The value, and its interval in small type below it."""
+    if found is None or found.low is None or found.high is None:
+        return _number(found.value if found else None, style)
+    low, high = _number(found.low, style), _number(found.high, style)
+    return _number(found.value, style) + Markup(' <span class="interval">[{}, {}]</span>').format(low, high)
+
+
+def _spread(found: Spread | None, style: str) -> Markup:
+    if found is None:
+        return _number(None, style)
+    low, high = _number(found.low, style), _number(found.high, style)
+    return _number(found.median, style) + Markup(' <span class="interval">[{}, {}]</span>').format(low, high)

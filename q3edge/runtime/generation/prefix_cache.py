@@ -1,0 +1,53 @@
+"""`PrefixCache`: a KV cache that knows whose keys and values it holds, so that nothing is computed a second time.
+
+Owns that token ids and cache agree at all times, after an error or an abandoned generation too. Which tokens come next
+is generate's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.runtime.session.decoder import GROWTH_STEP, Decoder
+
+
+class PrefixCache:
+    """The tokens of one sequence and their keys and values in one decoder. It grows as they come.
+
+    It serves one generation at a time. Each begins with `resume`, which gives `ids` a new list: by that an earlier
+    generation, suspended and gone on with, can see that it has lost the cache.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.context = decoder.config.max_position_embeddings
+        self._decoder = decoder
+        self._cache = decoder.new_cache(min(GROWTH_STEP, self.context))
+        self._logits = np.empty((1, 1, decoder.config.vocab_size), np.float32)
+        self.ids: list[int] = []  # the truth: what the cache may hold beyond them counts as forgotten
+
+    def resume(self, ids: Sequence[int], at_most: int) -> int:
+        """Keep of what is held the beginning shared with `ids`, `at_most` tokens of it; how many these are."""
+        known = self.ids[: max(at_most, 0)]
+        different = (i for i, (held, wanted) in enumerate(zip(known, ids)) if held != wanted)
+        self.ids = known[: next(different, len(ids))]
+        return len(self.ids)
+
+    def extend(self, ids: Sequence[int], keep: int = 1) -> NDArray[np.float32]:
+        """Append `ids`, at least one; logits float32 [keep, V] of the last `keep`, overwritten by the next call.
+
+        UsageError: the context is full.
+        """
+        self._cache.truncate(len(self.ids))
+        self._cache.reserve(len(self.ids) + len(ids))
+        out = self._logits if len(ids) == 1 else None
+        logits = self._decoder.forward(np.array([ids], np.int64), self._cache, keep=keep, out=out)
+        self.ids += ids
+        rows: NDArray[np.float32] = logits[0]
+        return rows
+
+    def truncate(self, length: int) -> None:
+        """Forget every token after the first `length`."""
+        del self.ids[length:]

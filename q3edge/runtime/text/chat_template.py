@@ -1,0 +1,173 @@
+"""`ChatTemplate`: renders a conversation with the checkpoint's own Jinja template, in a process that can be killed.
+
+Owns finding the template and the worker's life: started early, reused, killed at the deadline. What the sandbox allows
+is template_worker's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
+from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.storage.json_files import read_json_object
+
+RENDER_SECONDS = 2.0
+_START_SECONDS = 60.0  # a cold disk on a small board, not the template's fault
+_MAX_REPLY = 200 * 2**20  # bytes: 16 Mi characters, JSON-escaped
+_WORKER = Path(__file__).with_name("template_worker.py")
+_KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # without which some Pythons do not start
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+Message = Mapping[str, str]  # role (system, user, assistant or tool), content, and perhaps reasoning_content
+
+
+class ChatTemplate:
+    """The template of one model. Thread-safe; `close` (or the end of the process) ends the worker."""
+
+    def __init__(self, template: str, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        """Start the worker; `source` names the template in errors."""
+        self.template, self.source = template, source
+        self._special_tokens = dict(special_tokens or {})
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = _Worker()
+
+    @classmethod
+    def load(cls, folder: Path) -> ChatTemplate | None:
+        """The template of folder: chat_template.jinja, else the one in tokenizer_config.json, else None."""
+        path = folder / TOKENIZER_CONFIG_FILE
+        config = read_json_object(path) if path.exists() else {}
+        template = config.get("chat_template")
+        if isinstance(template, list):  # several named templates
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
+        own_file = folder / CHAT_TEMPLATE_FILE
+        if own_file.exists():
+            path = own_file
+            try:
+                template = own_file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise InputError(f"{path}: not UTF-8 text; download it again") from None
+        if not isinstance(template, str):
+            return None
+        tokens = {name: _content(config.get(name)) for name in _SPECIAL_TOKENS}
+        return cls(template, str(path), {name: token for name, token in tokens.items() if token is not None})
+
+    def render(
+        self, messages: Sequence[Message], *, thinking: bool | None = None, add_generation_prompt: bool = True
+    ) -> str:
+        """The model's input as text. `thinking` None leaves the template's default.
+
+        InputError: the template is invalid, misbehaves or takes more than 2 s. UsageError: it refuses the messages.
+        """
+        variables = {**self._special_tokens, "tools": None, "add_generation_prompt": add_generation_prompt}
+        if thinking is not None:
+            variables["enable_thinking"] = thinking
+        request = {
+            "template": self.template,
+            "messages": [dict(message) for message in messages],
+            "variables": variables,
+        }
+        with self._lock:
+            reply = self._ask(request)
+        if isinstance(reply.get("text"), str):
+            return str(reply["text"])
+        if "raised" in reply:
+            raise UsageError(f"{self.source}: the chat template refuses these messages: {_printable(reply['raised'])}")
+        raise InputError(f"{self.source}: the chat template fails: {_printable(reply.get('error'))}; use --raw")
+
+    def close(self) -> None:
+        """End the worker; a later `render` starts another."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.stop()
+            self._worker = None
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self._worker = self._worker or _Worker()
+        try:
+            self._worker.wait_until_ready()
+            return self._worker.exchange(request, RENDER_SECONDS)
+        except _WorkerDiedError as error:
+            self._worker.stop()
+            self._worker = None
+            raise InputError(
+                f"{self.source}: the chat template {error}; it is broken or malicious, use --raw"
+            ) from None
+
+
+class _WorkerDiedError(Exception):
+    """The worker was killed at its deadline, or ended or spoke nonsense before it."""
+
+
+class _Worker:
+    """One child process, and the JSON lines to and from it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_WORKER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
+        )  # fmt: skip
+        self._ready = False
+        self.stop = weakref.finalize(self, _stop, self._process)
+
+    def wait_until_ready(self) -> None:
+        if self._ready:
+            return
+        try:
+            self._ready = self.exchange({"path": sys.path}, _START_SECONDS).get("ready") is True
+        except _WorkerDiedError:
+            raise ResourceError(f"the chat template's process ({sys.executable}) did not start; use --raw") from None
+
+    def exchange(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Send one object and read one; the process is killed after `seconds`, which ends the read."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, kill)
+        timer.start()
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            reply = json.loads(self._process.stdout.readline(_MAX_REPLY))
+        except (OSError, ValueError):
+            raise _WorkerDiedError(f"took more than {seconds:g} s" if late.is_set() else "ended its process") from None
+        finally:
+            timer.cancel()
+        if not isinstance(reply, dict):
+            raise _WorkerDiedError("answered nonsense")
+        return reply
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):  # what was still to be written
+                pipe.close()
+
+
+def _content(token: object) -> str | None:
+    """A special token's text; tokenizer_config.json holds a string or an object with `content`."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _printable(text: object) -> str:
+    """One short line without control characters: the text comes from a stranger and goes to a terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text))[:200].strip()

@@ -1,0 +1,24 @@
+"""JSON files that must hold an object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from q3edge.errors import InputError
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Parse a UTF-8 JSON file that must hold an object; InputError names the file otherwise."""
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; expected a model folder with this file") from None
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); download the file again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

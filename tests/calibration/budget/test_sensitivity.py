@@ -1,0 +1,94 @@
+"""What a unit costs: the KL of the model in which it alone is rounded, computed here by another path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from q3edge.architecture.tensors import head_tensor
+from q3edge.calibration.budget import sensitivity
+from q3edge.calibration.budget.sensitivity import Sensitivity
+from q3edge.calibration.layers.stage import Solution
+from q3edge.calibration.layers.units import Unit, units_of
+from q3edge.calibration.rounding.rtn import round_to_nearest
+from q3edge.progress import Silent
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.reference.divergence import mean_kl
+from q3edge.reference.model import LogitsHead, hidden_states
+from tests.helpers.calibration_support import outlier_model, random_tokens
+from tests.helpers.support import InMemoryWeights
+
+FOUR, TWO, EIGHT = Scheme(4, 32, False), Scheme(2, 16, False), Scheme(8, 32)
+WIDTHS = (TWO, FOUR, EIGHT, None)
+HELD_OUT = 2
+
+
+def log_probabilities(source: InMemoryWeights, token_ids: NDArray[np.int64]) -> torch.Tensor:
+    states = hidden_states(source, token_ids)
+    return torch.log_softmax(LogitsHead(source).logits(states.flatten(0, 1)).double(), dim=-1)
+
+
+def kl(source: InMemoryWeights, other: InMemoryWeights, token_ids: NDArray[np.int64]) -> float:
+    wanted, found = (log_probabilities(model, token_ids) for model in (source, other))
+    return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+
+
+def rounded(source: InMemoryWeights, unit: Unit, scheme: Scheme) -> InMemoryWeights:
+    changed = {name: round_to_nearest(source.tensors[name], scheme) for name in unit.tensors}
+    return InMemoryWeights(source.config, {**source.tensors, **changed})
+
+
+def measure(source: InMemoryWeights, tokens: NDArray[np.int64], folder: Path) -> Mapping[Unit, list[float]]:
+    widths = dict.fromkeys(units_of(source.config), WIDTHS)
+    return Sensitivity(source, widths, tokens, HELD_OUT, folder).run(Silent())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_unit_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
+    tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nearest(weights: Mapping[str, torch.Tensor], schemes: Mapping[str, Scheme], *_: Any) -> Solution:
+        tensors = {name: round_to_nearest(matrix.numpy(), schemes[name]) for name, matrix in weights.items()}
+        return Solution(tensors, torch.ones(next(iter(weights.values())).shape[1]), {})
+
+    def nearest_head(source: InMemoryWeights, scheme: Scheme, *_: Any) -> tuple[QuantizedTensor, None]:
+        return round_to_nearest(source.read(head_tensor(source.config)), scheme), None
+
+    monkeypatch.setattr(sensitivity, "solve_stage", nearest)
+    monkeypatch.setattr(sensitivity, "solve_head", nearest_head)
+    source, tokens = outlier_model(tie_word_embeddings=tied), random_tokens(8, 32)
+    costs = measure(source, tokens, tmp_path)
+    judged = tokens[-HELD_OUT:]
+    for unit, values in costs.items():
+        numbers = (0, 1, 2) if unit.layer is None else (1,)
+        for number in numbers:
+            scheme = WIDTHS[number]
+            assert scheme is not None
+            assert values[number] == pytest.approx(
+                kl(source, rounded(source, unit, scheme), judged), rel=0.02, abs=2e-6
+            )
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_bits_cost_more_and_float_costs_nothing(tmp_path: Path) -> None:
+    costs = measure(outlier_model(), random_tokens(16, 64), tmp_path)
+    for two, four, eight, nothing in costs.values():
+        assert two > 3 * four > 30 * eight > 0
+        assert nothing == 0
+
+
+def test_kl_of_hidden_states_is_that_of_the_distributions() -> None:
+    source = outlier_model()
+    other = rounded(source, next(units_of(source.config)), FOUR)
+    tokens = random_tokens(2, 32)
+    target, own = (hidden_states(model, tokens).flatten(0, 1) for model in (source, other))
+    same, changed = mean_kl(LogitsHead(source), target, LogitsHead(source), [target, own])
+    assert abs(same) < 1e-6
+    assert changed == pytest.approx(kl(source, other, tokens), rel=1e-3)

@@ -1,0 +1,78 @@
+"""The data set that q3edge ships is as its README says: nothing is dropped, nothing is shared with validation."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from q3edge.calibration.data import DOMAINS, load_calibration_set
+from q3edge.calibration.data.quality import words_of
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.tokenizer import Tokenizer
+from tests.helpers.runtime_support import build_tokenizer
+from tools.demo_model.chat_template import CHAT_TEMPLATE as QWEN3_RULES
+
+DATA = Path(str(files("q3edge.data")))
+RUN = 7  # words in a row that two independent texts hardly share
+
+
+def records(domain: str) -> list[dict[str, Any]]:
+    lines = (DATA / "calibration" / f"{domain}.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(set(lines)) == len(lines)
+    return [json.loads(line) for line in lines]
+
+
+def texts(record: dict[str, Any]) -> list[str]:
+    messages = record.get("messages", [{"content": record.get("text")}])
+    return [message[key] for message in messages for key in ("content", "reasoning_content") if key in message]
+
+
+def runs(text: str) -> set[tuple[str, ...]]:
+    words = words_of(text)
+    return {tuple(words[start : start + RUN]) for start in range(len(words) - RUN + 1)}
+
+
+def test_nothing_of_it_is_dropped_or_repaired() -> None:
+    template = ChatTemplate(QWEN3_RULES, "qwen3")
+    tokenizer = Tokenizer(build_tokenizer(), "tokenizer", 320)
+    found = load_calibration_set((), tokenizer, template, samples=128, seq_len=512)
+    template.close()
+    assert found.token_ids.shape == (128, 512)
+    assert found.notices == ()
+    assert [source.name for source in found.sources] == sorted(f"{domain}.jsonl" for domain in DOMAINS)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_the_readme_counts_it(domain: str) -> None:
+    items = records(domain)
+    plain = sum("text" in item for item in items)
+    answers = [m for item in items for m in item.get("messages", ()) if m["role"] == "assistant"]
+    thoughts = sum("reasoning_content" in answer for answer in answers)
+    row = f"| {len(items)} | {plain} | {len(items) - plain} | {len(answers)} ({thoughts}) |"
+    readme = (DATA / "calibration" / "README.md").read_text(encoding="utf-8")
+    assert row in next(line for line in readme.splitlines() if line.startswith(f"| `{domain}.jsonl`"))
+
+
+def test_it_shares_no_sentence_with_the_validation_text() -> None:
+    judged = set().union(*(runs(path.read_text(encoding="utf-8")) for path in (DATA / "validation").glob("*.txt")))
+    assert judged
+    for domain in DOMAINS:
+        for record in records(domain):
+            assert not judged & set().union(*map(runs, texts(record)))
+
+
+def test_its_python_compiles() -> None:
+    fenced = [
+        code
+        for record in records("code")
+        for t in texts(record)
+        for code in re.findall(r"```python\n(.*?)```", t, re.S)
+    ]
+    assert len(fenced) > 10
+    for number, code in enumerate(fenced):
+        compile(code, f"block {number}", "exec")

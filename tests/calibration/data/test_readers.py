@@ -1,0 +1,208 @@
+"""Every file type becomes the documents it holds; every broken file is refused with its name and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from q3edge.calibration.data import files, readers
+from q3edge.calibration.data.documents import Document
+from q3edge.calibration.data.files import SourceFile, open_sources
+from q3edge.calibration.data.readers import read_documents
+from q3edge.errors import InputError, ResourceError
+
+QUESTION = ({"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"})
+
+
+def documents(name: str, content: str | bytes) -> list[Document]:
+    return read_documents(SourceFile(f"folder/{name}", content.encode() if isinstance(content, str) else content), 0)
+
+
+def one(name: str, content: str | bytes) -> Document:
+    (document,) = documents(name, content)
+    return document
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.MD"])
+def test_a_text_file_is_one_document(name: str) -> None:
+    assert one(name, "\ufeffHello\r\n\r\nworld\r") == Document(0, 1, "Hello\n\nworld\n")
+
+
+def test_a_python_file_is_code() -> None:
+    assert one("a.py", "x = 1\n") == Document(0, 1, "x = 1\n", is_code=True)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"text": "hello"}, Document(0, 1, "hello")),
+        ({"content": "hello", "id": 3}, Document(0, 1, "hello")),
+        ({"messages": list(QUESTION), "text": "ignored"}, Document(0, 1, messages=QUESTION)),
+        ({"question": "2 + 3?", "answer": 5}, Document(0, 1, messages=QUESTION)),
+        ({"Prompt": "2 + 3?", "Completion": "5"}, Document(0, 1, messages=QUESTION)),
+        ({"instruction": "2 + 3?", "output": "5", "input": ""}, Document(0, 1, messages=QUESTION)),
+        (
+            {"prompt": "def f():\n", "canonical_solution": "    pass\n"},
+            Document(0, 1, "def f():\n    pass\n", (), True),
+        ),
+        ({"text": "x", "domain": "safety", "language": "pt-BR"}, Document(0, 1, "x", (), False, "safety", "pt-BR")),
+        ({"text": "x", "domain": "sports", "language": "Python 3"}, Document(0, 1, "x")),
+    ],
+)
+def test_keys_of_a_record(record: dict[str, object], expected: Document) -> None:
+    assert one("a.jsonl", json.dumps(record)) == expected
+
+
+def test_an_instruction_with_its_input() -> None:
+    document = one("a.jsonl", json.dumps({"instruction": "Add.", "input": "2, 3", "output": "5"}))
+    assert document.messages[0]["content"] == "Add.\n\n2, 3"
+
+
+def test_conversations_with_from_and_value() -> None:
+    turns = [{"from": "human", "value": "2 + 3?"}, {"from": "gpt", "value": "5", "weight": 1}]
+    assert one("a.json-lines", json.dumps({"conversations": turns})).messages == QUESTION
+
+
+def test_thoughts_are_kept_and_blank_lines_skipped() -> None:
+    message = {"role": "assistant", "content": "5", "reasoning_content": "2 and 3 more"}
+    line = json.dumps({"messages": [QUESTION[0], message]})
+    found = documents("a.jsonl", f"\n{line}\n\n{line}")
+    assert [(d.number, d.messages[1]) for d in found] == [(2, message), (4, message)]
+
+
+@pytest.mark.parametrize("name", ["safety.jsonl", "Safety.JSONL"])
+def test_a_file_named_after_a_domain_is_of_that_domain(name: str) -> None:
+    assert one(name, '{"text": "x", "domain": "math"}').domain == "safety"
+
+
+def test_a_table_with_a_header() -> None:
+    found = documents("a.csv", 'id,Question,A,Answer\n1,"2 +\n3?",x,5\n2,"say ""hi""",y,hi\n')
+    assert [d.number for d in found] == [2, 4]
+    assert [d.messages[0]["content"] for d in found] == ["2 +\n3?", 'say "hi"']
+    assert documents("a.tsv", "text\nhello\nworld")[1].text == "world"
+
+
+def test_a_table_without_a_header() -> None:
+    assert documents("a.tsv", "2 + 3?\t5\nagain\t6\n")[0].messages == QUESTION
+    assert [d.text for d in documents("a.csv", "hello\n\nworld\n")] == ["hello", "world"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"id": [1, 2], "question": ["2 + 3?", "q"], "answer": ["5", None]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = documents("a.parquet", (tmp_path / "a.parquet").read_bytes())
+    assert found[0].messages == QUESTION
+    assert found[1].messages[1]["content"] == ""
+    parquet.write_table(pyarrow.table({"id": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet: columns id; expected text"):
+        documents("b.parquet", (tmp_path / "b.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"a\.parquet: not a readable Parquet file"):
+        documents("a.parquet", b"PAR1")
+
+
+def pdf(text: str) -> bytes:
+    """A page that shows one line, written by hand; pypdf finds its objects without a table."""
+    stream = f"BT /F1 12 Tf 10 10 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    body = b"%PDF-1.4\n"
+    offsets = []
+    for number, content in enumerate(objects, 1):
+        offsets.append(len(body))
+        body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
+    table = b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    return body + table + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(body)
+
+
+def test_pdf() -> None:
+    assert one("a.pdf", pdf("Hello world")).text.strip() == "Hello world"
+    with pytest.raises(InputError, match=r"a\.pdf: a PDF without text \(scanned pages\?\)"):
+        documents("a.pdf", pdf(""))
+    with pytest.raises(InputError, match=r"a\.pdf: not a readable PDF \("):
+        documents("a.pdf", b"%PDF-1.4\nnothing")
+
+
+@pytest.mark.parametrize(("name", "extra"), [("a.pdf", "quantize"), ("a.parquet", "parquet")])
+def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch, name: str, extra: str) -> None:
+    def missing(module: str) -> None:
+        raise ImportError(module)
+
+    monkeypatch.setattr(readers.importlib, "import_module", missing)
+    with pytest.raises(ResourceError, match=rf"{name}: reading .* needs py\w+; run: pip install 'q3edge\[{extra}\]'"):
+        documents(name, b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"fine\nnot \xff fine", "line 2: not UTF-8 text"),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": ', r"line 3: not valid JSON \(Expecting value\)"),
+        ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON \(too deeply nested"),
+        ("a.jsonl", '{"text": "x"}\n{"body": "x", "id": 1}', "line 2: keys body, id; expected text, content, messages"),
+        ("a.jsonl", "{}", "line 1: keys none; expected text"),
+        ("a.jsonl", "[1]", "line 1: expected an object with text, .*; found a list"),
+        ("a.jsonl", '{"text": ["x"]}', "line 1: text is a list; expected text"),
+        ("a.jsonl", '{"question": "x", "answer": true}', "line 1: answer is true or false; expected text"),
+        ("a.jsonl", '{"messages": []}', "line 1: messages is a list; expected a list of messages"),
+        ("a.jsonl", '{"messages": ["x"]}', r"line 1: messages\[0\] is text; expected an object"),
+        ("a.jsonl", '{"messages": [{"role": "boss", "content": "x"}]}', r"line 1: messages\[0\] has role 'boss'"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}', r"messages\[0\] has content of type null; expected text"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "x", "reasoning_content": 3}]}',
+            r"messages\[0\] has reasoning_content of type a number",
+        ),
+        ("a.csv", "a,b,c\n1,2,3\n", "line 1: 3 columns without a header that has text"),
+        ("a.csv", "question,answer\nx,y\nz\n", "line 3: keys question; expected"),
+        ("a.tsv", 'x\t"y\nz\t1\n', r"line 2: not a table \(unexpected end of data\)"),
+        ("a.csv", "text\n", "holds no record"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(InputError, match=f"^folder/{name}: .*{message}") as caught:
+        documents(name, content)
+    assert str(caught.value).isprintable()
+
+
+def test_folders_hold_files_of_known_types(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.jsonl", "c.docx", ".hidden.txt"):
+        (tmp_path / name).write_text("x")
+    found, skipped = open_sources([tmp_path, tmp_path / "b.txt"])
+    assert [file.name for file in found] == ["a.jsonl", "b.txt"]
+    assert skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: (path / "x.txt").touch(), r"x\.txt: is empty"),
+        (lambda path: (path / "x.txt").write_text(" \n"), r"x\.txt: is empty"),
+        (lambda path: None, r"x\.txt: cannot be read \(No such file"),
+        (lambda path: (path / "x.txt").mkdir(), r"x\.txt: no calibration file in this folder"),
+    ],
+)
+def test_a_path_that_gives_nothing(tmp_path: Path, prepare: Callable[[Path], None], message: str) -> None:
+    prepare(tmp_path)
+    with pytest.raises(InputError, match=message):
+        open_sources([tmp_path / "x.txt"])
+
+
+def test_an_unknown_type_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.docx: type \.docx; expected one of \.txt \.md \.jsonl"):
+        open_sources([tmp_path / "a.docx"])
+
+
+def test_a_missing_built_in_set_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(files, "files", lambda package: tmp_path)
+    with pytest.raises(InputError, match="built-in calibration data is missing"):
+        open_sources([])

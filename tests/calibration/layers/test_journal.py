@@ -1,0 +1,409 @@
+"""Interrupted anywhere, damaged or shared: the next run gives the same bits, or says what stands in its way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from q3edge.architecture.tensors import EMBEDDING
+from q3edge.calibration.layers import stage
+from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.layer import LayerResult
+from q3edge.calibration.layers.stage import TensorReport
+from q3edge.calibration.layers.streams import Stream
+from q3edge.errors import ResourceError, UsageError
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from tests.helpers.calibration_support import (
+    Killed,
+    calibrate,
+    linear_schemes,
+    outlier_model,
+    random_tokens,
+    result_bytes,
+    solver_calls,
+)
+from tests.helpers.support import InMemoryWeights
+
+INT4 = Scheme(4, 16, False)
+TOKENS = random_tokens(5, 16, vocab=64)
+LAYERS = 3
+
+
+@pytest.fixture(autouse=True)
+def _one_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "EXPONENTS", (0.5,))  # the choice among several takes most of the time
+
+
+def small_model(layers: int = LAYERS) -> InMemoryWeights:
+    return outlier_model(
+        num_hidden_layers=layers,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        head_dim=16,
+        num_attention_heads=2,
+    )
+
+
+def schemes_of(model: InMemoryWeights) -> dict[str, Scheme | None]:
+    return {**linear_schemes(model, INT4, keep_float=("k_proj", "v_proj", "gate_proj")), EMBEDDING: INT4}
+
+
+@pytest.fixture(scope="module")
+def model() -> InMemoryWeights:
+    return small_model()
+
+
+def run(model: InMemoryWeights, folder: Path, *, reconstruct: bool = False) -> dict[str, Any]:
+    """Everything a run gives, comparable bit for bit."""
+    results, states = calibrate(model, schemes_of(model), TOKENS, folder, reconstruct=reconstruct)
+    return {**result_bytes(results), "states": states.numpy().tobytes()}
+
+
+@pytest.fixture(scope="module")
+def expected(model: InMemoryWeights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "EXPONENTS", (0.5,))
+        return run(model, tmp_path_factory.mktemp("whole") / "work")
+
+
+@contextmanager
+def killed_at(number: int) -> Iterator[None]:
+    """Kill right before the `number`-th thing that touches the disk: that is right after the one before it."""
+    happened = 0
+
+    def or_killed(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            nonlocal happened
+            happened += 1
+            if happened >= number:  # other threads do not outlive the process
+                raise Killed
+            return original(*arguments)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (Stream, "write"),
+            (Stream, "commit"),
+            (Stream, "delete"),
+            (Journal, "save"),
+            (os, "fsync"),
+            (Path, "rename"),
+            (Path, "replace"),
+        ):
+            patch.setattr(owner, name, or_killed(getattr(owner, name)))
+        yield
+
+
+def attempt(model: InMemoryWeights, folder: Path, number: int, *, reconstruct: bool = False) -> dict[str, Any] | None:
+    """A run that is killed; None if it was."""
+    with killed_at(number):
+        try:
+            return run(model, folder, reconstruct=reconstruct)
+        except Killed:
+            return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reconstruct", [False, True], ids=["solved", "reconstructed"])
+def test_killed_anywhere_the_next_run_gives_the_same_bits(
+    reconstruct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of runs need not wait for the disk
+    model = small_model(layers=2)
+    expected = run(model, tmp_path / "whole", reconstruct=reconstruct)
+    number = 0
+    while True:
+        number += 1
+        folder = tmp_path / str(number)
+        if attempt(model, folder, number, reconstruct=reconstruct) is not None:
+            break
+        assert run(model, folder, reconstruct=reconstruct) == expected, f"killed at {number}"
+    assert number > 30
+
+
+@pytest.mark.parametrize("number", [7, 12, 23])
+def test_killed_again_and_again_it_still_ends_with_the_same_bits(
+    model: InMemoryWeights, expected: dict[str, Any], number: int, tmp_path: Path
+) -> None:
+    for round_number in range(100):
+        # A little later every time, or a layer with more steps than that would never be done.
+        found = attempt(model, tmp_path / "work", number + round_number)
+        if found is not None:
+            break
+    assert found == expected
+    assert round_number > 1
+
+
+_CHILD = """
+import os, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+import torch; torch.set_num_threads(1)
+from q3edge.calibration.layers import stage; stage.EXPONENTS = (0.5,)
+from tests.helpers.calibration_support import calibrate
+import test_journal as t
+from {module} import {owner}
+original = {owner}.{name}
+left = {count}
+def wrapped(*arguments):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(77)
+    return original(*arguments)
+{owner}.{name} = wrapped
+model = t.small_model()
+calibrate(model, t.schemes_of(model), t.TOKENS, Path({folder!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "owner", "name", "count"),
+    [
+        ("q3edge.calibration.layers.journal", "Journal", "save", 2),
+        ("q3edge.calibration.layers.streams", "Stream", "commit", 3),
+    ],
+)
+def test_a_process_that_vanishes_is_followed_by_one_that_finishes(
+    model: InMemoryWeights,
+    expected: dict[str, Any],
+    module: str,
+    owner: str,
+    name: str,
+    count: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tests = Path(__file__).parent
+    path = [str(tests), str(tests.parents[2])]
+    code = _CHILD.format(path=path, module=module, owner=owner, name=name, count=count, folder=str(tmp_path / "work"))
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert child.returncode == 77, child.stderr
+    calls = solver_calls(monkeypatch)
+    assert run(model, tmp_path / "work") == expected
+    assert calls == [1, 2, LAYERS]
+
+
+def test_a_finished_calibration_solves_nothing_again(
+    model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, tmp_path)
+    calls = solver_calls(monkeypatch)
+    assert run(model, tmp_path) == expected
+    assert calls == []
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("layers", "damage"),
+    [
+        *(([layer], "flipped byte") for layer in range(LAYERS + 1)),
+        ([0, 2], "truncated"),
+        ([1, LAYERS], "truncated"),
+        ([1], "empty"),
+        ([0, 1], "missing"),
+    ],
+)
+def test_a_damaged_layer_alone_is_solved_again(
+    model: InMemoryWeights,
+    expected: dict[str, Any],
+    layers: list[int],
+    damage: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(model, tmp_path)
+    for layer in layers:
+        path = tmp_path / f"layer-{layer:04}.bin"
+        content = bytearray(path.read_bytes())
+        if damage == "missing":
+            path.unlink()
+            continue
+        content[len(content) // 3] ^= 4
+        path.write_bytes({"flipped byte": content, "truncated": content[:-100], "empty": b""}[damage])
+    calls = solver_calls(monkeypatch)
+    assert run(model, tmp_path) == expected
+    assert calls == layers
+
+
+def test_a_damaged_layer_found_in_an_unfinished_run_is_solved_again(
+    model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        save = Journal.save
+
+        def until_the_last(self: Journal, layer: int, *rest: Any) -> None:
+            if layer == LAYERS - 1:
+                raise Killed
+            save(self, layer, *rest)
+
+        patch.setattr(Journal, "save", until_the_last)
+        with pytest.raises(Killed):
+            run(model, tmp_path)
+    path = tmp_path / "layer-0000.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    calls = solver_calls(monkeypatch)
+    assert run(model, tmp_path) == expected
+    assert calls == [0, 2, LAYERS]
+
+
+@pytest.mark.parametrize("kept", [0, -4])
+def test_hidden_states_that_are_too_short_are_made_again(
+    kept: int, model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, tmp_path)
+    (tmp_path / "layer-0002.bin").unlink()
+    (tmp_path / f"hidden-{LAYERS:04}.bin").unlink()
+    states = tmp_path / "hidden-0002.bin"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stream, "delete", Stream.close)
+        run(model, tmp_path)  # leaves the states before the last layer, as a kill does
+    (tmp_path / "layer-0002.bin").unlink()
+    states.write_bytes(states.read_bytes()[:kept])
+    calls = solver_calls(monkeypatch)
+    assert run(model, tmp_path) == expected
+    assert calls == [2]
+
+
+def small_result() -> tuple[LayerResult, dict[str, Scheme | None]]:
+    rng = np.random.default_rng(0)
+    schemes: dict[str, Scheme | None] = {"a.weight": Scheme(4, 16, False), "b.weight": Scheme(8, 16), "n.weight": None}
+    tensors = {
+        name: QuantizedTensor(
+            rng.integers(0, 16, (2, 16)).astype(np.uint8),
+            rng.standard_normal((2, 1)).astype(np.float16),
+            None if scheme.symmetric else rng.integers(0, 16, (2, 1)).astype(np.uint8),
+            scheme,
+        )
+        for name, scheme in schemes.items()
+        if scheme is not None
+    }
+    report = TensorReport(**{**dict.fromkeys(TensorReport.__dataclass_fields__, 0), "scheme": Scheme(4, 16, False)})
+    floats = {"n.weight": rng.standard_normal(16).astype(np.float32)}
+    return LayerResult(tensors, floats, {"a.weight": report}), schemes
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    result, schemes = small_result()
+    with Journal(tmp_path, {}) as journal:
+        assert journal.load(0, schemes) is None
+        journal.save(0, result)
+        journal.save(11, result)
+        found = journal.load(0, schemes)
+        assert found is not None
+        assert result_bytes([found]) == result_bytes([result])
+        assert journal.finished_layers() == [0, 11]
+
+
+def surviving_damage(tmp_path: Path, damaged: Callable[[bytes], Iterator[bytes]]) -> Iterator[str]:
+    """Damage that is not found, or ends in anything but "solve it again"."""
+    result, schemes = small_result()
+    with Journal(tmp_path, {}) as journal:
+        journal.save(0, result)
+        path = tmp_path / "layer-0000.bin"
+        for number, content in enumerate(damaged(path.read_bytes())):
+            path.write_bytes(content)
+            try:
+                found = journal.load(0, schemes)
+            except Exception as error:
+                yield f"{number}: {type(error).__name__}: {error}"
+                continue
+            if found is not None and result_bytes([found]) != result_bytes([result]):
+                yield f"{number}: another result"
+            elif found is None and path.exists():
+                yield f"{number}: still there"
+
+
+def test_any_byte_flipped_in_a_layer_file_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def flipped(content: bytes) -> Iterator[bytes]:
+        directory = content.index(b"PK\x01\x02")
+        for position in (*range(0, directory, 3), *range(directory, len(content))):
+            changed = bytearray(content)
+            changed[position] ^= int(rng.choice((1, 2, 4, 8, 16, 32, 64, 128, 255)))
+            yield bytes(changed)
+        position = directory + 28  # the length of the first name in the directory
+        yield content[:position] + bytes([content[position] ^ 64]) + content[position + 1 :]
+
+    assert list(surviving_damage(tmp_path, flipped)) == []
+
+
+def test_a_layer_file_cut_anywhere_is_found(tmp_path: Path) -> None:
+    def cut(content: bytes) -> Iterator[bytes]:
+        return (content[:length] for length in range(0, len(content), 7))
+
+    assert list(surviving_damage(tmp_path, cut)) == []
+
+
+def test_other_inputs_are_refused_by_name_and_change_nothing(tmp_path: Path) -> None:
+    result, schemes = small_result()
+    inputs = {"model": "m", "recipe": "r", "calibration tokens": "t"}
+    with Journal(tmp_path, inputs) as journal:
+        journal.save(0, result)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for changed in (["model"], ["recipe"], ["calibration tokens", "model"]):
+        with (
+            pytest.raises(UsageError, match="--restart") as refusal,
+            Journal(tmp_path, {**inputs, **dict.fromkeys(changed, "other")}),
+        ):
+            pass
+        assert f"{', '.join(changed)} changed" in str(refusal.value)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with Journal(tmp_path, inputs) as journal:  # the lock was given back
+        assert journal.load(0, schemes) is not None
+    with Journal(tmp_path, {**inputs, "model": "other"}, restart=True) as journal:
+        assert journal.load(0, schemes) is None
+        assert journal.finished_layers() == []
+
+
+def test_layers_without_a_record_of_their_inputs_are_not_trusted(tmp_path: Path) -> None:
+    result, schemes = small_result()
+    with Journal(tmp_path, {"model": "m"}) as journal:
+        journal.save(0, result)
+    (tmp_path / "inputs.json").unlink()
+    with Journal(tmp_path, {"model": "m"}) as journal:
+        assert journal.load(0, schemes) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"model": 3}'])
+def test_a_damaged_record_of_the_inputs_is_refused_and_restart_helps(content: bytes, tmp_path: Path) -> None:
+    with Journal(tmp_path, {"model": "m"}):
+        pass
+    (tmp_path / "inputs.json").write_bytes(content)
+    with pytest.raises(UsageError, match="--restart"), Journal(tmp_path, {"model": "m"}):
+        pass
+    with Journal(tmp_path, {"model": "m"}, restart=True):
+        pass
+    with Journal(tmp_path, {"model": "m"}):
+        pass
+
+
+def test_whoever_comes_second_is_told_who_is_at_work(tmp_path: Path) -> None:
+    result, schemes = small_result()
+    with Journal(tmp_path, {}) as journal:
+        journal.save(0, result)
+        for restart in (False, True):
+            message = f"process {os.getpid()} is working on this output"
+            with pytest.raises(ResourceError, match=message), Journal(tmp_path, {}, restart=restart):
+                pass
+        assert journal.load(0, schemes) is not None
+    with Journal(tmp_path, {}) as journal:
+        assert journal.load(0, schemes) is not None
+
+
+def test_a_folder_that_cannot_be_made_is_a_resource_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ResourceError, match="choose another disk"), Journal(tmp_path / "file" / "work", {}):
+        pass

@@ -1,0 +1,174 @@
+"""The walk over all layers: exact replay, better than rounding to nearest, the same bits on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from q3edge.architecture.tensors import EMBEDDING
+from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.units import STAGE_FIELDS
+from q3edge.calibration.layers.walk import Walk, rounded_layer
+from q3edge.calibration.rounding.rtn import round_to_nearest
+from q3edge.errors import InputError
+from q3edge.quantization.scheme import Scheme
+from q3edge.reference.layer import decoder_layer
+from q3edge.reference.model import LogitsHead, embed, hidden_states
+from q3edge.reference.rotary import RotaryTables
+from tests.helpers.calibration_support import (
+    calibrate,
+    linear_schemes,
+    outlier_model,
+    random_tokens,
+    result_bytes,
+    rounded_model,
+)
+from tests.helpers.support import InMemoryWeights
+
+INT4, INT8 = Scheme(4, 32), Scheme(8, 16)
+TRAINING = random_tokens(40, 32)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def log_probabilities(source: InMemoryWeights, token_ids: np.ndarray) -> torch.Tensor:
+    states = hidden_states(source, token_ids).flatten(0, 1)
+    return LogitsHead(source).logits(states).double().log_softmax(-1)
+
+
+def kl(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return float((expected.exp() * (expected - found)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("scheme", [INT4, Scheme(4, 64, False), Scheme(2, 16, False)], ids=Scheme.label)
+def test_it_is_nearer_to_the_float_model_than_rounding_to_nearest(scheme: Scheme, tmp_path: Path) -> None:
+    source = outlier_model(1)
+    schemes = linear_schemes(source, scheme)
+    results, _ = calibrate(source, schemes, TRAINING, tmp_path)
+    nearest = {
+        name: values if schemes[name] is None else round_to_nearest(values, scheme)
+        for name, values in source.tensors.items()
+    }
+    unseen = random_tokens(8, 32, seed=99)
+    expected = log_probabilities(source, unseen)
+    solved, rounded = (
+        log_probabilities(model, unseen)
+        for model in (rounded_model(source, results), InMemoryWeights(source.config, nearest))
+    )
+    assert kl(expected, solved) < 0.5 * kl(expected, rounded)
+    assert (solved - expected).norm() < 0.8 * (rounded - expected).norm()
+
+
+@pytest.mark.parametrize("table", [None, INT8], ids=["float embedding", "rounded embedding"])
+def test_the_states_behind_the_last_layer_are_those_of_the_stored_layers(table: Scheme | None, tmp_path: Path) -> None:
+    source = outlier_model(2, num_hidden_layers=3)
+    schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
+    results, states = calibrate(source, schemes, TRAINING, tmp_path)
+    replay = source
+    if table is not None:
+        replay = InMemoryWeights(
+            source.config, {**source.tensors, EMBEDDING: round_to_nearest(source.read(EMBEDDING), table)}
+        )
+    rotary = RotaryTables.of(source.config, TRAINING.shape[1])
+    expected = embed(replay, TRAINING)
+    with Journal(tmp_path, {"test": "1"}) as journal:
+        tokens = Walk(source, schemes, TRAINING, journal).tokens
+    for layer, result in enumerate(results[:3]):
+        weights = rounded_layer(source, layer, result)
+        for part in tokens.parts:
+            expected[part] = decoder_layer(expected[part], weights, source.config, rotary)
+    assert torch.equal(states, expected)
+
+
+def test_layers_without_schemes_pass_through(tmp_path: Path) -> None:
+    source = outlier_model(3, num_hidden_layers=3)
+    schemes = {name: scheme if ".layers.1." in name else None for name, scheme in linear_schemes(source, INT4).items()}
+    results, states = calibrate(source, schemes, TRAINING, tmp_path)
+    assert [len(result.tensors) for result in results] == [0, 7, 0]
+    assert not results[0].floats
+    assert not results[2].floats
+    model = rounded_model(source, results)
+    model.tensors = {**model.tensors, "model.norm.weight": np.ones(64, np.float32)}
+    expected = hidden_states(model, TRAINING)
+    norm = states / states.square().mean(-1, keepdim=True).add(1e-6).sqrt()
+    torch.testing.assert_close(norm, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
+    source = outlier_model(4, num_hidden_layers=1, hidden_size=96, intermediate_size=416)  # more than one tile
+    schemes = {**linear_schemes(source, INT4, keep_float=("k_proj", "gate_proj")), EMBEDDING: INT4}
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        folder = tmp_path / str(threads)
+        results, states = calibrate(source, schemes, random_tokens(70, 32), folder)
+        found.append((result_bytes(results), states.numpy().tobytes()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (3, 16), (9, 100), (2, 1500)])
+def test_any_layout_of_tokens_works(shape: tuple[int, int], tmp_path: Path) -> None:
+    source = outlier_model(5, num_hidden_layers=1, max_position_embeddings=2048)
+    schemes = linear_schemes(source, INT4, keep_float=("q_proj", "k_proj", "gate_proj", "up_proj", "down_proj"))
+    results, states = calibrate(source, schemes, random_tokens(*shape), tmp_path)
+    assert states.shape == (*shape, 64)
+    assert torch.isfinite(states).all()
+    assert len(results[0].tensors) == 2
+
+
+def test_a_single_row_cannot_judge_itself(tmp_path: Path) -> None:
+    source = outlier_model(6)
+    with Journal(tmp_path, {}) as journal, pytest.raises(InputError, match="expected at least 2"):
+        Walk(source, linear_schemes(source, INT4), TRAINING[:1], journal)
+
+
+def test_no_sequence_both_solves_and_judges(tmp_path: Path) -> None:
+    source = outlier_model(7)
+    for sequences, length in ((2, 16), (16, 64), (17, 700), (128, 512), (33, 1)):
+        with Journal(tmp_path, {}) as journal:
+            tokens = Walk(source, {}, random_tokens(sequences, length), journal).tokens
+        assert 1 <= tokens.held_out < sequences
+        covered = [number for part in tokens.parts for number in range(part.start, part.stop)]
+        assert covered == list(range(sequences))
+        judging = {n for part in tokens.parts if tokens.is_held_out(part) for n in range(part.start, part.stop)}
+        assert judging == set(range(sequences - tokens.held_out, sequences))
+
+
+class Counted:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.total, self.done = 0, 0
+
+    def task(self, _label: str, total: int) -> Counted:
+        self.total += total
+        return self
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+
+
+@pytest.mark.parametrize("table", [None, INT8])
+def test_progress_ends_at_its_total_the_first_time_and_after(table: Scheme | None, tmp_path: Path) -> None:
+    source = outlier_model(8)
+    schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
+    for _ in range(2):
+        progress = Counted()
+        with Journal(tmp_path, {}) as journal:
+            Walk(source, schemes, TRAINING[:6], journal).run(progress).close()
+        assert progress.done == progress.total == 2 * len(STAGE_FIELDS) + (table is not None)

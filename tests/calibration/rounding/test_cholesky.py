@@ -1,0 +1,49 @@
+"""The factorization against LAPACK's, and the same bits on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from q3edge.calibration.rounding.cholesky import cholesky_
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def hessian(size: int, seed: int = 0) -> torch.Tensor:
+    inputs = torch.randn(2 * size, size, generator=torch.Generator().manual_seed(seed))
+    return inputs.T @ inputs
+
+
+@pytest.mark.parametrize("size", [1, 5, 127, 128, 129, 300, 1300])
+def test_equals_lapack(size: int) -> None:
+    matrix = hessian(size)
+    expected = torch.linalg.cholesky(matrix.double())
+    assert cholesky_(matrix)
+    assert (matrix - expected).norm() < 1e-5 * expected.norm()
+    assert torch.equal(matrix, matrix.tril())
+
+
+@pytest.mark.parametrize("size", [257, 1300])
+def test_the_number_of_threads_changes_no_bit(size: int) -> None:
+    matrix, found = hessian(size), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(matrix.clone())
+        assert cholesky_(found[-1])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("place", [0, 130, 299])
+def test_a_matrix_that_is_not_positive_is_refused(place: int) -> None:
+    matrix = hessian(300)
+    matrix[place, place] = -1
+    assert not cholesky_(matrix)

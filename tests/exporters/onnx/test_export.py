@@ -1,0 +1,232 @@
+"""The files on disk: reproducible, nothing stored twice, relative, page aligned, beyond 2 GiB, in little memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import DATA_FILE, MODEL_FILE
+from q3edge.exporters.onnx.builder import FUNCTIONS, GraphBuilder
+from q3edge.exporters.onnx.decoder import Decoder
+from q3edge.exporters.onnx.export import export_decoder
+from q3edge.exporters.onnx.external_data import PAGE, ExternalData, TensorSpec
+from q3edge.exporters.onnx.linear import Matrices
+from q3edge.progress import Advance
+from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from tests.helpers.onnx_models import ExportedDecoder, quantized_model, relative_error, session
+from tests.helpers.support import InMemoryWeights, tiny_config
+
+# Official dense sizes: hidden, intermediate, layers, heads, KV heads, tied.
+OFFICIAL = {
+    "0.6B": (1024, 3072, 28, 16, 8, True),
+    "1.7B": (2048, 6144, 28, 16, 8, True),
+    "4B": (2560, 9728, 36, 32, 8, True),
+    "8B": (4096, 12288, 36, 32, 8, False),
+    "14B": (5120, 17408, 40, 40, 8, False),
+    "32B": (5120, 25600, 64, 64, 8, False),
+}
+
+
+class Zeros:
+    """Weights of any size that are all zero and take no memory."""
+
+    def __init__(self, config: Qwen3Config, recipe: Recipe) -> None:
+        self.config, self.recipe, self.shapes = config, recipe, tensor_shapes(config)
+
+    def scheme(self, name: str) -> Scheme | None:
+        return self.recipe.scheme_for(name, self.shapes[name][-1])
+
+    def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        return np.zeros(self._shape(name, rows), np.float32)
+
+    def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
+        scheme = self.recipe.scheme_for(name, self.shapes[name][-1])
+        assert scheme is not None
+        height, width = self._shape(name, rows)
+        per_group = (height, scheme.groups(width))
+        zero_points = None if scheme.symmetric else np.zeros(per_group, np.uint8)
+        return QuantizedTensor(
+            np.zeros((height, width), np.uint8), np.zeros(per_group, np.float16), zero_points, scheme
+        )
+
+    def _shape(self, name: str, rows: slice | None) -> tuple[int, ...]:
+        shape = self.shapes[name]
+        return shape if rows is None else (rows.stop - rows.start, *shape[1:])
+
+
+class Unwritten(ExternalData):
+    """Lays tensors out without reading or writing them."""
+
+    def _write(self, tensors: Sequence[ir.ExternalTensor], blocks: Iterable[Sequence[NDArray[Any]]]) -> None:
+        pass
+
+
+def official(size: str) -> Qwen3Config:
+    hidden, intermediate, layers, heads, kv_heads, tied = OFFICIAL[size]
+    overrides = {
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "tie_word_embeddings": tied,
+        "vocab_size": 151936, "head_dim": 128, "max_position_embeddings": 40960, "rope_theta": 1e6,
+    }  # fmt: skip
+    return Qwen3Config.from_dict(tiny_config(**overrides))
+
+
+@pytest.mark.parametrize("size", OFFICIAL)
+@pytest.mark.parametrize("format_name", ["int4", "int8-dynamic", "float"])
+def test_every_official_size_has_a_graph(tmp_path: Path, size: str, format_name: str) -> None:
+    """Tensors lie one behind the other, hold all weights once, and large ones start on a page."""
+    config = official(size)
+    recipe = Recipe(()) if format_name == "float" else Recipe.for_format(format_name)
+    builder = GraphBuilder()
+    with Unwritten(tmp_path / "weights") as data:
+        model = Decoder(config, builder, Matrices(builder, Zeros(config, recipe), data, 4, lambda _n: None)).build()
+    extents = sorted({(t.offset, t.length) for t in external(model.graph)})
+    ends = [offset + length for offset, length in extents]
+    assert all(end <= start < end + PAGE for end, (start, _) in zip([0, *ends], extents))
+    assert all(offset % PAGE == 0 for offset, length in extents if length >= 1 << 20)
+    matrices = {name: shape for name, shape in tensor_shapes(config).items() if len(shape) == 2}
+    expected = sum(
+        prod(shape) * 4 if (scheme := recipe.scheme_for(name, shape[-1])) is None else scheme.stored_bytes(*shape)
+        for name, shape in matrices.items()
+    )
+    assert sum(length for _, length in extents) == expected
+    names = [node.name for node in model.graph]
+    assert len(set(names)) == len(names) > 12 * config.num_hidden_layers
+    ir.save(model, tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").stat().st_size < 10 << 20
+
+
+def test_what_layers_repeat_is_stored_once_as_functions(tmp_path: Path) -> None:
+    source = quantized_model(lambda _: Scheme(4, 32))
+    export_decoder(source, tmp_path)
+    model = ir.load(tmp_path / MODEL_FILE)
+    calls = Counter(node.op_type for node in model.graph if node.domain == FUNCTIONS)
+    layers = source.config.num_hidden_layers
+    assert calls == {"Scales": 4 * layers + 1, "HeadNorm": 2 * layers, "SwiGLU": layers}
+    assert {function.name for function in model.functions.values()} == set(calls)
+    assert not onnx.load(tmp_path / MODEL_FILE, load_external_data=False).graph.value_info
+
+
+def external(graph: ir.Graph) -> list[ir.ExternalTensor]:
+    tensors = (value.const_value for value in graph.initializers.values())
+    return [tensor for tensor in tensors if isinstance(tensor, ir.ExternalTensor)]
+
+
+@pytest.mark.parametrize(
+    "scheme", [Scheme(4, 32, symmetric=False), Scheme(8, None, activations="int8_per_token"), None]
+)
+def test_two_exports_have_the_same_bytes(tmp_path: Path, scheme: Scheme | None) -> None:
+    source = quantized_model(lambda name: Scheme(8, 32) if scheme and "layers" not in name else scheme)
+    digests = []
+    for run in "ab":
+        export_decoder(source, tmp_path / run)
+        digests.append([sha256((tmp_path / run / name).read_bytes()).hexdigest() for name in (MODEL_FILE, DATA_FILE)])
+    assert digests[0] == digests[1]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"model.onnx", "model.onnx_data"}
+
+
+def test_a_second_export_into_one_folder_is_refused(tmp_path: Path) -> None:
+    """Appending to or mixing with an older data file cannot happen."""
+    export_decoder(InMemoryWeights.random(), tmp_path)
+    before = (tmp_path / DATA_FILE).read_bytes()
+    with pytest.raises(FileExistsError):
+        export_decoder(InMemoryWeights.random(1), tmp_path)
+    assert (tmp_path / DATA_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("scheme", [None, Scheme(4, 16, symmetric=False), Scheme(8, 32)], ids=str)
+def test_a_tied_table_is_stored_once(tmp_path: Path, scheme: Scheme | None) -> None:
+    """Untying the same model adds one table to the file, no less."""
+    sizes = {}
+    for tied in (True, False):
+        source = quantized_model(lambda _name: scheme, tie_word_embeddings=tied)
+        export_decoder(source, tmp_path / str(tied))
+        sizes[tied] = (tmp_path / str(tied) / DATA_FILE).stat().st_size
+    table = 320 * 64 * 4 if scheme is None else scheme.stored_bytes(320, 64)
+    assert table <= sizes[False] - sizes[True] < table + 3 * 64
+
+
+def test_locations_are_relative(tmp_path: Path) -> None:
+    export_decoder(InMemoryWeights.random(), tmp_path)
+    model = onnx.load(tmp_path / MODEL_FILE, load_external_data=False)
+    locations = {
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    assert locations == {"model.onnx_data"}
+    assert (model.producer_name, list(model.metadata_props)) == ("q3edge", [])
+
+
+def test_offsets_beyond_4_gib_load(tmp_path: Path) -> None:
+    """The data file has a hole of 4 GiB at its start, which takes no disk."""
+
+    class Far(ExternalData):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self._end = 1 << 32
+
+    source = InMemoryWeights.random()
+    builder = GraphBuilder()
+    with Far(tmp_path / "weights") as data:
+        model = Decoder(source.config, builder, Matrices(builder, source, data, 4, lambda _n: None)).build()
+    assert min(tensor.offset or 0 for tensor in external(model.graph)) == 1 << 32
+    ir.save(model, tmp_path / "model.onnx")
+    near = ExportedDecoder(source, tmp_path / "near")
+    ids = np.arange(5)[None]
+    expected, _ = near.step(ids)
+    near.session = session(tmp_path / "model.onnx")
+    found, _ = near.step(ids)
+    assert relative_error(found, expected) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", ["int4", "int8-dynamic"])
+def test_memory_does_not_grow_with_the_vocabulary(tmp_path: Path, format_name: str) -> None:
+    """An 8-bit vocabulary table of 320 MB passes through; the peak stays below 100 MB."""
+    overrides = {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 1, "max_position_embeddings": 512}
+    source = Zeros(Qwen3Config.from_dict(tiny_config(**overrides)), Recipe.for_format(format_name))
+    tracemalloc.start()
+    export_decoder(source, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / DATA_FILE).stat().st_size > 320e6
+    assert peak < 100e6
+
+
+def test_progress_ends_at_its_total(tmp_path: Path) -> None:
+    seen: list[int] = []
+    totals: list[int] = []
+
+    class Record:
+        @contextmanager
+        def task(self, label: str, total: int) -> Iterator[Advance]:
+            totals.append(total)
+            yield seen.append
+
+    source = InMemoryWeights.random()
+    export_decoder(source, tmp_path, progress=Record())
+    assert [sum(seen)] == totals == [sum(values.size for values in source.tensors.values())]
+
+
+def test_blocks_of_the_wrong_size_or_type_are_a_bug(tmp_path: Path) -> None:
+    spec = TensorSpec("w", ir.DataType.FLOAT, (2, 3))
+    with ExternalData(tmp_path / "data") as data:
+        with pytest.raises(ValueError, match="w: the blocks do not add up to its 24 bytes"):
+            data.store([spec], [(np.zeros((1, 3), np.float32),)])
+        with pytest.raises(TypeError, match="w: block of float64"):
+            data.store([spec], [(np.zeros((2, 3)),)])

@@ -1,0 +1,91 @@
+"""Answers: what counts as one, what counts as right, and the interval of the fraction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from q3edge.errors import InputError
+from q3edge.evaluation.answers.questions import Question, final_answer, read_questions, score_answers, wilson
+
+LINE: dict[str, Any] = {"id": "a-1", "area": "a", "language": "en", "thinking": True, "question": "1+1?", "answer": "2"}
+
+
+def write_lines(folder: Path, *lines: str) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("7", "7"),
+        (" 7\n", "7"),
+        ("<think>\n3 + 4\n</think>\n\n7\n", "7"),
+        ("<think></think>a</think> b ", "b"),
+        ("<think>never ends 7", "<think>never ends 7"),
+        ("<think>7</think>", ""),
+    ],
+)
+def test_final_answer(text: str, answer: str) -> None:
+    assert final_answer(text) == answer
+
+
+def test_score_by_area() -> None:
+    questions = [Question(f"{area}-{i}", area, "en", False, str(i), str(i)) for area in "ab" for i in range(4)]
+    report = score_answers(questions, lambda q: f"<think>x</think> {q.question if q.area == 'a' else '0'}\n")
+    assert report.overall.value == 5 / 8
+    assert {area: found.value for area, found in report.by_area.items()} == {"a": 1.0, "b": 0.25}
+    assert [answer.given for answer in report.answers] == ["0", "1", "2", "3", "0", "0", "0", "0"]
+    assert json.loads(json.dumps(report.to_json()))["by_area"]["b"]["value"] == 0.25
+
+
+def test_wilson_against_published_values() -> None:
+    """15 of 148: Newcombe 1998, Statistics in Medicine 17, table I."""
+    found = wilson([True] * 15 + [False] * 133)
+    assert (round(found.low or 0, 4), round(found.high or 0, 4)) == (0.0624, 0.1605)
+
+
+@given(st.integers(1, 200), st.data())
+def test_interval_contains_the_fraction(total: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, total))
+    found = wilson([True] * correct + [False] * (total - correct))
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low <= found.value + 1e-12
+    assert found.value - 1e-12 <= found.high <= 1
+
+
+def test_read_questions(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, json.dumps(LINE), "", json.dumps({**LINE, "note": "ignored"}))
+    assert read_questions(path) == [Question(**LINE)] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[]", "line 2: expected an object with id, area, language, thinking"),
+        (json.dumps({**LINE, "thinking": "no"}), "line 2: expected an object"),
+        (json.dumps({**LINE, "answer": 2}), "line 2: expected an object"),
+    ],
+)
+def test_broken_line(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_questions(write_lines(tmp_path, json.dumps(LINE), line))
+
+
+def test_no_questions(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no questions"):
+        read_questions(write_lines(tmp_path, ""))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"questions\.jsonl: cannot be read"):
+        read_questions(tmp_path / "questions.jsonl")

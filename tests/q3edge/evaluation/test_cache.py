@@ -1,0 +1,93 @@
+"""The cache of evaluations: what is kept comes back bit for bit, what is damaged does not, and where it all lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from q3edge.errors import ResourceError
+from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
+from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
+from q3edge.evaluation.scorecard.readings import Place, Reading
+from tests.helpers.report_support import scorecard
+
+RANDOM = np.random.default_rng(0)
+
+
+def reading(tokens: int = 5) -> Reading:
+    place = Place(3, 0.1 + 0.2, ((7, 1 / 3), (8, 0.1)), ((8, 0.5),))
+    return Reading(TokenMetrics(*RANDOM.random((6, tokens))), place, 1, None)
+
+
+def same(a: Reading | None, b: Reading | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    names = TokenMetrics.__slots__
+    equal = all(np.array_equal(getattr(a.metrics, name), getattr(b.metrics, name)) for name in names)
+    return equal and (a.worst, a.reference_choice, a.candidate_choice) == (
+        b.worst,
+        b.reference_choice,
+        b.candidate_choice,
+    )
+
+
+def test_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    monkeypatch.setenv("Q3EDGE_CACHE", "/q")
+    assert cache_folder() == Path("/q/evaluations")
+    monkeypatch.delenv("Q3EDGE_CACHE")
+    assert cache_folder() == Path("/x/q3edge/evaluations")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache/q3edge/evaluations"
+
+
+def test_keys() -> None:
+    assert cache_key(a=1, b="x") == cache_key(b="x", a=1) != cache_key(a=1, b="y")
+
+
+def test_scorecards(tmp_path: Path) -> None:
+    cache = EvaluationCache(tmp_path)
+    assert cache.scorecard("k") is None
+    cache.save_scorecard("k", scorecard("a", 0.1, 98.0))
+    assert cache.scorecard("k") == scorecard("a", 0.1, 98.0)
+    (path,) = (tmp_path / "scorecards").iterdir()
+    path.write_text(path.read_text()[:-9])
+    assert cache.scorecard("k") is None
+
+
+def test_hidden_states(tmp_path: Path) -> None:
+    cache = EvaluationCache(tmp_path)
+    states = RANDOM.random((5, 3)).astype(np.float32)
+    cache.save_hidden("k", states)
+    found = cache.hidden("k", 5)
+    assert found is not None
+    np.testing.assert_array_equal(found, states)
+    assert cache.hidden("k", 6) is None
+    (path,) = (tmp_path / "hidden").iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    assert cache.hidden("k", 5) is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"cannot be written.*--no-cache"):
+        EvaluationCache(tmp_path / "file").save_scorecard("k", scorecard("a", 0.1, 98.0))
+
+
+def test_journal_survives_a_line_cut_short(tmp_path: Path) -> None:
+    path, readings = tmp_path / "j.jsonl", [reading(), None, reading(2)]
+    with ReadingJournal(path) as journal:
+        for number, made in enumerate(readings):
+            journal.append(number, made)
+    path.write_bytes(path.read_bytes()[:-30])
+    with ReadingJournal(path) as journal:
+        found = journal.load()
+        assert list(found) == [0, 1]
+        assert all(same(found[number], readings[number]) for number in found)
+        journal.append(2, readings[2])
+        assert same(journal.load()[2], readings[2])
+        journal.discard()
+    assert not path.exists()

@@ -1,0 +1,49 @@
+"""How much memory a process may use, as the system and a container tell it; speeds are only measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from q3edge.machine import memory
+from q3edge.machine.memory import available_memory
+from q3edge.machine.speed import matrix_speed, read_bandwidth
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 1000 MiB available and a process of 25 pages; no container."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "statm").write_text("100 25 10 1 0 50 0\n")
+    (tmp_path / "meminfo").write_text(f"MemTotal: {4000 * 1024} kB\nMemAvailable:   {1000 * 1024} kB\n")
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    monkeypatch.setattr(memory, "_CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr("os.sysconf", lambda _name: MIB)
+    return tmp_path
+
+
+def test_what_the_process_holds_counts_as_available(system: Path) -> None:
+    assert available_memory() == 1025 * MIB
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(f"{600 * MIB}", 325), (f"{9000 * MIB}", 1025), ("max", 1025), (f"{100 * MIB}", 25)]
+)
+def test_a_container_may_leave_less(limit: str, expected: int, system: Path) -> None:
+    (system / "memory.max").write_text(f"{limit}\n")
+    (system / "memory.current").write_text(f"{400 * MIB}\n")
+    (system / "memory.stat").write_text(f"anon 5\ninactive_file {100 * MIB}\n")
+    assert available_memory() == expected * MIB
+
+
+def test_a_system_that_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    assert available_memory() is None
+
+
+def test_speeds_are_those_of_a_computer() -> None:
+    assert 1e8 < read_bandwidth() < 1e13
+    assert 1e8 < matrix_speed() < 1e15

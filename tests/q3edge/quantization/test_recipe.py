@@ -1,0 +1,141 @@
+"""Recipes: named formats, TOML rules, and the errors a person can make in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.errors import InputError, UsageError
+from q3edge.formats import FORMATS
+from q3edge.quantization.recipe import Recipe, Rule
+from q3edge.quantization.scheme import Scheme
+from tests.helpers.support import tiny_config
+
+CONFIG = Qwen3Config.from_dict(tiny_config())
+Q_PROJ, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_int4_quantizes_matrices_and_keeps_norms_float() -> None:
+    resolved = Recipe.for_format("int4").resolve(CONFIG)
+    assert resolved[Q_PROJ] == resolved[DOWN] == Scheme(4, 32, symmetric=False)
+    assert resolved["model.embed_tokens.weight"] == Scheme(8, 32)
+    assert {name for name, scheme in resolved.items() if scheme is None} == {n for n in resolved if "norm" in n}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("int4", 64, True), Scheme(4, 64)),
+        (("int4-fast",), Scheme(4, 256, symmetric=False)),
+        (("int8",), Scheme(8, 16)),
+        (("int8", 64, False), Scheme(8, 64, symmetric=False)),
+        (("int8-dynamic",), Scheme(8, None, activations="int8_per_token")),
+    ],
+)
+def test_formats_and_flags(arguments: tuple[object, ...], expected: Scheme) -> None:
+    assert Recipe.for_format(*arguments).scheme_for(Q_PROJ, 1024) == expected  # type: ignore[arg-type]
+
+
+def test_int4_fast_takes_the_largest_group_that_divides_each_width() -> None:
+    config = Qwen3Config.from_dict(tiny_config(hidden_size=576, intermediate_size=1536))
+    recipe = Recipe.for_format("int4-fast")
+    resolved = recipe.resolve(config)
+    assert resolved[Q_PROJ] == resolved["model.embed_tokens.weight"] == Scheme(4, 64, symmetric=False)
+    assert resolved[DOWN] == Scheme(4, 256, symmetric=False)
+    narrower = Recipe.for_format("int4-fast", 128, True).resolve(config)
+    assert (narrower[Q_PROJ], narrower[DOWN]) == (Scheme(4, 64), Scheme(4, 128))
+    with pytest.raises(UsageError, match=r"q_proj.weight: group size 256 does not divide the width 100"):
+        recipe.scheme_for(Q_PROJ, 100)
+
+
+def test_rules_come_before_the_format_and_the_first_match_decides(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        format = "int4"
+        group_size = 64
+        [[rule]]
+        match = "model.layers.0.*"
+        float = true
+        [[rule]]
+        match = "*.down_proj"
+        bits = 8
+        group_size = 16
+        """,
+    )
+    recipe = Recipe.load(path)
+    assert recipe.scheme_for(Q_PROJ, 1024) is None
+    assert recipe.scheme_for("model.layers.0.mlp.down_proj.weight", 1024) is None
+    assert recipe.scheme_for(DOWN, 1024) == Scheme(8, 16)
+    assert recipe.scheme_for("model.layers.1.mlp.up_proj.weight", 1024) == Scheme(4, 64, symmetric=False)
+
+
+def test_norms_and_routers_stay_float_whatever_the_rules_say(tmp_path: Path) -> None:
+    recipe = Recipe.load(write(tmp_path, '[[rule]]\nmatch = "*"\nbits = 4\ngroup_size = 32\n'))
+    assert recipe.scheme_for("model.layers.0.input_layernorm.weight", 1024) is None
+    assert recipe.scheme_for("model.layers.0.self_attn.q_norm.weight", 1024) is None
+    assert recipe.scheme_for("model.layers.0.mlp.gate.weight", 1024) is None
+    assert recipe.scheme_for("model.layers.0.mlp.gate_proj.weight", 1024) == Scheme(4, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("format = 'int5'", "format 'int5': expected one of int4, int4-fast, int8, int8-dynamic"),
+        ("typo = 1", r"unknown fields \['typo'\]"),
+        ("[[rule]]\nbits = 4", "rule 1: expected a table with match"),
+        ("[[rule]]\nmatch = '*'\ngroup_size = 32", "bits is missing"),
+        ("[[rule]]\nmatch = '*'\nbits = 5\ngroup_size = 32", "bits = 5"),
+        ("[[rule]]\nmatch = '*'\nbits = 4.0\ngroup_size = 32", "bits = 4.0"),
+        ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nsymmetric = 'no'", "symmetric = 'no'"),
+        ("[[rule]]\nmatch = '*'\nbits = 4\ngroups = 32", r"unknown fields \['groups'\]"),
+        ("[[rule]", "not valid TOML"),
+        ("rule = 3", "rule = 3: expected"),
+        ("format = 'int4'\ngroup_size = 'big'", "group_size = 'big'"),
+        ("method = 7", "method = 7"),
+        ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nfit = 1", "fit = 1"),
+    ],
+)
+def test_a_broken_recipe_names_file_and_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"recipe.toml: .*{message}"):
+        Recipe.load(write(tmp_path, text))
+
+
+def test_a_missing_recipe_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not found"):
+        Recipe.load(tmp_path / "none.toml")
+
+
+def test_group_size_that_does_not_divide_names_tensor_and_valid_sizes() -> None:
+    config = Qwen3Config.from_dict(tiny_config(hidden_size=96))
+    with pytest.raises(UsageError, match=r"q_proj.weight: group size 64 does not divide the width 96.*16, 32$"):
+        Recipe.for_format("int4", 64).resolve(config)
+
+
+def test_digest_follows_content(tmp_path: Path) -> None:
+    assert Recipe.for_format("int4").digest == Recipe.for_format("int4", 32, False).digest
+    assert Recipe.for_format("int4").digest != Recipe.for_format("int4", 64).digest
+
+
+def test_json_reads_back_as_the_same_recipe() -> None:
+    recipe = Recipe((Rule("lm_head", None), *Recipe.for_format("int4").rules), "gptq", "int8")
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_what_is_written_as_toml_reads_back_as_the_same_recipe(format_name: str, tmp_path: Path) -> None:
+    recipe = replace(Recipe.for_format(format_name), method="rtn")
+    recipe = replace(recipe, rules=(Rule("model.layers.0.self_attn.[qk]_proj", None), *recipe.rules))
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe.to_toml())
+    assert Recipe.load(file) == recipe

@@ -1,0 +1,180 @@
+"""Guesses and kept prefixes change how much is computed, never what comes out: exact on a decoder of exact logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from q3edge.errors import UsageError
+from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.model_draft import ModelDraft
+from q3edge.runtime.generation.ngram_draft import NGramDraft
+from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.generation.settings import GenerationSettings
+from tests.helpers.runtime_support import FakeDecoder
+
+PROMPT = [1, 2, 3, 4, 1, 2, 3]
+
+
+class Known:
+    """Guesses from `text`, with every n-th guess spoiled; as sure as can be."""
+
+    cost = 0.0
+
+    def __init__(self, text: list[int], spoil: int = 0) -> None:
+        self.text, self.spoil = text, spoil
+
+    def propose(self, ids: list[int]) -> Iterator[tuple[int, float]]:
+        for position in range(len(ids), len(self.text)):
+            wrong = self.spoil and position % self.spoil == 0
+            yield (self.text[position] + bool(wrong)) % 12, 1.0
+
+
+def new_tokens(decoder: Any, prompt: list[int], chosen: GenerationSettings, **named: Any) -> list[int]:
+    return list(generate(decoder, prompt, chosen, **named))
+
+
+def held(cache: PrefixCache) -> bool:
+    """Whether the ids are those whose keys and values the cache holds."""
+    inside: Any = cache._cache
+    return bool(inside.ids[: len(cache.ids)] == cache.ids)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.integers(1, 350),
+    st.sets(st.integers(0, 11), max_size=2),
+    st.integers(0, 6),
+)
+def test_guesses_never_change_the_text(seed: int, temperature: float, most: int, stops: set[int], spoil: int) -> None:
+    decoder = FakeDecoder(seed % 7)
+    chosen = GenerationSettings(most, temperature, top_k=6, seed=seed, stop_token_ids=frozenset(stops))
+    plain_statistics = Statistics()
+    plain = new_tokens(decoder, PROMPT, chosen, statistics=plain_statistics)
+    free = new_tokens(decoder, PROMPT, GenerationSettings(most, temperature, top_k=6, seed=seed))
+    drafts = (NGramDraft(), Known(PROMPT + free, spoil), ModelDraft(PrefixCache(FakeDecoder(seed % 3)), 0.0))
+    for draft in drafts:
+        cache, statistics = PrefixCache(decoder), Statistics()
+        assert new_tokens(decoder, PROMPT, chosen, statistics=statistics, cache=cache, draft=draft) == plain
+        assert statistics.finish_reason == plain_statistics.finish_reason
+        assert statistics.new_tokens == len(plain)
+        assert statistics.decode_steps + statistics.accepted_tokens == plain_statistics.decode_steps
+        assert statistics.accepted_tokens <= statistics.drafted_tokens
+        assert cache.ids == (PROMPT + plain)[: len(cache.ids)]
+        assert held(cache)
+
+
+def test_right_guesses_save_passes_up_to_the_end_of_the_context() -> None:
+    decoder = FakeDecoder(1)
+    greedy = GenerationSettings(10_000)
+    plain = new_tokens(decoder, PROMPT, greedy)
+    assert len(plain) == 293
+    decoder.passes.clear()
+    assert new_tokens(decoder, PROMPT, greedy, draft=Known(PROMPT + plain)) == plain
+    assert len(decoder.passes) < 13
+    assert max(decoder.passes) == 33
+
+
+def test_a_text_that_repeats_itself_takes_fewer_passes() -> None:
+    decoder, statistics = FakeDecoder(3), Statistics()
+    new_tokens(decoder, PROMPT, GenerationSettings(150), statistics=statistics, draft=NGramDraft())
+    assert statistics.decode_steps < 40
+    assert statistics.accepted_tokens > 100
+
+
+def test_the_same_model_as_its_own_draft_is_always_right() -> None:
+    statistics = Statistics()
+    draft = ModelDraft(PrefixCache(FakeDecoder(5)), 0.0)
+    new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100), statistics=statistics, draft=draft)
+    assert statistics.accepted_tokens == statistics.drafted_tokens > 50
+
+
+def test_a_draft_with_a_short_context_falls_silent() -> None:
+    plain = new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100))
+    statistics = Statistics()
+    draft = ModelDraft(PrefixCache(FakeDecoder(5, context=40)), 0.0)
+    decoder: Any = FakeDecoder(5)
+    assert list(generate(decoder, PROMPT, GenerationSettings(100), statistics, draft=draft)) == plain
+    assert 20 < statistics.drafted_tokens <= 40 - len(PROMPT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.lists(st.integers(0, 11), min_size=1, max_size=30), st.integers(1, 12)),
+        min_size=2,
+        max_size=5,
+    )
+)
+def test_a_kept_prefix_changes_nothing_but_the_work(turns: list[tuple[int, list[int], int]]) -> None:
+    """Each turn keeps some of what was said and goes on with something else."""
+    decoder = FakeDecoder(2)
+    cache, said = PrefixCache(decoder), list[int]()
+    for kept, more, most in turns:
+        prompt, statistics = said[:kept] + more, Statistics()
+        before = list(cache.ids)
+        new = new_tokens(decoder, prompt, GenerationSettings(most), statistics=statistics, cache=cache)
+        assert new == new_tokens(FakeDecoder(2), prompt, GenerationSettings(most))
+        same = next((i for i, (a, b) in enumerate(zip(before, prompt)) if a != b), min(len(before), len(prompt)))
+        assert statistics.reused_tokens == max(0, min(same, len(prompt) - 2))
+        assert cache.ids == (prompt + new)[:-1]
+        assert held(cache)
+        said = prompt + new
+
+
+def test_only_computed_tokens_count_for_the_prefill_speed() -> None:
+    statistics = Statistics(prompt_tokens=30, reused_tokens=20, prefill_seconds=2.0)
+    assert statistics.prefill_tokens_per_second == 5
+    statistics = Statistics(decode_steps=10, accepted_tokens=5, decode_seconds=3.0)
+    assert statistics.decode_tokens_per_second == 5
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 5, 20])
+def test_a_generation_left_unfinished_leaves_a_sound_cache(taken: int) -> None:
+    decoder = FakeDecoder(1)
+    plain = new_tokens(decoder, PROMPT, GenerationSettings(60))
+    cache = PrefixCache(decoder)
+    tokens: Any = generate(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Known(PROMPT + plain, 7))  # type: ignore[arg-type]
+    assert [next(tokens) for _ in range(taken)] == plain[:taken]
+    tokens.close()
+    assert held(cache)
+    assert new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache) == plain
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_an_error_in_any_pass_leaves_a_sound_cache(failing: int) -> None:
+    class Failing(FakeDecoder):
+        def forward(self, input_ids: np.ndarray, cache: Any, **settings: Any) -> np.ndarray:
+            logits = super().forward(input_ids, cache, **settings)  # as if interrupted behind the kernel
+            if len(self.passes) == failing:
+                raise KeyboardInterrupt
+            return logits
+
+    decoder = Failing(1)
+    plain = new_tokens(FakeDecoder(1), PROMPT, GenerationSettings(60))
+    cache = PrefixCache(decoder)  # type: ignore[arg-type]
+    with suppress(KeyboardInterrupt):
+        new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Known(PROMPT + plain, 9))
+    assert held(cache)
+    assert new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache) == plain
+
+
+def test_two_generations_on_one_cache_do_not_mix() -> None:
+    decoder: Any = FakeDecoder(1)
+    cache = PrefixCache(decoder)
+    first = generate(decoder, PROMPT, GenerationSettings(20), cache=cache)
+    next(first)
+    second = generate(decoder, PROMPT, GenerationSettings(20), cache=cache)
+    expected = new_tokens(FakeDecoder(1), PROMPT, GenerationSettings(20))
+    assert next(second) == expected[0]
+    with pytest.raises(UsageError, match="another generation has begun on this cache"):
+        next(first)
+    assert list(second) == expected[1:]

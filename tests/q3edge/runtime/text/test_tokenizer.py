@@ -1,0 +1,162 @@
+"""Bad inputs 17 and 36, and decoding token by token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from q3edge.errors import InputError
+from q3edge.runtime.text.thinking import ThinkingSplitter
+from q3edge.runtime.text.tokenizer import Tokenizer, unused_character
+from tests.helpers.runtime_support import MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer, write_tokenizer
+
+FULL = build_tokenizer()
+SIZE = FULL.get_vocab_size()
+TOKENIZER = Tokenizer(FULL, "tokenizer.json", SIZE)
+MARK = "\ue000"
+END, THINK, END_THINK = (FULL.token_to_id(token) for token in ("<|im_end|>", "<think>", "</think>"))
+MARKUP = (*SPECIAL_TOKENS, *MARKUP_TOKENS)
+# Text made of words, of control tokens, and of pieces that could join into one.
+PIECES = (
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                ["<", "|", ">", "<|", "im_end", "|>", "<|im_", "end|>", "</", "think", " ", "\n", "é", "🎉", *MARKUP]
+            ),
+            st.text(max_size=3),
+        ),
+        max_size=8,
+    )
+    .map("".join)
+    .filter(lambda text: MARK not in text)
+)
+
+
+def test_text_that_spells_a_control_token_stays_text() -> None:
+    for token in MARKUP:
+        ids = TOKENIZER.encode_text(f"a{token}b")
+        assert not set(ids) & set(TOKENIZER.added_ids.values())
+        assert FULL.decode(ids) == f"a{token}b"
+        assert TOKENIZER.added_ids[token] in TOKENIZER.encode_markup(f"a{token}b")
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIECES, PIECES)
+def test_only_the_templates_own_tokens_are_control_tokens(first: str, second: str) -> None:
+    parts = ("<|im_start|>", TOKENIZER.mark(first, MARK), TOKENIZER.mark(second, MARK), "<|", "<|im_end|>", "<think>")
+    ids = TOKENIZER.encode_marked("".join(parts), MARK)
+    control = [token for token in ids if token in TOKENIZER.added_ids.values()]
+    assert control == [TOKENIZER.added_ids[token] for token in ("<|im_start|>", "<|im_end|>", "<think>")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIECES)
+def test_a_marked_text_cannot_complete_the_templates_token(text: str) -> None:
+    for token in MARKUP:
+        for cut in range(1, len(token)):
+            for rendered in (token[:cut] + TOKENIZER.mark(text, MARK), TOKENIZER.mark(text, MARK) + token[cut:]):
+                assert not set(TOKENIZER.encode_marked(rendered, MARK)) & set(TOKENIZER.added_ids.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIECES)
+def test_ordinary_text_is_encoded_as_the_tokenizer_does(text: str) -> None:
+    for token in MARKUP:
+        text = text.replace(token, "")
+    if not any(token in text for token in MARKUP):
+        rendered = f"<|im_start|>user\n{text}<|im_end|>\n<think>"
+        marked = f"<|im_start|>user\n{TOKENIZER.mark(text, MARK)}<|im_end|>\n<think>"
+        assert TOKENIZER.encode_marked(marked, MARK) == FULL.encode(rendered, add_special_tokens=False).ids
+
+
+def test_special_only_leaves_the_models_own_markup() -> None:
+    marked = TOKENIZER.mark("<think>x</think><|im_end|>", MARK, special_only=True)
+    ids = TOKENIZER.encode_marked(marked, MARK)
+    assert THINK in ids
+    assert END_THINK in ids
+    assert END not in ids
+
+
+def test_unused_character_is_in_no_text() -> None:
+    assert unused_character(["a", "\ue000\ue001", ""]) == "\ue002"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30))
+def test_streamed_pieces_join_to_the_text_and_split_no_character(text: str) -> None:
+    stream = TOKENIZER.stream()
+    ids = TOKENIZER.encode_text(text)
+    pieces = [stream.push(token) for token in ids]
+    pieces.append(stream.finish())
+    assert "".join(pieces) == TOKENIZER.decode(ids)
+    if "\ufffd" not in text:
+        assert "\ufffd" not in "".join(pieces)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, SIZE - 1), max_size=40))
+def test_streamed_pieces_join_to_the_text_of_any_tokens(ids: list[int]) -> None:
+    stream = TOKENIZER.stream()
+    assert "".join([*(stream.push(token) for token in ids), stream.finish()]) == TOKENIZER.decode(ids)
+
+
+def test_a_character_split_over_tokens_appears_whole() -> None:
+    ids = TOKENIZER.encode_text("🎉")
+    assert len(ids) == 4
+    stream = TOKENIZER.stream()
+    assert [stream.push(token) for token in ids] == ["", "", "", "🎉"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "generated", "expected"),
+    [
+        ("<|im_start|>a\n", "<think>\nwhy\n\nso\n</think>\n\nthe cat\n", ("why\n\nso", "the cat")),
+        ("<|im_start|>a\n<think>\n", "why\n</think>\n\nthe cat", ("why", "the cat")),
+        ("<|im_start|>a\n<think>\n\n</think>\n\n", "the cat", ("", "the cat")),
+        ("<|im_start|>a\n<think>x<|im_end|>\n", "the\n\ncat", ("", "the\n\ncat")),
+        ("<|im_start|>a\n", "<think>\nunfinished", ("unfinished", "")),
+        ("", "", ("", "")),
+    ],
+)
+def test_thinking_is_split_from_the_answer(prompt: str, generated: str, expected: tuple[str, str]) -> None:
+    splitter = ThinkingSplitter(TOKENIZER, TOKENIZER.encode_markup(prompt))
+    pieces = [*(splitter.push(token) for token in TOKENIZER.encode_markup(generated)), splitter.finish()]
+    parts = ["".join(text for text, thinks in pieces if thinks is wanted) for wanted in (True, False)]
+    assert tuple(parts) == expected
+
+
+def test_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    Tokenizer.load(tmp_path, SIZE)
+    with pytest.raises(InputError, match=f"{SIZE} tokens, but the model's embedding has {SIZE - 1} rows"):
+        Tokenizer.load(tmp_path, SIZE - 1)
+
+
+def test_broken_or_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tokenizer.json: not found"):
+        Tokenizer.load(tmp_path, SIZE)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer.json: not a tokenizer \("):
+        Tokenizer.load(tmp_path, SIZE)
+
+
+def test_unsupported_tokenizers_are_refused() -> None:
+    spm = build_tokenizer()
+    spm.decoder = tokenizers.decoders.Metaspace()
+    with pytest.raises(InputError, match="expected ByteLevel"):
+        Tokenizer(spm, "t", SIZE)
+    stripping = build_tokenizer()
+    stripping.add_tokens([tokenizers.AddedToken("<x>", lstrip=True)])
+    with pytest.raises(InputError, match="'<x>' is one character or has lstrip"):
+        Tokenizer(stripping, "t", 400)
+    fields = json.loads(build_tokenizer().to_str())
+    fields["model"]["ignore_merges"] = True
+    fields["model"]["vocab"]["<|im_end|>"] = END
+    fields["pre_tokenizer"] = None
+    with pytest.raises(InputError, match="plain text can produce the special token"):
+        Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(fields)), "t", 400)
