@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from q3edge.evaluation.scorecard.passages import encode_suites
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite_files import read_suite
-from q3edge.progress import Silent
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 
@@ -36,7 +35,7 @@ def passages(artifact: Path, files: Sequence[Path], limit: int | None) -> list[N
     tokenizer = Tokenizer.load(artifact, decoder.config.vocab_size)
     suites = Selection(None, limit).apply([read_suite(path) for path in files])
     context = decoder.config.max_position_embeddings
-    encoded = encode_suites(artifact, tokenizer, context, suites, limit, Silent())
+    encoded = encode_suites(artifact, tokenizer, context, suites, limit)
     return [passage.window.inputs for passage in encoded.passages]
 
 

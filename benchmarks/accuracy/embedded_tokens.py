@@ -21,7 +21,6 @@ import numpy as np
 from q3edge.calibration.data.loading import load_calibration_set
 from q3edge.evaluation.scorecard.passages import encode_suites
 from q3edge.evaluation.suites.suite_files import built_in_suites
-from q3edge.progress import Silent
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 
@@ -48,7 +47,7 @@ def main() -> None:
         write_lines(dialogues, records(_SEED, _DIALOGUES))
         calibration = load_calibration_set([dialogues], tokenizer, template, samples=samples, seq_len=length)
     questions = [suite for suite in built_in_suites() if suite.name == "built-in questions"]
-    encoded = encode_suites(MODEL, tokenizer, _CONTEXT, questions, None, Silent())
+    encoded = encode_suites(MODEL, tokenizer, _CONTEXT, questions, None)
     ids = np.concatenate([passage.window.token_ids for passage in encoded.passages])
     judging = ids[: len(ids) // _WINDOW * _WINDOW].reshape(-1, _WINDOW)
     np.savez(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from q3edge import progress
 from q3edge.architecture.tensors import FINAL_NORM
 from q3edge.calibration.layers.stage import sampled_losses, solve_stage
 from q3edge.calibration.layers.streams import Stream, Tokens
@@ -24,7 +25,6 @@ from q3edge.calibration.layers.units import STAGE_FIELDS, Unit
 from q3edge.calibration.rounding.balance import foldable
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
-from q3edge.progress import Progress
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.layer import LayerWeights, attention_context, decoder_layer, gated_product, normalize, read_tensor
@@ -65,7 +65,7 @@ class Sensitivity:
         self._begun: list[tuple[Unit, int] | None] = []
         self._losses: dict[Unit, list[float]] = {}
 
-    def run(self, progress: Progress) -> dict[Unit, list[float]]:
+    def run(self) -> dict[Unit, list[float]]:
         """The cost of every width of every unit, in nats."""
         layers = self._config.num_hidden_layers
         try:

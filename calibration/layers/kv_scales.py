@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
 from q3edge.checkpoint.source import WeightSource
-from q3edge.progress import Progress
 from q3edge.reference.layer import LayerWeights, keys_values, normalize
 from q3edge.reference.model import hidden_states
 from q3edge.reference.rotary import RotaryTables
@@ -19,7 +18,7 @@ _SMALLEST_SCALE = 1e-6  # of a channel that is always zero
 
 
 @torch.no_grad()
-def kv_scales(source: WeightSource, token_ids: NDArray[np.int64], progress: Progress) -> KVScales:
+def kv_scales(source: WeightSource, token_ids: NDArray[np.int64]) -> KVScales:
     """Scales for the model in `source`, from the first rows of token ids [B, S] that make about TOKENS tokens.
 
     A value beyond anything seen here is cut off at the edge of int8's range when it is stored.
@@ -33,6 +32,6 @@ def kv_scales(source: WeightSource, token_ids: NDArray[np.int64], progress: Prog
             torch.maximum(peaks, found.abs().amax((0, 2)), out=peaks)
 
     rows = max(1, TOKENS // token_ids.shape[1])
-    hidden_states(source, token_ids[:rows], progress=progress, label="KV cache scales", watch=watch)
+    hidden_states(source, token_ids[:rows], label="KV cache scales", watch=watch)
     keys, values = (largest / _LARGEST_CODE).clamp_min(_SMALLEST_SCALE).numpy()
     return KVScales(keys, values)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from q3edge import progress
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.calibration.layers.journal import Journal
 from q3edge.calibration.layers.layer import LayerResult, LayerSolver
@@ -27,7 +28,7 @@ from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.training.reconstruct import EPOCHS, Reconstructor
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
-from q3edge.progress import Advance, Progress
+from q3edge.progress import Advance
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor, tensor_name
@@ -63,7 +64,7 @@ class Walk:
         self._reconstruct = reconstruct
         self._steps = len(STAGE_FIELDS) + (EPOCHS if reconstruct else 0)  # of progress in a layer
 
-    def run(self, progress: Progress) -> Stream:
+    def run(self) -> Stream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
         sound = {n for n in self._journal.finished_layers() if self._journal.load(n, self._schemes) is not None}
         begin = self._first_boundary(sound)

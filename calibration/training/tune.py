@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from q3edge import progress
 from q3edge.architecture.tensors import FINAL_NORM
 from q3edge.calibration.training.trained_layer import (
     BATCH_TOKENS,
@@ -30,7 +31,6 @@ from q3edge.calibration.training.trained_layer import (
     times_scales,
 )
 from q3edge.checkpoint.source import WeightSource
-from q3edge.progress import Progress
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, tensor_name
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.reference.parallel import ordered_map
@@ -71,9 +71,9 @@ class Tuner:
                 self._add(tensor_name(layer, field.name))
         self._add(FINAL_NORM)
 
-    def run(self, progress: Progress, *, epochs: int = EPOCHS, rate: float = RATE) -> Tuned:
+    def run(self, *, epochs: int = EPOCHS, rate: float = RATE) -> Tuned:
         """Train; the state with the smallest held-out KL wins, which may be the one at the start."""
-        self._target = hidden_states(self._source, self._ids, progress=progress, label="float model")
+        self._target = hidden_states(self._source, self._ids, label="float model")
         planned = batches(self._train, self._ids.shape[1], epochs)
         every = max(1, math.ceil(len(planned) / (epochs * _CHECKS)))
         before = best = self._held_out_kl()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVScales
 from q3edge.architecture.tensors import tensor_shapes
@@ -17,7 +18,6 @@ from q3edge.exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
 from q3edge.exporters.onnx.decoder import Decoder
 from q3edge.exporters.onnx.external_data import ExternalData
 from q3edge.exporters.onnx.linear import Matrices
-from q3edge.progress import Progress, Silent
 
 _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
 
@@ -28,7 +28,6 @@ def export_decoder(
     *,
     kv_scales: KVScales | None = None,
     accuracy_level: int = 4,
-    progress: Progress | None = None,
 ) -> None:
     """Write folder/onnx/model.onnx and folder/onnx/model.onnx_data; the same source gives the same bytes.
 
@@ -42,7 +41,7 @@ def export_decoder(
     check_exportable(config)
     (folder / DATA_FILE).parent.mkdir(parents=True, exist_ok=True)
     weights = sum(prod(shape) for shape in tensor_shapes(config).values())
-    task = (progress or Silent()).task("export", weights)
+    task = progress.task("export", weights)
     with task as advance, ExternalData(folder / DATA_FILE) as data:
         builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
         matrices = Matrices(builder, source, data, accuracy_level, advance)

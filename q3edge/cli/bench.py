@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option, threads_option
+from q3edge.cli.console import FOLDER, emit_json, json_option, threads_option
 
 
 class _Depths(click.ParamType[tuple[int, ...]]):
@@ -50,9 +50,7 @@ def bench(
     from q3edge.cli.tables.tables import bench_table
     from q3edge.pipeline.measure.bench import bench_artifact
 
-    result = bench_artifact(
-        folder, prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats, progress=TerminalProgress()
-    )
+    result = bench_artifact(folder, prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats)
     if as_json:
         emit_json(result.to_json())
     else:

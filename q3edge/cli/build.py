@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from q3edge.cli.console import (
-    TerminalProgress,
     build_calibration,
     build_recipe,
     calibration_options,
@@ -87,7 +86,6 @@ def build(
         max_kl=max_kl,
         threads=threads,
         overwrite=overwrite,
-        progress=TerminalProgress(),
     )
     show_notices(built.manifest.notices)
     if as_json:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from q3edge.cli.console import FILE, FOLDER, TerminalProgress, emit_json, json_option
+from q3edge.cli.console import FILE, FOLDER, emit_json, json_option
 from q3edge.cli.options.measuring import build_measuring, measuring_options
 
 
@@ -49,7 +49,7 @@ def check(
 
     measuring = build_measuring(reference, **measuring_flags)
     gates = Gates(min_recovery, max_kl)
-    report = check_artifact(folder, gates, measuring, scorecard=scorecard, progress=TerminalProgress())
+    report = check_artifact(folder, gates, measuring, scorecard=scorecard)
     if as_json:
         emit_json(report.to_json())
     else:

@@ -213,7 +213,7 @@ class TerminalProgress:
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
-        """See q3edge.progress.Progress."""
+        """See q3edge.progress.Listener."""
         if not sys.stderr.isatty():
             yield lambda _count: None
             return
@@ -228,5 +228,5 @@ class TerminalProgress:
             yield lambda count: bar.advance(handle, count)
 
     def note(self, text: str) -> None:
-        """See q3edge.progress.Progress."""
+        """See q3edge.progress.Listener."""
         say(text)

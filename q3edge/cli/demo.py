@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option, say
+from q3edge.cli.console import FOLDER, emit_json, json_option, say
 
 
 @click.command()
@@ -28,7 +28,7 @@ def demo(output: Path, as_json: bool) -> None:
     from q3edge.cli.tables.tables import demo_table
     from q3edge.pipeline.demo import run_demo
 
-    result = run_demo(output, say=say, progress=TerminalProgress())
+    result = run_demo(output)
     if as_json:
         emit_json(result.to_json())
         return

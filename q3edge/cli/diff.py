@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option, threads_option
+from q3edge.cli.console import FOLDER, emit_json, json_option, threads_option
 from q3edge.cli.validate import max_tokens_option
 
 
@@ -25,7 +25,7 @@ def diff(a: Path, b: Path, max_tokens: int, threads: int | None, as_json: bool) 
     from q3edge.cli.tables.report import diff_table
     from q3edge.pipeline.measure.diff import diff_artifacts
 
-    found = diff_artifacts(a, b, max_tokens=max_tokens, threads=threads, progress=TerminalProgress())
+    found = diff_artifacts(a, b, max_tokens=max_tokens, threads=threads)
     if as_json:
         emit_json(found.to_json())
     else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from q3edge.cli.console import FOLDER, TerminalProgress, emit_json, json_option, show_notices
+from q3edge.cli.console import FOLDER, emit_json, json_option, show_notices
 from q3edge.cli.options.measuring import build_measuring, measuring_options
 
 
@@ -32,7 +32,7 @@ def evaluate(folder: Path, reference: str, as_json: bool, **measuring_flags: Any
     from q3edge.pipeline.measure.evaluate import require_sound
     from q3edge.pipeline.measure.measuring import evaluated
 
-    scorecard = evaluated(folder, build_measuring(reference, **measuring_flags), TerminalProgress())
+    scorecard = evaluated(folder, build_measuring(reference, **measuring_flags))
     show_notices(scorecard.notices)
     if as_json:
         emit_json(scorecard.to_json())

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from q3edge.cli.console import (
-    TerminalProgress,
     emit_json,
     json_option,
     output_option,
@@ -35,9 +34,7 @@ def export(source: str, output: Path, format_name: str | None, overwrite: bool, 
     """
     from q3edge.pipeline.export import export_artifact
 
-    manifest = export_artifact(
-        source, output, as_float=format_name == "float", overwrite=overwrite, progress=TerminalProgress()
-    )
+    manifest = export_artifact(source, output, as_float=format_name == "float", overwrite=overwrite)
     show_notices(manifest.notices)
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})

@@ -17,6 +17,7 @@ import click
 from q3edge.cli.bench import bench
 from q3edge.cli.build import build
 from q3edge.cli.check import check
+from q3edge.cli.console import TerminalProgress
 from q3edge.cli.demo import demo
 from q3edge.cli.diff import diff
 from q3edge.cli.eval import evaluate
@@ -28,6 +29,7 @@ from q3edge.cli.run import run
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError, described
+from q3edge.progress import reported_to
 from q3edge.version import VERSION
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -82,7 +84,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments.remove("--debug")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        result = cli.main(args=arguments, prog_name="q3edge", standalone_mode=False)
+        with reported_to(TerminalProgress()):
+            result = cli.main(args=arguments, prog_name="q3edge", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from q3edge.cli.console import (
-    TerminalProgress,
     build_calibration,
     build_recipe,
     calibration_options,
@@ -59,7 +58,6 @@ def quantize(
         recipe,
         build_calibration(**calibration_flags),
         overwrite=overwrite,
-        progress=TerminalProgress(),
     )
     show_notices(manifest.notices)
     if as_json:

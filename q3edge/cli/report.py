@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from q3edge.cli.console import FILE, FOLDER, TerminalProgress, say
+from q3edge.cli.console import FILE, FOLDER, say
 from q3edge.cli.options.measuring import build_measuring, gate_options, measuring_options, no_speed_option
 
 
@@ -41,7 +41,7 @@ def report(
     from q3edge.report.gates import Gates
 
     measuring = build_measuring(reference, **measuring_flags)
-    found = make_report(folders, measuring, Gates(min_recovery, max_kl), TerminalProgress())
+    found = make_report(folders, measuring, Gates(min_recovery, max_kl))
     write_report(found, page=page, json_file=json_file, markdown=markdown)
     click.echo(report_table(found))
     say(f"wrote {page}")

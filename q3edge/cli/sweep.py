@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from q3edge.cli.console import TerminalProgress, emit_json, json_option, output_option, say
+from q3edge.cli.console import emit_json, json_option, output_option, say
 from q3edge.cli.options.measuring import build_measuring, gate_options, measuring_options, no_speed_option
 
 
@@ -93,7 +93,6 @@ def sweep(
         Gates(min_recovery, max_kl),
         calibration,
         jobs=jobs,
-        progress=TerminalProgress(),
     )
     if as_json:
         emit_json({"output": str(output), "resumed": list(result.resumed), **result.report.to_json()})

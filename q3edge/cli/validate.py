@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from q3edge.cli.console import FILE, FOLDER, TerminalProgress, emit_json, json_option, threads_option
+from q3edge.cli.console import FILE, FOLDER, emit_json, json_option, threads_option
 
 text_option = click.option(
     "--text", "texts", type=FILE, multiple=True, metavar="FILE", help="UTF-8 text to judge on (default: built in)."
@@ -49,9 +49,7 @@ def validate(
     from q3edge.cli.tables.tables import validation_table
     from q3edge.pipeline.measure.validate import require_passed, validate_against
 
-    report = validate_against(
-        folder, reference, texts, max_tokens=max_tokens, max_kl=max_kl, threads=threads, progress=TerminalProgress()
-    )
+    report = validate_against(folder, reference, texts, max_tokens=max_tokens, max_kl=max_kl, threads=threads)
     if as_json:
         emit_json(report.to_json())
     else:

@@ -29,7 +29,6 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ResourceError
 from q3edge.evaluation.distance.references import batches
 from q3edge.evaluation.distance.windows import Window, padded_inputs
-from q3edge.progress import Progress
 from q3edge.reference.layer import read_tensor
 from q3edge.reference.model import hidden_states
 
@@ -77,9 +76,7 @@ class BaselineDecoder:
     those of a window that begins as asked, whose states so far are its own: nothing looks ahead.
     """
 
-    def __init__(
-        self, baseline: Baseline, source: WeightSource, windows: Sequence[Window], progress: Progress | None = None
-    ) -> None:
+    def __init__(self, baseline: Baseline, source: WeightSource, windows: Sequence[Window]) -> None:
         """ResourceError: the library is not installed."""
         baseline.check()
         self.config = source.config
@@ -90,7 +87,7 @@ class BaselineDecoder:
             with _products_by(baseline.make):
                 ids = padded_inputs([windows[number] for number in batch])
                 of_batch = [lengths[number] for number in batch]
-                states = hidden_states(source, ids, of_batch, progress=progress, label=baseline.name)
+                states = hidden_states(source, ids, of_batch, label=baseline.name)
             for number, row in zip(batch, states):
                 self._hidden[number] = row[: lengths[number]].clone()
         # One matrix, however large, and not blocks of LogitsHead: torch's scale is one for the whole table.

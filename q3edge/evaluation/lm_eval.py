@@ -19,10 +19,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge import progress
 from q3edge.artifact import artifact_digest
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.evaluation.answers.questions import final_answer
-from q3edge.progress import Progress, Silent
 from q3edge.runtime.generation.generate import generate, prefill
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
@@ -52,12 +52,11 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         *,
         threads: int | None = None,
         thinking: bool | None = False,
-        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         self.model = Model.open(Path(folder), threads=threads)
         self._cache = PrefixCache(self.model.decoder)
-        self._thinking, self._progress = thinking, progress or Silent()
+        self._thinking = thinking
         self._added = len(self.model.tokenizer.encode_markup(""))  # tokens that the tokenizer puts before every text
 
     @property
@@ -102,7 +101,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """ln probability of each whole text, in windows of the model's context."""
         found = []
-        with self._progress.task("texts", len(requests)) as advance:
+        with progress.task("texts", len(requests)) as advance:
             for request in requests:
                 (text,) = request.args
                 windows = get_rolling_token_windows(
@@ -120,7 +119,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         UsageError: a generation argument that q3edge does not have.
         """
         found = []
-        with self._progress.task("answers", len(requests)) as advance:
+        with progress.task("answers", len(requests)) as advance:
             for request in requests:
                 context, arguments = request.args
                 answer = self._generate(context, arguments)
@@ -134,7 +133,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     ) -> list[tuple[float, bool]]:
         """(ln probability, whether greedy decoding would give it) of each continuation behind its context."""
         found = []
-        with self._progress.task("continuations", len(requests)) as advance:
+        with progress.task("continuations", len(requests)) as advance:
             for texts, context, continuation in requests:
                 score = self._score(context, continuation)
                 self.cache_hook.add_partial("loglikelihood", texts, score)

@@ -22,7 +22,6 @@ from q3edge.pipeline.measure.checks import check_export
 from q3edge.pipeline.measure.validate import require_passed, text_windows
 from q3edge.pipeline.quantize.calibrate import Calibration, discard_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
-from q3edge.progress import Progress, Silent
 from q3edge.quantization.recipe import Recipe
 
 ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
@@ -48,14 +47,12 @@ def build_artifact(
     max_kl: float | None = None,
     threads: int | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> Built:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
     Judged on `texts` (none: built in), or on what `windows` chooses given the artifact and the checkpoint.
     ValidationError: a check failed; then `output` is as it was.
     """
-    progress = progress or Silent()
     folder = resolve_model(model)
     with (
         Checkpoint.open(folder) as checkpoint,
@@ -63,13 +60,13 @@ def build_artifact(
     ):
         check_exportable(checkpoint.config)
         require_tokenizer(folder)
-        with _quantized(checkpoint, recipe, calibration, output, progress) as source:
-            write_artifact(source, staging, progress)
-            check_export(staging, source, progress)
+        with _quantized(checkpoint, recipe, calibration, output) as source:
+            write_artifact(source, staging)
+            check_export(staging, source)
         chosen = (
             windows(staging, checkpoint) if windows else text_windows(staging, checkpoint.config, texts, max_tokens)
         )
-        report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads, progress=progress)
+        report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads)
         require_passed(output, report)
         manifest = finish_artifact(staging, {"validation": report.to_json()})
     discard_work(output, manifest)
@@ -82,15 +79,12 @@ def _quantized(
     recipe: Recipe | None,
     calibration: Calibration | None,
     output: Path,
-    progress: Progress,
 ) -> Iterator[Source]:
     """The checkpoint quantized into a temporary folder on the output's disk, or as it is where `recipe` is None."""
     if recipe is None:
         yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=output.parent) as name:
-        write_quantized(
-            checkpoint, recipe, Path(name), calibration, work=work_folder(output), progress=progress, exported=True
-        )
+        write_quantized(checkpoint, recipe, Path(name), calibration, work=work_folder(output), exported=True)
         with QuantizedCheckpoint.open(Path(name)) as quantized:
             yield quantized

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from q3edge import progress
 from q3edge.checkpoint import Checkpoint
 from q3edge.evaluation.answers.questions import Question, read_questions, score_answers
 from q3edge.evaluation.distance.statistics import Estimate
@@ -23,7 +24,6 @@ from q3edge.evaluation.distance.windows import Window
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import Calibration
-from q3edge.progress import Progress
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.chat_template import Message
@@ -56,16 +56,16 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(output: Path, *, say: Callable[[str], None], progress: Progress) -> DemoResult:
+def run_demo(output: Path) -> DemoResult:
     """Build and judge every format below `output`; models of an earlier demo there are replaced."""
     start = time.perf_counter()
     with as_file(files("q3edge.data") / "demo_model") as model:
         questions = read_questions(model / "questions.jsonl")
         rows = []
         for name, recipe in _variants().items():
-            say(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
+            progress.note(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
             calibration = None if recipe is None or name == "int8" else _calibration(model)
-            rows.append(_judge(model, output / name, name, recipe, calibration, questions, progress))
+            rows.append(_judge(model, output / name, name, recipe, calibration, questions))
     return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
 
 
@@ -89,13 +89,12 @@ def _judge(
     recipe: Recipe | None,
     calibration: Calibration | None,
     questions: Sequence[Question],
-    progress: Progress,
 ) -> DemoRow:
     def windows(artifact: Path, _checkpoint: Checkpoint) -> list[Window]:
         with Model.open(artifact) as opened:
             return [_transcript(opened, question) for question in questions]
 
-    built = build_artifact(str(model), output, recipe, calibration, windows=windows, overwrite=True, progress=progress)
+    built = build_artifact(str(model), output, recipe, calibration, windows=windows, overwrite=True)
     with Model.open(output) as opened:
         settings = opened.settings(temperature=0.0, max_new_tokens=_LONGEST_ANSWER)
         speeds: list[float] = []
@@ -106,7 +105,7 @@ def _judge(
             speeds.append(completion.stats.decode_tokens_per_second)
             return completion.text
 
-        scores = score_answers(questions, answer, progress=progress)
+        scores = score_answers(questions, answer)
     model_bytes = built.manifest.metrics["model_bytes"]
     return DemoRow(name, model_bytes, built.report.overall.mean_kl, scores.overall, statistics.median(speeds))
 

@@ -15,7 +15,6 @@ from q3edge.errors import UsageError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.machine.tool_versions import tool_versions
-from q3edge.progress import Progress, Silent
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import write_model_card
 
@@ -24,15 +23,12 @@ Source = Checkpoint | QuantizedCheckpoint
 _TRANSFORMERS_JS = {"transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}}
 
 
-def export_artifact(
-    source: str, output: Path, *, as_float: bool = False, overwrite: bool = False, progress: Progress | None = None
-) -> Manifest:
+def export_artifact(source: str, output: Path, *, as_float: bool = False, overwrite: bool = False) -> Manifest:
     """Export a QDIR, or with `as_float` a float MODEL, into `output`; returns the manifest written there.
 
     The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
     UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
     """
-    progress = progress or Silent()
     folder = resolve_model(source)
     quantized = (folder / MANIFEST_FILE).exists()
     if quantized == as_float:
@@ -48,14 +44,14 @@ def export_artifact(
         reader.open(folder) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
     ):
-        write_artifact(checkpoint, staging, progress)
+        write_artifact(checkpoint, staging)
         return finish_artifact(staging, {})
 
 
-def write_artifact(source: Source, folder: Path, progress: Progress) -> Manifest:
+def write_artifact(source: Source, folder: Path) -> Manifest:
     """Export into the existing empty `folder`: everything but the model card."""
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
-    export_decoder(source, folder, kv_scales=kv_scales, progress=progress)
+    export_decoder(source, folder, kv_scales=kv_scales)
     write_float_config(source.folder, folder, **_TRANSFORMERS_JS)
     notices = copy_side_files(source.folder, folder)
     write_genai_config(source.config, folder)

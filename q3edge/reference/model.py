@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import linear
 
+from q3edge import progress
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
-from q3edge.progress import Progress, Silent
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor
 from q3edge.reference.rotary import RotaryTables
 
@@ -34,7 +34,6 @@ def hidden_states(
     token_ids: NDArray[np.int64],
     lengths: Sequence[int] | None = None,
     *,
-    progress: Progress | None = None,
     label: str = "float reference",
     watch: Watch | None = None,
 ) -> torch.Tensor:
@@ -50,7 +49,7 @@ def hidden_states(
     x = embed(source, token_ids)
     rotary = RotaryTables.of(config, token_ids.shape[1])
     parts = [x[rows, :columns] for rows, columns in _together(lengths or [token_ids.shape[1]] * len(token_ids))]
-    with (progress or Silent()).task(label, config.num_hidden_layers) as advance:
+    with progress.task(label, config.num_hidden_layers) as advance:
         for layer in range(config.num_hidden_layers):
             weights = LayerWeights.read(source, layer)
             for part in parts:

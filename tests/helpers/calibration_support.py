@@ -17,7 +17,6 @@ from q3edge.calibration.layers.journal import Journal
 from q3edge.calibration.layers.layer import LayerResult, LayerSolver
 from q3edge.calibration.layers.streams import Stream
 from q3edge.calibration.layers.walk import Walk
-from q3edge.progress import Silent
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.support import InMemoryWeights
 
@@ -80,7 +79,7 @@ def calibrate(
     """Results of layers and head, and the hidden states behind the last layer; `folder` is the journal's and stays."""
     with Journal(folder, {"test": "1"}) as journal:
         calibration = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16, reconstruct=reconstruct)
-        stream = calibration.run(Silent())
+        stream = calibration.run()
         states = stream.read(slice(0, len(token_ids)))
         stream.close()
         return list(calibration.results()), states

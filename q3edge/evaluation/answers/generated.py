@@ -17,6 +17,7 @@ from typing import Self
 
 import numpy as np
 
+from q3edge import progress
 from q3edge.artifact import Notice, artifact_digest
 from q3edge.evaluation.answers.behaviour import Generated, behaviour
 from q3edge.evaluation.answers.number_match import is_right, program
@@ -27,7 +28,6 @@ from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
 from q3edge.evaluation.scorecard.slices import AreaScore, accuracy_scores, area_score
 from q3edge.evaluation.suites.suite import Item, Suite
-from q3edge.progress import Progress, Silent
 from q3edge.runtime.generation.generate import Statistics, generate
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
@@ -49,7 +49,6 @@ def answer_all(
     max_new_tokens: int,
     seed: int | None = None,
     sandbox: Sandbox | None = None,
-    progress: Progress | None = None,
     journal: Path | None = None,
 ) -> list[Generated]:
     """What the model answers to each item, judged; greedily, or with a `seed` as the checkpoint samples.
@@ -61,7 +60,7 @@ def answer_all(
     greedy = 0.0 if seed is None else None
     settings = model.settings(max_new_tokens=max_new_tokens, temperature=greedy, seed=seed)
     found = []
-    with _Journal(journal) as known, (progress or Silent()).task("answers", len(items)) as advance:
+    with _Journal(journal) as known, progress.task("answers", len(items)) as advance:
         for item in items:
             key = cache_key(
                 model=artifact_digest(model.folder), kind=item.kind, prompt=item.prompt, thinking=item.thinking,

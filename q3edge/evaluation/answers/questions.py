@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from q3edge import progress
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.statistics import Estimate
-from q3edge.progress import Progress, Silent
 
 _END_OF_THINKING = "</think>"
 _NORMAL_975 = NormalDist().inv_cdf(0.975)
@@ -78,12 +78,10 @@ def wilson(correct: Sequence[bool]) -> Estimate:
     return Estimate(share, max(0.0, center - half), min(1.0, center + half))
 
 
-def score_answers(
-    questions: Sequence[Question], generate: Callable[[Question], str], *, progress: Progress | None = None
-) -> AnswerReport:
+def score_answers(questions: Sequence[Question], generate: Callable[[Question], str]) -> AnswerReport:
     """Ask every question (at least one); `generate` returns the raw text of the model's turn."""
     answers = []
-    with (progress or Silent()).task("answers", len(questions)) as advance:
+    with progress.task("answers", len(questions)) as advance:
         for question in questions:
             given = final_answer(generate(question))
             answers.append(Answered(question.id, given, given == question.answer.strip()))

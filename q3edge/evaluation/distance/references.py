@@ -12,7 +12,6 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.evaluation.cache import EvaluationCache, cache_key
 from q3edge.evaluation.distance.streams import CausalDecoder, LogitsChunks, decoder_logits, head_logits
 from q3edge.evaluation.distance.windows import Window, padded_inputs
-from q3edge.progress import Progress
 from q3edge.reference.model import LogitsHead, hidden_states
 
 BATCH_TOKENS = 16_384  # padding included; bounds the hidden states in memory, 335 MB at the 32B shape
@@ -49,8 +48,8 @@ class FloatReference:
     evaluation after a kill, skips the layers. digest: hex sha256 of the checkpoint.
     """
 
-    def __init__(self, source: WeightSource, digest: str, cache: EvaluationCache | None, progress: Progress) -> None:
-        self._source, self._digest, self._cache, self._progress = source, digest, cache, progress
+    def __init__(self, source: WeightSource, digest: str, cache: EvaluationCache | None) -> None:
+        self._source, self._digest, self._cache = source, digest, cache
         self._head: LogitsHead | None = None
         self.cached_tokens = 0
 
@@ -70,7 +69,7 @@ class FloatReference:
         if self._cache is not None and (found := self._cache.hidden(key, tokens)) is not None:
             self.cached_tokens += tokens
             return torch.from_numpy(np.array(found))
-        padded = hidden_states(self._source, padded_inputs(windows), lengths, progress=self._progress)
+        padded = hidden_states(self._source, padded_inputs(windows), lengths)
         states = torch.cat([row[:length] for row, length in zip(padded, lengths)])
         if self._cache is not None:
             self._cache.save_hidden(key, states.numpy())

@@ -14,7 +14,6 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ValidationError
 from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
 from q3edge.evaluation.distance.windows import Window, padded_inputs
-from q3edge.progress import Progress
 from q3edge.reference.model import LogitsHead, hidden_states
 
 CHUNK = 256  # tokens whose logits [CHUNK, V] are in memory at once
@@ -49,10 +48,10 @@ def head_logits(head: LogitsHead, hidden: torch.Tensor) -> LogitsChunks:
 class ReferenceLogits:
     """Logits of the float model: hidden states of all windows at construction, the head when they are asked for."""
 
-    def __init__(self, source: WeightSource, windows: Sequence[Window], progress: Progress) -> None:
+    def __init__(self, source: WeightSource, windows: Sequence[Window]) -> None:
         self._windows = windows
         lengths = [len(window.inputs) for window in windows]
-        self._hidden = hidden_states(source, padded_inputs(windows), lengths, progress=progress)
+        self._hidden = hidden_states(source, padded_inputs(windows), lengths)
         self._head = LogitsHead(source)
 
     def chunks(self, window: int) -> LogitsChunks:

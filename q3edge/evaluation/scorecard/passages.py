@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from q3edge import progress
 from q3edge.artifact import Notice
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.windows import MIN_SCORED, WINDOW_LENGTH, Text, Window, cut_windows
 from q3edge.evaluation.suites.selection import spread
 from q3edge.evaluation.suites.suite import LETTERS, Item, Suite
-from q3edge.progress import Progress
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate, Message
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ class PassageEncoder:
         self._encoder, self._context = encoder, context
         self._tail = self._after_answer()
 
-    def encode(self, suites: Sequence[Suite], limit: int | None, progress: Progress) -> Encoded:
+    def encode(self, suites: Sequence[Suite], limit: int | None) -> Encoded:
         """At most `limit` windows of each suite's texts (None: all). InputError: nothing is left."""
         passages: list[Passage] = []
         left_out: Counter[str] = Counter()
@@ -154,12 +154,12 @@ class PassageEncoder:
 
 
 def encode_suites(
-    folder: Path, tokenizer: Tokenizer, context: int, suites: Sequence[Suite], limit: int | None, progress: Progress
+    folder: Path, tokenizer: Tokenizer, context: int, suites: Sequence[Suite], limit: int | None
 ) -> Encoded:
     """`PassageEncoder.encode` with the chat template in `folder`, if it has one."""
     template = ChatTemplate.load(folder)
     try:
-        return PassageEncoder(ChatEncoder(tokenizer, template, str(folder)), context).encode(suites, limit, progress)
+        return PassageEncoder(ChatEncoder(tokenizer, template, str(folder)), context).encode(suites, limit)
     finally:
         if template is not None:
             template.close()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 
+from q3edge import progress
 from q3edge.evaluation.distance.references import Reference, batches
 from q3edge.evaluation.distance.streams import CausalDecoder, LogitsChunks, decoder_logits
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.readings import Reading, read_passage
-from q3edge.progress import Progress
 from q3edge.reference.parallel import ordered_map
 
 MAX_WORKERS = 8  # each has logits [CHUNK, V] of both models in memory, 311 MB with Qwen3's vocabulary
@@ -38,7 +38,6 @@ def read_all(
     reference: Reference,
     candidate: CausalDecoder,
     journal: ReadingJournal | None,
-    progress: Progress,
     *,
     workers: int = 1,
 ) -> ReadingRun:

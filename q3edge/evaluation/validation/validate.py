@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from q3edge import progress
 from q3edge.artifact import MODEL_FILE
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
@@ -18,7 +19,6 @@ from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.activations import ActivationRounding
 from q3edge.evaluation.validation.checks import check_float, check_kl, check_prefill_equals_decode
 from q3edge.evaluation.validation.results import CheckResult, ValidationReport
-from q3edge.progress import Progress, Silent
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
 
@@ -33,7 +33,6 @@ def validate_artifact(
     *,
     max_kl: float | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
 ) -> ValidationReport:
     """Compare the artifact in `folder` with the float model it came from, on `windows` (at least one).
 
@@ -50,7 +49,6 @@ def validate_artifact(
     return validate_decoders(
         decoder, exact, reference, windows,
         inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
-        progress=progress,
     )  # fmt: skip
 
 
@@ -64,14 +62,13 @@ def validate_decoders(
     is_float: bool = False,
     int8_cache: bool = False,
     max_kl: float | None = None,
-    progress: Progress | None = None,
 ) -> ValidationReport:
     """`validate_artifact` for loaded decoders; `inseparable` says why `exact` is None."""
     inputs = windows[0].inputs
     checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
     if exact:
         checks.append(check_prefill_equals_decode(exact, inputs, rounded=False, int8_cache=int8_cache))
-    collected = _run(decoder, exact, reference, windows, progress or Silent())
+    collected = _run(decoder, exact, reference, windows)
     overall = summarize(collected["overall"])
     weights_part = summarize(collected["weights"]) if exact else None
     activations_part = summarize(collected["activations"]) if exact else None
@@ -90,9 +87,8 @@ def _run(
     exact: CausalDecoder | None,
     reference: WeightSource,
     windows: Sequence[Window],
-    progress: Progress,
 ) -> _Collected:
-    logits = ReferenceLogits(reference, windows, progress)
+    logits = ReferenceLogits(reference, windows)
     collected: _Collected = defaultdict(list)
     with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:
         for number, window in enumerate(windows):

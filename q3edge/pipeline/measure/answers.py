@@ -23,7 +23,6 @@ from q3edge.evaluation.answers.sandbox import Sandbox
 from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
-from q3edge.progress import Progress
 from q3edge.runtime.model import Model
 
 MAX_NEW_TOKENS = 512
@@ -48,7 +47,6 @@ def compared_answers(
     *,
     threads: int | None,
     cache: EvaluationCache | None,
-    progress: Progress,
 ) -> GeneratedComparison:
     """Both models asked all items, and to go on from `beginnings`, token ids. reference: a folder of either kind.
 
@@ -65,12 +63,11 @@ def compared_answers(
                 max_new_tokens=asking.max_new_tokens,
                 seed=asking.seed,
                 sandbox=sandbox,
-                progress=progress,
                 journal=journal,
             )
             return answers, [continuation(model, ids) for ids in beginnings]
 
-    with _answering(reference, reference_digest, cache, progress) as other:
+    with _answering(reference, reference_digest, cache) as other:
         (by_reference, goes_on), (by_candidate, goes_on_too) = written(other), written(folder)
     found = compare_generated(by_reference, by_candidate, suites)
     weak = tuple(Notice("sandbox-weak", 1, detail) for detail in sandbox.weaknesses) if sandbox else ()
@@ -78,7 +75,7 @@ def compared_answers(
 
 
 @contextmanager
-def _answering(reference: Path, digest: str, cache: EvaluationCache | None, progress: Progress) -> Iterator[Path]:
+def _answering(reference: Path, digest: str, cache: EvaluationCache | None) -> Iterator[Path]:
     """The artifact that speaks for the reference: itself, or its float export."""
     if (reference / MANIFEST_FILE).exists() and Manifest.load(reference).kind == "onnx":
         yield reference
@@ -87,5 +84,5 @@ def _answering(reference: Path, digest: str, cache: EvaluationCache | None, prog
         target = (cache.folder if cache else Path(name)) / "float" / digest
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            export_artifact(str(reference), target, as_float=True, progress=progress)
+            export_artifact(str(reference), target, as_float=True)
         yield target

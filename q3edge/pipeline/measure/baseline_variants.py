@@ -26,13 +26,12 @@ from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.measure.measured import known_or_measured
 from q3edge.pipeline.measure.measuring import Measuring, here, model_name
 from q3edge.pipeline.measure.speed import baseline_speed
-from q3edge.progress import Progress
 from q3edge.report.content import Speed, Variant
 from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.version import VERSION
 
 
-def measure_baseline(baseline: Baseline, measuring: Measuring, progress: Progress) -> Variant:
+def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
     """Everything a report says about one baseline of the reference. ResourceError: its library is not installed.
 
     Baselines read and do not answer in their own words, whatever `measuring` asks of artifacts: they have no decoder.
@@ -45,7 +44,7 @@ def measure_baseline(baseline: Baseline, measuring: Measuring, progress: Progres
         identity = _identity(baseline, checkpoint, suites, measuring)
         scorecard = known_or_measured(
             Scorecard,
-            lambda: _evaluate(baseline, identity, folder, checkpoint, suites, measuring, progress),
+            lambda: _evaluate(baseline, identity, folder, checkpoint, suites, measuring),
             Scorecard.to_json,
             cache=measuring.cache,
             identity=asdict(identity),
@@ -99,15 +98,14 @@ def _evaluate(
     checkpoint: Checkpoint,
     suites: Sequence[Suite],
     measuring: Measuring,
-    progress: Progress,
 ) -> Scorecard:
     """As `evaluate` judges an artifact, with the baseline in its place and the checkpoint's own tokenizer."""
     start = time.perf_counter()
     cache = EvaluationCache(cache_folder()) if measuring.cache else None
-    reference = FloatReference(checkpoint, identity.reference_digest, cache, progress)
+    reference = FloatReference(checkpoint, identity.reference_digest, cache)
     tokenizer = Tokenizer.load(folder, checkpoint.config.vocab_size)
     context = checkpoint.config.max_position_embeddings
-    encoded = encode_suites(folder, tokenizer, context, suites, measuring.limit, progress)
-    decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages], progress)
-    run = read_all(encoded.passages, reference, decoder, None, progress)
+    encoded = encode_suites(folder, tokenizer, context, suites, measuring.limit)
+    decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
+    run = read_all(encoded.passages, reference, decoder, None)
     return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)

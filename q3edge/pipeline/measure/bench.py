@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.errors import InputError, UsageError
@@ -22,7 +23,6 @@ from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.machine.speed import read_bandwidth
 from q3edge.pipeline.footprint import weight_bytes_per_token
 from q3edge.pipeline.measure.bench_process import FIRST_TOKEN_PROMPT
-from q3edge.progress import Progress, Silent
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Spread
 from q3edge.runtime.session.loader import open_artifact
@@ -76,7 +76,6 @@ def bench_artifact(
     depths: Sequence[int] | None = None,
     threads: int | None = None,
     repeats: int = REPEATS,
-    progress: Progress | None = None,
 ) -> BenchResult:
     """Time the artifact in `folder` in `repeats` processes: a prefill of `prompt` tokens, `new` tokens at each depth.
 
@@ -94,7 +93,7 @@ def bench_artifact(
     threads = threads or default_threads()
     arguments = {"folder": str(folder), "prompt": prompt, "new": new, "depths": chosen, "threads": threads}
     runs, bandwidth = [], read_bandwidth(threads)
-    with (progress or Silent()).task("bench", repeats) as advance:
+    with progress.task("bench", repeats) as advance:
         for _ in range(repeats):
             runs.append(_run(arguments))
             bandwidth = max(bandwidth, read_bandwidth(threads))

@@ -12,7 +12,6 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ValidationError
 from q3edge.evaluation.distance.streams import decoder_logits
 from q3edge.evaluation.validation.activations import ActivationRounding
-from q3edge.progress import Progress
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.runtime.session.decoder import Decoder
 
@@ -32,7 +31,7 @@ def typical_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> 
     return float(np.median(np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)))
 
 
-def check_export(folder: Path, source: WeightSource, progress: Progress) -> float:
+def check_export(folder: Path, source: WeightSource) -> float:
     """Relative logit error of the artifact in `folder` against its own source's (dequantized) weights.
 
     Activations are exact where the kernels can, so only the export is judged. ValidationError: the error is too large.
@@ -40,7 +39,7 @@ def check_export(folder: Path, source: WeightSource, progress: Progress) -> floa
     """
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
-    hidden = hidden_states(source, ids[None], progress=progress, label="check export")[0]
+    hidden = hidden_states(source, ids[None], label="check export")[0]
     expected = LogitsHead(source).logits(hidden).numpy()
     rounding = ActivationRounding.read(folder / MODEL_FILE)
     decoder = Decoder(folder, exact_activations=rounding.switchable)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Manifest, Notice
@@ -18,7 +19,6 @@ from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import compare, decoder_logits
 from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
 from q3edge.pipeline.measure.validate import text_windows
-from q3edge.progress import Progress, Silent
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.runtime.session.decoder import Decoder
@@ -80,7 +80,6 @@ def diff_artifacts(
     *,
     max_tokens: int = MAX_TOKENS,
     threads: int | None = None,
-    progress: Progress | None = None,
 ) -> ArtifactDiff:
     """Compare two ONNX artifacts; A takes the part of the reference. InputError: one is no sound artifact."""
     manifests = open_artifact(a), open_artifact(b)
@@ -101,7 +100,7 @@ def diff_artifacts(
         notices_only_b=tuple(notice for notice in right.notices if notice not in left.notices),
         versions=tuple(_changes(left.versions, right.versions)),
         metrics=tuple(_changes(dict(_flat(left.metrics)), dict(_flat(right.metrics)))),
-        predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads, progress or Silent()),
+        predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads),
         not_compared=obstacle,
     )
 
@@ -178,9 +177,7 @@ def _obstacle(a: Path, b: Path, config_a: Qwen3Config, config_b: Qwen3Config) ->
     return None
 
 
-def _compare(
-    a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None, progress: Progress
-) -> Comparison:
+def _compare(a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None) -> Comparison:
     left, right = Decoder(a, threads=threads), Decoder(b, threads=threads)
     windows = text_windows(a, config, (), max_tokens)
     with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:

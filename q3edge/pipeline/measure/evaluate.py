@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest
 from q3edge.checkpoint import Checkpoint
@@ -31,7 +32,6 @@ from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.measure.answers import Asking, compared_answers
-from q3edge.progress import Progress, Silent
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.version import VERSION
@@ -47,7 +47,6 @@ def evaluate(
     asking: Asking | None = None,
     threads: int | None = None,
     use_cache: bool = True,
-    progress: Progress | None = None,
 ) -> Scorecard:
     """Compare the artifact in `folder` with `reference`, a float MODEL (folder or hub id) or another artifact's folder.
 
@@ -59,7 +58,6 @@ def evaluate(
     be written.
     """
     start = time.perf_counter()
-    progress = progress or Silent()
     selection = Selection(None if areas is None else tuple(areas), limit)
     chosen = selection.apply(built_in_suites() if suites is None else suites)
     threads = threads or default_threads()
@@ -67,7 +65,7 @@ def evaluate(
     threads_of_session = threads - workers + 1  # every worker that calls it is one of its threads, too
     decoder = Decoder(folder, threads=threads_of_session)
     cache = EvaluationCache(cache_folder()) if use_cache else None
-    with _opened(reference, threads_of_session, cache, progress) as opened:
+    with _opened(reference, threads_of_session, cache) as opened:
         if decoder.config != opened.config:
             raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
         subject = _subject(folder, reference, opened.digest, chosen, selection, asking)
@@ -76,16 +74,16 @@ def evaluate(
             return replace(known, artifact=subject.identity.artifact, reference=subject.identity.reference)
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         context = decoder.config.max_position_embeddings
-        encoded = encode_suites(folder, tokenizer, context, chosen, limit, progress)
+        encoded = encode_suites(folder, tokenizer, context, chosen, limit)
         with _journal(cache, subject, encoded) as journal:
-            run = read_all(encoded.passages, opened.model, decoder, journal, progress, workers=workers)
+            run = read_all(encoded.passages, opened.model, decoder, journal, workers=workers)
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
         beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
         answers = compared_answers(
             folder, resolve_model(reference), opened.digest, chosen, asking, beginnings,
-            threads=threads, cache=cache, progress=progress,
+            threads=threads, cache=cache,
         )  # fmt: skip
     dead = check_dead_matrices(folder, decoder.config)
     scorecard = assemble(subject.identity, encoded, run, tokenizer, (dead,), answers)
@@ -115,7 +113,7 @@ class _Opened:
 
 
 @contextmanager
-def _opened(reference: str, threads: int, cache: EvaluationCache | None, progress: Progress) -> Iterator[_Opened]:
+def _opened(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_Opened]:
     folder = resolve_model(reference)
     if (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx":
         decoder = Decoder(folder, threads=threads)
@@ -123,7 +121,7 @@ def _opened(reference: str, threads: int, cache: EvaluationCache | None, progres
         return
     with Checkpoint.open(folder) as checkpoint:
         digest = checkpoint.digest()
-        yield _Opened(FloatReference(checkpoint, digest, cache, progress), checkpoint.config, digest)
+        yield _Opened(FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
 
 
 @dataclass(frozen=True, slots=True)

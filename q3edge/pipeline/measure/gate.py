@@ -14,7 +14,6 @@ from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.pipeline.measure.measuring import Measuring, evaluated
-from q3edge.progress import Progress
 from q3edge.report.gates import Gates
 from q3edge.runtime.session.loader import open_artifact
 from q3edge.storage.json_files import read_json_object
@@ -40,9 +39,7 @@ class GateReport:
         return asdict(self)
 
 
-def check_artifact(
-    folder: Path, gates: Gates, measuring: Measuring, *, scorecard: Path | None = None, progress: Progress
-) -> GateReport:
+def check_artifact(folder: Path, gates: Gates, measuring: Measuring, *, scorecard: Path | None = None) -> GateReport:
     """Judge the artifact in `folder` by a file (a scorecard's or a report's JSON), else by evaluating it now where
     `measuring` has a reference, else by what its manifest says that `build` measured.
 
@@ -54,7 +51,7 @@ def check_artifact(
         recovery, mean_kl = _numbers(_from_file(scorecard, artifact_digest(folder)))
     elif measuring.reference is not None:
         source = "evaluated now"
-        recovery, mean_kl = _numbers(evaluated(folder, measuring, progress))
+        recovery, mean_kl = _numbers(evaluated(folder, measuring))
     else:
         source = "the manifest"
         recovery, mean_kl = None, _built_kl(manifest)

@@ -11,7 +11,6 @@ import onnxruntime as ort
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.machine.cpu import cpu_name, default_threads
-from q3edge.progress import Progress
 
 if TYPE_CHECKING:
     from q3edge.pipeline.measure.answers import Asking
@@ -35,7 +34,7 @@ class Measuring:
     cache: bool = True
 
 
-def evaluated(folder: Path, measuring: Measuring, progress: Progress) -> Scorecard:
+def evaluated(folder: Path, measuring: Measuring) -> Scorecard:
     """The artifact in `folder` against the reference, which has to be given; errors are those of `evaluate`."""
     from q3edge.pipeline.measure.evaluate import evaluate  # brings torch, which a gate on known numbers does not need
 
@@ -49,7 +48,6 @@ def evaluated(folder: Path, measuring: Measuring, progress: Progress) -> Scoreca
         asking=measuring.asking,
         threads=measuring.threads,
         use_cache=measuring.cache,
-        progress=progress,
     )
 
 

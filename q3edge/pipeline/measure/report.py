@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import artifact_digest
@@ -20,14 +21,13 @@ from q3edge.pipeline.measure.measured import known_or_measured
 from q3edge.pipeline.measure.measuring import Measuring, evaluated, here, model_name
 from q3edge.pipeline.measure.speed import artifact_speed
 from q3edge.pipeline.measure.tensor_facts import summarized_schemes, tensor_facts
-from q3edge.progress import Progress
 from q3edge.report.content import Failure, Reference, Report, Speed, Variant
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
 from q3edge.runtime.session.loader import open_artifact
 
 
-def make_report(folders: Sequence[Path], measuring: Measuring, gates: Gates, progress: Progress) -> Report:
+def make_report(folders: Sequence[Path], measuring: Measuring, gates: Gates) -> Report:
     """A report of the artifacts in `folders` (at least one).
 
     Every folder is checked before anything is measured. InputError: one is broken. What cannot be measured is told in
@@ -39,7 +39,7 @@ def make_report(folders: Sequence[Path], measuring: Measuring, gates: Gates, pro
     variants = []
     for name, folder in zip(names, folders):
         progress.note(f"{name}: measure")
-        variants.append(measure_artifact(name, folder, measuring, progress))
+        variants.append(measure_artifact(name, folder, measuring))
     return assemble(variants, (), measuring, gates)
 
 
@@ -62,7 +62,7 @@ def assemble(variants: Sequence[Variant], failures: Sequence[Failure], measuring
     )
 
 
-def measure_artifact(name: str, folder: Path, measuring: Measuring, progress: Progress) -> Variant:
+def measure_artifact(name: str, folder: Path, measuring: Measuring) -> Variant:
     """Everything a report says about one artifact; what cannot be measured is in `missing` with the reason.
 
     InputError: the folder is no sound artifact.
@@ -82,7 +82,7 @@ def measure_artifact(name: str, folder: Path, measuring: Measuring, progress: Pr
         notices=manifest.notices,
         versions=manifest.versions,
     )
-    variant = _evaluated(variant, folder, measuring, progress)
+    variant = _evaluated(variant, folder, measuring)
     return _timed(variant, folder, measuring) if measuring.speed else variant
 
 
@@ -110,11 +110,11 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _evaluated(variant: Variant, folder: Path, measuring: Measuring, progress: Progress) -> Variant:
+def _evaluated(variant: Variant, folder: Path, measuring: Measuring) -> Variant:
     if measuring.reference is None:
         return _lacking(variant, "recovery was not measured: give --reference MODEL")
     try:
-        scorecard = evaluated(folder, measuring, progress)
+        scorecard = evaluated(folder, measuring)
     except Q3EdgeError as error:
         return _lacking(variant, f"not evaluated: {error}")
     return replace(variant, scorecard=scorecard)

@@ -19,7 +19,6 @@ from q3edge.evaluation.distance.windows import (
 )
 from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.evaluation.validation.validate import validate_artifact
-from q3edge.progress import Progress
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 
@@ -31,12 +30,11 @@ def validate_against(
     max_tokens: int = MAX_TOKENS,
     max_kl: float | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
 ) -> ValidationReport:
     """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in)."""
     with Checkpoint.open(resolve_model(reference)) as checkpoint:
         windows = text_windows(folder, checkpoint.config, texts, max_tokens)
-        return validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads, progress=progress)
+        return validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads)
 
 
 def text_windows(folder: Path, config: Qwen3Config, texts: Sequence[Path], max_tokens: int) -> tuple[Window, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from q3edge import progress
 from q3edge.architecture.tensors import FINAL_NORM
 from q3edge.calibration.budget.sensitivity import Sensitivity
 from q3edge.calibration.data import CalibrationSet
@@ -46,7 +47,6 @@ from q3edge.pipeline.quantize.plans import (
     make_plans,
     widths_of,
 )
-from q3edge.progress import Progress
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.layer import normalize, read_tensor
 from q3edge.reference.model import LogitsHead, hidden_states
@@ -61,7 +61,6 @@ def allocated(
     budget: Budget,
     model_digest: str,
     work: Path,
-    progress: Progress,
     *,
     exported: bool = False,
     int8_cache: bool = False,
@@ -86,7 +85,7 @@ def allocated(
     with Journal(work, inputs | ours, restart=calibration.restart) as journal:
         for line in ahead:
             progress.note(line)
-        contest = _Contest(checkpoint, tokens, inputs, journal, progress)
+        contest = _Contest(checkpoint, tokens, inputs, journal)
         plans = make_plans(config, contest.costs(), limit, int8_cache=int8_cache)
         kl = contest.judge(plans)
         best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
@@ -109,10 +108,9 @@ class _Contest:
         tokens: CalibrationSet,
         inputs: dict[str, str],
         journal: Journal,
-        progress: Progress,
     ) -> None:
         self._checkpoint, self._ids, self._inputs = checkpoint, tokens.token_ids, inputs
-        self._journal, self._progress = journal, progress
+        self._journal = journal
         self._held_out = held_out_rows(len(tokens.token_ids))
         self._bfloat16 = has_fast_bfloat16()
 
@@ -124,7 +122,7 @@ class _Contest:
             measure = Sensitivity(
                 self._checkpoint, widths, self._ids, self._held_out, self._journal.folder, bfloat16=self._bfloat16
             )
-            stored = {unit.name: values for unit, values in measure.run(self._progress).items()}
+            stored = {unit.name: values for unit, values in measure.run().items()}
             self._journal.store(_COSTS, stored)
         return {unit: stored[unit.name] for unit in widths}
 
@@ -133,7 +131,7 @@ class _Contest:
         judged: dict[str, float] = self._journal.recall(_JUDGED) or {}
         for number, plan in enumerate(plans, 1):
             if plan.name not in judged:
-                self._progress.note(
+                progress.note(
                     f"plan {number} of {len(plans)}, {plan.name}: {plan.size / 1e6:.1f} MB, "
                     f"KL {plan.predicted_kl:.4f} predicted"
                 )
@@ -155,7 +153,7 @@ class _Contest:
             walk = Walk(
                 self._checkpoint, schemes, self._ids, journal, bfloat16=self._bfloat16, reconstruct=plan.reconstruct
             )
-            states = walk.run(self._progress)
+            states = walk.run()
             try:
                 yield walk, states
             finally:
@@ -172,7 +170,7 @@ class _Contest:
     def _float_states(self) -> torch.Tensor:
         """Of the float model after the final norm, on held-out tokens, float32 [T, H]."""
         ids = self._ids[len(self._ids) - self._held_out :]
-        return hidden_states(self._checkpoint, ids, progress=self._progress, label="float model").flatten(0, 1)
+        return hidden_states(self._checkpoint, ids, label="float model").flatten(0, 1)
 
 
 def _to_json(limit: int, best: Plan, plans: Sequence[Plan], kl: Mapping[str, float]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest, Notice
@@ -28,7 +29,6 @@ from q3edge.errors import InputError, UsageError
 from q3edge.machine.cpu import has_fast_bfloat16
 from q3edge.pipeline.quantize.forecast import Workload
 from q3edge.pipeline.quantize.outlook import outlook
-from q3edge.progress import Progress
 from q3edge.quantization.recipe import AUTO, Recipe
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -151,7 +151,6 @@ def calibrated(
     calibration: Calibration,
     model_digest: str,
     work: Path,
-    progress: Progress,
     *,
     exported: bool = False,
 ) -> Iterator[Calibrated]:
@@ -185,7 +184,7 @@ def calibrated(
             bfloat16=bfloat16,
             reconstruct=calibration.reconstruct,
         )
-        walk.run(progress).close()
+        walk.run().close()
         yield calibrated_walk(recipe, walk, tokens)
 
 

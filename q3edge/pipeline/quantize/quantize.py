@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest, Notice, staged_directory
@@ -31,7 +32,6 @@ from q3edge.pipeline.quantize.calibrate import (
     work_folder,
 )
 from q3edge.pipeline.quantize.tune import tune_folder
-from q3edge.progress import Progress, Silent
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -49,7 +49,6 @@ def quantize_checkpoint(
     calibration: Calibration | None = None,
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> Manifest:
     """Quantize MODEL (folder or hub id) into `output`; returns the manifest that was written there."""
     folder = resolve_model(model)
@@ -57,9 +56,7 @@ def quantize_checkpoint(
         Checkpoint.open(folder) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
     ):
-        manifest = write_quantized(
-            checkpoint, recipe, staging, calibration, work=work_folder(output), progress=progress or Silent()
-        )
+        manifest = write_quantized(checkpoint, recipe, staging, calibration, work=work_folder(output))
     discard_work(output, manifest)
     return manifest
 
@@ -71,7 +68,6 @@ def write_quantized(
     calibration: Calibration | None = None,
     *,
     work: Path,
-    progress: Progress,
     exported: bool = False,
 ) -> Manifest:
     """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished.
@@ -80,12 +76,12 @@ def write_quantized(
     """
     recipe, notices = choose_method(checkpoint, recipe, calibration)
     digest = checkpoint.digest()
-    with _solving(checkpoint, recipe, calibration or Calibration(), digest, work, progress, exported) as found:
+    with _solving(checkpoint, recipe, calibration or Calibration(), digest, work, exported) as found:
         schemes = found.recipe.resolve(checkpoint.config)
-        at_limits = _write_weights(checkpoint, schemes, found, folder, progress)
+        at_limits = _write_weights(checkpoint, schemes, found, folder)
         metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
-            metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out, progress)
+            metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out)
         for line in _bought(metrics):
             progress.note(line)
         chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
@@ -96,7 +92,7 @@ def write_quantized(
                 else found.tokens
             )
             with QuantizedCheckpoint.open(folder) as quantized:
-                write_kv_scales(folder, kv_scales(quantized, tokens, progress))
+                write_kv_scales(folder, kv_scales(quantized, tokens))
         notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
         if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
             (folder / RECIPE_FILE).write_text(chosen.to_toml(), encoding="utf-8")
@@ -130,16 +126,15 @@ def _solving(
     calibration: Calibration,
     digest: str,
     work: Path,
-    progress: Progress,
     exported: bool,
 ) -> AbstractContextManager[Calibrated]:
     """What has to be known before a weight is written: nothing, a calibration, or one within a budget."""
     if recipe.method != "gptq":
         return nullcontext(Calibrated(recipe))
     if calibration.budget is None:
-        return calibrated(checkpoint, recipe, calibration, digest, work, progress, exported=exported)
+        return calibrated(checkpoint, recipe, calibration, digest, work, exported=exported)
     return allocated(
-        checkpoint, calibration, calibration.budget, digest, work, progress,
+        checkpoint, calibration, calibration.budget, digest, work,
         exported=exported, int8_cache=recipe.kv_cache == "int8",
     )  # fmt: skip
 
@@ -166,7 +161,6 @@ def _write_weights(
     schemes: Mapping[str, Scheme | None],
     found: Calibrated,
     folder: Path,
-    progress: Progress,
 ) -> int:
     """Write what calibration found and round everything else; returns how many groups have a scale out of range."""
     shapes = tensor_shapes(checkpoint.config)

@@ -14,19 +14,16 @@ from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.calibration.training.tune import Tuned, Tuner
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, QuantizedWriter
-from q3edge.progress import Progress
 from q3edge.storage.json_files import read_json_object
 
 _ROWS = 1 << 13  # of the embedding copied at a time
 
 
-def tune_folder(
-    checkpoint: Checkpoint, folder: Path, token_ids: NDArray[np.int64], held_out: int, progress: Progress
-) -> dict[str, Any]:
+def tune_folder(checkpoint: Checkpoint, folder: Path, token_ids: NDArray[np.int64], held_out: int) -> dict[str, Any]:
     """Replace the weights in `folder` by tuned ones; returns what it cost and bought, for the manifest."""
     tuned_folder = folder / "tuned"
     with QuantizedCheckpoint.open(folder) as quantized:
-        tuned = Tuner(checkpoint, quantized, token_ids, held_out).run(progress)
+        tuned = Tuner(checkpoint, quantized, token_ids, held_out).run()
         tuned_folder.mkdir()
         _write(checkpoint, quantized, tuned, tuned_folder)
     for path in tuned_folder.iterdir():

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
+from q3edge import progress
 from q3edge.errors import described
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import Calibration
 from q3edge.pipeline.sweep.variants import Asked
-from q3edge.progress import Progress
 from q3edge.quantization.recipe import Recipe
 
 _VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows judges on all text
@@ -43,12 +43,12 @@ def job_for(asked: Asked, model: str, output: Path, calibration: Calibration | N
     return Job(model, output / asked.name, asked.name, recipe, calibration, threads, (output / asked.name).exists())
 
 
-def build_all(jobs: Sequence[Job], at_a_time: int, progress: Progress) -> Iterator[tuple[str, str | None]]:
+def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | None]]:
     """The name of each job as it ends, with the reason where it failed."""
     if at_a_time == 1 or len(jobs) < 2:
         for job in jobs:
             progress.note(f"{job.name}: build")
-            yield job.name, _build(job, None, progress)
+            yield job.name, _build(job, None)
         return
     threads = max(1, torch.get_num_threads() // at_a_time)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
@@ -66,7 +66,7 @@ def build_all(jobs: Sequence[Job], at_a_time: int, progress: Progress) -> Iterat
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _build(job: Job, torch_threads: int | None, progress: Progress | None = None) -> str | None:
+def _build(job: Job, torch_threads: int | None) -> str | None:
     """None once the artifact is there, else the reason why it is not: the other variants go on."""
     if torch_threads is not None:
         torch.set_num_threads(torch_threads)
@@ -80,7 +80,6 @@ def _build(job: Job, torch_threads: int | None, progress: Progress | None = None
             max_tokens=_VALIDATED_TOKENS,
             threads=job.threads,
             overwrite=job.overwrite,
-            progress=progress,
         )
     except Exception as error:
         return described(error)[0]

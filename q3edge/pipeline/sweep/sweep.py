@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from q3edge import progress
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.errors import described
@@ -20,7 +21,6 @@ from q3edge.pipeline.quantize.calibrate import Calibration
 from q3edge.pipeline.sweep.builds import build_all, job_for
 from q3edge.pipeline.sweep.ledger import Ledger, request_digest
 from q3edge.pipeline.sweep.variants import Asked
-from q3edge.progress import Progress, Silent
 from q3edge.report.content import Failure, Report, Variant
 from q3edge.report.files import write_report
 from q3edge.report.gates import Gates
@@ -44,7 +44,6 @@ def run_sweep(
     calibration: Calibration | None = None,
     *,
     jobs: int = 1,
-    progress: Progress | None = None,
 ) -> SweepResult:
     """Build what of `asked` (at least one) is not finished in `output`, measure all, write the report.
 
@@ -53,10 +52,9 @@ def run_sweep(
     sweep.
     """
     assert measuring.reference is not None, "a sweep is of a model"
-    progress = progress or Silent()
     failures: dict[str, str] = {}
-    resumed = _build(measuring, output, asked, calibration, jobs, failures, progress)
-    variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures, progress)
+    resumed = _build(measuring, output, asked, calibration, jobs, failures)
+    variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures)
     listed = [Failure(v.name, failures[v.name]) for v in asked if v.name in failures]
     report = assemble(variants, listed, measuring, gates)
     files = {suffix: output / f"{REPORT}.{suffix}" for suffix in ("html", "json", "md")}
@@ -71,7 +69,6 @@ def _build(
     calibration: Calibration | None,
     jobs: int,
     failures: dict[str, str],
-    progress: Progress,
 ) -> tuple[str, ...]:
     """Build what is missing; adds to `failures`, and returns the names that were finished before."""
     folder = resolve_model(measuring.reference or "")
@@ -91,7 +88,7 @@ def _build(
         else:
             waiting.append(job_for(variant, str(folder), output, calibration, measuring.threads))
     ledger.begin(job.name for job in waiting)
-    for name, reason in build_all(waiting, jobs, progress):
+    for name, reason in build_all(waiting, jobs):
         if reason is None:
             ledger.finish(name, requests[name])
         else:
@@ -100,18 +97,16 @@ def _build(
     return resumed
 
 
-def _measure(
-    output: Path, asked: Sequence[Asked], measuring: Measuring, failures: dict[str, str], progress: Progress
-) -> list[Variant]:
+def _measure(output: Path, asked: Sequence[Asked], measuring: Measuring, failures: dict[str, str]) -> list[Variant]:
     """Measure what is there; adds to `failures`."""
     variants = []
     for variant in asked:
         progress.note(f"{variant.name}: measure")
         try:
             if variant.baseline is not None:
-                variants.append(measure_baseline(BASELINES[variant.baseline], measuring, progress))
+                variants.append(measure_baseline(BASELINES[variant.baseline], measuring))
             else:
-                variants.append(measure_artifact(variant.name, output / variant.name, measuring, progress))
+                variants.append(measure_artifact(variant.name, output / variant.name, measuring))
         except Exception as error:
             failures[variant.name] = described(error)[0]
             progress.note(f"{variant.name}: failed: {failures[variant.name]}")

@@ -17,7 +17,6 @@ from q3edge.calibration.budget.sensitivity import Sensitivity
 from q3edge.calibration.layers.stage import Solution
 from q3edge.calibration.layers.units import Unit, units_of
 from q3edge.calibration.rounding.rtn import round_to_nearest
-from q3edge.progress import Silent
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
@@ -47,7 +46,7 @@ def rounded(source: InMemoryWeights, unit: Unit, scheme: Scheme) -> InMemoryWeig
 
 def measure(source: InMemoryWeights, tokens: NDArray[np.int64], folder: Path) -> Mapping[Unit, list[float]]:
     widths = dict.fromkeys(units_of(source.config), WIDTHS)
-    return Sensitivity(source, widths, tokens, HELD_OUT, folder).run(Silent())
+    return Sensitivity(source, widths, tokens, HELD_OUT, folder).run()
 
 
 @pytest.mark.parametrize("tied", [True, False])

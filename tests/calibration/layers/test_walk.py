@@ -15,6 +15,7 @@ from q3edge.calibration.layers.units import STAGE_FIELDS
 from q3edge.calibration.layers.walk import Walk, rounded_layer
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.errors import InputError
+from q3edge.progress import reported_to
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead, embed, hidden_states
@@ -144,7 +145,7 @@ def test_no_sequence_both_solves_and_judges(tmp_path: Path) -> None:
 
 
 class Counted:
-    """A Progress that remembers."""
+    """A listener that remembers."""
 
     def __init__(self) -> None:
         self.total, self.done = 0, 0
@@ -168,7 +169,7 @@ def test_progress_ends_at_its_total_the_first_time_and_after(table: Scheme | Non
     source = outlier_model(8)
     schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
     for _ in range(2):
-        progress = Counted()
-        with Journal(tmp_path, {}) as journal:
-            Walk(source, schemes, TRAINING[:6], journal).run(progress).close()
-        assert progress.done == progress.total == 2 * len(STAGE_FIELDS) + (table is not None)
+        counted = Counted()
+        with reported_to(counted), Journal(tmp_path, {}) as journal:
+            Walk(source, schemes, TRAINING[:6], journal).run().close()
+        assert counted.done == counted.total == 2 * len(STAGE_FIELDS) + (table is not None)

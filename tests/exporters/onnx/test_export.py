@@ -25,7 +25,7 @@ from q3edge.exporters.onnx.decoder import Decoder
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.exporters.onnx.external_data import PAGE, ExternalData, TensorSpec
 from q3edge.exporters.onnx.linear import Matrices
-from q3edge.progress import Advance
+from q3edge.progress import Advance, Silent, reported_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -212,14 +212,15 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
     seen: list[int] = []
     totals: list[int] = []
 
-    class Record:
+    class Record(Silent):
         @contextmanager
         def task(self, label: str, total: int) -> Iterator[Advance]:
             totals.append(total)
             yield seen.append
 
     source = InMemoryWeights.random()
-    export_decoder(source, tmp_path, progress=Record())
+    with reported_to(Record()):
+        export_decoder(source, tmp_path)
     assert [sum(seen)] == totals == [sum(values.size for values in source.tensors.values())]
 
 

@@ -18,7 +18,6 @@ from q3edge.checkpoint.compressed_tensors import read_kv_scales, write_kv_scales
 from q3edge.checkpoint.compressed_tensors.kv_scales import KV_SCALES_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.export import export_decoder
-from q3edge.progress import Silent
 from q3edge.runtime.session.decoder import Decoder, KVCache
 from tests.helpers.runtime_support import seal, write_tokenizer
 from tests.helpers.support import InMemoryWeights, tiny_config, write_checkpoint
@@ -29,7 +28,7 @@ IDS = RNG.integers(0, 320, (1, 64))
 
 @pytest.fixture(scope="module")
 def scales() -> KVScales:
-    return kv_scales(InMemoryWeights.random(), RNG.integers(0, 320, (4, 64)), Silent())
+    return kv_scales(InMemoryWeights.random(), RNG.integers(0, 320, (4, 64)))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def by_layer(scales: KVScales) -> NDArray[np.float32]:
 def test_scales_are_the_largest_of_transformers_cache(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", torch_dtype="float32")
     with Checkpoint.open(folder) as checkpoint:
-        found = kv_scales(checkpoint, IDS, Silent())
+        found = kv_scales(checkpoint, IDS)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         past = model(torch.from_numpy(IDS), use_cache=True).past_key_values

@@ -28,7 +28,7 @@ from q3edge.pipeline.quantize.forecast import (
     work_folder_bytes,
 )
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
-from q3edge.progress import Silent
+from q3edge.progress import Silent, reported_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.calibration_support import (
@@ -47,7 +47,7 @@ GB = 10**9
 
 
 class Heard(Silent):
-    """A Progress that keeps the lines."""
+    """A listener that keeps the lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -72,7 +72,8 @@ class Small:
     def quantize(self, *, reconstruct: bool = False, tune: bool = False) -> list[str]:
         heard = Heard()
         calibration = Calibration((self.folder / "tokens.npy",), reconstruct=reconstruct, tune=tune)
-        quantize_checkpoint(str(self.model), self.folder / "out", self.recipe, calibration, progress=heard)
+        with reported_to(heard):
+            quantize_checkpoint(str(self.model), self.folder / "out", self.recipe, calibration)
         return heard.lines
 
     def beside(self) -> list[str]:

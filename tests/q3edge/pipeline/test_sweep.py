@@ -16,7 +16,6 @@ from q3edge.pipeline.measure.report import make_report, unique_names
 from q3edge.pipeline.sweep import builds as sweep_builds
 from q3edge.pipeline.sweep.sweep import SweepResult, run_sweep
 from q3edge.pipeline.sweep.variants import parse_variants
-from q3edge.progress import Silent
 from q3edge.report.gates import Gates
 from tests.helpers.runtime_support import write_tokenizer
 from tests.helpers.support import write_checkpoint
@@ -133,13 +132,13 @@ def test_a_damaged_ledger_is_refused(model: Path, tmp_path: Path) -> None:
 
 def test_a_report_of_the_same_artifacts_has_the_same_scorecards(model: Path, output: Path) -> None:
     measuring = Measuring(str(model), areas=("math",), limit=2, speed=False, threads=1)
-    report = make_report([output / "int8"], measuring, LENIENT, Silent())
+    report = make_report([output / "int8"], measuring, LENIENT)
     raw = json.loads((output / "report.json").read_text())
     assert json.loads(json.dumps(report.to_json()))["variants"][0] == raw["variants"][0]
 
 
 def test_without_a_reference_a_report_tells_what_build_measured(output: Path) -> None:
-    report = make_report([output / "int8"], Measuring(speed=False), Gates(None, 5.0), Silent())
+    report = make_report([output / "int8"], Measuring(speed=False), Gates(None, 5.0))
     (variant,) = report.variants
     assert variant.recovery is None
     assert variant.mean_kl is not None
@@ -149,15 +148,15 @@ def test_without_a_reference_a_report_tells_what_build_measured(output: Path) ->
 
 def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> None:
     folder, here = output / "int8", Measuring(speed=False)
-    by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json", progress=Silent())
+    by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json")
     now = Measuring(str(model), areas=("math",), limit=2, threads=1)
-    assert check_artifact(folder, LENIENT, now, progress=Silent()).recovery == by_file.recovery
+    assert check_artifact(folder, LENIENT, now).recovery == by_file.recovery
     require_gates(by_file)
-    strict = check_artifact(folder, Gates(None, 1e-9), here, progress=Silent())
+    strict = check_artifact(folder, Gates(None, 1e-9), here)
     with pytest.raises(ValidationError, match="at most 1e-09 asked for"):
         require_gates(strict)
     with pytest.raises(UsageError, match="recovery was not measured"):
-        check_artifact(folder, Gates(97, None), here, progress=Silent())
+        check_artifact(folder, Gates(97, None), here)
 
 
 def test_a_scorecard_of_another_artifact_is_refused(output: Path, tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_a_scorecard_of_another_artifact_is_refused(output: Path, tmp_path: Path
         ("no.json", "not found"),
     ):
         with pytest.raises(InputError, match=words):
-            check_artifact(output / "int8", LENIENT, Measuring(), scorecard=tmp_path / name, progress=Silent())
+            check_artifact(output / "int8", LENIENT, Measuring(), scorecard=tmp_path / name)
 
 
 def test_names_are_told_apart_by_the_parent(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from q3edge.errors import InputError
 from q3edge.evaluation.scorecard.passages import Encoded, Passage, PassageEncoder, passages_digest
 from q3edge.evaluation.suites.suite import Item, Suite
-from q3edge.progress import Silent
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -40,7 +39,7 @@ def encode(
     tokenizer: Tokenizer, template: ChatTemplate | None, *items: Item, context: int = 512, limit: int | None = None
 ) -> Encoded:
     encoder = PassageEncoder(ChatEncoder(tokenizer, template, "test"), context)
-    return encoder.encode([Suite("s", items, "00", "test")], limit, Silent())
+    return encoder.encode([Suite("s", items, "00", "test")], limit)
 
 
 def answer_of(tokenizer: Tokenizer, passage: Passage) -> str:

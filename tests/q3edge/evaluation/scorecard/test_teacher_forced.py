@@ -18,7 +18,6 @@ from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.readings import Reading
 from q3edge.evaluation.scorecard.teacher_forced import ReadingRun, read_all
 from q3edge.evaluation.suites.suite import Item
-from q3edge.progress import Silent
 from tests.helpers.evaluation_support import ReferenceDecoder
 from tests.helpers.support import InMemoryWeights
 
@@ -50,8 +49,8 @@ class Noisy(ReferenceDecoder):
 def run(passages: list[Passage], workers: int, journal: ReadingJournal | None = None) -> tuple[ReadingRun, Noisy]:
     source = InMemoryWeights.random(1)
     decoder = Noisy(source)
-    reference = FloatReference(source, "digest", None, Silent())
-    return read_all(passages, reference, decoder, journal, Silent(), workers=workers), decoder
+    reference = FloatReference(source, "digest", None)
+    return read_all(passages, reference, decoder, journal, workers=workers), decoder
 
 
 def same(one: Reading | None, other: Reading | None) -> bool:
