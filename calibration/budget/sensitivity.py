@@ -21,15 +21,16 @@ from q3edge.architecture.tensors import FINAL_NORM
 from q3edge.calibration.layers.stage import sampled_losses, solve_stage
 from q3edge.calibration.layers.streams import Stream, Tokens
 from q3edge.calibration.layers.tables import RoundedHead, embed_rounded, embedding_share, solve_head
-from q3edge.calibration.layers.units import STAGE_FIELDS, Unit
+from q3edge.calibration.layers.units import Unit
 from q3edge.calibration.rounding.balance import foldable
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.divergence import mean_kl
-from q3edge.reference.layer import LayerWeights, attention_context, decoder_layer, gated_product, normalize, read_tensor
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
 SOLVED = 32  # sequences that units are rounded for
 PROBED, PROBED_LENGTH = 8, 128  # sequences that the KL is measured on, and how many tokens of each
@@ -125,31 +126,27 @@ class Sensitivity:
         return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]])
 
     def _moments(self, weights: LayerWeights) -> dict[str, Moments]:
-        """Of the input of every stage, for the solved sequences, which go through the layer, and the probed ones."""
-        config = self._config
-        moments = {role: Moments.empty(getattr(weights, names[0]).shape[1]) for role, names in STAGE_FIELDS.items()}
+        """Of the input of every group, for the solved sequences, which go through the layer, and the probed ones."""
+        layer = weights.layer
+        moments = {g.name: Moments.empty(layer.tensors[g.matrices[0]].shape[1]) for g in layer.groups}
 
         def inputs(x: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-            normed = normalize(x, weights.input_layernorm, config)
-            context = attention_context(normed, weights, config, self._rotary[x.shape[1]]).float()
-            x = x + context @ weights.o_proj.T
-            second = normalize(x, weights.post_attention_layernorm, config)
-            product = gated_product(second, weights).float()
-            stages = {"qkv": normed, "o": context, "gate_up": second, "down": product}
-            return stages, x + product @ weights.down_proj.T
+            seen: dict[str, torch.Tensor] = {}
+            output = decoder_layer(x, weights, self._config, self._rotary[x.shape[1]], watch=seen.__setitem__)
+            return {name: values.float() for name, values in seen.items()}, output
 
         def solved(part: slice) -> dict[str, torch.Tensor]:
-            stages, output = inputs(self._states.read(part))
+            groups, output = inputs(self._states.read(part))
             self._states.write(part, output)
-            return stages
+            return groups
 
         for tokens, function, held_out in (
             (self._tokens, solved, False),
             (self._probe_tokens(1), lambda part: inputs(self._variants.read(part))[0], True),
         ):
-            for _, stages in tokens.map(function):
-                for role, values in stages.items():
-                    moments[role].add(values.flatten(0, 1), held_out=held_out)
+            for _, groups in tokens.map(function):
+                for name, values in groups.items():
+                    moments[name].add(values.flatten(0, 1), held_out=held_out)
         return moments
 
     def _rounded(self, unit: Unit, weights: LayerWeights, moments: Moments) -> LayerWeights:
@@ -157,12 +154,13 @@ class Sensitivity:
         widths = self._widths[unit]
         scheme = widths[_probed_width(widths)]
         assert scheme is not None
-        matrices = {name: getattr(weights, name) for name in STAGE_FIELDS[unit.role]}
-        allowed = partial(foldable, role=unit.role, config=self._config)
+        group = next(group for group in weights.layer.groups if group.name == unit.role)
+        matrices = {name: weights[name] for name in group.matrices}
+        allowed = partial(foldable, fold=group.fold)
         solution = solve_stage(matrices, dict.fromkeys(matrices, scheme), moments, allowed)
         self._losses[unit] = sampled_losses(list(matrices.values()), widths, moments, solution.balance)
         values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
-        return dataclasses.replace(weights, **{name: value / solution.balance for name, value in values.items()})
+        return weights.replaced({name: value / solution.balance for name, value in values.items()})
 
     def _divergences(self) -> dict[tuple[Unit, int], float]:
         """Mean KL of every variant to the float model."""

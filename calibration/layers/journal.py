@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.calibration.layers.layer import LayerResult, Reconstruction
+from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
 from q3edge.calibration.layers.stage import TensorReport
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
 from q3edge.checkpoint.source import WeightSource
-from q3edge.reference.layer import LayerWeights, keys_values, normalize
+from q3edge.reference.blocks.attention import keys_values
 from q3edge.reference.model import hidden_states
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 
 TOKENS = 16_384  # that are looked at
 _LARGEST_CODE = 127.0
@@ -24,12 +25,14 @@ def kv_scales(source: WeightSource, token_ids: NDArray[np.int64]) -> KVScales:
     A value beyond anything seen here is cut off at the edge of int8's range when it is stored.
     """
     spec = KVCacheSpec.of(source.config)
-    largest = torch.zeros(2, spec.layers, spec.kv_heads, spec.head_dim)
+    largest = torch.zeros(2, len(spec.layers), spec.kv_heads, spec.head_dim)
 
-    def watch(layer: int, weights: LayerWeights, x: torch.Tensor, rotary: RotaryTables) -> None:
-        normed = normalize(x, weights.input_layernorm, source.config)
-        for peaks, found in zip(largest[:, layer], keys_values(normed, weights, source.config, rotary)):
-            torch.maximum(peaks, found.abs().amax((0, 2)), out=peaks)
+    def watch(weights: LayerWeights, group: str, normed: torch.Tensor, rotary: RotaryTables) -> None:
+        if not any(block.state is not None and block.groups[0].name == group for block in weights.layer.blocks):
+            return
+        found = keys_values(normed, weights, source.config, rotary)
+        for peaks, values in zip(largest[:, spec.layers.index(weights.layer.number)], found):
+            torch.maximum(peaks, values.abs().amax((0, 2)), out=peaks)
 
     rows = max(1, TOKENS // token_ids.shape[1])
     hidden_states(source, token_ids[:rows], label="KV cache scales", watch=watch)

@@ -23,10 +23,11 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
-from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead, embed
 from q3edge.reference.parallel import ordered_map
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
 _PROBED, _PROBED_LENGTH = 4, 128  # sequences, and tokens of each, that tell an embedding's share
 _LEAST_KL = 1e-6  # below, a KL of float32 logits is noise

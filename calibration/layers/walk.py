@@ -11,19 +11,19 @@ which are computed anew from the layers that are sound.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
+from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.layer import LayerResult, LayerSolver
+from q3edge.calibration.layers.layer import LayerSolver
+from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import Boundary, Stream, Tokens
 from q3edge.calibration.layers.tables import embed_rounded, embedding_share, solve_head
-from q3edge.calibration.layers.units import STAGE_FIELDS
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.training.reconstruct import EPOCHS, Reconstructor
 from q3edge.checkpoint.source import WeightSource
@@ -31,8 +31,9 @@ from q3edge.errors import InputError
 from q3edge.progress import Advance
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor, tensor_name
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
 HELD_OUT = 1 / 8  # of the sequences judge every choice
 
@@ -62,7 +63,8 @@ class Walk:
         self._head = head_tensor(source.config)
         self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
         self._reconstruct = reconstruct
-        self._steps = len(STAGE_FIELDS) + (EPOCHS if reconstruct else 0)  # of progress in a layer
+        groups = max(len(layer.groups) for layer in layers_of(source.config))
+        self._steps = groups + (EPOCHS if reconstruct else 0)  # of progress in a layer
 
     def run(self) -> Stream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
@@ -147,7 +149,7 @@ class Walk:
         self._pass_float(layer, before, after)
         if after.target is not None and result.tensors:
             reconstructor = Reconstructor(self._source.config, self.tokens, before.own, after.target)
-            result = reconstructor.run(layer, result, solver.balanced, advance)
+            result = reconstructor.run(result, solver.balanced, advance)
             self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
         elif after.target is not None:
             advance(EPOCHS)
@@ -192,4 +194,5 @@ def rounded_layer(source: WeightSource, layer: int, result: LayerResult) -> Laye
             return torch.from_numpy(result.tensors[name].dequantize())
         return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
 
-    return LayerWeights(**{field.name: read(tensor_name(layer, field.name)) for field in fields(LayerWeights)})
+    described = Layer.of(source.config, layer)
+    return LayerWeights(described, {field: read(described.name(field)) for field in described.tensors})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.blocks import Fold, NormFold, RowFold
 
 
 def balance_of(rms: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -13,20 +13,19 @@ def balance_of(rms: torch.Tensor, exponent: float) -> torch.Tensor:
     return (logarithm - logarithm.mean()).exp()
 
 
-def foldable(balance: torch.Tensor, role: str, config: Qwen3Config) -> torch.Tensor:
-    """The nearest balance [K] to `balance` that can be folded into what feeds the stage `role`.
-
-    Norms take any. Rows of v and up are rounded already and take powers of two, which change only scales, exactly; all
-    query heads that share a value head take one.
-    """
-    if role == "down":
-        return _power_of_two(balance)
-    if role == "o":
-        heads = balance.view(config.num_key_value_heads, -1, config.head_dim)
-        mean = heads.log().mean(dim=1, keepdim=True).exp()
-        return _power_of_two(mean.expand_as(heads).reshape(-1))
-    return balance
-
-
-def _power_of_two(balance: torch.Tensor) -> torch.Tensor:
+def foldable(balance: torch.Tensor, fold: Fold | None) -> torch.Tensor:
+    """The nearest balance [K] to `balance` that `fold` can undo: any by a norm, powers of two by rows; else ones."""
+    if fold is None:
+        return torch.ones_like(balance)
+    if isinstance(fold, NormFold):
+        return balance
+    if fold.sharing > 1:
+        places = balance.view(fold.heads, fold.sharing, fold.width)
+        mean = places.log().mean(dim=1, keepdim=True).exp()
+        balance = mean.expand_as(places).reshape(-1)
     return torch.exp2(balance.log2().round())
+
+
+def by_row(balance: torch.Tensor, fold: RowFold) -> torch.Tensor:
+    """A balance that `fold` can undo as factors of the matrix's rows, [heads * width]."""
+    return balance.view(fold.heads, fold.sharing, fold.width)[:, 0].reshape(-1)

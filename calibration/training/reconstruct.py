@@ -10,13 +10,13 @@ where it did not, the layer stays as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.calibration.layers.layer import LayerResult, Reconstruction
+from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
 from q3edge.calibration.layers.streams import Stream, Tokens
 from q3edge.calibration.training.trained_layer import (
     Adam,
@@ -31,8 +31,9 @@ from q3edge.calibration.training.trained_layer import (
 )
 from q3edge.progress import Advance
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 
 EPOCHS = 4
 _BATCHES = 28  # in an epoch, at least: as many as 64k tokens give
@@ -46,31 +47,29 @@ _LEANING = 0.45  # of that distance: how far from its code a weight starts at mo
 class _Layer:
     """A rounded layer in training. `wanted` holds the float layer that `tensors` (name -> [N, K]) stand for."""
 
-    def __init__(self, layer: int, tensors: Mapping[str, QuantizedTensor], wanted: LayerWeights) -> None:
-        self._layer = layer
-        names = {field.name: tensor_name(layer, field.name) for field in fields(LayerWeights)}
-        self._codes = {
-            field: _Codes(tensors[name], getattr(wanted, field)) for field, name in names.items() if name in tensors
-        }
-        self._norms = {field: Parameter(getattr(wanted, field)) for field in names if field.endswith("norm")}
-        self._rest = replace(wanted, **dict.fromkeys(self.learned, torch.empty(0)))
+    def __init__(self, tensors: Mapping[str, QuantizedTensor], wanted: LayerWeights) -> None:
+        self._layer = wanted.layer
+        names = {field: self._layer.name(field) for field in wanted.tensors}
+        self._codes = {field: _Codes(tensors[name], wanted[field]) for field, name in names.items() if name in tensors}
+        self._norms = {field: Parameter(wanted[field]) for field in names if field.endswith("norm")}
+        self._rest = wanted.replaced(dict.fromkeys(self.learned, torch.empty(0)))
 
     @property
     def learned(self) -> list[str]:
-        """Fields of LayerWeights that are trained."""
+        """Fields of the layer that are trained."""
         return [*self._codes, *self._norms]
 
     @property
     def weights(self) -> LayerWeights:
         """Rounded to codes, but with scales as they come: rounding these at every move would drown what they learn."""
         codes = {field: matrix.weights for field, matrix in self._codes.items()}
-        return replace(self._rest, **codes, **self._norm_values)
+        return self._rest.replaced({**codes, **self._norm_values})
 
     @property
     def stored(self) -> LayerWeights:
         """As they would be stored, float32."""
         codes = {field: torch.from_numpy(matrix.tensor.dequantize()) for field, matrix in self._codes.items()}
-        return replace(self._rest, **codes, **self._norm_values)
+        return self._rest.replaced({**codes, **self._norm_values})
 
     @property
     def moved(self) -> float:
@@ -87,8 +86,8 @@ class _Layer:
 
     def result(self, before: LayerResult, found: Reconstruction) -> LayerResult:
         """What `before` has become."""
-        tensors = {tensor_name(self._layer, field): matrix.tensor for field, matrix in self._codes.items()}
-        norms = {tensor_name(self._layer, field): norm.numpy() for field, norm in self._norm_values.items()}
+        tensors = {self._layer.name(field): matrix.tensor for field, matrix in self._codes.items()}
+        norms = {self._layer.name(field): norm.numpy() for field, norm in self._norm_values.items()}
         return LayerResult(tensors, {**before.floats, **norms}, before.reports, found)
 
     @property
@@ -145,18 +144,18 @@ class Reconstructor:
     before: Stream
     target: Stream
 
-    def run(self, layer: int, solved: LayerResult, wanted: Callable[[], LayerWeights], advance: Advance) -> LayerResult:
+    def run(self, solved: LayerResult, wanted: Callable[[], LayerWeights], advance: Advance) -> LayerResult:
         """`solved` or what became of it. `wanted`: `LayerSolver.balanced`. `advance` is told 1 after every epoch."""
-        result = self._attempt(layer, solved, wanted, _SHARES[0], advance)
+        result = self._attempt(solved, wanted, _SHARES[0], advance)
         for share in _SHARES[1:]:
             if result.tensors is solved.tensors:
-                result = self._attempt(layer, solved, wanted, share, lambda _: None)
+                result = self._attempt(solved, wanted, share, lambda _: None)
         return result
 
     def _attempt(
-        self, layer: int, solved: LayerResult, wanted: Callable[[], LayerWeights], share: float, advance: Advance
+        self, solved: LayerResult, wanted: Callable[[], LayerWeights], share: float, advance: Advance
     ) -> LayerResult:
-        trained = _Layer(layer, solved.tensors, wanted())
+        trained = _Layer(solved.tensors, wanted())
         rotary = RotaryTables.of(self.config, self.tokens.length)
         before, power = self._held_out(trained.stored, rotary)
         self._train(trained, share, rotary, advance)

@@ -7,7 +7,6 @@ threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.calibration.rounding.grid import stored_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.layer import LayerWeights, decoder_layer
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.parallel import ordered_map
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 
 BATCH_TOKENS = 2048
 _PIECE_TOKENS = 1024  # for one thread
@@ -125,8 +125,8 @@ def layer_gradients(
     states: the input, and whatever `upstream(output, it)` makes the gradient by the layer's output of; both [n, S, H].
     """
     if bfloat16:  # once for all pieces: half the memory, and what autocast would make of them
-        weights = replace(weights, **{name: matrix.bfloat16() for name, matrix in weights.matrices.items()})
-    leaves = [getattr(weights, name).requires_grad_() for name in learned]
+        weights = weights.replaced({name: matrix.bfloat16() for name, matrix in weights.matrices.items()})
+    leaves = [weights[name].requires_grad_() for name in learned]
 
     def back(piece: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         x = piece[0].detach().requires_grad_()

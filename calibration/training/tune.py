@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
+from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import FINAL_NORM
 from q3edge.calibration.training.trained_layer import (
     BATCH_TOKENS,
@@ -31,10 +32,11 @@ from q3edge.calibration.training.trained_layer import (
     times_scales,
 )
 from q3edge.checkpoint.source import WeightSource
-from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, tensor_name
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.reference.parallel import ordered_map
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
 EPOCHS = 2
 RATE = 1e-3  # largest relative change of a scale in one step
@@ -66,9 +68,9 @@ class Tuner:
         self._float_head, self._head = LogitsHead(source), LogitsHead(quantized)
         self._source = source
         self._parameters: dict[str, Parameter] = {}
-        for layer in range(self._config.num_hidden_layers):
-            for field in fields(LayerWeights):
-                self._add(tensor_name(layer, field.name))
+        for layer in layers_of(self._config):
+            for field in layer.tensors:
+                self._add(layer.name(field))
         self._add(FINAL_NORM)
 
     def run(self, *, epochs: int = EPOCHS, rate: float = RATE) -> Tuned:
@@ -157,12 +159,12 @@ class Tuner:
     ) -> torch.Tensor:
         """Gradient by the layer's input from that by its output; its parameters are moved."""
         weights, steps = self._layer(layer)
-        learned = [f.name for f in fields(LayerWeights) if tensor_name(layer, f.name) in self._parameters]
+        learned = [field for field in weights.tensors if weights.layer.name(field) in self._parameters]
         by_input, found = layer_gradients(
             weights, learned, (hidden, gradient), lambda _, given: given, self._config, self._rotary
         )
         for name, by_field in found.items():
-            parameter = self._parameters[tensor_name(layer, name)]
+            parameter = self._parameters[weights.layer.name(name)]
             if name in steps:
                 by_field = by_scales(by_field, steps[name], parameter.start)
             parameter.step(by_field, rate, number)
@@ -171,13 +173,14 @@ class Tuner:
     def _layer(self, layer: int) -> tuple[LayerWeights, dict[str, torch.Tensor]]:
         """float32 weights with the parameters as they are now, and the steps [N, K] of every rounded matrix."""
         values, steps = {}, {}
-        for field in fields(LayerWeights):
-            name = tensor_name(layer, field.name)
+        described = Layer.of(self._config, layer)
+        for field in described.tensors:
+            name = described.name(field)
             if self._quantized.scheme(name) is not None:
-                steps[field.name] = steps_of(self._quantized.read_quantized(name))
-                values[field.name] = times_scales(steps[field.name], self._parameters[name].stored)
+                steps[field] = steps_of(self._quantized.read_quantized(name))
+                values[field] = times_scales(steps[field], self._parameters[name].stored)
             elif name in self._parameters:
-                values[field.name] = self._parameters[name].stored
+                values[field] = self._parameters[name].stored
             else:
-                values[field.name] = torch.from_numpy(self._quantized.read(name))
-        return LayerWeights(**values), steps
+                values[field] = read_tensor(self._quantized, name)
+        return LayerWeights(described, values), steps

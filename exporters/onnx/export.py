@@ -10,13 +10,16 @@ import onnx_ir as ir
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVScales
+from q3edge.architecture.layer import layers_of
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
+from q3edge.exporters.onnx.blocks import EXPORTERS
 from q3edge.exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
-from q3edge.exporters.onnx.decoder import Decoder
+from q3edge.exporters.onnx.decoder import build_decoder
 from q3edge.exporters.onnx.external_data import ExternalData
+from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
 
 _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
@@ -45,7 +48,7 @@ def export_decoder(
     with task as advance, ExternalData(folder / DATA_FILE) as data:
         builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
         matrices = Matrices(builder, source, data, accuracy_level, advance)
-        model = Decoder(config, builder, matrices, kv_scales).build()
+        model = build_decoder(DecoderGraph(config, builder, matrices, kv_scales))
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # types and shapes of initializers, which say them themselves
     (folder / MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
@@ -53,9 +56,11 @@ def export_decoder(
 
 def check_exportable(config: Qwen3Config) -> None:
     """InputError for a model whose graph cannot be built, so that a caller can know before any work is spent."""
-    if config.moe is not None:
+    kinds = {block.kind for layer in layers_of(config) for block in layer.blocks}
+    if missing := sorted(kinds - set(EXPORTERS)):
         raise InputError(
-            "config.json: model_type = 'qwen3_moe': mixture-of-experts models cannot be exported yet; expected qwen3"
+            f"config.json: model_type = {config.model_type!r}: mixture-of-experts models cannot be exported yet "
+            f"(there is no operator for {', '.join(missing)}); expected qwen3"
         )
     if config.head_dim % _HEAD_DIM_MULTIPLE:
         raise InputError(

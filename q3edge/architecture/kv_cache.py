@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.layer import layers_of
 from q3edge.formats import CacheType
 
 INPUT_IDS = "input_ids"  # int64 [batch_size, sequence_length]
@@ -22,9 +23,12 @@ LOGITS = "logits"  # float32 [batch_size, kept, vocab_size]
 
 @dataclass(frozen=True, slots=True)
 class KVCacheSpec:
-    """Names, shapes and type of past and present: [batch_size, kv_heads, length, head_dim] per layer."""
+    """Names, shapes and type of past and present: [batch_size, kv_heads, length, head_dim] for each of `layers`.
 
-    layers: int
+    layers: numbers of the decoder layers that have keys and values, in rising order.
+    """
+
+    layers: tuple[int, ...]
     kv_heads: int
     head_dim: int
     dtype: CacheType = "float32"
@@ -32,7 +36,8 @@ class KVCacheSpec:
     @classmethod
     def of(cls, config: Qwen3Config, dtype: CacheType = "float32") -> KVCacheSpec:
         """The cache a model with this config needs."""
-        return cls(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, dtype)
+        layers = (layer.number for layer in layers_of(config) if any(block.state for block in layer.blocks))
+        return cls(tuple(layers), config.num_key_value_heads, config.head_dim, dtype)
 
     def past(self, layer: int) -> tuple[str, str]:
         """Input names of one layer: (key, value)."""
@@ -48,14 +53,14 @@ class KVCacheSpec:
 
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sequence occupies over all layers."""
-        return 2 * np.dtype(self.dtype).itemsize * self.layers * self.kv_heads * self.head_dim
+        return 2 * np.dtype(self.dtype).itemsize * len(self.layers) * self.kv_heads * self.head_dim
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVScales:
     """Of an int8 cache: a key or value is its int8 times the scale of its layer, head and channel.
 
-    keys (after rotation), values: float32 [layers, kv_heads, head_dim], above 0.
+    keys (after rotation), values: float32 [layers, kv_heads, head_dim], above 0, in the order of the spec's layers.
     """
 
     keys: NDArray[np.float32]

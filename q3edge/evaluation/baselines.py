@@ -29,8 +29,8 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ResourceError
 from q3edge.evaluation.distance.references import batches
 from q3edge.evaluation.distance.windows import Window, padded_inputs
-from q3edge.reference.layer import read_tensor
 from q3edge.reference.model import hidden_states
+from q3edge.reference.weights import read_tensor
 
 _BLOCK = 64  # weights that share a scale in bitsandbytes' 4-bit types, its default
 _FLOAT32, _HALF = 4, 2  # bytes

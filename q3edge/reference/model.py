@@ -7,6 +7,7 @@ large as the vocabulary is read in row blocks unless it is small.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,15 +18,17 @@ from q3edge import progress
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
-from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, read_tensor
+from q3edge.reference.layer import check_computable, decoder_layer
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
 MAX_TABLE_BYTES = 640 << 20  # a float32 head up to this size stays in memory between calls
 _BLOCK_BYTES = 64 << 20  # rows of a larger head read at a time
 _PRODUCT_ROWS = 1024  # rows of the head multiplied at a time: their logits stay in the CPU's cache, 1.4 times faster
 _EMBEDDING_ROWS = 256  # rows of the embedding read at a time, where any of them is needed
 _TOKENS_AT_ONCE = 1024  # keeps the widest activation near 64 MB at the 32B shape
-Watch = Callable[[int, LayerWeights, torch.Tensor, RotaryTables], None]  # layer, its weights, its input [B, S, H]
+# Weights of a layer, the name of one of its input groups, the group's input [B, S, K], tables.
+Watch = Callable[[LayerWeights, str, torch.Tensor, RotaryTables], None]
 
 
 @torch.no_grad()
@@ -41,11 +44,12 @@ def hidden_states(
 
     lengths: how many tokens of each sequence are real, the rest being padding on the right, whose states mean nothing;
     None: all. No padding is computed but what evens out the few sequences that go through a layer together, so those of
-    similar lengths should be neighbours. watch: called before each layer, for some sequences at a time.
+    similar lengths should be neighbours. watch: shown the input of every group, for some sequences at a time.
 
     InputError: token ids outside the vocabulary, or experts.
     """
     config = source.config
+    check_computable(config)
     x = embed(source, token_ids)
     rotary = RotaryTables.of(config, token_ids.shape[1])
     parts = [x[rows, :columns] for rows, columns in _together(lengths or [token_ids.shape[1]] * len(token_ids))]
@@ -53,14 +57,17 @@ def hidden_states(
         for layer in range(config.num_hidden_layers):
             weights = LayerWeights.read(source, layer)
             for part in parts:
-                if watch is not None:
-                    watch(layer, weights, part, rotary)
-                part.copy_(decoder_layer(part, weights, config, rotary))
+                seen = None if watch is None else partial(_show, watch, weights, rotary)
+                part.copy_(decoder_layer(part, weights, config, rotary, watch=seen))
             advance(1)
     norm = read_tensor(source, FINAL_NORM)
     for part in parts:
         part.copy_(normalize(part, norm, config))
     return x
+
+
+def _show(watch: Watch, weights: LayerWeights, rotary: RotaryTables, group: str, values: torch.Tensor) -> None:
+    watch(weights, group, values, rotary)
 
 
 def _together(lengths: Sequence[int]) -> list[tuple[slice, int]]:

@@ -67,7 +67,7 @@ class ExportedDecoder:
         self.cache = KVCacheSpec.of(source.config)
 
     def empty_past(self, batch: int) -> Past:
-        names = [name for layer in range(self.cache.layers) for name in self.cache.past(layer)]
+        names = [name for layer in self.cache.layers for name in self.cache.past(layer)]
         return {name: np.zeros(self.cache.shape(batch, 0), np.float32) for name in names}
 
     def step(
@@ -85,7 +85,7 @@ class ExportedDecoder:
         feed = {INPUT_IDS: ids, ATTENTION_MASK: mask, **past}
         if keep is not None:
             feed[NUM_LOGITS_TO_KEEP] = keep
-        names = [LOGITS, *(name for layer in range(self.cache.layers) for name in self.cache.present(layer))]
+        names = [LOGITS, *(name for layer in self.cache.layers for name in self.cache.present(layer))]
         logits, *present = self.session.run(names, feed)
         return logits, dict(zip(past, present))
 

@@ -31,7 +31,7 @@ def read_kv_scales(folder: Path, config: Qwen3Config) -> KVScales | None:
     if not path.exists():
         return None
     spec = KVCacheSpec.of(config)
-    shape = (spec.layers, spec.kv_heads, spec.head_dim)
+    shape = (len(spec.layers), spec.kv_heads, spec.head_dim)
     file = SafetensorsFile(path)
     try:
         found = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}

@@ -16,7 +16,7 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.evaluation.baselines import Baseline, Product, quiet
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.bench import bench_artifact
-from q3edge.reference.layer import read_tensor
+from q3edge.reference.weights import read_tensor
 from q3edge.report.content import Speed, Spread
 
 PROMPT, NEW, REPEATS = 128, 32, 3

@@ -48,8 +48,8 @@ from q3edge.pipeline.quantize.plans import (
     widths_of,
 )
 from q3edge.reference.divergence import mean_kl
-from q3edge.reference.layer import normalize, read_tensor
 from q3edge.reference.model import LogitsHead, hidden_states
+from q3edge.reference.weights import normalize, read_tensor
 
 _COSTS, _JUDGED = "costs", "judged"
 

@@ -21,7 +21,7 @@ from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.calibration.data import CalibrationSet, load_calibration_set
 from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.layer import LayerResult, Reconstruction
+from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
 from q3edge.calibration.layers.stage import TensorReport
 from q3edge.calibration.layers.walk import Walk
 from q3edge.checkpoint import Checkpoint

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import head_tensor, layer_prefix, tensor_shapes
+from q3edge.architecture.layer import Layer, layers_of
+from q3edge.architecture.tensors import head_tensor, tensor_shapes
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
 from q3edge.calibration.layers.streams import Tokens
-from q3edge.calibration.layers.units import STAGE_FIELDS
 from q3edge.calibration.layers.walk import HELD_OUT
 from q3edge.calibration.training.reconstruct import EPOCHS as RECONSTRUCTION_EPOCHS
 from q3edge.calibration.training.trained_layer import BATCH_TOKENS
@@ -23,7 +23,6 @@ from q3edge.calibration.training.tune import EPOCHS
 from q3edge.checkpoint.compressed_tensors.layout import stored_tensors
 from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
 from q3edge.quantization.scheme import Scheme
-from q3edge.reference.layer import tensor_name
 from q3edge.reference.model import MAX_TABLE_BYTES
 
 # Seconds. Everything is counted in floating-point operations of matrix products.
@@ -166,8 +165,8 @@ def _journal_bytes(work: Workload) -> list[int]:
     """Of every layer's file: unpacked codes, scales and zero points; float tensors may be stored for their balance."""
     found = []
     shapes = tensor_shapes(work.config)
-    for layer in range(work.config.num_hidden_layers):
-        names = [name for name in shapes if name.startswith(layer_prefix(layer))]
+    for layer in layers_of(work.config):
+        names = [layer.name(field) for field in layer.tensors]
         solved = any(work.schemes[name] is not None for name in names)
         stored = sum(_unpacked_bytes(shapes[name], work.schemes[name]) + _FILE_BYTES for name in names)
         found.append(stored if solved else _FILE_BYTES)
@@ -195,9 +194,13 @@ def _checkpoint_bytes(work: Workload) -> int:
 
 
 def _stages(work: Workload, layer: int) -> _Stages:
-    shapes = tensor_shapes(work.config)
-    names = [[tensor_name(layer, field) for field in stage] for stage in STAGE_FIELDS.values()]
-    return [[_Matrix(shapes[n][0], shapes[n][1], work.schemes[n]) for n in stage] for stage in names]
+    described = Layer.of(work.config, layer)
+
+    def matrix(field: str) -> _Matrix:
+        rows, width = described.tensors[field].shape
+        return _Matrix(rows, width, work.schemes[described.name(field)])
+
+    return [[matrix(field) for field in group.matrices] for group in described.groups]
 
 
 def _head(work: Workload) -> _Matrix:

@@ -50,7 +50,7 @@ class KVCache:
         self._binding = session.io_binding()
         _bind(self._binding.bind_input, NUM_LOGITS_TO_KEEP, self._keep)
         self._buffers: dict[tuple[str, str], NDArray[np.generic]] = {}
-        for layer in range(spec.layers):
+        for layer in spec.layers:
             for names in zip(spec.past(layer), spec.present(layer)):
                 self._hold(names, np.zeros(spec.shape(batch_size, capacity), spec.dtype))
 
@@ -210,7 +210,7 @@ def _cache_type(session: ort.InferenceSession) -> CacheType:
 
 
 def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpec) -> None:
-    layers = range(spec.layers)
+    layers = spec.layers
     inputs = {INPUT_IDS, ATTENTION_MASK} | {name for layer in layers for name in spec.past(layer)}
     outputs = {LOGITS} | {name for layer in layers for name in spec.present(layer)}
     # num_logits_to_keep has a default, which onnxruntime lists among the overridable initializers.
@@ -220,7 +220,7 @@ def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpe
     if different:
         names = ", ".join(sorted(different)[:4])
         raise InputError(
-            f"{path}: inputs or outputs differ from a {spec.layers}-layer decoder's ({names}); export again"
+            f"{path}: inputs or outputs differ from a {len(spec.layers)}-layer decoder's ({names}); export again"
         )
     for node in session.get_inputs():
         if node.name.startswith(PAST_PREFIX) and list(node.shape[1::2]) != [spec.kv_heads, spec.head_dim]:

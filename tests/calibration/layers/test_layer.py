@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from q3edge.architecture.layer import Layer
 from q3edge.calibration.layers import stage
 from q3edge.calibration.layers.layer import LayerResult, LayerSolver
 from q3edge.calibration.layers.streams import Stream, Tokens
-from q3edge.calibration.layers.units import STAGE_FIELDS
 from q3edge.calibration.layers.walk import rounded_layer
 from q3edge.quantization.scheme import Scheme
-from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 from tests.helpers.calibration_support import Schemes, linear_schemes, outlier_model, random_tokens, stored_states
 from tests.helpers.support import InMemoryWeights
 
@@ -91,7 +91,7 @@ def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str
     assert folded == {"input_layernorm.weight", "post_attention_layernorm.weight"}
     assert {report.balance_exponent for report in found.result.reports.values()} == {0.5}
     assert found.error(found.rounded()) < 0.02
-    assert found.advanced == [1] * len(STAGE_FIELDS)
+    assert found.advanced == [1] * 4
     assert found.left == ["after", "before"]  # what was spilled meanwhile is gone
 
 
@@ -104,9 +104,8 @@ def test_the_balanced_float_layer_is_the_same_function_and_what_codes_stand_for(
     found = Solved(source, linear_schemes(source, INT8), tmp_path)
     assert found.error(found.balanced) < 1e-5
     rounded = found.rounded()
-    for field in dataclasses.fields(LayerWeights):
-        wanted, stored = getattr(found.balanced, field.name), getattr(rounded, field.name)
-        assert (stored - wanted).norm() < 0.02 * wanted.norm(), field.name
+    for field, wanted in found.balanced.tensors.items():
+        assert (rounded[field] - wanted).norm() < 0.02 * wanted.norm(), field
 
 
 @pytest.mark.usefixtures("_balanced")
@@ -161,7 +160,7 @@ def test_hidden_states_are_exact_wherever_the_balance_goes(keep_float: tuple[str
 )
 def test_hidden_states_are_exact_where_scales_are_near_the_end_of_float16(field: str, tmp_path: Path) -> None:
     source = outlier_model(5)
-    values = source.tensors[tensor_name(0, field)]
+    values = source.tensors[Layer.of(source.config, 0).name(field)]
     assert isinstance(values, np.ndarray)
     values *= np.float32(2.0**-10)  # scales below 6e-5, which float16 holds with fewer digits
     found = Solved(source, linear_schemes(source, INT8), tmp_path)
@@ -193,13 +192,13 @@ def test_value_rows_share_a_power_of_two_among_the_query_heads_that_read_them(tm
     schemes = linear_schemes(source, INT4, keep_float=("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))
     result = Solved(source, schemes, tmp_path).result
     for field in ("v_proj", "up_proj"):
-        name = tensor_name(0, field)
+        name = Layer.of(source.config, 0).name(field)
         ratio = source.read(name) / result.floats[name]
         rows = np.median(ratio, axis=1)
         np.testing.assert_array_equal(ratio, np.broadcast_to(rows[:, None], ratio.shape))
         np.testing.assert_array_equal(np.log2(rows), np.round(np.log2(rows)))
         assert len(set(rows.tolist())) > 1
-    assert set(result.floats) == {tensor_name(0, "v_proj"), tensor_name(0, "up_proj")}
+    assert set(result.floats) == {Layer.of(source.config, 0).name("v_proj"), Layer.of(source.config, 0).name("up_proj")}
 
 
 def test_every_rounded_matrix_is_reported(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
-from q3edge.reference.layer import LayerWeights
 from q3edge.reference.model import LogitsHead, hidden_states
+from q3edge.reference.weights import LayerWeights
 from tests.helpers.calibration_support import calibrate, correlated_inputs, outlier_model, output_loss, random_tokens
 from tests.helpers.support import InMemoryWeights
 

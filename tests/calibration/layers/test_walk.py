@@ -11,7 +11,6 @@ import torch
 
 from q3edge.architecture.tensors import EMBEDDING
 from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.units import STAGE_FIELDS
 from q3edge.calibration.layers.walk import Walk, rounded_layer
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.errors import InputError
@@ -172,4 +171,4 @@ def test_progress_ends_at_its_total_the_first_time_and_after(table: Scheme | Non
         counted = Counted()
         with reported_to(counted), Journal(tmp_path, {}) as journal:
             Walk(source, schemes, TRAINING[:6], journal).run().close()
-        assert counted.done == counted.total == 2 * len(STAGE_FIELDS) + (table is not None)
+        assert counted.done == counted.total == 2 * 4 + (table is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from q3edge.calibration.layers.walk import rounded_layer
 from q3edge.calibration.training import reconstruct, trained_layer
 from q3edge.calibration.training.reconstruct import Reconstructor
 from q3edge.quantization.scheme import Scheme
-from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 from tests.helpers.calibration_support import (
     calibrate,
     linear_schemes,
@@ -63,7 +63,7 @@ class Case:
     def reconstructed(self) -> LayerResult:
         advanced: list[int] = []
         reconstructor = Reconstructor(self.source.config, self.tokens, self.before, self.target)
-        result = reconstructor.run(0, self.solved, lambda: self.wanted, advanced.append)
+        result = reconstructor.run(self.solved, lambda: self.wanted, advanced.append)
         assert sum(advanced) == reconstruct.EPOCHS
         return result
 
@@ -151,17 +151,16 @@ def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, mon
     monkeypatch.setattr(reconstruct, "CODE_RATE", 0.2)
     case = Case(tmp_path)
     weights = rounded_layer(case.source, 0, case.solved)
-    fields = [field.name for field in dataclasses.fields(LayerWeights)]
-    leaves = {field: getattr(weights, field).clone().requires_grad_() for field in fields}
+    leaves = {field: values.clone().requires_grad_() for field, values in weights.tensors.items()}
     rows = slice(0, SEQUENCES - HELD_OUT)
-    output = decoder_layer(case.before.read(rows), LayerWeights(**leaves), case.source.config, case.rotary)
+    output = decoder_layer(case.before.read(rows), weights.replaced(leaves), case.source.config, case.rotary)
     loss = (output - case.target.read(rows)).square().sum()
-    gradients = dict(zip(fields, torch.autograd.grad(loss, list(leaves.values()))))
+    gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
     losses = iter([(2.0, 1.0), (1.0, 1.0)])  # whether so large a move helps is not the question
     monkeypatch.setattr(Reconstructor, "_held_out", lambda *_: next(losses))
     result = case.reconstructed()
-    for field in fields:
-        name, gradient = tensor_name(0, field), gradients[field]
+    for field, gradient in gradients.items():
+        name = weights.layer.name(field)
         clear = gradient.abs() > 1e-3 * gradient.abs().max()  # elsewhere the order of a sum decides the sign
         if name not in case.solved.tensors:
             norm = torch.from_numpy(result.floats[name]) / leaves[field].detach()
@@ -173,7 +172,7 @@ def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, mon
         zeros = torch.from_numpy(before.zero_points).float().unsqueeze(-1)
         codes = torch.from_numpy(before.codes).float().view(*before.scales.shape, -1)
         steps = codes - zeros
-        leaning = (getattr(case.wanted, field).view_as(steps) / scales - steps).clamp(-0.45, 0.45)
+        leaning = (case.wanted[field].view_as(steps) / scales - steps).clamp(-0.45, 0.45)
         walked = steps + leaning - 0.2 * (gradient.view_as(steps) * scales).sign()
         clear &= ((walked - walked.floor() - 0.5).abs() > 1e-3).view(before.shape)  # and there that of a product
         expected = torch.clamp(walked.round() + zeros, 0, before.scheme.max_code).view(before.shape)

@@ -8,8 +8,9 @@ import torch
 
 from q3edge.calibration.training import trained_layer
 from q3edge.calibration.training.trained_layer import BATCH_TOKENS, Parameter, batches, layer_gradients, schedule
-from q3edge.reference.layer import LayerWeights, decoder_layer
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 from tests.helpers.calibration_support import outlier_model
 
 
@@ -54,7 +55,7 @@ def test_gradients_of_all_pieces_are_those_of_each_added(bfloat16: bool, monkeyp
         LayerWeights.read(source, 0), learned, (states, target), torch.sub, config, rotary, bfloat16=bfloat16
     )
     weights = LayerWeights.read(source, 0)
-    leaves = [getattr(weights, name).requires_grad_() for name in learned]
+    leaves = [weights[name].requires_grad_() for name in learned]
     for piece in (slice(0, 2), slice(2, 4), slice(4, 6)):
         x = states[piece].clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.calibration.training import trained_layer, tune
 from q3edge.calibration.training.trained_layer import Parameter
 from q3edge.calibration.training.tune import Tuner
 from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
-from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, tensor_name
+from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights, normalize
 from tests.helpers.onnx_models import dequantized, quantized_model
 from tests.helpers.support import InMemoryWeights
 
@@ -62,8 +64,9 @@ def naive_gradients(
         hidden = torch.from_numpy(source.read(EMBEDDING))[torch.from_numpy(ids)]
         rotary = RotaryTables.of(config, ids.shape[1])
         for layer in range(config.num_hidden_layers):
-            names = {f.name: tensor_name(layer, f.name) for f in dataclasses.fields(LayerWeights)}
-            weights = LayerWeights(**{field: weight(source, name) for field, name in names.items()})
+            described = Layer.of(source.config, layer)
+            names = {field: described.name(field) for field in described.tensors}
+            weights = LayerWeights(described, {field: weight(source, name) for field, name in names.items()})
             hidden = decoder_layer(hidden, weights, config, rotary)
         head = torch.from_numpy(source.read(head_tensor(config)))
         return normalize(hidden, weight(source, FINAL_NORM), config) @ head.T

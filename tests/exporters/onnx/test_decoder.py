@@ -156,10 +156,10 @@ def test_the_interface_is_what_other_runtimes_expect(pair: Pair) -> None:
     assert inputs == {
         "input_ids": ("tensor(int64)", ["batch_size", "sequence_length"]),
         "attention_mask": ("tensor(int64)", ["batch_size", "total_sequence_length"]),
-        **{f"past_key_values.{i}.{kind}": ("tensor(float)", past) for i in range(layers) for kind in ("key", "value")},
+        **{f"past_key_values.{i}.{kind}": ("tensor(float)", past) for i in layers for kind in ("key", "value")},
     }
     assert [value.name for value in graph.get_overridable_initializers()] == ["num_logits_to_keep"]
-    present = [f"present.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+    present = [f"present.{i}.{kind}" for i in layers for kind in ("key", "value")]
     assert [value.name for value in graph.get_outputs()] == ["logits", *present]
 
 

@@ -21,9 +21,10 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.exporters.onnx.builder import FUNCTIONS, GraphBuilder
-from q3edge.exporters.onnx.decoder import Decoder
+from q3edge.exporters.onnx.decoder import build_decoder
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.exporters.onnx.external_data import PAGE, ExternalData, TensorSpec
+from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
 from q3edge.progress import Advance, Silent, reported_to
 from q3edge.quantization.recipe import Recipe
@@ -95,7 +96,9 @@ def test_every_official_size_has_a_graph(tmp_path: Path, size: str, format_name:
     recipe = Recipe(()) if format_name == "float" else Recipe.for_format(format_name)
     builder = GraphBuilder()
     with Unwritten(tmp_path / "weights") as data:
-        model = Decoder(config, builder, Matrices(builder, Zeros(config, recipe), data, 4, lambda _n: None)).build()
+        model = build_decoder(
+            DecoderGraph(config, builder, Matrices(builder, Zeros(config, recipe), data, 4, lambda _n: None))
+        )
     extents = sorted({(t.offset, t.length) for t in external(model.graph)})
     ends = [offset + length for offset, length in extents]
     assert all(end <= start < end + PAGE for end, (start, _) in zip([0, *ends], extents))
@@ -183,7 +186,7 @@ def test_offsets_beyond_4_gib_load(tmp_path: Path) -> None:
     source = InMemoryWeights.random()
     builder = GraphBuilder()
     with Far(tmp_path / "weights") as data:
-        model = Decoder(source.config, builder, Matrices(builder, source, data, 4, lambda _n: None)).build()
+        model = build_decoder(DecoderGraph(source.config, builder, Matrices(builder, source, data, 4, lambda _n: None)))
     assert min(tensor.offset or 0 for tensor in external(model.graph)) == 1 << 32
     ir.save(model, tmp_path / "model.onnx")
     near = ExportedDecoder(source, tmp_path / "near")

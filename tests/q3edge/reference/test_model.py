@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import MoeConfig
+from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, LM_HEAD, tensor_shapes
 from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.layer import LayerWeights, tensor_name
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from tests.helpers.support import InMemoryWeights, tiny_config
 
@@ -171,8 +171,10 @@ def test_quantized_source_is_the_model_with_dequantized_weights() -> None:
 
 
 def test_names_of_layer_weights_are_those_of_the_checkpoint() -> None:
-    names = {tensor_name(1, field.name) for field in dataclasses.fields(LayerWeights)}
-    expected = tensor_shapes(InMemoryWeights.random().config)
+    config = InMemoryWeights.random().config
+    layer = Layer.of(config, 1)
+    names = {layer.name(field) for field in layer.tensors}
+    expected = tensor_shapes(config)
     assert names == {name for name in expected if name.startswith("model.layers.1.")}
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.kv_cache import KVScales
+from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
 from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
 
 _MASKED = -1e9  # added to the score of a padding token: its probability becomes 0, and no infinity is involved
@@ -24,8 +24,8 @@ _LENGTH_AXIS = 2  # of a cache
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """What one layer's attention reads and writes. query, key, value: float32 [batch_size, sequence_length, width]."""
+class Heads:
+    """What the attention of a layer reads and writes; query, key, value: float32 [batch_size, sequence_length, N]."""
 
     number: int
     query: ir.Value
@@ -35,7 +35,7 @@ class Layer:
     present: Sequence[ir.Value]
 
 
-class Attention:
+class CachedAttention:
     """Adds attention to a graph; one object serves all layers."""
 
     def __init__(
@@ -43,10 +43,11 @@ class Attention:
     ) -> None:
         """`scales` None: the cache is float32."""
         self._config, self._builder, self._scales = config, builder, scales
+        self._layers = KVCacheSpec.of(config).layers
         self._lengths(ids, mask)
         self._cos, self._sin = self._rotary_tables()
 
-    def context(self, layer: Layer) -> ir.Value:
+    def context(self, layer: Heads) -> ir.Value:
         """The weighted values of all heads, float32 [batch_size, sequence_length, heads * head_dim]."""
         output = ir.val(f"layers.{layer.number}.context")
         outputs = [output, *layer.present]
@@ -61,7 +62,7 @@ class Attention:
 
     def _attend(
         self,
-        layer: Layer,
+        layer: Heads,
         past: Sequence[ir.Value],
         outputs: Sequence[ir.Value],
         *scales: ir.Value,
@@ -88,13 +89,13 @@ class Attention:
             **attributes,
         )
 
-    def _on_int8(self, layer: Layer, scales: Sequence[ir.Value]) -> list[ir.Value]:
+    def _on_int8(self, layer: Heads, scales: Sequence[ir.Value]) -> list[ir.Value]:
         outputs = [ir.val(f"layers.{layer.number}.step.{name}") for name in ("context", "key", "value")]
         settings = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         self._attend(layer, layer.past, outputs, *scales, **settings)
         return outputs
 
-    def _through_float(self, layer: Layer, scales: Sequence[ir.Value]) -> list[ir.Value]:
+    def _through_float(self, layer: Heads, scales: Sequence[ir.Value]) -> list[ir.Value]:
         op, int64 = self._builder.op, self._builder.int64
         axis = int64(_LENGTH_AXIS)
         filled = [op("Slice", past, int64(0), self._past_length, axis) for past in layer.past]
@@ -114,7 +115,7 @@ class Attention:
         return self._builder.constant(np.full(self._config.num_attention_heads, _MASKED, np.float32))
 
     def _scale(self, layer: int, name: str, array: NDArray[np.float32]) -> ir.Value:
-        values = array[layer][None, :, None]  # [1, kv_heads, 1, head_dim]
+        values = array[self._layers.index(layer)][None, :, None]  # [1, kv_heads, 1, head_dim]
         return self._builder.initializer(ir.tensor(values, name=f"layers.{layer}.{name}_scale"))
 
     @staticmethod

@@ -1,0 +1,148 @@
+"""`RoundedLayer`: a layer whose matrices are replaced by rounded ones, one input group after another.
+
+Owns what becomes of a group's balance: it is folded, free at run time, into what feeds the group, as the layer's
+description says: a norm, or the rows of a matrix that is rounded already, of which only the scales change, by powers of
+two, so exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from q3edge.architecture.blocks import Fold, InputGroup, NormFold, RowFold
+from q3edge.calibration.layers.stage import Solution, TensorReport, solve_stage
+from q3edge.calibration.rounding.balance import by_row, foldable
+from q3edge.calibration.rounding.grid import stored_scales
+from q3edge.calibration.rounding.moments import Moments
+from q3edge.checkpoint.source import WeightSource
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.reference.weights import LayerWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """What training the whole layer bought: squared error of its output for the float model's, on held-out tokens.
+
+    Relative to the float model's; both are alike where nothing was kept. moved_codes: share of the codes that changed.
+    rate: share of the usual rates that it took, 0 where none helped.
+    """
+
+    loss_before: float
+    loss_after: float
+    moved_codes: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerResult:
+    """A finished layer by tensor name: rounded matrices, and float tensors that a balance was folded into.
+
+    reports are of the matrices as they were solved; `reconstruction`, if the layer was trained afterwards, of that.
+    """
+
+    tensors: Mapping[str, QuantizedTensor]
+    floats: Mapping[str, NDArray[np.float32]]
+    reports: Mapping[str, TensorReport]
+    reconstruction: Reconstruction | None = None
+
+
+class RoundedLayer:
+    """weights: of the layer as it is now, float32, rounded where that is done; layer: its description."""
+
+    def __init__(self, source: WeightSource, number: int, schemes: Mapping[str, Scheme | None]) -> None:
+        """`schemes`: of all tensors of the model by name; None: it stays float."""
+        self._source, self._schemes = source, schemes
+        self.weights = LayerWeights.read(source, number)
+        self.layer = self.weights.layer
+        self._tensors: dict[str, QuantizedTensor] = {}
+        self._floats: dict[str, NDArray[np.float32]] = {}
+        self._reports: dict[str, TensorReport] = {}
+        self._balances: dict[str, torch.Tensor] = {}  # by group
+
+    @property
+    def result(self) -> LayerResult:
+        """What was found so far."""
+        return LayerResult(self._tensors, self._floats, self._reports)
+
+    def schemes_of(self, group: InputGroup) -> dict[str, Scheme]:
+        """Schemes of the group's matrices that do not stay float, by field."""
+        wanted = {field: self._schemes[self.layer.name(field)] for field in group.matrices}
+        return {field: scheme for field, scheme in wanted.items() if scheme is not None}
+
+    def round(self, group: InputGroup, moments: Moments) -> torch.Tensor:
+        """Round the matrices of a group that have a scheme, for inputs of these moments, and fold the balance.
+
+        Returns the balance [K]: inputs that were computed before are to be divided by it.
+        """
+        schemes = self.schemes_of(group)
+        solution = self._solve(group, schemes, moments)
+        for field in group.matrices:
+            name = self.layer.name(field)
+            if field in schemes:
+                self._tensors[name], self._reports[name] = solution.tensors[field], solution.reports[field]
+                self._replace(field, torch.from_numpy(solution.tensors[field].dequantize()))
+            elif (solution.balance != 1).any():  # it shares the input, so it has to be balanced with the others
+                self._set_float(field, self.weights[field] * solution.balance)
+        self._balances[group.name] = solution.balance
+        if (solution.balance != 1).any():
+            self._fold(group.fold, solution.balance)
+        return solution.balance
+
+    def release(self, group: InputGroup) -> None:
+        """Forget matrices that no later group needs: memory stays at what one group holds."""
+        self.weights = self.weights.replaced(dict.fromkeys(group.matrices, torch.empty(0)))
+
+    def balanced(self) -> LayerWeights:
+        """The float layer that the rounded one stands for: the same function, with all that is folded folded in."""
+        weights = LayerWeights.read(self._source, self.layer.number)
+        changed = {
+            field: weights[field] * self._balances[group.name]
+            for group in self.layer.groups
+            for field in group.matrices
+        }
+        for group in self.layer.groups:
+            balance = self._balances[group.name]
+            match group.fold:
+                case NormFold(norm):
+                    changed[norm] = weights[norm] / balance
+                case RowFold(matrix) as fold:
+                    changed[matrix] = changed[matrix] / by_row(balance, fold).unsqueeze(-1)
+        return weights.replaced(changed)
+
+    def _solve(self, group: InputGroup, schemes: Mapping[str, Scheme], moments: Moments) -> Solution:
+        if not schemes:
+            return Solution({}, torch.ones(self.weights[group.matrices[0]].shape[1]), {})
+        matrices = {field: self.weights[field] for field in schemes}
+        return solve_stage(matrices, schemes, moments, partial(foldable, fold=group.fold))
+
+    def _fold(self, fold: Fold | None, balance: torch.Tensor) -> None:
+        match fold:
+            case NormFold(norm):
+                self._set_float(norm, self.weights[norm] / balance)
+            case RowFold(matrix):
+                self._divide_rows(matrix, by_row(balance, fold).unsqueeze(-1))
+
+    def _divide_rows(self, field: str, divisor: torch.Tensor) -> None:
+        """Divide the rows of a matrix by powers of two [N, 1]: only the scales of a rounded one change, and exactly."""
+        name = self.layer.name(field)
+        if name not in self._tensors:
+            self._set_float(field, self.weights[field] / divisor)
+            return
+        tensor = self._tensors[name]
+        scales = stored_scales(torch.from_numpy(tensor.scales).float() / divisor, tensor.scheme)
+        self._tensors[name] = dataclasses.replace(tensor, scales=scales.numpy().astype(np.float16))
+
+    def _set_float(self, field: str, values: torch.Tensor) -> None:
+        self._floats[self.layer.name(field)] = values.numpy()
+        self._replace(field, values)
+
+    def _replace(self, field: str, values: torch.Tensor) -> None:
+        self.weights = self.weights.replaced({field: values})

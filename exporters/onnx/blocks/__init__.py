@@ -1,0 +1,33 @@
+"""How each kind of block is written as ONNX operators, one file each.
+
+A block is described in `q3edge.architecture.blocks` and computed in `q3edge.reference.blocks`. What all kinds have in
+common, the norm in front and the sum behind, is `decoder`'s; a kind gives what is added to the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from q3edge.architecture.blocks import attention as attention_description
+from q3edge.architecture.blocks import mlp as mlp_description
+from q3edge.architecture.layer import Layer
+from q3edge.exporters.onnx.blocks.attention import self_attention
+from q3edge.exporters.onnx.blocks.mlp import gated_mlp
+from q3edge.exporters.onnx.graph import DecoderGraph
+
+
+@dataclass(frozen=True, slots=True)
+class BlockExporter:
+    """scope: prefix of its nodes' names; build: (graph, layer, normed hidden states [B, S, H]) -> what is added."""
+
+    scope: str
+    build: Callable[[DecoderGraph, Layer, ir.Value], ir.Value]
+
+
+EXPORTERS: Mapping[str, BlockExporter] = {
+    attention_description.KIND: BlockExporter("self_attn", self_attention),
+    mlp_description.KIND: BlockExporter("mlp", gated_mlp),
+}

@@ -1,0 +1,77 @@
+"""`DecoderGraph`: what the blocks of a decoder share while its graph is built: inputs, cache, norms, matrices.
+
+Names of inputs and outputs are `architecture.kv_cache`'s, weights and their operators `linear`'s.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, NUM_LOGITS_TO_KEEP, KVCacheSpec, KVScales
+from q3edge.exporters.onnx.builder import GraphBuilder
+from q3edge.exporters.onnx.cached_attention import CachedAttention
+from q3edge.exporters.onnx.linear import Matrices
+
+
+class DecoderGraph:
+    """inputs, presents: of the graph, in the order they were asked for; ids: the tokens; attention: over the cache."""
+
+    def __init__(
+        self, config: Qwen3Config, builder: GraphBuilder, matrices: Matrices, kv_scales: KVScales | None = None
+    ) -> None:
+        """`kv_scales` makes the KV cache int8."""
+        self.config, self.builder, self.matrices = config, builder, matrices
+        self.inputs: list[ir.Value] = []
+        self.presents: list[ir.Value] = []
+        self._cache = KVCacheSpec.of(config, "float32" if kv_scales is None else "int8")
+        self.ids = self._input(INPUT_IDS, ir.DataType.INT64, "batch_size", "sequence_length")
+        mask = self._input(ATTENTION_MASK, ir.DataType.INT64, "batch_size", "total_sequence_length")
+        self.attention = CachedAttention(config, builder, self.ids, mask, kv_scales)
+
+    def cache(self, layer: int) -> tuple[list[ir.Value], list[ir.Value]]:
+        """Add the past (key, value) of a layer to the inputs and its present to the outputs."""
+        past = [self._input(name, self._cache_type, *self._cache_shape("past")) for name in self._cache.past(layer)]
+        shape = self._cache_shape("total")
+        present = [ir.val(name, self._cache_type, shape) for name in self._cache.present(layer)]
+        self.presents += present
+        return past, present
+
+    def kept_positions(self, hidden: ir.Value) -> ir.Value:
+        """Slice off the last `num_logits_to_keep` positions, an input of the graph; 0 keeps all, as x[-0:] does."""
+        op, int64 = self.builder.op, self.builder.int64
+        default = ir.tensor(np.zeros(1, np.int64), name=NUM_LOGITS_TO_KEEP)
+        keep = self.builder.initializer(default)
+        keep.shape = None  # fed as [] by some runtimes and as [1] by others
+        self.inputs.append(keep)
+        start = op("Neg", op("Reshape", keep, int64(1)))
+        return op("Slice", hidden, start, int64(np.iinfo(np.int64).max), int64(1))
+
+    def norm(self, x: ir.Value, weight: str) -> ir.Value:
+        """RMS norm over the last axis."""
+        return self._normed(self.builder, x, self.matrices.vector(weight))
+
+    def head_norm(self, x: ir.Value, weight: str) -> ir.Value:
+        """RMS norm of each head: [batch_size, sequence_length, heads * head_dim] in and out."""
+        return self.builder.call("HeadNorm", self._normed_heads, x, self.matrices.vector(weight))
+
+    def _normed_heads(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+        heads = builder.op("Reshape", x, builder.int64(0, 0, -1, self.config.head_dim))
+        return builder.op("Reshape", self._normed(builder, heads, weight), builder.int64(0, 0, -1))
+
+    def _normed(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
+        epsilon = self.config.rms_norm_eps
+        return builder.op("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon, stash_type=1)
+
+    @property
+    def _cache_type(self) -> ir.DataType:
+        return ir.DataType.from_numpy(np.dtype(self._cache.dtype))
+
+    def _cache_shape(self, length: str) -> tuple[str, int, str, int]:
+        return "batch_size", self._cache.kv_heads, f"{length}_sequence_length", self._cache.head_dim
+
+    def _input(self, name: str, dtype: ir.DataType, *shape: str | int) -> ir.Value:
+        value = ir.val(name, dtype, shape)
+        self.inputs.append(value)
+        return value

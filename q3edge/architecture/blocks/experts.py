@@ -1,0 +1,26 @@
+"""A mixture of experts: a router and many small MLPs (Qwen3MoeSparseMoeBlock of transformers)."""
+
+from __future__ import annotations
+
+from q3edge.architecture.blocks.description import Block, InputGroup, Tensor
+from q3edge.architecture.blocks.mlp import NORM, gated_groups, gated_tensors
+from q3edge.architecture.config import Qwen3Config
+
+KIND = "experts"
+
+
+def describe(config: Qwen3Config, layer: int) -> Block | None:
+    """The block of a layer with experts. Its norm feeds all of them and the router, so no group alone can scale it."""
+    if config.moe is None or not config.is_moe_layer(layer):
+        return None
+    width, hidden = config.moe.moe_intermediate_size, config.hidden_size
+    tensors = [
+        Tensor(NORM, f"{NORM}.weight", (hidden,)),
+        Tensor("gate", "mlp.gate.weight", (config.moe.num_experts, hidden)),
+    ]
+    groups: list[InputGroup] = []
+    for number in range(config.moe.num_experts):
+        expert = f"experts.{number}."
+        tensors += gated_tensors(config, width, expert)
+        groups += gated_groups(width, fold=None, expert=expert)
+    return Block(KIND, tuple(tensors), NORM, tuple(groups))

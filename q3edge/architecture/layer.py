@@ -1,0 +1,58 @@
+"""`Layer`: one decoder layer as a sequence of blocks. What all else knows of a layer's tensors, it reads here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from q3edge.architecture import blocks
+from q3edge.architecture.blocks import Block, InputGroup, Tensor
+from q3edge.architecture.config import Qwen3Config
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Decoder layer `number` and its blocks in the order of the forward pass."""
+
+    number: int
+    blocks: tuple[Block, ...]
+
+    @classmethod
+    def of(cls, config: Qwen3Config, number: int) -> Layer:
+        """Describe one layer of a model."""
+        found = (kind(config, number) for kind in blocks.KINDS)
+        return cls(number, tuple(block for block in found if block is not None))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by field, in the order of the forward pass."""
+        return {tensor.field: tensor for block in self.blocks for tensor in block.tensors}
+
+    @property
+    def groups(self) -> tuple[InputGroup, ...]:
+        """The input groups of all blocks, in the order of the forward pass."""
+        return tuple(group for block in self.blocks for group in block.groups)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Fields of the matrices that belong to an input group."""
+        return tuple(field for group in self.groups for field in group.matrices)
+
+    def name(self, field: str) -> str:
+        """Full name of a tensor: q_proj of layer 3 is model.layers.3.self_attn.q_proj.weight."""
+        return layer_prefix(self.number) + self.tensors[field].path
+
+    def names(self, group: InputGroup) -> tuple[str, ...]:
+        """Full names of the matrices of a group."""
+        tensors = self.tensors
+        return tuple(layer_prefix(self.number) + tensors[field].path for field in group.matrices)
+
+
+def layers_of(config: Qwen3Config) -> Iterator[Layer]:
+    """All layers of a model, one after another."""
+    return (Layer.of(config, number) for number in range(config.num_hidden_layers))
+
+
+def layer_prefix(number: int) -> str:
+    """Name prefix of the tensors of a decoder layer."""
+    return f"model.layers.{number}."
