@@ -46,7 +46,7 @@ class Scheme:
                 raise UsageError("int8_per_token activations need symmetric 8-bit weights with one scale per row")
         elif type(self.group_size) is not int or self.group_size not in GROUP_SIZES:
             raise UsageError(f"group_size = {self.group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
-        if self.scales not in _SCALE_BITS:
+        if self.scales not in ("int8", "float16"):
             raise UsageError(f"scales = {self.scales!r}: expected 'int8' or 'float16'")
         if self.group_size is None:
             object.__setattr__(self, "scales", "float16")

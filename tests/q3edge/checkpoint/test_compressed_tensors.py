@@ -116,7 +116,13 @@ def qdir(source: Checkpoint, tmp_path: Path) -> Path:
     return tmp_path / "q"
 
 
-weight_only = st.builds(Scheme, st.sampled_from([2, 4, 8]), st.sampled_from([16, 32, 64]), st.booleans())
+weight_only = st.builds(
+    Scheme,
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from([16, 32, 64]),
+    st.booleans(),
+    scales=st.sampled_from(["int8", "float16"]),
+)
 
 
 # --- exactness ---
@@ -224,6 +230,7 @@ def case(linear: Scheme, table: Scheme | None, tied: bool) -> Any:
             (Scheme(8, 32), Scheme(8, 32)),
             (Scheme(2, 16), Scheme(4, 16, symmetric=False)),
             (Scheme(8, 64), None),
+            (Scheme(4, 32, scales="float16"), Scheme(8, 32, scales="float16")),
         ]
     ],
 )
@@ -355,6 +362,20 @@ def test_missing_and_damaged_tensors(qdir: Path) -> None:
     assert checkpoint.read(UP, slice(4, 9)).shape == (5, 64)
     with pytest.raises(InputError, match=r"up_proj\.weight\): scales are NaN or infinite"):
         checkpoint.read(UP)
+
+
+def test_any_float16_is_a_scale_where_the_scheme_says_so(source: Checkpoint, tmp_path: Path) -> None:
+    scheme = Scheme(4, 32, symmetric=False, scales="float16")
+    quantize(source, tmp_path / "q", schemes_for(source.config, scheme, None))
+    tensors = load_file(tmp_path / "q" / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight_scale"][3, :] = torch.tensor([1 / 3, -1e-5])
+    save_file(tensors, tmp_path / "q" / "model.safetensors")
+    with open_quantized_model(tmp_path / "q") as checkpoint:
+        assert checkpoint.scheme(UP) == scheme
+        assert_array_equal(checkpoint.read_quantized(UP).scales[3], np.array([1 / 3, -1e-5], np.float16), strict=True)
+    written = read_json_object(tmp_path / "q" / "config.json")["quantization_config"]
+    assert written["config_groups"]["group_0"]["weights"]["scale_dtype"] == "torch.float16"
+    QuantizationConfig.model_validate(written)
 
 
 def test_scales_that_cannot_be_stored_are_refused(qdir: Path) -> None:
