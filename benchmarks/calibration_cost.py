@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from processes import measure
 
-from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint import open_float_model
 from q3edge.machine.cpu import has_fast_bfloat16
 from q3edge.machine.speed import matrix_speed
 from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
@@ -65,7 +65,7 @@ def main() -> None:
 
 def _row(options: argparse.Namespace, rows: int) -> str:
     checkpoint, length, format_name = options.checkpoint, options.length, options.format
-    with Checkpoint.open(checkpoint) as opened:
+    with open_float_model(checkpoint) as opened:
         config = opened.config
     machine = Machine(matrix_speed(), torch.get_num_threads(), has_fast_bfloat16())
     schemes = Recipe.for_format(format_name).resolve(config)

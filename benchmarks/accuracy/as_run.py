@@ -17,7 +17,7 @@ import numpy as np
 from judge import interval
 from numpy.typing import NDArray
 
-from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint import open_float_model
 from q3edge.evaluation.distance.metrics import compare_logits
 from q3edge.evaluation.distance.statistics import summarize
 from q3edge.reference.model import LogitsHead, hidden_states
@@ -38,7 +38,7 @@ def main() -> None:
     length = min((stored.shape[1] for stored in files.values()), default=_LENGTH)
     with np.load(options.tokens) as stored:
         windows = stored["judging"][:, : length + 1]
-    with Checkpoint.open(options.checkpoint) as checkpoint:
+    with open_float_model(options.checkpoint) as checkpoint:
         head, states = LogitsHead(checkpoint), hidden_states(checkpoint, windows[:, :-1])
         exact = [head.logits(state).numpy() for state in states]
     found = {str(path): stored[:, : windows.shape[1] - 1] for path, stored in files.items()}

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
+from q3edge.checkpoint import open_float_model, open_quantized_model
 from q3edge.checkpoint.safetensors.file import SafetensorsFile
 from q3edge.checkpoint.source import WeightSource
 from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
@@ -88,7 +87,7 @@ class Judge:
         Window by window: the float logits of a window serve all candidates, and one candidate's head is in memory.
         """
         with ExitStack() as stack:
-            reference = Checkpoint.open(self.checkpoint)
+            reference = open_float_model(self.checkpoint)
             stack.callback(reference.close)
             sources = [self._open(folder, stack) for folder in folders]
             inputs = self._ids[:, :-1]
@@ -121,7 +120,7 @@ class Judge:
             source = Dequantized(folder, self.checkpoint)
             stack.callback(source.close)
             return source
-        return stack.enter_context(QuantizedCheckpoint.open(folder))
+        return stack.enter_context(open_quantized_model(folder))
 
 
 def judge(checkpoint: Path, tokens: Path, folders: Sequence[Path]) -> dict[Path, dict[str, Comparison]]:

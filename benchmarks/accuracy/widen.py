@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact.side_files import GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint import open_float_model
 
 _BLOCK_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight")
 
@@ -45,7 +45,7 @@ def main() -> None:
         "rms_norm_eps": raw["rms_norm_eps"] * share, "torch_dtype": "float32",
     }  # fmt: skip
     (options.out / "config.json").write_text(json.dumps(wider, indent=1) + "\n")
-    with Checkpoint.open(options.checkpoint) as source:
+    with open_float_model(options.checkpoint) as source:
         tensors = {
             name: _padded(torch.from_numpy(source.read(name)), name, wider, share**0.5)
             for name in tensor_shapes(source.config)

@@ -88,7 +88,7 @@ class Journal:
             for part in _PARTS:
                 if (values := getattr(tensor, part)) is not None:
                     arrays[f"{name}:{part}"] = values
-        reports = {name: asdict(report) for name, report in result.reports.items()}
+        reports = {name: report.to_json() for name, report in result.reports.items()}
         reconstruction = None if result.reconstruction is None else asdict(result.reconstruction)
         notes = json.dumps({"reports": reports, "reconstruction": reconstruction})
         arrays["notes"] = np.frombuffer(notes.encode(), np.uint8)

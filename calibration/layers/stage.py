@@ -8,8 +8,8 @@ held-out tokens, never by the loss that the solver itself lowered. What a stage 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -47,6 +47,10 @@ class TensorReport:
     damping: float
     damping_retries: int
     dead_channels: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object for manifests and the journal, the scheme as `Scheme.to_json` gives it."""
+        return asdict(self) | {"scheme": self.scheme.to_json()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -137,28 +137,22 @@ class Matrices:
     def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> _BlockWeights:
         """Codes uint8 [N, K/G, G*bits/8], scales float32 [N, K/G], packed zero points [N, ceil(K/G*bits/8)].
 
-        Scales are stored as quantization.scales splits them; onnxruntime multiplies them out when it loads the model.
+        Scales are stored as `scheme.scales` says; onnxruntime widens them when it loads the model.
         """
         label = _label(names)
         if label not in self._block_weights:
-            rows, width = self._shape(names)
-            groups = scheme.groups(width)
-            uint8 = ir.DataType.UINT8
-            specs = [
-                TensorSpec(f"{label}.codes", uint8, (rows, groups, width // groups * scheme.bits // 8)),
-                TensorSpec(f"{label}.scales", ir.DataType.from_numpy(multiples_type(scheme)), (rows, groups)),
-                TensorSpec(f"{label}.exponents", ir.DataType.INT8, (rows, 1)),
-            ]
-            if not scheme.symmetric:
-                specs.append(TensorSpec(f"{label}.zero_points", uint8, (rows, -(-groups * scheme.bits // 8))))
             packed = (_packed(block) for block in self._blocks(names))
-            codes, multiples, exponents, *rest = self._data.store(specs, packed)
-            zero_points = self._builder.initializer(rest[0]) if rest else None
-            stored = [self._builder.initializer(tensor) for tensor in (multiples, exponents)]
-            self._block_weights[label] = _BlockWeights(
-                codes, self._builder.call("Scales", _scales, *stored), zero_points
-            )
+            codes, *stored = self._data.store(_block_specs(label, self._shape(names), scheme), packed)
+            zero_points = None if scheme.symmetric else self._builder.initializer(stored.pop())
+            scales = self._widened_scales([self._builder.initializer(tensor) for tensor in stored])
+            self._block_weights[label] = _BlockWeights(codes, scales, zero_points)
         return self._block_weights[label]
+
+    def _widened_scales(self, stored: Sequence[ir.Value]) -> ir.Value:
+        """float32 [N, K/G] of multiples and exponents, or of float16."""
+        if len(stored) == 1:
+            return _widened(self._builder, stored[0])
+        return self._builder.call("Scales", _scales, *stored)
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
         """Codes int8 [K, N] (MatMulInteger takes no transpose) and scales float32 [N]."""
@@ -204,6 +198,23 @@ class Matrices:
                 self._advance((stop - start) * width)
 
 
+def _block_specs(label: str, shape: tuple[int, int], scheme: Scheme) -> list[TensorSpec]:
+    """Of what `_packed` gives: codes, scales (float16, or multiples and exponents), zero points of an [N, K] matrix."""
+    rows, width = shape
+    groups = scheme.groups(width)
+    uint8 = ir.DataType.UINT8
+    specs = [TensorSpec(f"{label}.codes", uint8, (rows, groups, width // groups * scheme.bits // 8))]
+    if scheme.scales == "float16":
+        specs.append(TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows, groups)))
+    else:
+        multiples = ir.DataType.from_numpy(multiples_type(scheme))
+        specs.append(TensorSpec(f"{label}.scales", multiples, (rows, groups)))
+        specs.append(TensorSpec(f"{label}.exponents", ir.DataType.INT8, (rows, 1)))
+    if not scheme.symmetric:
+        specs.append(TensorSpec(f"{label}.zero_points", uint8, (rows, -(-groups * scheme.bits // 8))))
+    return specs
+
+
 def _scales(builder: GraphBuilder, multiples: ir.Value, exponents: ir.Value) -> ir.Value:
     """multiples x 2^exponents, int8 or uint8 [N, G] and int8 [N, 1] -> float32 [N, G]."""
     powers = builder.op("Pow", builder.float32(2), _widened(builder, exponents))
@@ -216,7 +227,8 @@ def _widened(builder: GraphBuilder, values: ir.Value) -> ir.Value:
 
 
 def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
-    parts: list[NDArray[Any]] = [pack_blocks(block), *split_scales(block.scales, block.scheme)]
+    scales = (block.scales,) if block.scheme.scales == "float16" else split_scales(block.scales, block.scheme)
+    parts: list[NDArray[Any]] = [pack_blocks(block), *scales]
     if block.zero_points is not None:
         parts.append(pack_zero_points(block.zero_points, block.scheme.bits))
     return parts

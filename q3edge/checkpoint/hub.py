@@ -1,31 +1,33 @@
-"""From what a person types as MODEL to a local folder: a path, or a repository on the Hugging Face hub."""
+"""From what a person types as MODEL to a local path: itself, or the folder of a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 from pathlib import Path
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE
+from q3edge.checkpoint.unsupported import ADAPTER_CONFIG_FILE
 from q3edge.errors import InputError, ResourceError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
+_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_FILES)
 
 
-def resolve_model(model: str) -> Path:
-    """The folder of `model`: itself where it exists, else the hub's `org/name` from its cache or downloaded.
+def resolve_model(model: str | Path) -> Path:
+    """The path of `model`: itself where it exists, else the hub's `org/name` from its cache or downloaded.
 
-    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a folder nor to be had from the hub.
+    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a path nor to be had from the hub.
     """
-    folder = Path(model).expanduser()
-    if model and folder.is_dir():  # Path("") would be the current folder
-        return folder
-    if folder.is_file():
-        raise InputError(f"{model}: is a file; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
-    if not _REPOSITORY.fullmatch(model):
+    if not isinstance(model, str | Path):
+        raise TypeError(f"model is {type(model).__name__}: pass a folder (str or Path) or a hub id (str)")
+    path = Path(model).expanduser()
+    if model and os.path.exists(path):  # False as well for what can be no path; Path("") would be the current folder
+        return path
+    if not isinstance(model, str) or not _REPOSITORY.fullmatch(model):
         raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
     return _download(model)
 

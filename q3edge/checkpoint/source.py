@@ -1,13 +1,19 @@
-"""`WeightSource`: what every source of weights offers. The reference and the exporters read any of them alike."""
+"""What every reader of a model offers: `WeightSource`, its weights, and `ModelFolder`, what else is known of its files.
+
+The reference and the exporters read any WeightSource alike; a dict of arrays can be one.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import Notice
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
@@ -26,4 +32,38 @@ class WeightSource(Protocol):
         """float32 values of tensor `name`, or of a range of its rows; dequantized if it is quantized."""
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
-        """Codes and scales of tensor `name`; only where `scheme(name)` is not None."""
+        """Codes and scales of tensor `name`; TypeError where `scheme(name)` is None."""
+
+
+class ModelFolder(WeightSource, Protocol):
+    """A WeightSource over files, which stay open until `close` or the end of a `with` block."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was accepted although unusual."""
+
+    def names(self) -> tuple[str, ...]:
+        """The model's tensors, in the order of the forward pass."""
+
+    def dtype(self, name: str) -> str:
+        """Stored dtype of a float tensor: BF16, F16 or F32."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Total size of the weight files."""
+
+    def digest(self) -> str:
+        """sha256 that identifies configuration and weights; reads all of them."""
+
+    def close(self) -> None:
+        """Close the files; later reads fail."""
+
+    def __enter__(self) -> Self:
+        """Return the source itself."""
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        """Close the files."""

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from q3edge.artifact import Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
 from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
 from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.exporters.onnx.export import check_exportable
-from q3edge.pipeline.export import Source, finish_artifact, write_artifact
+from q3edge.pipeline.export import finish_artifact, write_artifact
 from q3edge.pipeline.measure.checks import check_export
 from q3edge.pipeline.measure.validate import require_passed, text_windows
 from q3edge.pipeline.quantize.calibrate import Calibration, discard_work, work_folder
@@ -53,13 +51,12 @@ def build_artifact(
     Judged on `texts` (none: built in), or on what `windows` chooses given the artifact and the checkpoint.
     ValidationError: a check failed; then `output` is as it was.
     """
-    folder = resolve_model(model)
     with (
-        Checkpoint.open(folder) as checkpoint,
-        staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
+        open_float_model(model) as checkpoint,
+        staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):
         check_exportable(checkpoint.config)
-        require_tokenizer(folder)
+        require_tokenizer(checkpoint.folder)
         with _quantized(checkpoint, recipe, calibration, output) as source:
             write_artifact(source, staging)
             check_export(staging, source)
@@ -79,12 +76,12 @@ def _quantized(
     recipe: Recipe | None,
     calibration: Calibration | None,
     output: Path,
-) -> Iterator[Source]:
+) -> Iterator[ModelFolder]:
     """The checkpoint quantized into a temporary folder on the output's disk, or as it is where `recipe` is None."""
     if recipe is None:
         yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=output.parent) as name:
         write_quantized(checkpoint, recipe, Path(name), calibration, work=work_folder(output), exported=True)
-        with QuantizedCheckpoint.open(Path(name)) as quantized:
+        with open_quantized_model(Path(name)) as quantized:
             yield quantized

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, Manifest, artifact_digest, staged_directory
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest, artifact_digest, staged_directory
 from q3edge.artifact.side_files import copy_side_files, write_float_config
-from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint import ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
-from q3edge.checkpoint.hub import resolve_model
 from q3edge.errors import UsageError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.exporters.onnx.export import export_decoder
@@ -18,7 +17,6 @@ from q3edge.machine.tool_versions import tool_versions
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import write_model_card
 
-Source = Checkpoint | QuantizedCheckpoint
 # Where transformers.js looks for the weights that model.onnx refers to.
 _TRANSFORMERS_JS = {"transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}}
 
@@ -29,26 +27,22 @@ def export_artifact(source: str, output: Path, *, as_float: bool = False, overwr
     The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
     UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
     """
-    folder = resolve_model(source)
-    quantized = (folder / MANIFEST_FILE).exists()
-    if quantized == as_float:
-        raise UsageError(
-            f"{source}: is quantized already, --format float does not apply"
-            if quantized
-            else f"{source}: is a float checkpoint; quantize it first (or `q3edge build`), or add --format float"
-        )
-    if quantized:
-        Manifest.load(folder).verify(folder)
-    reader = QuantizedCheckpoint if quantized else Checkpoint
-    with (
-        reader.open(folder) as checkpoint,
-        staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
-    ):
-        write_artifact(checkpoint, staging)
-        return finish_artifact(staging, {})
+    with open_model(source) as checkpoint:
+        quantized = isinstance(checkpoint, QuantizedCheckpoint)
+        if quantized == as_float:
+            raise UsageError(
+                f"{source}: is quantized already, --format float does not apply"
+                if quantized
+                else f"{source}: is a float checkpoint; quantize it first (or `q3edge build`), or add --format float"
+            )
+        if quantized:
+            Manifest.load(checkpoint.folder).verify(checkpoint.folder)
+        with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
+            write_artifact(checkpoint, staging)
+            return finish_artifact(staging, {})
 
 
-def write_artifact(source: Source, folder: Path) -> Manifest:
+def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
     """Export into the existing empty `folder`: everything but the model card."""
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
     export_decoder(source, folder, kv_scales=kv_scales)

@@ -15,8 +15,7 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import open_float_model
 from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, FORMATS
 from q3edge.machine.cpu import default_threads
@@ -67,7 +66,7 @@ class Inspection:
 
 def inspect_model(model: str) -> Inspection:
     """Read the headers of MODEL (folder or hub id) and predict every format."""
-    with Checkpoint.open(resolve_model(model)) as checkpoint:
+    with open_float_model(model) as checkpoint:
         shapes = tensor_shapes(checkpoint.config)
         dtypes = [checkpoint.dtype(name) for name in shapes]
         predictions, not_possible = _predict_all(checkpoint.config, shapes)

@@ -1,8 +1,8 @@
-"""What a scale can be. Rows of a block-wise scheme have a power of two each, and their groups whole multiples of it.
+"""What a scale can be: any float16 where `Scheme.scales` is "float16", else an 8-bit multiple of a power of two.
 
-So an exporter needs 8 bits a group and 8 a row. Multiples are int8 in symmetric schemes, whose scales have either sign,
-and uint8 in asymmetric ones: float16 and bfloat16 hold them exactly. A second level of quantization, as in QLoRA
-(arXiv 2305.14314) and llama.cpp's K-quants. Pure numpy.
+Each row then has a power of two of its own, so that an exporter needs 8 bits a group and 8 a row. Multiples are int8 in
+symmetric schemes, whose scales have either sign, and uint8 in asymmetric ones: float16 and bfloat16 hold them exactly.
+A second level of quantization, as in QLoRA (arXiv 2305.14314) and llama.cpp's K-quants. Pure numpy.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _SMALLEST_FLOAT16, _LARGEST_FLOAT16 = np.float32(_FLOAT16.smallest_subnormal), n
 def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = False) -> NDArray[np.float32]:
     """The nearest scales that can be stored, never 0; `up`: the nearest of at least the same size.
 
-    float32 [N, K/G] in and out. Rows are independent, and what can be stored already stays as it is.
+    float32 [N, K/G] in and out. Rows are independent, and what can be stored already stays as it is. Of float16 scales
+    `up` changes nothing: rounding to nearest makes none smaller by more than 1/2048, which no 8-bit code notices.
     """
     largest = _largest(scheme)
-    if scheme.group_size is None:  # one scale a row, float16
+    if scheme.scales == "float16":
         stored = scales.clip(-largest, largest).astype(np.float16).astype(np.float32)
         stored[stored == 0] = _SMALLEST_FLOAT16
         return stored
@@ -39,7 +40,7 @@ def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = F
 
 
 def split_scales(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.integer], NDArray[np.int8]]:
-    """Scales [N, K/G] of a block-wise scheme as multiples int8 or uint8 [N, K/G] and exponents int8 [N, 1].
+    """Scales [N, K/G] of a scheme with int8 scales as multiples int8 or uint8 [N, K/G] and exponents int8 [N, 1].
 
     multiples * 2.0**exponents are the scales again, exactly. ValueError: `storable_scales` never gives these.
     """
@@ -61,7 +62,7 @@ def multiples_type(scheme: Scheme) -> np.dtype[np.integer]:
 def at_limits(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which of stored scales [N, K/G] are the smallest that their row can hold, and which the largest of all."""
     size = np.abs(scales.astype(np.float32))
-    smallest = _SMALLEST_FLOAT16 if scheme.group_size is None else _row_steps(size, scheme)
+    smallest = _SMALLEST_FLOAT16 if scheme.scales == "float16" else _row_steps(size, scheme)
     return size == smallest, size == _largest(scheme)
 
 
@@ -71,7 +72,7 @@ def _bits(scheme: Scheme) -> int:
 
 
 def _largest(scheme: Scheme) -> np.float32:
-    if scheme.group_size is None:
+    if scheme.scales == "float16":
         return _LARGEST_FLOAT16
     return np.float32(2**_FLOAT16_BITS - 2 ** (_FLOAT16_BITS - _bits(scheme)))
 

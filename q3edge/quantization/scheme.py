@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from q3edge.errors import UsageError
 
 Activations = Literal["float", "int8_per_token"]
+Scales = Literal["int8", "float16"]
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
-_SCALE_BITS = 8  # of a group: a whole multiple of its row's power of two (q3edge/quantization/scales.py)
-_ROW_BITS = 8  # the exponent of that
-_CHANNEL_SCALE_BITS = 16  # of a row that has one scale: float16
+_SCALE_BITS: Final[Mapping[Scales, int]] = {"int8": 8, "float16": 16}  # of a group
+_ROW_BITS: Final[Mapping[Scales, int]] = {"int8": 8, "float16": 0}  # of what the groups of a row share: an exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,15 @@ class Scheme:
     group_size: 16, 32, 64, 128 or 256; None means one group per output row ("per channel").
     symmetric: the zero point is 2**(bits-1) and not stored; otherwise a `bits`-wide zero point per group.
     activations: "int8_per_token" also rounds the layer's input to int8 with one scale per token (W8A8).
+    scales: "int8" stores each as an 8-bit multiple of its row's power of two (`q3edge.quantization.scales`), "float16"
+    as it is. One scale per row is always float16.
     """
 
     bits: int
     group_size: int | None
     symmetric: bool = True
     activations: Activations = "float"
+    scales: Scales = "int8"
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or self.bits not in (2, 4, 8):
@@ -42,6 +46,10 @@ class Scheme:
                 raise UsageError("int8_per_token activations need symmetric 8-bit weights with one scale per row")
         elif type(self.group_size) is not int or self.group_size not in GROUP_SIZES:
             raise UsageError(f"group_size = {self.group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
+        if self.scales not in ("int8", "float16"):
+            raise UsageError(f"scales = {self.scales!r}: expected 'int8' or 'float16'")
+        if self.group_size is None:
+            object.__setattr__(self, "scales", "float16")
 
     @property
     def max_code(self) -> int:
@@ -84,17 +92,25 @@ class Scheme:
 
     def _scale_bits(self, in_features: int) -> int:
         """Of the scales of one row."""
-        return _CHANNEL_SCALE_BITS if self.group_size is None else self.groups(in_features) * _SCALE_BITS + _ROW_BITS
+        return self.groups(in_features) * _SCALE_BITS[self.scales] + _ROW_BITS[self.scales]
 
     def label(self) -> str:
-        """Short name for tables: int4-g32-asym, int8-g32, int8-channel-a8."""
+        """Short name for tables: int4-g32-asym, int8-g32, int4-g128-f16, int8-channel-a8."""
         parts = [f"int{self.bits}", "channel" if self.group_size is None else f"g{self.group_size}"]
         if not self.symmetric:
             parts.append("asym")
+        if self._states_scales:
+            parts.append("f16")
         if self.activations == "int8_per_token":
             parts.append("a8")
         return "-".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object; `Scheme(**obj)` reads it back."""
-        return asdict(self)
+        """The fields as a JSON object, `scales` only where there was a choice; `Scheme(**obj)` reads it back."""
+        fields = asdict(self)
+        return fields if self._states_scales else {key: value for key, value in fields.items() if key != "scales"}
+
+    @property
+    def _states_scales(self) -> bool:
+        """Whether scales are stored otherwise than by default."""
+        return self.scales == "float16" and self.group_size is not None

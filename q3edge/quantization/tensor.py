@@ -20,7 +20,7 @@ class QuantizedTensor:
     """A quantized matrix (or a block of its rows), K = input width, G = group size.
 
     codes: uint8 [N, K], each in 0..2**bits-1.
-    scales: float16 [N, K/G], finite, of either sign; in a block-wise scheme such as `quantization.scales` can store.
+    scales: float16 [N, K/G], finite, of either sign; such as `storable_scales` gives where `scheme.scales` is "int8".
     zero_points: uint8 [N, K/G], or None where the scheme is symmetric (2**(bits-1) everywhere).
     """
 

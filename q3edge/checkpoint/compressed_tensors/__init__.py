@@ -5,7 +5,7 @@ Why the layout is as it is: docs/decisions/2026-11-23-quantized-checkpoint-layou
 """
 
 from q3edge.checkpoint.compressed_tensors.kv_scales import read_kv_scales, write_kv_scales
-from q3edge.checkpoint.compressed_tensors.reader import QuantizedCheckpoint
+from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS, QuantizedCheckpoint
 from q3edge.checkpoint.compressed_tensors.writer import QuantizedWriter
 
-__all__ = ["QuantizedCheckpoint", "QuantizedWriter", "read_kv_scales", "write_kv_scales"]
+__all__ = ["COMPRESSED_TENSORS", "QuantizedCheckpoint", "QuantizedWriter", "read_kv_scales", "write_kv_scales"]

@@ -4,42 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.tensors import tensor_shapes
-from q3edge.checkpoint import Expected, ModelFolder, check_tensors
 from q3edge.checkpoint.compressed_tensors.layout import decode, stored_name, stored_tensors
-from q3edge.checkpoint.compressed_tensors.settings import read_schemes
+from q3edge.checkpoint.compressed_tensors.settings import METHOD, read_schemes
+from q3edge.checkpoint.model_format import ModelFormat, quantization_method
 from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES
+from q3edge.checkpoint.safetensors_folder import Expected, SafetensorsFolder, check_tensors
 from q3edge.errors import InputError, UsageError
 from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.storage.json_files import read_json_object
 
 
-class QuantizedCheckpoint(ModelFolder):
-    """The weights of QDIR, quantized and float, read on demand; nothing but headers is kept in memory."""
+class QuantizedCheckpoint(SafetensorsFolder):
+    """The weights of QDIR, quantized and float."""
 
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Read config.json and the headers and check that the model is complete; InputError otherwise."""
-        return cls(folder, read_json_object(folder / CONFIG_FILE))
-
-    def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
-        super().__init__(folder, raw_config)
-        try:
-            self._shapes = tensor_shapes(self.config)
-            source = str(folder / CONFIG_FILE)
-            self._schemes = read_schemes(raw_config.get("quantization_config"), self._shapes, source)
-            check_tensors(self._shards, {name: name for name in self._shards.entries}, self._expected())
-        except BaseException:
-            self.close()
-            raise
+    def _check(self, raw_config: Mapping[str, Any]) -> None:
+        self._shapes = tensor_shapes(self.config)
+        source = str(self.folder / CONFIG_FILE)
+        self._schemes = read_schemes(raw_config.get("quantization_config"), self._shapes, source)
+        check_tensors(self._shards, {name: name for name in self._shards.entries}, self._expected())
 
     def scheme(self, name: str) -> Scheme | None:
         """How a tensor is quantized; None: it is float."""
@@ -90,11 +80,18 @@ class QuantizedCheckpoint(ModelFolder):
         return expected
 
 
+def _recognises(path: Path) -> bool:
+    return quantization_method(path) == METHOD
+
+
+COMPRESSED_TENSORS: Final = ModelFormat(METHOD, _recognises, QuantizedCheckpoint.open)
+
+
 def _check_values(tensor: QuantizedTensor, where: str) -> None:
     largest = tensor.scheme.max_code
     if not np.isfinite(tensor.scales).all():
         raise InputError(f"{where}: scales are NaN or infinite; the file is damaged, quantize again")
-    if tensor.scheme.group_size is not None:
+    if tensor.scheme.scales == "int8":
         try:
             split_scales(tensor.scales, tensor.scheme)
         except ValueError as error:

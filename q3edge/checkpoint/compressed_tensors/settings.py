@@ -13,9 +13,10 @@ from typing import Any
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD
 from q3edge.checkpoint.compressed_tensors.layout import format_of
 from q3edge.errors import InputError, UsageError
-from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.scheme import Activations, Scales, Scheme
 
 METHOD = "compressed-tensors"
+_ANY_FLOAT16 = "torch.float16"  # scale_dtype of schemes whose scales are float16; the others do not name it
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -82,6 +83,8 @@ def _group(targets: list[str], scheme: Scheme, layout: str) -> dict[str, Any]:
             "dynamic": False,
         },
     }
+    if scheme.scales == "float16" and scheme.group_size is not None:
+        group["weights"]["scale_dtype"] = _ANY_FLOAT16
     if scheme.activations == "int8_per_token":
         group["input_activations"] = {
             "num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True,
@@ -100,7 +103,9 @@ def _read_group(group: object, where: str) -> tuple[list[str], Scheme]:
     if type(bits) is not int or type(size) not in (int, type(None)) or not isinstance(symmetric, bool):
         raise refusal
     try:
-        scheme = Scheme(bits, size, symmetric, "int8_per_token" if "input_activations" in group else "float")
+        activations: Activations = "int8_per_token" if "input_activations" in group else "float"
+        scales: Scales = "float16" if weights.get("scale_dtype") == _ANY_FLOAT16 else "int8"
+        scheme = Scheme(bits, size, symmetric, activations, scales)
     except UsageError as error:
         raise InputError(f"{where}: {error}") from None
     if group != _group(targets, scheme, str(group.get("format"))):

@@ -29,7 +29,10 @@ _LISTED = 10
 
 
 class Shards:
-    """Every tensor of a folder, wherever it lies. Only headers are read at construction."""
+    """Every tensor of a folder, in whichever file. Only headers are read at construction.
+
+    absent: names of the index that no file has; whether they matter is for the reader of the model to say.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,6 +43,7 @@ class Shards:
             for shard in sorted(set(weight_map.values())) if weight_map else [SINGLE_FILE]:
                 self._add(SafetensorsFile(folder / shard))
             _check_index(folder, weight_map, self._holder)
+            self.absent = tuple(name for name in weight_map if name not in self._holder)
         except BaseException:
             self.close()
             raise
@@ -104,7 +108,9 @@ def _weight_map(folder: Path) -> dict[str, str]:
     if (folder / SINGLE_FILE).exists():
         return {}
     if not (folder / INDEX_FILE).exists():
-        raise InputError(_no_weights(folder))
+        raise InputError(
+            f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; expected a model folder with safetensors weights"
+        )
     index = folder / INDEX_FILE
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -124,17 +130,8 @@ def _leaves_folder(shard: str) -> bool:
     return any(character in shard for character in "/\\:\0")
 
 
-def _no_weights(folder: Path) -> str:
-    if any(folder.glob("pytorch_model*.bin")):
-        return (
-            f"{folder}: only pytorch_model.bin, a pickle that can run code; convert it to safetensors where you trust "
-            "it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) in transformers"
-        )
-    return f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; expected a model folder with safetensors weights"
-
-
 def _check_index(folder: Path, weight_map: Mapping[str, str], holder: Mapping[str, SafetensorsFile]) -> None:
-    wrong = [name for name, shard in weight_map.items() if name not in holder or holder[name].path.name != shard]
+    wrong = [name for name, shard in weight_map.items() if name in holder and holder[name].path.name != shard]
     if wrong:
         raise InputError(
             f"{folder / INDEX_FILE}: {len(wrong)} tensors are not in the shard it names: {first_names(wrong)}; "

@@ -9,8 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from q3edge.architecture.tensors import tensor_shapes
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import Checkpoint, open_float_model
 from q3edge.evaluation.baselines import Baseline, BaselineDecoder
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
 from q3edge.evaluation.distance.references import FloatReference
@@ -38,13 +37,12 @@ def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
     """
     assert measuring.reference is not None, "a baseline is made from the reference"
     baseline.check()
-    folder = resolve_model(measuring.reference)
     suites = Selection(measuring.areas, measuring.limit).apply(measuring.suites or built_in_suites())
-    with Checkpoint.open(folder) as checkpoint:
+    with open_float_model(measuring.reference) as checkpoint:
         identity = _identity(baseline, checkpoint, suites, measuring)
         scorecard = known_or_measured(
             Scorecard,
-            lambda: _evaluate(baseline, identity, folder, checkpoint, suites, measuring),
+            lambda: _evaluate(baseline, identity, checkpoint.folder, checkpoint, suites, measuring),
             Scorecard.to_json,
             cache=measuring.cache,
             identity=asdict(identity),

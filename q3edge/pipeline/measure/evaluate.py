@@ -13,7 +13,7 @@ from typing import Any
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest
-from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.errors import InputError, ValidationError
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
@@ -119,7 +119,7 @@ def _opened(reference: str, threads: int, cache: EvaluationCache | None) -> Iter
         decoder = Decoder(folder, threads=threads)
         yield _Opened(ArtifactReference(decoder), decoder.config, artifact_digest(folder))
         return
-    with Checkpoint.open(folder) as checkpoint:
+    with open_float_model(folder) as checkpoint:
         digest = checkpoint.digest()
         yield _Opened(FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
 

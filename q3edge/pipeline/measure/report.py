@@ -11,8 +11,7 @@ from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import artifact_digest
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import open_float_model
 from q3edge.errors import Q3EdgeError, UsageError
 from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.machine.tool_versions import tool_versions
@@ -88,7 +87,7 @@ def measure_artifact(name: str, folder: Path, measuring: Measuring) -> Variant:
 
 def describe_reference(model: str) -> Reference:
     """What the report says of MODEL (folder or hub id)."""
-    with Checkpoint.open(resolve_model(model)) as checkpoint:
+    with open_float_model(model) as checkpoint:
         dtypes = [checkpoint.dtype(name) for name in checkpoint.names()]
         return Reference(
             name=model_name(model),

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import open_float_model
 from q3edge.errors import ValidationError
 from q3edge.evaluation.distance.windows import (
     MAX_TOKENS,
@@ -32,7 +31,7 @@ def validate_against(
     threads: int | None = None,
 ) -> ValidationReport:
     """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in)."""
-    with Checkpoint.open(resolve_model(reference)) as checkpoint:
+    with open_float_model(reference) as checkpoint:
         windows = text_windows(folder, checkpoint.config, texts, max_tokens)
         return validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads)
 

@@ -210,7 +210,7 @@ def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calib
             reconstructions[layer] = result.reconstruction
     metrics: dict[str, Any] = {
         "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": walk.tokens.bfloat16},
-        "tensors": {name: asdict(report) for name, report in reports.items()},
+        "tensors": {name: report.to_json() for name, report in reports.items()},
     }
     if reconstructions:
         metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}

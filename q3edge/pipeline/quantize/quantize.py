@@ -17,9 +17,8 @@ from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
 from q3edge.calibration.layers.kv_scales import kv_scales
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.calibration.rounding.scales import groups_at_limits
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, QuantizedWriter, write_kv_scales
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
+from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.quantize.allocate import allocated
 from q3edge.pipeline.quantize.calibrate import (
@@ -51,10 +50,9 @@ def quantize_checkpoint(
     overwrite: bool = False,
 ) -> Manifest:
     """Quantize MODEL (folder or hub id) into `output`; returns the manifest that was written there."""
-    folder = resolve_model(model)
     with (
-        Checkpoint.open(folder) as checkpoint,
-        staged_directory(output, overwrite=overwrite, inputs=(folder,)) as staging,
+        open_float_model(model) as checkpoint,
+        staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):
         manifest = write_quantized(checkpoint, recipe, staging, calibration, work=work_folder(output))
     discard_work(output, manifest)
@@ -91,7 +89,7 @@ def write_quantized(
                 if found.tokens is None
                 else found.tokens
             )
-            with QuantizedCheckpoint.open(folder) as quantized:
+            with open_quantized_model(folder) as quantized:
                 write_kv_scales(folder, kv_scales(quantized, tokens))
         notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
         if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q3edge import progress
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint import open_float_model
 from q3edge.errors import described
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
@@ -71,9 +70,8 @@ def _build(
     failures: dict[str, str],
 ) -> tuple[str, ...]:
     """Build what is missing; adds to `failures`, and returns the names that were finished before."""
-    folder = resolve_model(measuring.reference or "")
-    with Checkpoint.open(folder) as checkpoint:
-        model_digest = checkpoint.digest()
+    with open_float_model(measuring.reference or "") as checkpoint:
+        folder, model_digest = checkpoint.folder, checkpoint.digest()
     ledger = Ledger(output)
     requests = {v.name: request_digest(model_digest, v, calibration) for v in asked if v.baseline is None}
     resumed = tuple(name for name, request in requests.items() if ledger.is_finished(name, request))

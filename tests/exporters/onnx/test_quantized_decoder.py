@@ -11,13 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import MODEL_FILE
 from q3edge.calibration.layers.stage import token_rounding_errors
+from q3edge.checkpoint import open_quantized_model
+from q3edge.checkpoint.compressed_tensors import QuantizedWriter
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.builder import GraphBuilder
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.exporters.onnx.external_data import ExternalData
 from q3edge.exporters.onnx.linear import Matrices
+from q3edge.quantization.packing import pack_blocks
 from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
 from tests.helpers.onnx_models import (
     ExportedDecoder,
     dequantized,
@@ -49,9 +54,12 @@ def mixed(name: str) -> Scheme | None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     "scheme",
-    [Scheme(4, 32), Scheme(4, 16, symmetric=False), Scheme(8, 64), Scheme(2, 32, symmetric=False), None],
+    [
+        Scheme(4, 32), Scheme(4, 16, symmetric=False), Scheme(8, 64), Scheme(2, 32, symmetric=False),
+        Scheme(4, 32, symmetric=False, scales="float16"), Scheme(8, 64, scales="float16"), None,
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_equals_the_float_graph_of_the_dequantized_weights(tmp_path: Path, scheme: Scheme | None, tied: bool) -> None:
     """scheme None: the mixed recipe. Activations stay float32 (accuracy level 0)."""
     recipe = mixed if scheme is None else lambda name: uniform(scheme, name)
@@ -73,6 +81,38 @@ def test_accuracy_level_4_rounds_activations_a_little(tmp_path: Path) -> None:
     exact, _ = ExportedDecoder(source, tmp_path / "0", accuracy_level=0).step(ids)
     rounded, _ = ExportedDecoder(source, tmp_path / "4", accuracy_level=4).step(ids)
     assert 1e-4 < relative_error(rounded, exact) < 0.1
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_codes_and_float16_scales_are_carried_bit_for_bit(tmp_path: Path, bits: int, symmetric: bool) -> None:
+    """As other tools round them: from a quantized checkpoint into the ONNX files nothing is rounded again."""
+    scheme = Scheme(bits, 32, symmetric, scales="float16")
+    source = quantized_model(lambda name: scheme if "layers" in name else None)
+    tensors = {name: tensor for name, tensor in source.tensors.items() if isinstance(tensor, QuantizedTensor)}
+    schemes = {name: source.scheme(name) for name in source.tensors}
+    (tmp_path / "q").mkdir()
+    with QuantizedWriter(tmp_path / "q", tiny_config(), schemes, dict.fromkeys(schemes, "F32")) as writer:
+        for name in schemes:
+            if name in tensors:
+                writer.add(name, tensors[name])
+            else:
+                writer.add_float(name, source.read(name))
+    with open_quantized_model(tmp_path / "q") as checkpoint:
+        assert {name: checkpoint.scheme(name) for name in checkpoint.names()} == schemes
+        export_decoder(checkpoint, tmp_path)
+    stored = ir.load(tmp_path / MODEL_FILE).graph.initializers
+    down = {name: tensor for name, tensor in tensors.items() if name.endswith("down_proj.weight")}
+    assert len(down) == 2
+    for name, tensor in down.items():
+        label = name.removesuffix(".weight")
+        parts = {part: stored[f"{label}.{part}"].const_value for part in ("codes", "scales")}
+        assert parts["codes"] is not None
+        assert parts["scales"] is not None
+        np.testing.assert_array_equal(parts["codes"].numpy(), pack_blocks(tensor))
+        np.testing.assert_array_equal(parts["scales"].numpy(), tensor.scales, strict=True)
+        assert (f"{label}.zero_points" in stored) != symmetric
+        assert f"{label}.exponents" not in stored
 
 
 def test_an_embedding_cannot_have_per_token_activations(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
 
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
-from q3edge.checkpoint import Checkpoint
+from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.safetensors.shards import Shards
 from q3edge.errors import InputError
 from tests.helpers.support import InMemoryWeights, write_checkpoint
@@ -61,7 +61,7 @@ def write_index(folder: Path, weight_map: object) -> None:
 def refusal(folder: Path) -> str:
     """The message of the InputError on opening, always one line that names the folder."""
     with pytest.raises(InputError) as caught:
-        Checkpoint.open(folder)
+        open_float_model(folder)
     message = str(caught.value)
     assert str(folder) in message
     assert "\n" not in message
@@ -75,7 +75,7 @@ def test_every_tensor_is_read_as_it_was_written(tmp_path: Path, tied: bool, shar
     if sharded:
         split(tmp_path)
     expected = InMemoryWeights.random(seed=3, tie_word_embeddings=tied)
-    with Checkpoint.open(tmp_path) as checkpoint:
+    with open_float_model(tmp_path) as checkpoint:
         assert checkpoint.config == expected.config
         assert checkpoint.notices == ()
         assert checkpoint.names() == tuple(tensor_shapes(expected.config))
@@ -92,7 +92,7 @@ def test_every_tensor_is_read_as_it_was_written(tmp_path: Path, tied: bool, shar
 def test_mixture_of_experts(tmp_path: Path) -> None:
     experts: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     write_checkpoint(tmp_path, model_type="qwen3_moe", **experts)
-    checkpoint = Checkpoint.open(tmp_path)
+    checkpoint = open_float_model(tmp_path)
     assert checkpoint.read("model.layers.1.mlp.experts.3.down_proj.weight").shape == (64, 32)
 
 
@@ -101,19 +101,19 @@ def test_files_behind_links_are_read(folder: Path, tmp_path: Path) -> None:
     snapshot.mkdir()
     for path in folder.iterdir():
         (snapshot / path.name).symlink_to(path)
-    assert_array_equal(Checkpoint.open(snapshot).read(NORM), Checkpoint.open(folder).read(NORM))
+    assert_array_equal(open_float_model(snapshot).read(NORM), open_float_model(folder).read(NORM))
 
 
 def test_digest_is_that_of_the_files_and_changes_with_each(folder: Path) -> None:
     split(folder)
-    digest = Checkpoint.open(folder).digest()
+    digest = open_float_model(folder).digest()
     names = ["config.json", *(f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3))]
     record = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     assert digest == hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     edit_config(folder, rms_norm_eps=1e-5)
-    assert Checkpoint.open(folder).digest() != digest
+    assert open_float_model(folder).digest() != digest
     edit_config(folder, rms_norm_eps=1e-6)
-    assert Checkpoint.open(folder).digest() == digest
+    assert open_float_model(folder).digest() == digest
 
 
 # --- bad inputs 1-2 through a folder ---
@@ -204,7 +204,7 @@ def test_bad_input_9_nan_is_found_when_read(folder: Path) -> None:
         tensors[EMBEDDING][7, 3] = float("nan")
         tensors[EMBEDDING][300, 1] = float("inf")
 
-    checkpoint = Checkpoint.open(edit(folder, damage))
+    checkpoint = open_float_model(edit(folder, damage))
     with pytest.raises(InputError, match=r"model\.safetensors \(model\.embed_tokens\.weight\): 2 of 20480 values"):
         checkpoint.read(EMBEDDING)
     with pytest.raises(InputError, match="1 of 640 values are NaN or infinite"):
@@ -212,13 +212,13 @@ def test_bad_input_9_nan_is_found_when_read(folder: Path) -> None:
 
 
 def test_bad_input_10_names_without_prefix_are_accepted(folder: Path) -> None:
-    expected = Checkpoint.open(folder).read(NORM)
+    expected = open_float_model(folder).read(NORM)
 
     def strip(tensors: Tensors) -> None:
         for name in list(tensors):
             tensors[name.removeprefix("model.")] = tensors.pop(name)
 
-    checkpoint = Checkpoint.open(edit(folder, strip))
+    checkpoint = open_float_model(edit(folder, strip))
     assert_array_equal(checkpoint.read(NORM), expected)
     assert [(n.code, n.count) for n in checkpoint.notices] == [("prefix-added", len(checkpoint.names()))]
 
@@ -230,7 +230,7 @@ def test_bad_input_10_both_spellings_at_once(folder: Path) -> None:
 
 def test_bad_input_11_tied_with_a_copy_of_the_head(folder: Path) -> None:
     edit(folder, lambda tensors: tensors.update({LM_HEAD: tensors[EMBEDDING].clone()}))
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_float_model(folder)
     assert [n.code for n in checkpoint.notices] == ["tied-lm-head-ignored"]
     assert LM_HEAD not in checkpoint.names()
 
@@ -255,7 +255,7 @@ def test_bad_input_13_other_model_type(folder: Path) -> None:
 def test_bad_input_14_code_in_the_folder_is_never_run(folder: Path) -> None:
     (folder / "modeling_evil.py").write_text("raise SystemExit('imported')")
     edit_config(folder, auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_float_model(folder)
     assert [(n.code, n.count) for n in checkpoint.notices] == [("remote-code-ignored", 1)]
     assert "modeling_evil.py" in checkpoint.notices[0].detail
     assert "modeling_evil" not in sys.modules
@@ -269,7 +269,9 @@ def test_bad_input_15_only_pytorch_bin(folder: Path) -> None:
 
 
 def test_folders_that_hold_no_model(tmp_path: Path, folder: Path) -> None:
-    assert "config.json: not found" in refusal(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    assert "config.json: not found" in refusal(tmp_path / "empty")
+    assert "not found; expected a model folder or a hub id" in refusal(tmp_path / "absent")
     (folder / "model.safetensors").unlink()
     assert "no model.safetensors and no model.safetensors.index.json" in refusal(folder)
     with pytest.raises(InputError, match="not found or not a folder"):
@@ -278,7 +280,7 @@ def test_folders_that_hold_no_model(tmp_path: Path, folder: Path) -> None:
 
 def test_rotary_buffers_are_ignored_with_a_notice(folder: Path) -> None:
     buffers = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(16) for i in (0, 1)}
-    checkpoint = Checkpoint.open(edit(folder, lambda tensors: tensors.update(buffers)))
+    checkpoint = open_float_model(edit(folder, lambda tensors: tensors.update(buffers)))
     assert [(n.code, n.count) for n in checkpoint.notices] == [("rotary-buffers-ignored", 2)]
 
 

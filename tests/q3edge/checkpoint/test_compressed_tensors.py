@@ -22,8 +22,8 @@ from transformers import Qwen3ForCausalLM
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
-from q3edge.checkpoint import Checkpoint
-from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, QuantizedWriter
+from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
+from q3edge.checkpoint.compressed_tensors import QuantizedWriter
 from q3edge.checkpoint.compressed_tensors.layout import pack_words
 from q3edge.checkpoint.compressed_tensors.settings import quantization_config, read_schemes
 from q3edge.errors import InputError, UsageError
@@ -106,7 +106,7 @@ def schemes_for(config: Qwen3Config, linear: Scheme | None, table: Scheme | None
 @pytest.fixture
 def source(tmp_path: Path) -> Checkpoint:
     """A tied float model."""
-    return Checkpoint.open(write_checkpoint(tmp_path / "float"))
+    return open_float_model(write_checkpoint(tmp_path / "float"))
 
 
 @pytest.fixture
@@ -116,7 +116,13 @@ def qdir(source: Checkpoint, tmp_path: Path) -> Path:
     return tmp_path / "q"
 
 
-weight_only = st.builds(Scheme, st.sampled_from([2, 4, 8]), st.sampled_from([16, 32, 64]), st.booleans())
+weight_only = st.builds(
+    Scheme,
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from([16, 32, 64]),
+    st.booleans(),
+    scales=st.sampled_from(["int8", "float16"]),
+)
 
 
 # --- exactness ---
@@ -146,7 +152,7 @@ def test_round_trip_is_exact_for_any_scheme_shape_and_row_range(tmp_path: Path, 
                 writer.add(name, tensor.rows(slice(start, start + block)))
         for name in shapes.keys() - tensors.keys():
             writer.add_float(name, np.ones(shapes[name], np.float32))
-    with QuantizedCheckpoint.open(tmp_path) as checkpoint:
+    with open_quantized_model(tmp_path) as checkpoint:
         assert {name: checkpoint.scheme(name) for name in checkpoint.names()} == schemes
         part = slice(*sorted((data.draw(st.integers(0, rows)), data.draw(st.integers(0, rows)))))
         for name, tensor in tensors.items():
@@ -177,7 +183,7 @@ def test_every_group_size_keeps_whole_words(group_size: int) -> None:
 
 
 def test_float_tensors_keep_their_dtype_and_values(source: Checkpoint, qdir: Path) -> None:
-    checkpoint = QuantizedCheckpoint.open(qdir)
+    checkpoint = open_quantized_model(qdir)
     norms = [name for name in source.names() if checkpoint.scheme(name) is None]
     assert len(norms) == 9
     for name in norms:
@@ -189,7 +195,7 @@ def test_float_tensors_keep_their_dtype_and_values(source: Checkpoint, qdir: Pat
 
 
 def test_writing_twice_gives_the_same_bytes(source: Checkpoint, qdir: Path, tmp_path: Path) -> None:
-    schemes = {name: QuantizedCheckpoint.open(qdir).scheme(name) for name in source.names()}
+    schemes = {name: open_quantized_model(qdir).scheme(name) for name in source.names()}
     quantize(source, tmp_path / "again", schemes, block=320)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (qdir / name).read_bytes()
@@ -224,13 +230,14 @@ def case(linear: Scheme, table: Scheme | None, tied: bool) -> Any:
             (Scheme(8, 32), Scheme(8, 32)),
             (Scheme(2, 16), Scheme(4, 16, symmetric=False)),
             (Scheme(8, 64), None),
+            (Scheme(4, 32, scales="float16"), Scheme(8, 32, scales="float16")),
         ]
     ],
 )
 def test_transformers_gives_the_logits_of_dequantize(
     tmp_path: Path, linear: Scheme, table: Scheme | None, tied: bool
 ) -> None:
-    source = Checkpoint.open(write_checkpoint(tmp_path / "float", tie_word_embeddings=tied))
+    source = open_float_model(write_checkpoint(tmp_path / "float", tie_word_embeddings=tied))
     written = quantize(source, tmp_path / "q", schemes_for(source.config, linear, table))
     quantized = Qwen3ForCausalLM.from_pretrained(tmp_path / "q", dtype=torch.float32).eval()
     reference = Qwen3ForCausalLM.from_pretrained(tmp_path / "float", dtype=torch.float32).eval()
@@ -244,7 +251,7 @@ def test_transformers_gives_the_logits_of_dequantize(
 
 
 def test_transformers_decodes_w8a8_weights_exactly(tmp_path: Path) -> None:
-    source = Checkpoint.open(write_checkpoint(tmp_path / "float"))
+    source = open_float_model(write_checkpoint(tmp_path / "float"))
     written = quantize(source, tmp_path / "q", schemes_for(source.config, W8A8, Scheme(8, 32)))
     model = Qwen3ForCausalLM.from_pretrained(tmp_path / "q", dtype=torch.float32).eval()
     with torch.no_grad():
@@ -321,7 +328,7 @@ def change_settings(qdir: Path, change: Callable[[dict[str, Any]], object]) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(quant_method="gptq"), "expected quant_method 'compressed-tensors'"),
+        (lambda s: s.update(quant_method="gptq"), "quantization_config (gptq): the checkpoint is quantized already"),
         (lambda s: s.update(config_groups=[]), "config_groups: expected an object"),
         (lambda s: s["config_groups"].update(group_0=7), "config_groups.group_0: not a group"),
         (lambda s: s["config_groups"]["group_0"].update(targets="Linear"), "group_0: not a group"),
@@ -338,7 +345,7 @@ def change_settings(qdir: Path, change: Callable[[dict[str, Any]], object]) -> N
 def test_settings_that_q3edge_did_not_write(qdir: Path, change: Callable[[Any], object], message: str) -> None:
     change_settings(qdir, change)
     with pytest.raises(InputError) as caught:
-        QuantizedCheckpoint.open(qdir)
+        open_quantized_model(qdir)
     assert message in str(caught.value)
     assert str(qdir) in str(caught.value)
 
@@ -348,13 +355,27 @@ def test_missing_and_damaged_tensors(qdir: Path) -> None:
     scales = tensors.pop("model.layers.0.mlp.up_proj.weight_scale")
     save_file(tensors, qdir / "model.safetensors")
     with pytest.raises(InputError, match=r"1 tensors .* are missing: model\.layers\.0\.mlp\.up_proj\.weight_scale"):
-        QuantizedCheckpoint.open(qdir)
+        open_quantized_model(qdir)
     scales[3, 1] = float("inf")
     save_file({**tensors, "model.layers.0.mlp.up_proj.weight_scale": scales}, qdir / "model.safetensors")
-    checkpoint = QuantizedCheckpoint.open(qdir)
+    checkpoint = open_quantized_model(qdir)
     assert checkpoint.read(UP, slice(4, 9)).shape == (5, 64)
     with pytest.raises(InputError, match=r"up_proj\.weight\): scales are NaN or infinite"):
         checkpoint.read(UP)
+
+
+def test_any_float16_is_a_scale_where_the_scheme_says_so(source: Checkpoint, tmp_path: Path) -> None:
+    scheme = Scheme(4, 32, symmetric=False, scales="float16")
+    quantize(source, tmp_path / "q", schemes_for(source.config, scheme, None))
+    tensors = load_file(tmp_path / "q" / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight_scale"][3, :] = torch.tensor([1 / 3, -1e-5])
+    save_file(tensors, tmp_path / "q" / "model.safetensors")
+    with open_quantized_model(tmp_path / "q") as checkpoint:
+        assert checkpoint.scheme(UP) == scheme
+        assert_array_equal(checkpoint.read_quantized(UP).scales[3], np.array([1 / 3, -1e-5], np.float16), strict=True)
+    written = read_json_object(tmp_path / "q" / "config.json")["quantization_config"]
+    assert written["config_groups"]["group_0"]["weights"]["scale_dtype"] == "torch.float16"
+    QuantizationConfig.model_validate(written)
 
 
 def test_scales_that_cannot_be_stored_are_refused(qdir: Path) -> None:
@@ -365,7 +386,7 @@ def test_scales_that_cannot_be_stored_are_refused(qdir: Path) -> None:
     with pytest.raises(
         InputError, match=r"up_proj\.weight\): scales of a row are not u?int8 multiples .* quantize again"
     ):
-        QuantizedCheckpoint.open(qdir).read(UP)
+        open_quantized_model(qdir).read(UP)
 
 
 def test_codes_outside_the_range(source: Checkpoint, tmp_path: Path) -> None:
@@ -374,11 +395,11 @@ def test_codes_outside_the_range(source: Checkpoint, tmp_path: Path) -> None:
     tensors[EMBEDDING][5, 5] = 8
     save_file(tensors, tmp_path / "q" / "model.safetensors")
     with pytest.raises(InputError, match="outside the range of 4 bits"):
-        QuantizedCheckpoint.open(tmp_path / "q").read(EMBEDDING)
+        open_quantized_model(tmp_path / "q").read(EMBEDDING)
 
 
 def test_float_and_quantized_folders_are_not_confused(source: Checkpoint, qdir: Path) -> None:
     with pytest.raises(InputError, match="quantized already"):
-        Checkpoint.open(qdir)
-    with pytest.raises(InputError, match="expected quant_method 'compressed-tensors'"):
-        QuantizedCheckpoint.open(source.folder)
+        open_float_model(qdir)
+    with pytest.raises(InputError, match="a float checkpoint; expected a quantized one"):
+        open_quantized_model(source.folder)

@@ -31,17 +31,24 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert resolve_model("org/name") == Path("org/name")  # a folder here wins over the hub
 
 
-@pytest.mark.parametrize("model", ["./no/such", "/no/such/folder", "nothing", "a/b/c", "../x/y", "org/na me", ""])
+@pytest.mark.parametrize(
+    "model", ["./no/such", "/no/such/folder", "nothing", "a/b/c", "../x/y", "org/na me", "", "x" * 5000]
+)
 def test_paths_that_do_not_exist(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="not found; expected a model folder or a hub id such as Qwen"):
         resolve_model(model)
 
 
-def test_a_file_is_no_model(tmp_path: Path) -> None:
+def test_a_file_is_itself(tmp_path: Path) -> None:
+    """What is in it is for the readers of formats to say."""
     (tmp_path / "model.gguf").touch()
-    with pytest.raises(InputError, match="is a file; expected a model folder"):
-        resolve_model(str(tmp_path / "model.gguf"))
+    assert resolve_model(tmp_path / "model.gguf") == tmp_path / "model.gguf"
+
+
+def test_neither_a_path_nor_a_string() -> None:
+    with pytest.raises(TypeError, match=r"model is int: pass a folder \(str or Path\) or a hub id"):
+        resolve_model(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("offline")

@@ -18,12 +18,19 @@ from q3edge.exporters.onnx.builder import GraphBuilder
 from q3edge.exporters.onnx.external_data import ExternalData
 from q3edge.exporters.onnx.linear import Matrices
 from q3edge.quantization.packing import pack_blocks, pack_codes, pack_zero_points
-from q3edge.quantization.scheme import GROUP_SIZES, Scheme
+from q3edge.quantization.scheme import GROUP_SIZES, Scales, Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from tests.helpers.onnx_models import random_quantized, session
 from tests.helpers.support import InMemoryWeights, tiny_config
 
-SCHEMES = [Scheme(b, g, s) for b in (2, 4, 8) for g in GROUP_SIZES for s in (True, False)]
+SCALES: tuple[Scales, ...] = ("int8", "float16")
+SCHEMES = [
+    Scheme(bits, size, symmetric, scales=scales)
+    for scales in SCALES
+    for bits in (2, 4, 8)
+    for size in GROUP_SIZES
+    for symmetric in (True, False)
+]
 
 
 def unpack_naively(packed: NDArray[np.uint8], bits: int, width: int) -> NDArray[np.uint8]:

@@ -104,6 +104,8 @@ def test_norms_and_routers_stay_float_whatever_the_rules_say(tmp_path: Path) -> 
         ("format = 'int4'\ngroup_size = 'big'", "group_size = 'big'"),
         ("method = 7", "method = 7"),
         ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nfit = 1", "fit = 1"),
+        ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nscales = 'bfloat16'", "scales = 'bfloat16'"),
+        ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nscales = [16]", r"scales = \[16\]: expected 'int8' or"),
     ],
 )
 def test_a_broken_recipe_names_file_and_place(tmp_path: Path, text: str, message: str) -> None:
@@ -125,6 +127,28 @@ def test_group_size_that_does_not_divide_names_tensor_and_valid_sizes() -> None:
 def test_digest_follows_content(tmp_path: Path) -> None:
     assert Recipe.for_format("int4").digest == Recipe.for_format("int4", 32, False).digest
     assert Recipe.for_format("int4").digest != Recipe.for_format("int4", 64).digest
+
+
+def test_digests_are_those_of_versions_whose_schemes_had_no_field_for_scales() -> None:
+    assert [Recipe.for_format(name).digest[:16] for name in FORMATS] == [
+        "bf417822ecbcdcd6", "fe2d293eadfa3699", "91db923f1fc76697", "e3fa83dfb63bf809",
+    ]  # fmt: skip
+
+
+def test_json_of_such_versions_reads_as_the_default() -> None:
+    scheme = {"bits": 4, "group_size": 32, "symmetric": True, "activations": "float"}
+    old = {"method": "rtn", "kv_cache": "float32", "rules": [{"match": "*", "scheme": scheme}]}
+    recipe = Recipe.from_json(old)
+    assert recipe.rules[0].scheme == Scheme(4, 32, scales="int8")
+    assert recipe.to_json() == old
+
+
+def test_float16_scales_are_a_field_of_a_rule(tmp_path: Path) -> None:
+    path = write(tmp_path, "[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nscales = 'float16'\n")
+    recipe = Recipe.load(path)
+    assert recipe.scheme_for(Q_PROJ, 1024) == Scheme(4, 32, scales="float16")
+    assert Recipe.load(write(tmp_path, recipe.to_toml())) == recipe
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 def test_json_reads_back_as_the_same_recipe() -> None:

@@ -15,6 +15,7 @@ from q3edge.quantization.scheme import Scheme
 SYMMETRIC, ASYMMETRIC = Scheme(4, 32), Scheme(4, 32, symmetric=False)
 PER_CHANNEL = Scheme(8, None, activations="int8_per_token")
 BLOCK_WISE = st.sampled_from([SYMMETRIC, ASYMMETRIC])
+FLOAT16 = [PER_CHANNEL, Scheme(4, 32, scales="float16"), Scheme(2, 16, symmetric=False, scales="float16")]
 
 
 def some_scales(seed: int, exponent: float, scheme: Scheme) -> NDArray[np.float32]:
@@ -91,11 +92,22 @@ def test_a_negative_scale_cannot_be_split_where_there_is_no_sign() -> None:
         split_scales(np.array([[1.0, -0.5]], np.float16), ASYMMETRIC)
 
 
-def test_one_scale_a_row_is_a_float16() -> None:
+@given(st.sampled_from(FLOAT16), st.floats(-9, 7), st.booleans(), st.integers(0, 2**32 - 1))
+@settings(max_examples=200, deadline=None)
+def test_float16_scales_are_the_nearest_and_never_zero(scheme: Scheme, exponent: float, up: bool, seed: int) -> None:
+    wanted = some_scales(seed, exponent, SYMMETRIC)
+    stored = storable_scales(wanted, scheme, up=up)
+    nearest = np.clip(wanted, -65504, 65504).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(stored, np.where(nearest == 0, np.float32(2.0**-24), nearest))
+    np.testing.assert_array_equal(storable_scales(stored, scheme, up=up), stored)
+
+
+@pytest.mark.parametrize("scheme", FLOAT16, ids=Scheme.label)
+def test_limits_of_float16_scales(scheme: Scheme) -> None:
     wanted = np.array([[1 / 3], [-1e-12], [1e12]], np.float32)
-    stored = storable_scales(wanted, PER_CHANNEL)
+    stored = storable_scales(wanted, scheme)
     np.testing.assert_array_equal(stored[:, 0], np.float32([np.float16(1 / 3), 2.0**-24, 65504]))
-    smallest, largest = at_limits(stored.astype(np.float16), PER_CHANNEL)
+    smallest, largest = at_limits(stored.astype(np.float16), scheme)
     assert smallest[:, 0].tolist() == [False, True, False]
     assert largest[:, 0].tolist() == [False, False, True]
 

@@ -11,7 +11,10 @@ from q3edge.errors import UsageError
 from q3edge.quantization.scheme import GROUP_SIZES, Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
-ANY_SCHEME = st.builds(Scheme, st.sampled_from([2, 4, 8]), st.sampled_from(GROUP_SIZES), st.booleans())
+SCALES = st.sampled_from(["int8", "float16"])
+ANY_SCHEME = st.builds(
+    Scheme, st.sampled_from([2, 4, 8]), st.sampled_from(GROUP_SIZES), st.booleans(), st.just("float"), SCALES
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ ANY_SCHEME = st.builds(Scheme, st.sampled_from([2, 4, 8]), st.sampled_from(GROUP
         ((4, None), "group_size = None"),
         ((4, 32, True, "int4"), "activations = 'int4'"),
         ((8, 32, True, "int8_per_token"), "one scale per row"),
+        ((4, 32, True, "float", "float8"), "scales = 'float8': expected 'int8' or 'float16'"),
     ],
 )
 def test_invalid_schemes_are_refused(arguments: tuple[object, ...], message: str) -> None:
@@ -36,6 +40,34 @@ def test_bits_per_weight_of_the_usual_formats() -> None:
     assert Scheme(4, 128).bits_per_weight(1024) == 4.0625 + row
     assert Scheme(8, 32).bits_per_weight(1024) == 8.25 + row
     assert Scheme(8, None, activations="int8_per_token").bits_per_weight(1024) == 8 + 16 / 1024
+    assert Scheme(4, 32, scales="float16").bits_per_weight(1024) == 4.5
+    assert Scheme(4, 128, symmetric=False, scales="float16").bits_per_weight(1024) == 4 + 20 / 128
+
+
+def test_one_scale_a_row_is_always_float16() -> None:
+    per_row = Scheme(8, None, activations="int8_per_token")
+    assert per_row.scales == "float16"
+    assert per_row == Scheme(8, None, activations="int8_per_token", scales="float16")
+    assert "scales" not in per_row.to_json()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "label"),
+    [
+        (Scheme(4, 32, symmetric=False), "int4-g32-asym"),
+        (Scheme(4, 32, symmetric=False, scales="float16"), "int4-g32-asym-f16"),
+        (Scheme(8, 128, scales="float16"), "int8-g128-f16"),
+        (Scheme(8, None, activations="int8_per_token"), "int8-channel-a8"),
+    ],
+)
+def test_labels(scheme: Scheme, label: str) -> None:
+    assert scheme.label() == label
+
+
+@given(ANY_SCHEME)
+def test_json_reads_back_and_states_scales_only_where_they_are_not_the_default(scheme: Scheme) -> None:
+    assert Scheme(**scheme.to_json()) == scheme
+    assert ("scales" in scheme.to_json()) == (scheme.scales == "float16")
 
 
 def test_a_group_that_does_not_divide_the_width_lists_those_that_do() -> None:

@@ -1,0 +1,51 @@
+"""`ModelFormat`: how one kind of model is recognised and opened. `q3edge.checkpoint.opening` lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.checkpoint.source import ModelFolder
+from q3edge.errors import InputError
+from q3edge.storage.json_files import read_json_object
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFormat:
+    """One format of models.
+
+    label: its name in errors.
+    recognises: whether a file or folder is meant to be of this format, told by names and config.json alone.
+    open: reads and checks the headers; InputError where the model is incomplete, or the format is not supported.
+    """
+
+    label: str
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path], ModelFolder]
+
+
+def stated_config(path: Path) -> Mapping[str, Any]:
+    """config.json of a folder; empty where there is none that can be read, which is for the format's reader to say."""
+    try:
+        return read_json_object(path / CONFIG_FILE)
+    except InputError:
+        return {}
+
+
+def quantization_method(path: Path) -> str | None:
+    """The method that config.json names for its weights, such as "gptq"; None: it speaks of no quantization."""
+    raw = stated_config(path)
+    settings = raw.get("quantization_config") or raw.get("compression_config")
+    if not settings:
+        return None
+    return str(settings.get("quant_method") if isinstance(settings, Mapping) else settings)
+
+
+def quantized_already(where: str) -> InputError:
+    """The refusal of quantized weights where float ones are needed; `where`: file and what in it says so."""
+    return InputError(
+        f"{where}: the checkpoint is quantized already; expected float weights, start from the original model"
+    )

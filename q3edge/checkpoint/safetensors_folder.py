@@ -1,0 +1,139 @@
+"""`SafetensorsFolder`: config.json and safetensors files as one model, whose tensors must be exactly those expected."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
+from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
+from q3edge.artifact import Notice
+from q3edge.checkpoint.safetensors.file import TensorEntry
+from q3edge.checkpoint.safetensors.shards import INDEX_FILE, Shards, first_names
+from q3edge.checkpoint.source import ModelFolder
+from q3edge.errors import InputError
+from q3edge.storage.json_files import read_json_object
+
+Expected = tuple[tuple[str, ...], tuple[int, ...]]  # dtypes allowed, shape
+
+
+class SafetensorsFolder(ModelFolder):
+    """Base of the readers of safetensors folders; nothing but headers is kept in memory."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read config.json and the headers and check that the model is complete; InputError otherwise."""
+        return cls(folder, read_json_object(folder / CONFIG_FILE))
+
+    def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._config = Qwen3Config.from_dict(raw_config, str(folder / CONFIG_FILE))
+        self._notices = [*_remote_code_notice(folder, raw_config)]
+        self._shards = Shards(folder)
+        try:
+            self._check(raw_config)
+            self._notices += _absent_notice(self._shards)
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _check(self, raw_config: Mapping[str, Any]) -> None:
+        """InputError unless the files hold what the format needs; adds to `_notices`."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self._folder
+
+    @property
+    def config(self) -> Qwen3Config:
+        """The model's configuration."""
+        return self._config
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was accepted although unusual."""
+        return tuple(self._notices)
+
+    def names(self) -> tuple[str, ...]:
+        """The model's tensors, in the order of the forward pass."""
+        return tuple(tensor_shapes(self.config))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Total size of the weight files."""
+        return self._shards.stored_bytes
+
+    def digest(self) -> str:
+        """sha256 over the sha256 of config.json and every weight file; reads all of them."""
+        return self._shards.digest()
+
+    def close(self) -> None:
+        """Close the weight files; later reads fail."""
+        self._shards.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.close()
+
+
+def check_tensors(shards: Shards, stored: Mapping[str, str], expected: Mapping[str, Expected]) -> None:
+    """InputError if the tensors `stored` (canonical -> stored name) are not exactly those `expected`."""
+    folder = shards.folder
+    if missing := [name for name in expected if name not in stored]:
+        raise InputError(f"{folder}{_missing(missing, stored, expected)}")
+    if unexpected := [name for name in stored if name not in expected]:
+        raise InputError(
+            f"{folder}: {len(unexpected)} tensors do not belong to the model of config.json: "
+            f"{first_names(unexpected)}; expected a plain Qwen3 checkpoint (merge adapters first)"
+        )
+    entries = shards.entries
+    for name, (dtypes, shape) in expected.items():
+        _check_entry(f"{shards.path_of(stored[name])} ({name})", entries[stored[name]], dtypes, shape)
+
+
+def _missing(missing: list[str], stored: Mapping[str, str], expected: Mapping[str, Expected]) -> str:
+    if missing == [LM_HEAD]:
+        return (
+            f" ({LM_HEAD}): missing, and config.json does not tie it to the embedding (tie_word_embeddings is "
+            "false or absent); download the checkpoint again or correct config.json"
+        )
+    if len(missing) == len(expected):
+        return (
+            f": has none of the {len(expected)} tensors that config.json asks for, but {first_names(stored.values())}; "
+            f"expected a plain Qwen3 checkpoint with names such as {missing[0]}"
+        )
+    return (
+        f": {len(missing)} tensors that config.json asks for are missing: {first_names(missing)}; "
+        "the checkpoint is incomplete, download it again"
+    )
+
+
+def _check_entry(where: str, entry: TensorEntry, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    if entry.shape != shape:
+        raise InputError(f"{where}: shape {list(entry.shape)}, config.json asks for {list(shape)}")
+    if entry.dtype not in dtypes:
+        raise InputError(f"{where}: dtype {entry.dtype}, expected {' or '.join(dtypes)}; convert the checkpoint")
+
+
+def _remote_code_notice(folder: Path, raw_config: Mapping[str, Any]) -> list[Notice]:
+    """A notice where the folder brings Python code: it is never imported."""
+    scripts = sorted(path.name for path in folder.glob("*.py"))
+    if not scripts and not raw_config.get("auto_map"):
+        return []
+    found = ", ".join(scripts) or "auto_map in config.json"
+    return [Notice("remote-code-ignored", max(len(scripts), 1), f"code of the checkpoint was not run: {found}")]
+
+
+def _absent_notice(shards: Shards) -> list[Notice]:
+    """A notice where the index names tensors that no file has and the model does not need, such as a tied head."""
+    if not shards.absent:
+        return []
+    detail = f"{INDEX_FILE} names tensors that no file has and the model does not need: {first_names(shards.absent)}"
+    return [Notice("index-names-absent", len(shards.absent), detail)]

@@ -1,0 +1,240 @@
+"""The one door: whatever lies at a path is opened by its reader, or refused with what it is and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from safetensors.torch import load_file, save_file
+
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD
+from q3edge.artifact import MODEL_FILE, Manifest
+from q3edge.checkpoint import Checkpoint, open_float_model, open_model, open_quantized_model
+from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, QuantizedWriter
+from q3edge.checkpoint.opening import FORMATS
+from q3edge.errors import InputError
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.storage.json_files import read_json_object
+from tests.helpers.support import write_checkpoint
+
+NORM = "model.norm.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tied two-layer float checkpoint in one file."""
+    return write_checkpoint(tmp_path / "model")
+
+
+@pytest.fixture
+def quantized(folder: Path, tmp_path: Path) -> Path:
+    """The same model with an int8 embedding of zeros."""
+    target = tmp_path / "quantized"
+    target.mkdir()
+    scheme = Scheme(8, 32)
+    with open_float_model(folder) as source:
+        schemes = {name: scheme if name == EMBEDDING else None for name in source.names()}
+        dtypes = {name: source.dtype(name) for name in source.names()}
+        with QuantizedWriter(target, read_json_object(folder / "config.json"), schemes, dtypes) as writer:
+            codes, scales = np.full((320, 64), 128, np.uint8), np.ones((320, 2), np.float16)
+            writer.add(EMBEDDING, QuantizedTensor(codes, scales, None, scheme))
+            for name in source.names():
+                if schemes[name] is None:
+                    writer.add_float(name, source.read(name))
+    return target
+
+
+def edit_config(folder: Path, **fields: object) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, **fields}))
+
+
+def refusal(path: Path) -> str:
+    """The message of every door, the same one: always one line that names the path."""
+    messages = set()
+    for door in (open_model, open_float_model, open_quantized_model):
+        with pytest.raises(InputError) as caught:
+            door(path)
+        messages.add(str(caught.value))
+    (message,) = messages
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_float_and_quantized_models_are_recognised(folder: Path, quantized: Path) -> None:
+    with open_model(str(folder)) as opened:
+        assert isinstance(opened, Checkpoint)
+        assert opened.folder == folder
+    with open_model(quantized) as opened:
+        assert isinstance(opened, QuantizedCheckpoint)
+        assert opened.scheme(EMBEDDING) == Scheme(8, 32)
+    with open_quantized_model(quantized) as opened:
+        assert isinstance(opened, QuantizedCheckpoint)
+
+
+def test_who_needs_one_kind_is_not_given_the_other(folder: Path, quantized: Path) -> None:
+    with pytest.raises(InputError, match="quantized already; expected float weights, start from the original model"):
+        open_float_model(quantized)
+    with pytest.raises(InputError, match="a float checkpoint; expected a quantized one, run `q3edge quantize` first"):
+        open_quantized_model(folder)
+
+
+def test_a_closed_model_refuses(folder: Path) -> None:
+    with open_model(folder) as opened:
+        opened.read(NORM)
+    with pytest.raises(ValueError, match="closed file"):
+        opened.read(NORM)
+
+
+def only_gguf(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-q4_k_m.gguf")
+
+
+def only_adapter(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-0.6B"}')
+
+
+def adapter_beside_weights(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def artifact(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / MODEL_FILE).parent.mkdir()
+    (folder / MODEL_FILE).touch()
+    Manifest("onnx", "0", {}).save(folder)
+
+
+def foreign_onnx(folder: Path) -> None:
+    (folder / "onnx").mkdir()
+    (folder / "model.safetensors").rename(folder / "onnx" / "model_q4.onnx")
+
+
+def mlx(folder: Path) -> None:
+    settings = {"group_size": 64, "bits": 4, "mode": "affine"}
+    edit_config(folder, quantization=settings, quantization_config=settings)
+
+
+def gptq(folder: Path) -> None:
+    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+
+
+def old_compressed_tensors(folder: Path) -> None:
+    edit_config(folder, compression_config={"quant_method": "sparse"})
+
+
+def pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00001.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "message"),
+    [
+        (only_gguf, "GGUF", "GGUF, the format of llama.cpp, which q3edge does not read; start from the original"),
+        (only_adapter, "adapter", "an adapter (LoRA) for Qwen/Qwen3-0.6B, not a whole model; merge it first"),
+        (adapter_beside_weights, "adapter", "an adapter (LoRA) for a model that it does not name"),
+        (artifact, "q3edge ONNX", "an ONNX model that q3edge built already; run it with `q3edge run"),
+        (foreign_onnx, "ONNX", "an ONNX model of another tool, expected safetensors weights"),
+        (mlx, "MLX", "config.json: quantization (MLX, 4 bits): the checkpoint is quantized already"),
+        (gptq, "quantized", "config.json: quantization_config (gptq): the checkpoint is quantized already"),
+        (old_compressed_tensors, "quantized", "quantization_config (sparse): the checkpoint is quantized already"),
+        (pickle, "pickle", "only pytorch_model.bin, a pickle that can run code; convert it to safetensors"),
+    ],
+)
+def test_what_cannot_be_read_is_named(folder: Path, change: Callable[[Path], None], label: str, message: str) -> None:
+    change(folder)
+    assert message in refusal(folder)
+    assert next(known.label for known in FORMATS if known.recognises(folder)) == label
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("model.GGUF", "GGUF, the format"), ("model.onnx", "an ONNX model"), ("model.safetensors", "is a file; expected")],
+)
+def test_a_single_file(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).touch()
+    assert message in refusal(tmp_path / name)
+
+
+def test_unquantized_mlx_folders_are_float_models(folder: Path) -> None:
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"format": "mlx"})
+    with open_float_model(folder) as opened:
+        assert opened.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "notices"),
+    [
+        ("module.{}", [("prefix-replaced", 25)]),
+        ("_orig_mod.{}", [("prefix-replaced", 25)]),
+        ("_fsdp_wrapped_module.{}", [("prefix-replaced", 25)]),
+        ("module._orig_mod.{}", [("prefix-replaced", 25), ("prefix-replaced", 25)]),
+        ("base_model.model.{}", [("prefix-replaced", 25)]),
+        ("language_model.{}", [("prefix-replaced", 25)]),
+    ],
+)
+def test_prefixes_of_wrappers_are_taken_away(folder: Path, wrapped: str, notices: list[tuple[str, int]]) -> None:
+    edit_config(folder, tie_word_embeddings=False)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[LM_HEAD] = tensors[EMBEDDING] + 1
+    save_file({wrapped.format(name): values for name, values in tensors.items()}, folder / "model.safetensors")
+    with open_float_model(folder) as opened:
+        assert [(notice.code, notice.count) for notice in opened.notices] == notices
+        for name, values in tensors.items():
+            assert_array_equal(opened.read(name), values.float().numpy())
+            assert opened.dtype(name) == "BF16"
+
+
+def test_the_language_part_of_a_newer_vision_model(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {name.replace("model.", "model.language_model.", 1): values for name, values in tensors.items()}
+    save_file(renamed, folder / "model.safetensors")
+    with open_float_model(folder) as opened:
+        (notice,) = opened.notices
+        assert notice.detail == "24 tensors with the prefix 'model.language_model.' were read as if it were 'model.'"
+        assert_array_equal(opened.read(NORM), tensors[NORM].float().numpy())
+
+
+def test_adapters_that_are_not_merged_are_no_prefix(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    wrapped = {f"base_model.model.{name}": values for name, values in tensors.items()}
+    wrapped["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.ones(8, 64)
+    save_file(wrapped, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"1 tensors do not belong .*merge adapters first"):
+        open_float_model(folder)
+
+
+def test_two_spellings_of_one_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, f"module.{NORM}": tensors[NORM].clone()}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"also there as .*expected it once"):
+        open_float_model(folder)
+
+
+def test_names_of_something_else_altogether(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"blk.{number}": values for number, values in enumerate(tensors.values())}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"has none of the 24 tensors .*, but blk\.0, .* 14 more"):
+        open_float_model(folder)
+
+
+def test_an_index_may_name_a_tied_head_that_no_file_has(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    names = [*load_file(folder / "a.safetensors"), LM_HEAD]
+    index = {"weight_map": dict.fromkeys(names, "a.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with open_float_model(folder) as opened:
+        assert [(notice.code, notice.count) for notice in opened.notices] == [("index-names-absent", 1)]
+        assert LM_HEAD in opened.notices[0].detail
+    edit_config(folder, tie_word_embeddings=False)
+    with pytest.raises(InputError, match=r"\(lm_head\.weight\): missing, and config\.json does not tie it"):
+        open_float_model(folder)
