@@ -18,9 +18,10 @@ from q3edge.errors import InputError
 from q3edge.exporters.onnx.blocks import EXPORTERS
 from q3edge.exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
 from q3edge.exporters.onnx.decoder import build_decoder
-from q3edge.exporters.onnx.external_data import ExternalData
+from q3edge.exporters.onnx.external_data import DataLayout, ExternalData
 from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
+from q3edge.progress import Advance
 
 _HEAD_DIM_MULTIPLE = 16  # checked by the kernel when it runs, with do_rotary
 
@@ -44,14 +45,25 @@ def export_decoder(
     check_exportable(config)
     (folder / DATA_FILE).parent.mkdir(parents=True, exist_ok=True)
     weights = sum(prod(shape) for shape in tensor_shapes(config).values())
-    task = progress.task("export", weights)
-    with task as advance, ExternalData(folder / DATA_FILE) as data:
-        builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
-        matrices = Matrices(builder, source, data, accuracy_level, advance)
-        model = build_decoder(DecoderGraph(config, builder, matrices, kv_scales))
-    proto = ir.to_proto(model)
+    with progress.task("export", weights) as advance, ExternalData(folder / DATA_FILE) as data:
+        graph = serialized(source, data, kv_scales, accuracy_level, advance)
+    (folder / MODEL_FILE).write_bytes(graph)
+
+
+def serialized(
+    source: WeightSource,
+    data: DataLayout,
+    kv_scales: KVScales | None = None,
+    accuracy_level: int = 4,
+    advance: Advance = lambda _weights: None,
+) -> bytes:
+    """Build the graph and store its weights in `data`; returns the bytes of model.onnx."""
+    builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
+    matrices = Matrices(builder, source, data, accuracy_level, advance)
+    proto = ir.to_proto(build_decoder(DecoderGraph(source.config, builder, matrices, kv_scales)))
     del proto.graph.value_info[:]  # types and shapes of initializers, which say them themselves
-    (folder / MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
+    graph: bytes = proto.SerializeToString(deterministic=True)
+    return graph
 
 
 def check_exportable(config: Qwen3Config) -> None:

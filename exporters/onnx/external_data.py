@@ -1,4 +1,4 @@
-"""The file of weights beside an ONNX model: tensors are streamed into it block by block.
+"""The file of weights beside an ONNX model: tensors are streamed into it block by block, or only laid out.
 
 Owns offsets and alignment. What the blocks hold is the caller's business.
 """
@@ -23,11 +23,17 @@ _SMALL_ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, element type and shape of a tensor about to be written."""
+    """A stored tensor: which part of which of the model's weights it holds, their rows one after another.
+
+    part: "codes", "scales", "exponents", "zero_points", or "values" where the weights stay float.
+    """
 
     name: str
+    part: str
+    weights: tuple[str, ...]
     dtype: ir.DataType
     shape: tuple[int, ...]
+    is_transposed: bool = False  # rows of weights are its columns
 
     @property
     def nbytes(self) -> int:
@@ -35,12 +41,37 @@ class TensorSpec:
         return prod(self.shape) * self.dtype.numpy().itemsize
 
 
-class ExternalData:
-    """A new file of raw little-endian tensors, in the order they are stored; use as a context manager."""
+class DataLayout:
+    """Where tensors come to lie in the file of weights, in the order they are stored. specs: of all so far."""
+
+    def __init__(self, location: str) -> None:
+        """`location`: the file's name, as the graph refers to it."""
+        self._location = location
+        self.specs: list[TensorSpec] = []
+        self.end = 0  # bytes of the file
+
+    def store(
+        self, specs: Sequence[TensorSpec], blocks: Iterable[Sequence[NDArray[Any]]]
+    ) -> tuple[ir.ExternalTensor, ...]:
+        """Reserve room for several tensors; `blocks` is not read."""
+        return tuple(self._reserve(spec) for spec in specs)
+
+    def _reserve(self, spec: TensorSpec) -> ir.ExternalTensor:
+        alignment = PAGE if spec.nbytes >= _LARGE else _SMALL_ALIGNMENT
+        offset = -(-self.end // alignment) * alignment
+        self.end = offset + spec.nbytes
+        self.specs.append(spec)
+        return ir.ExternalTensor(
+            self._location, offset, spec.nbytes, spec.dtype, shape=ir.Shape(spec.shape), name=spec.name
+        )
+
+
+class ExternalData(DataLayout):
+    """A new file of raw little-endian tensors; use as a context manager."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path.name)
         self._path = path
-        self._end = 0
 
     def __enter__(self) -> Self:
         self._file = self._path.open("xb")
@@ -58,17 +89,9 @@ class ExternalData:
 
         So codes and scales that are read together are written together, and only one block is in memory.
         """
-        tensors = tuple(self._reserve(spec) for spec in specs)
+        tensors = super().store(specs, blocks)
         self._write(tensors, blocks)
         return tensors
-
-    def _reserve(self, spec: TensorSpec) -> ir.ExternalTensor:
-        alignment = PAGE if spec.nbytes >= _LARGE else _SMALL_ALIGNMENT
-        offset = -(-self._end // alignment) * alignment
-        self._end = offset + spec.nbytes
-        return ir.ExternalTensor(
-            self._path.name, offset, spec.nbytes, spec.dtype, shape=ir.Shape(spec.shape), name=spec.name
-        )
 
     def _write(self, tensors: Sequence[ir.ExternalTensor], blocks: Iterable[Sequence[NDArray[Any]]]) -> None:
         positions = [tensor.offset or 0 for tensor in tensors]

@@ -18,13 +18,15 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
-from q3edge.exporters.onnx.external_data import ExternalData, TensorSpec, same_bytes
+from q3edge.exporters.onnx.external_data import DataLayout, same_bytes
+from q3edge.exporters.onnx.stored import block_specs, float_specs, int8_specs, label_of
 from q3edge.progress import Advance
 from q3edge.quantization.packing import pack_blocks, pack_zero_points
-from q3edge.quantization.scales import multiples_type, split_scales
+from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
+TABLE_SUFFIX = "_rows"  # of the codes of a table, seen as rows that are looked up
 _BLOCK_WEIGHTS = 1 << 22  # weights in memory at a time
 _INT8_RANGE = 127.0
 _SMALLEST_MAX = 1e-30  # keeps an all-zero token from dividing by zero
@@ -43,7 +45,7 @@ class Matrices:
     """Adds linear layers and the embedding to a graph; each weight is read once and stored once."""
 
     def __init__(
-        self, builder: GraphBuilder, source: WeightSource, data: ExternalData, accuracy_level: int, advance: Advance
+        self, builder: GraphBuilder, source: WeightSource, data: DataLayout, accuracy_level: int, advance: Advance
     ) -> None:
         self._builder, self._source, self._data = builder, source, data
         self._accuracy_level, self._advance = accuracy_level, advance
@@ -66,7 +68,7 @@ class Matrices:
             raise UsageError(f"{name}: {scheme.label()} is for linear layers; give the embedding a group_size")
         weights = self._store_blocks((name,), scheme)
         rows, width = self._shapes[name]
-        table = same_bytes(weights.codes, f"{weights.codes.name}_rows", (rows, width * scheme.bits // 8))
+        table = same_bytes(weights.codes, f"{weights.codes.name}{TABLE_SUFFIX}", (rows, width * scheme.bits // 8))
         inputs = [self._builder.initializer(table), ids, weights.scales, weights.zero_points]
         return self._builder.op(
             "GatherBlockQuantized",
@@ -127,10 +129,11 @@ class Matrices:
 
     def _store_float(self, names: tuple[str, ...]) -> ir.Value:
         """float32 [N, K]."""
-        label = _label(names)
+        label = label_of(names)
         if label not in self._float_weights:
-            spec = TensorSpec(label, ir.DataType.FLOAT, self._shape(names))
-            (tensor,) = self._data.store([spec], ((values,) for values in self._float_blocks(names)))
+            (tensor,) = self._data.store(
+                float_specs(names, self._shape(names)), ((values,) for values in self._float_blocks(names))
+            )
             self._float_weights[label] = self._builder.initializer(tensor)
         return self._float_weights[label]
 
@@ -139,10 +142,10 @@ class Matrices:
 
         Scales are stored as `scheme.scales` says; onnxruntime widens them when it loads the model.
         """
-        label = _label(names)
+        label = label_of(names)
         if label not in self._block_weights:
             packed = (_packed(block) for block in self._blocks(names))
-            codes, *stored = self._data.store(_block_specs(label, self._shape(names), scheme), packed)
+            codes, *stored = self._data.store(block_specs(names, self._shape(names), scheme), packed)
             zero_points = None if scheme.symmetric else self._builder.initializer(stored.pop())
             scales = self._widened_scales([self._builder.initializer(tensor) for tensor in stored])
             self._block_weights[label] = _BlockWeights(codes, scales, zero_points)
@@ -156,13 +159,7 @@ class Matrices:
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
         """Codes int8 [K, N] (MatMulInteger takes no transpose) and scales float32 [N]."""
-        label = _label(names)
-        rows, width = self._shape(names)
-        specs = [
-            TensorSpec(f"{label}.codes", ir.DataType.INT8, (width, rows)),
-            TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows,)),
-        ]
-        codes, scales = self._data.store(specs, self._transposed(names, scheme))
+        codes, scales = self._data.store(int8_specs(names, self._shape(names)), self._transposed(names, scheme))
         return self._builder.initializer(codes), _widened(self._builder, self._builder.initializer(scales))
 
     def _transposed(self, names: tuple[str, ...], scheme: Scheme) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -198,23 +195,6 @@ class Matrices:
                 self._advance((stop - start) * width)
 
 
-def _block_specs(label: str, shape: tuple[int, int], scheme: Scheme) -> list[TensorSpec]:
-    """Of what `_packed` gives: codes, scales (float16, or multiples and exponents), zero points of an [N, K] matrix."""
-    rows, width = shape
-    groups = scheme.groups(width)
-    uint8 = ir.DataType.UINT8
-    specs = [TensorSpec(f"{label}.codes", uint8, (rows, groups, width // groups * scheme.bits // 8))]
-    if scheme.scales == "float16":
-        specs.append(TensorSpec(f"{label}.scales", ir.DataType.FLOAT16, (rows, groups)))
-    else:
-        multiples = ir.DataType.from_numpy(multiples_type(scheme))
-        specs.append(TensorSpec(f"{label}.scales", multiples, (rows, groups)))
-        specs.append(TensorSpec(f"{label}.exponents", ir.DataType.INT8, (rows, 1)))
-    if not scheme.symmetric:
-        specs.append(TensorSpec(f"{label}.zero_points", uint8, (rows, -(-groups * scheme.bits // 8))))
-    return specs
-
-
 def _scales(builder: GraphBuilder, multiples: ir.Value, exponents: ir.Value) -> ir.Value:
     """multiples x 2^exponents, int8 or uint8 [N, G] and int8 [N, 1] -> float32 [N, G]."""
     powers = builder.op("Pow", builder.float32(2), _widened(builder, exponents))
@@ -232,16 +212,6 @@ def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
     if block.zero_points is not None:
         parts.append(pack_zero_points(block.zero_points, block.scheme.bits))
     return parts
-
-
-def _label(names: tuple[str, ...]) -> str:
-    """Name of the rows of several weights: (…q_proj.weight, …k_proj.weight) -> …q_k_proj."""
-    modules = [name.removesuffix(".weight") for name in names]
-    if len(modules) == 1:
-        return modules[0]
-    parent = modules[0].rpartition(".")[0]
-    stems = (module.rpartition(".")[2].removesuffix("_proj") for module in modules)
-    return f"{parent}.{'_'.join(stems)}_proj"
 
 
 def _without_trailing_none(inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:

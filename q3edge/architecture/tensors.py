@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.layer import layer_prefix, layers_of
+from q3edge.architecture.layer import Layer, layer_prefix, layers_of
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -28,3 +28,15 @@ def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
 def head_tensor(config: Qwen3Config) -> str:
     """The tensor that gives the logits: the embedding itself where the weights are tied."""
     return EMBEDDING if config.tie_word_embeddings else LM_HEAD
+
+
+def component_of(name: str, config: Qwen3Config) -> str:
+    """What a tensor belongs to: embed_tokens, lm_head, norms, or the kind of its block."""
+    if name in (EMBEDDING, LM_HEAD):
+        return name.removeprefix("model.").removesuffix(".weight")
+    if name.endswith("norm.weight"):
+        return "norms"
+    number = int(name.removeprefix("model.layers.").partition(".")[0])
+    layer = Layer.of(config, number)
+    path = name.removeprefix(layer_prefix(number))
+    return next(block.kind for block in layer.blocks if path in {tensor.path for tensor in block.tensors})

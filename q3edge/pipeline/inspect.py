@@ -16,7 +16,8 @@ from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import UsageError
+from q3edge.errors import InputError, UsageError
+from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.formats import FLOAT, FORMATS
 from q3edge.machine.cpu import default_threads
 from q3edge.machine.speed import read_bandwidth
@@ -87,17 +88,14 @@ def inspect_model(model: str) -> Inspection:
 def _predict_all(
     config: Qwen3Config, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[Prediction, ...], dict[str, str]]:
-    if config.moe is not None:
-        return (), dict.fromkeys((FLOAT, *FORMATS), "mixture-of-experts models cannot be exported yet")
     bandwidth = read_bandwidth()
     predictions, not_possible = [], {}
     for name in (FLOAT, *FORMATS):
         try:
             schemes = dict.fromkeys(shapes) if name == FLOAT else Recipe.for_format(name).resolve(config)
-        except UsageError as error:
+            predictions.append(_predict(name, config, shapes, schemes, bandwidth))
+        except (UsageError, InputError) as error:  # group sizes that do not fit, shapes that no operator takes
             not_possible[name] = str(error)
-            continue
-        predictions.append(_predict(name, config, shapes, schemes, bandwidth))
     return tuple(predictions), not_possible
 
 
@@ -108,7 +106,7 @@ def _predict(
     schemes: Mapping[str, Scheme | None],
     bandwidth: float,
 ) -> Prediction:
-    disk = {tensor: _stored(shapes[tensor], schemes[tensor]) for tensor in shapes}
+    disk_bytes = dry_run(config, schemes).model_bytes
     ram = {tensor: resident_bytes(shapes[tensor], schemes[tensor]) for tensor in shapes}
     if config.tie_word_embeddings:
         ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
@@ -116,8 +114,8 @@ def _predict(
     cache = CONTEXT * KVCacheSpec.of(config).bytes_per_token()
     return Prediction(
         format=name,
-        disk_bytes=sum(disk.values()),
-        bits_per_weight=8 * sum(disk.values()) / weights,
+        disk_bytes=disk_bytes,
+        bits_per_weight=8 * disk_bytes / weights,
         ram_bytes=int(_RUNTIME_BYTES + sum(ram.values()) + cache),
         tokens_per_second=_BANDWIDTH_SHARE[name != FLOAT]
         * bandwidth
@@ -125,7 +123,3 @@ def _predict(
         / weight_bytes_per_token(config, schemes),
         build_seconds=_START_SECONDS + weights * _SECONDS_PER_WEIGHT[name] * _FITTED_BANDWIDTH / bandwidth,
     )
-
-
-def _stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
-    return 4 * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])

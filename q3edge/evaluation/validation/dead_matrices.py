@@ -1,6 +1,6 @@
 """Matrices of an ONNX artifact that hold nothing: every code the same, every scale zero, or every float weight zero.
 
-Names of stored tensors are exporters/onnx's: `.codes`, `.codes_rows` (the same bytes as a table), `.scales`, `.weight`.
+Which tensor of the file holds which weights is the exporter's to say.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.artifact import MODEL_FILE
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.errors import InputError
 from q3edge.evaluation.validation.results import CheckResult
+from q3edge.exporters.onnx.dry_run import dry_run
+from q3edge.exporters.onnx.external_data import TensorSpec
+from q3edge.exporters.onnx.linear import TABLE_SUFFIX
+from q3edge.quantization.recipe import Recipe
 
 _BLOCK_ROWS = 256
 _SHOWN = 4
+_EXPECTED: Mapping[str, int | None] = {"codes": None, "scales": 0, "values": 0}  # None: whatever the first is
 
 
 def check_dead_matrices(folder: Path, config: Qwen3Config) -> CheckResult:
@@ -37,48 +42,52 @@ def dead_matrices(folder: Path, config: Qwen3Config) -> list[str]:
     """Names of the dead weights, in the graph's order. A block's first difference ends its reading, so it is fast.
 
     A quantized matrix of zeros has its zero point in every code, whatever the scales; so all codes alike is the sign.
-    InputError: not an ONNX model.
+    InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
     """
     path = folder / MODEL_FILE
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf's DecodeError is not a public class
         raise InputError(f"{path}: not an ONNX model ({error}); export again") from None
+    specs = _expected_tensors(folder, config)
     dead: dict[str, None] = {}
     for tensor in graph.initializer:
-        label, _, part = tensor.name.rpartition(".")
-        if part not in ("codes", "codes_rows", "scales", "weight"):
+        if not uses_external_data(tensor):
             continue
-        values = _values(tensor, path)
-        if part == "codes" and values.ndim == 2:
-            values = values.T  # int8 [K, N]: MatMulInteger takes no transpose
-        for name, rows in _unfused(label, values, config):
-            if _is_constant(rows, None if part.startswith("codes") else 0):
-                dead[name] = None
+        spec = specs.get(tensor.name.removesuffix(TABLE_SUFFIX))
+        if spec is None:
+            raise InputError(f"{path}: tensor {tensor.name!r} is of no export of its recipe; export again")
+        if spec.part in _EXPECTED:
+            for name, rows in _rows(spec, _values(tensor, path), config):
+                if _is_constant(rows, _EXPECTED[spec.part]):
+                    dead[name.removesuffix(".weight")] = None
     return list(dead)
 
 
+def _expected_tensors(folder: Path, config: Qwen3Config) -> dict[str, TensorSpec]:
+    recipe = Recipe.from_json(Manifest.load(folder).recipe)
+    plan = dry_run(config, recipe.resolve(config), recipe.kv_cache)
+    return {spec.name: spec for spec in plan.tensors}
+
+
 def _values(tensor: onnx.TensorProto, model: Path) -> NDArray[np.generic]:
-    if not uses_external_data(tensor):
-        inline: NDArray[np.generic] = numpy_helper.to_array(tensor)
-        return inline
     where: Mapping[str, str] = {entry.key: entry.value for entry in tensor.external_data}
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return np.memmap(model.parent / where["location"], dtype, "r", int(where.get("offset", 0)), tuple(tensor.dims))
 
 
-def _unfused(label: str, values: NDArray[np.generic], config: Qwen3Config) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The weights that were stored as one because they read the same input, each with its rows."""
-    module, _, name = label.rpartition(".")
-    queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-    parts = {
-        "q_k_v_proj": {"q_proj": queries, "k_proj": keys, "v_proj": keys},
-        "gate_up_proj": {"gate_proj": config.intermediate_size, "up_proj": config.intermediate_size},
-    }.get(name, {name: len(values)})
+def _rows(
+    spec: TensorSpec, values: NDArray[np.generic], config: Qwen3Config
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The weights that a tensor holds, each with its rows."""
+    shapes = tensor_shapes(config)
+    if spec.is_transposed:
+        values = values.T
     start = 0
-    for part, rows in parts.items():
-        yield f"{module}.{part}", values[start : start + rows]
-        start += rows
+    for name in spec.weights:
+        stop = start + shapes[name][0]
+        yield name, values[start:stop]
+        start = stop
 
 
 def _is_constant(values: NDArray[np.generic], expected: int | None) -> bool:

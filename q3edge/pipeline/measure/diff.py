@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,13 +10,14 @@ from typing import Any
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.architecture.tensors import component_of
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import compare, decoder_logits
 from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
+from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
@@ -26,7 +26,6 @@ from q3edge.runtime.session.loader import open_artifact
 
 _FLOAT = "float32"
 _LEFT_OUT = ("tensors", "checks")  # of the metrics
-_EXPORTED_FLOAT_BYTES = 4  # of a weight that stays float
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +132,11 @@ def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeC
 
 
 def _sizes(manifest: Manifest, config: Qwen3Config) -> dict[str, int]:
-    """Bytes as the recipe stores them, by component, and of graph and weights together as they are on disk."""
+    """Bytes of the weights as the recipe stores them, by component, and of both files together as they are on disk."""
     sizes: Counter[str] = Counter()
-    schemes = _resolved(manifest, config)
-    for name, shape in tensor_shapes(config).items():
-        scheme = schemes[name]
-        size = _EXPORTED_FLOAT_BYTES * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
-        sizes[_component(name)] += size
+    for name, size in dry_run(config, _resolved(manifest, config)).weight_bytes().items():
+        sizes[component_of(name, config)] += size
     return {**sizes, "graph and weights on disk": manifest.metrics["model_bytes"]}
-
-
-def _component(name: str) -> str:
-    if name in (EMBEDDING, LM_HEAD):
-        return name.removeprefix("model.").removesuffix(".weight")
-    if name.endswith("norm.weight"):
-        return "norms"
-    return "attention" if ".self_attn." in name else "mlp"
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest
+from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import TensorFact
 
-_FLOAT_BITS = 32.0  # as exported
 FLOAT_LABEL = "float32"
 
 
@@ -19,13 +20,14 @@ def tensor_facts(manifest: Manifest, config: Qwen3Config) -> tuple[TensorFact, .
     """One fact a matrix, in the order of the forward pass; vectors are left out."""
     reports: Mapping[str, Mapping[str, float]] = manifest.metrics.get("tensors", {})
     schemes = Recipe.from_json(manifest.recipe).resolve(config)
+    sizes = dry_run(config, schemes).weight_bytes()
     facts = []
     for name, shape in tensor_shapes(config).items():
         if len(shape) < 2:
             continue
         scheme, report = schemes[name], reports.get(name, {})
         label = scheme.label() if scheme else FLOAT_LABEL
-        bits = scheme.bits_per_weight(shape[-1]) if scheme else _FLOAT_BITS
+        bits = 8 * sizes[name] / math.prod(shape)
         facts.append(TensorFact(name, label, bits, report.get("loss"), report.get("rounding_loss")))
     return tuple(facts)
 

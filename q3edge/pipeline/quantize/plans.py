@@ -12,6 +12,8 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.calibration.budget.allocation import Choice, allocate
 from q3edge.calibration.layers.units import TABLES, Unit, units_of
 from q3edge.errors import UsageError
+from q3edge.exporters.onnx.dry_run import dry_run, group_bytes
+from q3edge.formats import CACHE_TYPES
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
 
@@ -36,9 +38,6 @@ _TABLE_WIDTHS: tuple[Scheme | None, ...] = (
     Scheme(8, 16),
     None,
 )
-_FLOAT_BYTES = 4  # of a weight that stays float, as exported
-_GRAPH_BYTES, _LAYER_GRAPH_BYTES = 4_400, 6_420  # of the ONNX graph: at most 2 % more than it has with zero points
-_LAYER_CACHE_BYTES = 3_400  # of the graph for an int8 KV cache, beside its scales: 3 330 to 3 390 measured
 PLANS = 3  # at most, that are worth a calibration each
 _WORTH_A_TRY = 1.5  # of the smallest predicted KL: 8-bit tables came out equal at 1.34 times (135 M model, 104 MB)
 
@@ -98,8 +97,8 @@ def make_plans(
     costs: nats by unit and width. `budget` is one that `check_budget` has passed.
     """
     pricing = _Pricing(config, costs, int8_cache)
-    uniform = [plan for plan in pricing.uniform() if plan.size <= budget]
-    found = [min(uniform, key=lambda plan: plan.predicted_kl)] if uniform else []
+    uniform = pricing.uniform(budget)
+    found = [uniform] if uniform is not None else []
     measured = pricing.knapsack("measured", budget)
     if measured is None:
         return found
@@ -126,8 +125,7 @@ def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) 
 
 def largest_plan(config: Qwen3Config) -> Plan:
     """The plan of the most bytes in which every matrix is rounded: none takes longer, or more memory or disk."""
-    rounded = (plan for plan in _Pricing(config, _free(config)).uniform() if None not in plan.schemes.values())
-    return max(rounded, key=lambda plan: plan.size)
+    return _Pricing(config, _free(config)).largest()
 
 
 def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
@@ -135,31 +133,33 @@ def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
 
 
 class _Pricing:
-    """Bytes and costs of every width of every unit."""
+    """Bytes and costs of every width of every unit.
+
+    A unit's bytes are its tensors'; the graph and the gaps of alignment are taken as large as they get, so that only
+    the plan that is chosen is exported without weights to know its size exactly.
+    """
 
     def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool = False) -> None:
-        shapes = tensor_shapes(config)
+        self._config, self._cache = config, CACHE_TYPES[int8_cache]
         self._widths, self._costs = widths_of(config), costs
-        norms = sum(_FLOAT_BYTES * math.prod(shape) for shape in shapes.values() if len(shape) == 1)
-        by_layer = _LAYER_GRAPH_BYTES
-        if int8_cache:
-            by_layer += _LAYER_CACHE_BYTES + 2 * _FLOAT_BYTES * config.num_key_value_heads * config.head_dim
-        self._fixed = norms + _GRAPH_BYTES + by_layer * config.num_hidden_layers
         self._sizes = {
-            unit: [sum(_stored_bytes(shapes[name], scheme) for name in unit.tensors) for scheme in widths]
-            for unit, widths in self._widths.items()
+            unit: [_unit_bytes(config, unit, scheme) for scheme in widths] for unit, widths in self._widths.items()
         }
+        self._fixed = self._beside_weights()
 
     @property
     def least(self) -> int:
         """Bytes of the smallest plan."""
-        return self._fixed + sum(map(min, self._sizes.values()))
+        smallest = {unit: min(range(len(sizes)), key=sizes.__getitem__) for unit, sizes in self._sizes.items()}
+        return self.plan("smallest", smallest).size
 
     def plan(self, name: str, picked: Mapping[Unit, int]) -> Plan:
         """The plan that takes the width of that number for every unit."""
         schemes = {unit: self._widths[unit][number] for unit, number in picked.items()}
-        size = self._fixed + sum(self._sizes[unit][number] for unit, number in picked.items())
-        return Plan(name, schemes, size, sum(self._costs[unit][number] for unit, number in picked.items()))
+        cost = sum(self._costs[unit][number] for unit, number in picked.items())
+        by_tensor: dict[str, Scheme | None] = dict.fromkeys(tensor_shapes(self._config))
+        by_tensor |= {tensor: scheme for unit, scheme in schemes.items() for tensor in unit.tensors}
+        return Plan(name, schemes, dry_run(self._config, by_tensor, self._cache).model_bytes, cost)
 
     def knapsack(
         self, name: str, budget: int, allowed: Callable[[Unit, Scheme | None], bool] = lambda *_: True
@@ -173,24 +173,63 @@ class _Pricing:
             [Choice(self._sizes[unit][number], self._costs[unit][number]) for number in numbers[unit]]
             for unit in self._widths
         ]
-        picked = allocate(choices, budget - self._fixed)
-        return None if picked is None else self.plan(name, {u: numbers[u][p] for u, p in zip(numbers, picked)})
+        if not all(choices):
+            return None
+        room, smallest = budget - self._fixed, [min(range(len(c)), key=lambda n: c[n].size) for c in choices]
+        while True:
+            picked = allocate(choices, room) or smallest
+            plan = self.plan(name, {u: numbers[u][p] for u, p in zip(numbers, picked)})
+            if plan.size <= budget:
+                return plan
+            if picked == smallest:
+                return None
+            room -= plan.size - budget
 
-    def uniform(self) -> Iterator[Plan]:
+    def uniform(self, budget: int) -> Plan | None:
+        """The plan of the smallest cost within `budget` bytes with one scheme for all layers, one for the tables."""
+        found = [(self._cost(picked), picked) for picked in self._uniform() if self._estimate(picked) <= budget]
+        for _, picked in sorted(found, key=lambda entry: entry[0]):
+            plan = self.plan("uniform", picked)
+            if plan.size <= budget:
+                return plan
+        return None
+
+    def largest(self) -> Plan:
+        """The uniform plan of the most bytes in which every matrix is rounded."""
+        rounded = (p for p in self._uniform() if all(self._widths[unit][n] is not None for unit, n in p.items()))
+        return self.plan("uniform", max(rounded, key=self._estimate))
+
+    def _uniform(self) -> Iterator[dict[Unit, int]]:
         """Every pair of one scheme for all layers and one for the tables."""
         for layers in _LAYER_WIDTHS:
             for tables in _TABLE_WIDTHS:
                 wanted = {unit: tables if unit.layer is None else layers for unit in self._widths}
                 if all(wanted[unit] in widths for unit, widths in self._widths.items()):
-                    yield self.plan("uniform", {u: widths.index(wanted[u]) for u, widths in self._widths.items()})
+                    yield {unit: widths.index(wanted[unit]) for unit, widths in self._widths.items()}
+
+    def _estimate(self, picked: Mapping[Unit, int]) -> int:
+        return self._fixed + sum(self._sizes[unit][number] for unit, number in picked.items())
+
+    def _cost(self, picked: Mapping[Unit, int]) -> float:
+        return sum(self._costs[unit][number] for unit, number in picked.items())
+
+    def _beside_weights(self) -> int:
+        """Bytes beside the units' of the plan with the most tensors: scales, exponents and zero points everywhere."""
+        picked = {
+            unit: next((n for n, scheme in enumerate(widths) if scheme is not None and not scheme.symmetric), 0)
+            for unit, widths in self._widths.items()
+        }
+        return self.plan("", picked).size - sum(self._sizes[unit][number] for unit, number in picked.items())
+
+
+def _unit_bytes(config: Qwen3Config, unit: Unit, scheme: Scheme | None) -> int:
+    """Of the tensors of a unit: matrices that share an input are stored as one, tables each by itself."""
+    stored = [(name,) for name in unit.tensors] if unit.layer is None else [unit.tensors]
+    return sum(group_bytes(config, names, scheme) for names in stored)
 
 
 def _bits(scheme: Scheme | None) -> int | None:
     return None if scheme is None else scheme.bits
-
-
-def _stored_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
-    return _FLOAT_BYTES * math.prod(shape) if scheme is None else scheme.stored_bytes(shape[0], shape[1])
 
 
 def label(scheme: Scheme | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge import progress
-from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest, Notice, staged_directory
 from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
@@ -19,6 +19,7 @@ from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.calibration.rounding.scales import groups_at_limits
 from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
+from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.quantize.allocate import allocated
 from q3edge.pipeline.quantize.calibrate import (
@@ -77,7 +78,7 @@ def write_quantized(
     with _solving(checkpoint, recipe, calibration or Calibration(), digest, work, exported) as found:
         schemes = found.recipe.resolve(checkpoint.config)
         at_limits = _write_weights(checkpoint, schemes, found, folder)
-        metrics = size_metrics(tensor_shapes(checkpoint.config), schemes) | found.metrics
+        metrics = size_metrics(checkpoint.config, schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out)
         for line in _bought(metrics):
@@ -137,18 +138,14 @@ def _solving(
     )  # fmt: skip
 
 
-def size_metrics(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
-    """Bytes and bits per weight of the quantized matrices and of everything; float tensors count 16 bits."""
-    total_bytes, total_weights = 0, 0
-    for name, shape in shapes.items():
-        scheme = schemes[name]
-        count = math.prod(shape)
-        total_weights += count
-        total_bytes += 2 * count if scheme is None else scheme.stored_bytes(shape[0], shape[1])
+def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
+    """Bytes and bits per weight once exported, without the graph."""
+    sizes = dry_run(config, schemes).weight_bytes()
+    weights = sum(map(math.prod, tensor_shapes(config).values()))
     return {
-        "weights": total_weights,
-        "weight_bytes": total_bytes,
-        "bits_per_weight": 8 * total_bytes / total_weights,
+        "weights": weights,
+        "weight_bytes": sum(sizes.values()),
+        "bits_per_weight": 8 * sum(sizes.values()) / weights,
         "quantized_tensors": sum(scheme is not None for scheme in schemes.values()),
         "float_tensors": sum(scheme is None for scheme in schemes.values()),
     }

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,8 +20,9 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.exporters.onnx.builder import FUNCTIONS, GraphBuilder
 from q3edge.exporters.onnx.decoder import build_decoder
-from q3edge.exporters.onnx.export import export_decoder
-from q3edge.exporters.onnx.external_data import PAGE, ExternalData, TensorSpec
+from q3edge.exporters.onnx.dry_run import Unread, group_bytes
+from q3edge.exporters.onnx.export import export_decoder, serialized
+from q3edge.exporters.onnx.external_data import PAGE, DataLayout, ExternalData, TensorSpec
 from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
 from q3edge.progress import Advance, Silent, reported_to
@@ -44,38 +43,24 @@ OFFICIAL = {
 }
 
 
-class Zeros:
+class Zeros(Unread):
     """Weights of any size that are all zero and take no memory."""
-
-    def __init__(self, config: Qwen3Config, recipe: Recipe) -> None:
-        self.config, self.recipe, self.shapes = config, recipe, tensor_shapes(config)
-
-    def scheme(self, name: str) -> Scheme | None:
-        return self.recipe.scheme_for(name, self.shapes[name][-1])
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         return np.zeros(self._shape(name, rows), np.float32)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
-        scheme = self.recipe.scheme_for(name, self.shapes[name][-1])
+        scheme = self.scheme(name)
         assert scheme is not None
         height, width = self._shape(name, rows)
         per_group = (height, scheme.groups(width))
         zero_points = None if scheme.symmetric else np.zeros(per_group, np.uint8)
-        return QuantizedTensor(
-            np.zeros((height, width), np.uint8), np.zeros(per_group, np.float16), zero_points, scheme
-        )
+        codes = np.zeros((height, width), np.uint8)
+        return QuantizedTensor(codes, np.zeros(per_group, np.float16), zero_points, scheme)
 
     def _shape(self, name: str, rows: slice | None) -> tuple[int, ...]:
         shape = self.shapes[name]
         return shape if rows is None else (rows.stop - rows.start, *shape[1:])
-
-
-class Unwritten(ExternalData):
-    """Lays tensors out without reading or writing them."""
-
-    def _write(self, tensors: Sequence[ir.ExternalTensor], blocks: Iterable[Sequence[NDArray[Any]]]) -> None:
-        pass
 
 
 def official(size: str) -> Qwen3Config:
@@ -90,29 +75,29 @@ def official(size: str) -> Qwen3Config:
 
 @pytest.mark.parametrize("size", OFFICIAL)
 @pytest.mark.parametrize("format_name", ["int4", "int8-dynamic", "float"])
-def test_every_official_size_has_a_graph(tmp_path: Path, size: str, format_name: str) -> None:
+def test_every_official_size_has_a_graph(size: str, format_name: str) -> None:
     """Tensors lie one behind the other, hold all weights once, and large ones start on a page."""
     config = official(size)
     recipe = Recipe(()) if format_name == "float" else Recipe.for_format(format_name)
-    builder = GraphBuilder()
-    with Unwritten(tmp_path / "weights") as data:
-        model = build_decoder(
-            DecoderGraph(config, builder, Matrices(builder, Zeros(config, recipe), data, 4, lambda _n: None))
-        )
-    extents = sorted({(t.offset, t.length) for t in external(model.graph)})
+    schemes = recipe.resolve(config)
+    layout = DataLayout("weights")
+    graph = onnx.load_model_from_string(serialized(Unread(config, schemes), layout))
+    extents = sorted({extent(tensor) for tensor in graph.graph.initializer if tensor.external_data})
     ends = [offset + length for offset, length in extents]
     assert all(end <= start < end + PAGE for end, (start, _) in zip([0, *ends], extents))
     assert all(offset % PAGE == 0 for offset, length in extents if length >= 1 << 20)
-    matrices = {name: shape for name, shape in tensor_shapes(config).items() if len(shape) == 2}
-    expected = sum(
-        prod(shape) * 4 if (scheme := recipe.scheme_for(name, shape[-1])) is None else scheme.stored_bytes(*shape)
-        for name, shape in matrices.items()
+    assert sum(length for _, length in extents) == sum(
+        group_bytes(config, (name,), schemes[name]) for name, shape in tensor_shapes(config).items() if len(shape) == 2
     )
-    assert sum(length for _, length in extents) == expected
-    names = [node.name for node in model.graph]
+    names = [node.name for node in graph.graph.node]
     assert len(set(names)) == len(names) > 12 * config.num_hidden_layers
-    ir.save(model, tmp_path / "model.onnx")
-    assert (tmp_path / "model.onnx").stat().st_size < 10 << 20
+    assert graph.ByteSize() < 10 << 20
+
+
+def extent(tensor: onnx.TensorProto) -> tuple[int, int]:
+    """Offset and length of a tensor's external data."""
+    where = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
+    return where["offset"], where["length"]
 
 
 def test_what_layers_repeat_is_stored_once_as_functions(tmp_path: Path) -> None:
@@ -181,7 +166,7 @@ def test_offsets_beyond_4_gib_load(tmp_path: Path) -> None:
     class Far(ExternalData):
         def __init__(self, path: Path) -> None:
             super().__init__(path)
-            self._end = 1 << 32
+            self.end = 1 << 32
 
     source = InMemoryWeights.random()
     builder = GraphBuilder()
@@ -202,7 +187,8 @@ def test_offsets_beyond_4_gib_load(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_vocabulary(tmp_path: Path, format_name: str) -> None:
     """An 8-bit vocabulary table of 320 MB passes through; the peak stays below 100 MB."""
     overrides = {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 1, "max_position_embeddings": 512}
-    source = Zeros(Qwen3Config.from_dict(tiny_config(**overrides)), Recipe.for_format(format_name))
+    config = Qwen3Config.from_dict(tiny_config(**overrides))
+    source = Zeros(config, Recipe.for_format(format_name).resolve(config))
     tracemalloc.start()
     export_decoder(source, tmp_path)
     _, peak = tracemalloc.get_traced_memory()
@@ -228,7 +214,7 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
 
 
 def test_blocks_of_the_wrong_size_or_type_are_a_bug(tmp_path: Path) -> None:
-    spec = TensorSpec("w", ir.DataType.FLOAT, (2, 3))
+    spec = TensorSpec("w", "values", ("w",), ir.DataType.FLOAT, (2, 3))
     with ExternalData(tmp_path / "data") as data:
         with pytest.raises(ValueError, match="w: the blocks do not add up to its 24 bytes"):
             data.store([spec], [(np.zeros((1, 3), np.float32),)])

@@ -19,6 +19,8 @@ from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.model import LogitsHead, embed, hidden_states
+from q3edge.reference.rotary import RotaryTables
+from q3edge.reference.weights import LayerWeights
 from tests.helpers.support import InMemoryWeights, tiny_config
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}  # as Qwen's model cards give it
@@ -91,10 +93,12 @@ def test_padded_batch_equals_transformers_on_every_real_token(name: str) -> None
 def test_padding_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("q3edge.reference.model._TOKENS_AT_ONCE", 2 * LENGTH)
     seen: list[tuple[int, ...]] = []
-    hidden_states(
-        InMemoryWeights.random(3), random_ids(6), [LENGTH, LENGTH - 1, 30, 20, 20, 3],
-        watch=lambda layer, _weights, x, _rotary: seen.append(x.shape[:2]) if layer == 0 else None,
-    )  # fmt: skip
+
+    def watch(weights: LayerWeights, group: str, values: torch.Tensor, _rotary: RotaryTables) -> None:
+        if (weights.layer.number, group) == (0, "qkv"):
+            seen.append(values.shape[:2])
+
+    hidden_states(InMemoryWeights.random(3), random_ids(6), [LENGTH, LENGTH - 1, 30, 20, 20, 3], watch=watch)
     assert seen == [(2, LENGTH), (2, 30), (2, 20)]
 
 

@@ -1,0 +1,94 @@
+"""`dry_run`: what an export would write, to the byte, without weights: the same graph is built, and nothing stored.
+
+Whoever needs the name or the size of a stored tensor, or the size of a model that is yet to be made, asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import DATA_FILE
+from q3edge.exporters.onnx.export import check_exportable, serialized
+from q3edge.exporters.onnx.external_data import DataLayout, TensorSpec
+from q3edge.exporters.onnx.stored import float_specs, specs_of
+from q3edge.formats import CacheType
+from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What an export writes. tensors: those in the file of weights, then the vectors inside the graph.
+
+    graph_bytes: of model.onnx; data_bytes: of the file of weights, gaps of alignment included.
+    """
+
+    config: Qwen3Config
+    graph_bytes: int
+    data_bytes: int
+    tensors: tuple[TensorSpec, ...]
+
+    @property
+    def model_bytes(self) -> int:
+        """Both files."""
+        return self.graph_bytes + self.data_bytes
+
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of every weight of the model by name: its codes, scales and zero points, or its values."""
+        shapes = tensor_shapes(self.config)
+        found = dict.fromkeys(shapes, 0)
+        for tensor in self.tensors:
+            rows = sum(shapes[name][0] for name in tensor.weights)
+            for name in tensor.weights:
+                found[name] += tensor.nbytes * shapes[name][0] // rows
+        return found
+
+
+def dry_run(config: Qwen3Config, schemes: Mapping[str, Scheme | None], cache: CacheType = "float32") -> ExportPlan:
+    """Plan the export of a model whose tensors have these schemes; errors are those of `export_decoder`."""
+    check_exportable(config)
+    layout = DataLayout(DATA_FILE.rpartition("/")[2])
+    source = Unread(config, schemes)
+    graph = serialized(source, layout, _unit_scales(config) if cache == "int8" else None)
+    vectors = [spec for name, shape in source.shapes.items() if len(shape) == 1 for spec in float_specs((name,), shape)]
+    return ExportPlan(config, len(graph), layout.end, (*layout.specs, *vectors))
+
+
+def group_bytes(config: Qwen3Config, names: tuple[str, ...], scheme: Scheme | None) -> int:
+    """Bytes in the file of weights of matrices that share an input and `scheme`, or of a table alone."""
+    shapes = tensor_shapes(config)
+    rows, width = sum(shapes[name][0] for name in names), shapes[names[0]][1]
+    return sum(spec.nbytes for spec in specs_of(names, (rows, width), scheme))
+
+
+def _unit_scales(config: Qwen3Config) -> KVScales:
+    spec = KVCacheSpec.of(config)
+    ones = np.ones((len(spec.layers), spec.kv_heads, spec.head_dim), np.float32)
+    return KVScales(ones, ones)
+
+
+class Unread:
+    """A model of which only shapes and schemes are known; vectors are zeros, and a matrix is never read."""
+
+    def __init__(self, config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> None:
+        self.config, self.shapes = config, tensor_shapes(config)
+        self._schemes = schemes
+
+    def scheme(self, name: str) -> Scheme | None:
+        """How a tensor is quantized; None: it is float."""
+        return self._schemes[name]
+
+    def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """Zeros in place of a vector."""
+        return np.zeros(self.shapes[name], np.float32)
+
+    def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
+        """Refuse: nothing reads matrices in a dry run."""
+        raise AssertionError(f"{name}: was read in a dry run")
