@@ -40,16 +40,6 @@ class ExportPlan:
         """Both files."""
         return self.graph_bytes + self.data_bytes
 
-    def weight_bytes(self) -> dict[str, int]:
-        """Bytes of every weight of the model by name: its codes, scales and zero points, or its values."""
-        shapes = tensor_shapes(self.config)
-        found = dict.fromkeys(shapes, 0)
-        for tensor in self.tensors:
-            rows = sum(shapes[name][0] for name in tensor.weights)
-            for name in tensor.weights:
-                found[name] += tensor.nbytes * shapes[name][0] // rows
-        return found
-
 
 def dry_run(config: Qwen3Config, schemes: Mapping[str, Scheme | None], cache: CacheType = "float32") -> ExportPlan:
     """Plan the export of a model whose tensors have these schemes; errors are those of `export_decoder`."""
@@ -61,9 +51,17 @@ def dry_run(config: Qwen3Config, schemes: Mapping[str, Scheme | None], cache: Ca
     return ExportPlan(config, len(graph), layout.end, (*layout.specs, *vectors))
 
 
-def group_bytes(config: Qwen3Config, names: tuple[str, ...], scheme: Scheme | None) -> int:
-    """Bytes in the file of weights of matrices that share an input and `scheme`, or of a table alone."""
+def weight_bytes(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, int]:
+    """Bytes of every weight of the model by name: its codes, scales and zero points, or its float32 values."""
     shapes = tensor_shapes(config)
+    return {
+        name: 4 * shape[0] if len(shape) == 1 else group_bytes(shapes, (name,), schemes[name])
+        for name, shape in shapes.items()
+    }
+
+
+def group_bytes(shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], scheme: Scheme | None) -> int:
+    """Bytes in the file of weights of matrices that share an input and `scheme`, or of a table alone."""
     rows, width = sum(shapes[name][0] for name in names), shapes[names[0]][1]
     return sum(spec.nbytes for spec in specs_of(names, (rows, width), scheme))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from q3edge.architecture import blocks
 from q3edge.architecture.blocks import Block, InputGroup, Tensor
 from q3edge.architecture.config import Qwen3Config
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layer:
     """Decoder layer `number` and its blocks in the order of the forward pass."""
 
@@ -23,7 +24,7 @@ class Layer:
         found = (kind(config, number) for kind in blocks.KINDS)
         return cls(number, tuple(block for block in found if block is not None))
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by field, in the order of the forward pass."""
         return {tensor.field: tensor for block in self.blocks for tensor in block.tensors}
@@ -44,8 +45,7 @@ class Layer:
 
     def names(self, group: InputGroup) -> tuple[str, ...]:
         """Full names of the matrices of a group."""
-        tensors = self.tensors
-        return tuple(layer_prefix(self.number) + tensors[field].path for field in group.matrices)
+        return tuple(map(self.name, group.matrices))
 
 
 def layers_of(config: Qwen3Config) -> Iterator[Layer]:

@@ -17,7 +17,7 @@ from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import compare, decoder_logits
 from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
-from q3edge.exporters.onnx.dry_run import dry_run
+from q3edge.exporters.onnx.dry_run import weight_bytes
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
@@ -134,7 +134,7 @@ def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeC
 def _sizes(manifest: Manifest, config: Qwen3Config) -> dict[str, int]:
     """Bytes of the weights as the recipe stores them, by component, and of both files together as they are on disk."""
     sizes: Counter[str] = Counter()
-    for name, size in dry_run(config, _resolved(manifest, config)).weight_bytes().items():
+    for name, size in weight_bytes(config, _resolved(manifest, config)).items():
         sizes[component_of(name, config)] += size
     return {**sizes, "graph and weights on disk": manifest.metrics["model_bytes"]}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest
-from q3edge.exporters.onnx.dry_run import dry_run
+from q3edge.exporters.onnx.dry_run import weight_bytes
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import TensorFact
 
@@ -20,7 +20,7 @@ def tensor_facts(manifest: Manifest, config: Qwen3Config) -> tuple[TensorFact, .
     """One fact a matrix, in the order of the forward pass; vectors are left out."""
     reports: Mapping[str, Mapping[str, float]] = manifest.metrics.get("tensors", {})
     schemes = Recipe.from_json(manifest.recipe).resolve(config)
-    sizes = dry_run(config, schemes).weight_bytes()
+    sizes = weight_bytes(config, schemes)
     facts = []
     for name, shape in tensor_shapes(config).items():
         if len(shape) < 2:

@@ -142,8 +142,9 @@ class _Pricing:
     def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool = False) -> None:
         self._config, self._cache = config, CACHE_TYPES[int8_cache]
         self._widths, self._costs = widths_of(config), costs
+        shapes = tensor_shapes(config)
         self._sizes = {
-            unit: [_unit_bytes(config, unit, scheme) for scheme in widths] for unit, widths in self._widths.items()
+            unit: [_unit_bytes(shapes, unit, scheme) for scheme in widths] for unit, widths in self._widths.items()
         }
         self._fixed = self._beside_weights()
 
@@ -222,10 +223,10 @@ class _Pricing:
         return self.plan("", picked).size - sum(self._sizes[unit][number] for unit, number in picked.items())
 
 
-def _unit_bytes(config: Qwen3Config, unit: Unit, scheme: Scheme | None) -> int:
+def _unit_bytes(shapes: Mapping[str, tuple[int, ...]], unit: Unit, scheme: Scheme | None) -> int:
     """Of the tensors of a unit: matrices that share an input are stored as one, tables each by itself."""
     stored = [(name,) for name in unit.tensors] if unit.layer is None else [unit.tensors]
-    return sum(group_bytes(config, names, scheme) for names in stored)
+    return sum(group_bytes(shapes, names, scheme) for names in stored)
 
 
 def _bits(scheme: Scheme | None) -> int | None:

@@ -19,7 +19,7 @@ from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.calibration.rounding.scales import groups_at_limits
 from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
-from q3edge.exporters.onnx.dry_run import dry_run
+from q3edge.exporters.onnx.dry_run import weight_bytes
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.quantize.allocate import allocated
 from q3edge.pipeline.quantize.calibrate import (
@@ -140,7 +140,7 @@ def _solving(
 
 def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
     """Bytes and bits per weight once exported, without the graph."""
-    sizes = dry_run(config, schemes).weight_bytes()
+    sizes = weight_bytes(config, schemes)
     weights = sum(map(math.prod, tensor_shapes(config).values()))
     return {
         "weights": weights,

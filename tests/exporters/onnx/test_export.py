@@ -79,7 +79,7 @@ def test_every_official_size_has_a_graph(size: str, format_name: str) -> None:
     """Tensors lie one behind the other, hold all weights once, and large ones start on a page."""
     config = official(size)
     recipe = Recipe(()) if format_name == "float" else Recipe.for_format(format_name)
-    schemes = recipe.resolve(config)
+    schemes, shapes = recipe.resolve(config), tensor_shapes(config)
     layout = DataLayout("weights")
     graph = onnx.load_model_from_string(serialized(Unread(config, schemes), layout))
     extents = sorted({extent(tensor) for tensor in graph.graph.initializer if tensor.external_data})
@@ -87,7 +87,7 @@ def test_every_official_size_has_a_graph(size: str, format_name: str) -> None:
     assert all(end <= start < end + PAGE for end, (start, _) in zip([0, *ends], extents))
     assert all(offset % PAGE == 0 for offset, length in extents if length >= 1 << 20)
     assert sum(length for _, length in extents) == sum(
-        group_bytes(config, (name,), schemes[name]) for name, shape in tensor_shapes(config).items() if len(shape) == 2
+        group_bytes(shapes, (name,), schemes[name]) for name, shape in shapes.items() if len(shape) == 2
     )
     names = [node.name for node in graph.graph.node]
     assert len(set(names)) == len(names) > 12 * config.num_hidden_layers
