@@ -1,4 +1,4 @@
-"""Docs as text: one paragraph a line, and every file of this repository that they name exists."""
+"""Docs as text: one paragraph a line, files that they name exist, and every decision is in the index."""
 
 from __future__ import annotations
 
@@ -44,3 +44,16 @@ def test_named_files_exist(name: str) -> None:
 )
 def test_hard_wraps_are_told_from_blocks(text: str, lines: list[int]) -> None:
     assert hard_wraps(text) == lines
+
+
+def test_the_index_has_every_decision_with_its_date_and_title() -> None:
+    folder = ROOT / "docs" / "decisions"
+    rows = re.findall(
+        r"^\| (\d{4}-\d\d-\d\d) \| \[(.+?)\]\((\S+)\) \| .+ \| (\w+)", (folder / "README.md").read_text(), re.M
+    )
+    assert [file for _, _, file, _ in rows] == sorted(path.name for path in folder.glob("20*.md"))
+    for date, title, file, status in rows:
+        heading = (folder / file).read_text(encoding="utf-8").partition("\n")[0]
+        assert file.startswith(date)
+        assert heading.startswith(f"# {title}"), file
+        assert status in {"accepted", "superseded"}
