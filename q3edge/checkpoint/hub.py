@@ -42,7 +42,7 @@ def _download(repository: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(_FILES)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(_FILES)))
     except GatedRepoError as error:
         raise InputError(f"{repository}: needs permission; accept its terms, then `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -58,3 +58,9 @@ def _download(repository: str) -> Path:
         raise InputError(
             f"{repository}: the download failed ({type(error).__name__}); repeat it, or give a model folder"
         ) from error
+    if not any((folder / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
+        raise InputError(
+            f"{repository}: has no {CONFIG_FILE} on the hub, as where only GGUF files are; expected one of safetensors "
+            "weights, such as Qwen/Qwen3-0.6B"
+        )
+    return folder

@@ -6,7 +6,7 @@ common, the norm in front and the sum behind, is `decoder`'s; a kind gives what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -27,7 +27,7 @@ class BlockExporter:
     build: Callable[[DecoderGraph, Layer, ir.Value], ir.Value]
 
 
-EXPORTERS: Mapping[str, BlockExporter] = {
+EXPORTERS: dict[str, BlockExporter] = {
     attention_description.KIND: BlockExporter("self_attn", self_attention),
     mlp_description.KIND: BlockExporter("mlp", gated_mlp),
 }

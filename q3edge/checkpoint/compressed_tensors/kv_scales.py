@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
@@ -32,14 +33,11 @@ def read_kv_scales(folder: Path, config: Qwen3Config) -> KVScales | None:
         return None
     spec = KVCacheSpec.of(config)
     shape = (len(spec.layers), spec.kv_heads, spec.head_dim)
-    file = SafetensorsFile(path)
-    try:
+    with closing(SafetensorsFile(path)) as file:
         found = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
         if found != dict.fromkeys((field.name for field in fields(KVScales)), ("F32", shape)):
             raise InputError(f"{path}: holds {found}, expected keys and values, each F32 {shape}; quantize again")
         scales = KVScales(file.read("keys"), file.read("values"))
-    finally:
-        file.close()
     if not all(np.isfinite(array).all() and (array > 0).all() for array in (scales.keys, scales.values)):
         raise InputError(f"{path}: a scale is not above 0; the file is damaged, quantize again")
     return scales

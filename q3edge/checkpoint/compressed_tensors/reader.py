@@ -14,7 +14,7 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.checkpoint.compressed_tensors.layout import decode, stored_name, stored_tensors
 from q3edge.checkpoint.compressed_tensors.settings import METHOD, read_schemes
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method
-from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES
+from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES, row_range
 from q3edge.checkpoint.safetensors_folder import Expected, SafetensorsFolder, check_tensors
 from q3edge.errors import InputError, UsageError
 from q3edge.quantization.scales import split_scales
@@ -54,14 +54,11 @@ class QuantizedCheckpoint(SafetensorsFolder):
         if scheme is None:
             raise TypeError(f"{name} is a float tensor")
         height, width = self._shapes[name]
-        start, stop, step = (rows or slice(None)).indices(height)
-        if step != 1:
-            raise ValueError(f"rows {rows}: expected step 1")
 
         def read(part: str, part_rows: slice) -> NDArray[Any]:
             return self._shards.read(stored_name(name, part), part_rows)
 
-        tensor = decode(name, scheme, width, read, slice(start, max(start, stop)))
+        tensor = decode(name, scheme, width, read, row_range(rows, height))
         _check_values(tensor, f"{self.folder} ({name})")
         return tensor
 

@@ -22,6 +22,7 @@ from q3edge.checkpoint.compressed_tensors.layout import (
     stored_tensors,
 )
 from q3edge.checkpoint.compressed_tensors.settings import check_supported, quantization_config
+from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
 from q3edge.checkpoint.safetensors.shards import SINGLE_FILE
 from q3edge.checkpoint.safetensors.writer import SafetensorsWriter, bfloat16_bits
 from q3edge.quantization.scheme import Scheme
@@ -78,10 +79,7 @@ class QuantizedWriter:
     def add_float(self, name: str, values: NDArray[np.float32]) -> None:
         """Append the next rows of a float tensor, rounded to its stored dtype."""
         dtype = self._dtypes[name]
-        stored = (
-            bfloat16_bits(values) if dtype == "BF16" else values.astype({"F16": np.float16, "F32": np.float32}[dtype])
-        )
-        self._writer.append(name, stored)
+        self._writer.append(name, bfloat16_bits(values) if dtype == "BF16" else values.astype(NUMPY_DTYPES[dtype]))
 
     def close(self) -> None:
         """Finish the weights, then write config.json. ValueError: a tensor is incomplete."""

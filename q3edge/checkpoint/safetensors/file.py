@@ -108,10 +108,8 @@ class SafetensorsFile:
             raise InputError(f"{self.path} ({name}): dtype {entry.dtype}; supported: {', '.join(NUMPY_DTYPES)}")
         first, shape = 0, entry.shape
         if rows is not None:
-            start, stop, step = rows.indices(shape[0])
-            if step != 1:
-                raise ValueError(f"rows {rows}: expected step 1")
-            first, shape = start * math.prod(shape[1:]), (max(stop - start, 0), *shape[1:])
+            part = row_range(rows, shape[0])
+            first, shape = part.start * math.prod(shape[1:]), (part.stop - part.start, *shape[1:])
         return entry, NUMPY_DTYPES[entry.dtype], first, shape
 
     def _pread(self, name: str, out: NDArray[Any], offset: int) -> None:
@@ -124,6 +122,14 @@ class SafetensorsFile:
             if count == 0:
                 raise InputError(f"{self.path} ({name}): the file became shorter while it was read")
             done += count
+
+
+def row_range(rows: slice | None, height: int) -> slice:
+    """`rows` of `height` rows, None for all, as a slice with 0 <= start <= stop. ValueError: a step other than 1."""
+    start, stop, step = (rows or slice(None)).indices(height)
+    if step != 1:
+        raise ValueError(f"rows {rows}: expected step 1")
+    return slice(start, max(start, stop))
 
 
 def _open_regular(path: Path) -> BinaryIO:

@@ -8,15 +8,13 @@ the input of every matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from q3edge.architecture.blocks import attention as attention_description
 from q3edge.architecture.blocks import mlp as mlp_description
 from q3edge.reference.blocks.attention import attention_context
 from q3edge.reference.blocks.mlp import gated_product
 from q3edge.reference.weights import Step
 
-STEPS: Mapping[str, tuple[Step, ...]] = {
+STEPS: dict[str, tuple[Step, ...]] = {
     attention_description.KIND: (attention_context,),
     mlp_description.KIND: (gated_product,),
 }

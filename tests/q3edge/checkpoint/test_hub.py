@@ -81,10 +81,17 @@ def test_only_the_files_of_a_model_are_asked_for(tmp_path: Path, monkeypatch: py
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (tmp_path / "config.json").touch()
     assert resolve_model("org/name") == tmp_path
     assert asked["repository"] == "org/name"
     assert "*.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith((".bin", ".py", "*")) for pattern in asked["allow_patterns"])
+
+
+def test_a_repository_of_other_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(InputError, match=r"org/name-GGUF: has no config\.json on the hub"):
+        resolve_model("org/name-GGUF")
 
 
 @pytest.mark.parametrize(
