@@ -28,7 +28,7 @@ from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
 from q3edge.evaluation.scorecard.slices import AreaScore, accuracy_scores, area_score
 from q3edge.evaluation.suites.suite import Item, Suite
-from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.chat_template import Message

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from q3edge.errors import InputError, UsageError
-from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.chat_template import Message
 from tests.helpers.runtime_support import seal, write_artifact
