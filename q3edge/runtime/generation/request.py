@@ -59,6 +59,11 @@ class Request:
         self._asked = self._began = 0.0  # when the next pass was asked for, and when its tokens were known
 
     @property
+    def new_ids(self) -> list[int]:
+        """What stands behind the prompt."""
+        return self.ids[self.statistics.prompt_tokens :]
+
+    @property
     def reusable(self) -> int:
         """How many of the prompt's tokens need not be computed where a cache holds them."""
         return max(len(self.ids) - _COMPUTED_AGAIN, 0)

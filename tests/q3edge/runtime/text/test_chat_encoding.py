@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from q3edge.errors import InputError, UsageError
 from q3edge.runtime.text.chat_encoding import ChatEncoder
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.messages import Message
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime_support import write_tokenizer
 

@@ -11,7 +11,8 @@ from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from q3edge.errors import InputError, Q3EdgeError, UsageError
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.messages import Message
 from tests.helpers.runtime_support import CHAT_TEMPLATE
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
