@@ -156,7 +156,7 @@ def content_text(message: Message) -> str:
 
 def template_message(message: Message) -> dict[str, Any]:
     """What a template is given: content as one text, and no field that is None."""
-    fields = {name: value for name, value in message.items() if value is not None}
+    fields = {name: value for name, value in message.items() if name == "content" or value is not None}
     return fields | {"content": content_text(message)}
 
 
