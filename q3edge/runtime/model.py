@@ -195,7 +195,10 @@ class Model:
         """The request's text on this model's cache; nobody else gets at it before the end."""
         self._check_open()
         if not self._busy.acquire(blocking=False):
-            raise UsageError("the model is answering already, and gives one answer at a time; wait, or open it again")
+            raise UsageError(
+                "the model is answering already, and gives one answer at a time; finish or close that stream, or open "
+                "the model again"
+            )
         parts: dict[bool, list[str]] = {False: [], True: []}
         try:
             for text, thinks in split(new_tokens(request, self.cache), splitter):

@@ -40,10 +40,11 @@ class KVCache:
         self.lengths = [0] * batch_size
         self._free: set[int] = set()
         self._session = session
-        self._arrays = {
+        # What the rows hold, [batch_size, ...]; other arrays once the cache has grown.
+        self.arrays: dict[CacheBuffer, NDArray[np.generic]] = {
             buffer: np.zeros(buffer.allocated_shape(batch_size, capacity), buffer.dtype) for buffer in buffers
         }
-        self._states = [buffer for buffer in self._arrays if buffer.length_axis is None]
+        self._states = [buffer for buffer in self.arrays if buffer.length_axis is None]
         self._ones = np.ones((1, capacity), np.int64)
         self._bound: dict[tuple[int, int], BoundRows] = {}
 
@@ -115,7 +116,7 @@ class KVCache:
         """`count` rows from `first_row` on, ready for passes; valid until the cache grows."""
         rows = first_row, count
         if rows not in self._bound:
-            arrays = ((buffer, array[first_row : first_row + count]) for buffer, array in self._arrays.items())
+            arrays = ((buffer, array[first_row : first_row + count]) for buffer, array in self.arrays.items())
             self._bound[rows] = BoundRows(self._session, arrays)
         return self._bound[rows]
 
@@ -123,12 +124,12 @@ class KVCache:
         if self._states and length:
             raise ValueError(f"row {row} holds a recurrent state: it cannot be cut to {length} tokens, only emptied")
         for buffer in self._states:
-            self._arrays[buffer][row] = 0
+            self.arrays[buffer][row] = 0
 
     def _resize(self, batch_size: int, capacity: int) -> None:
         """Larger arrays with what is held copied over."""
         self._bound.clear()
-        for buffer, old in self._arrays.items():
+        for buffer, old in self.arrays.items():
             shape = buffer.allocated_shape(batch_size, capacity)
             if shape == old.shape:
                 continue
@@ -137,7 +138,7 @@ class KVCache:
             if buffer.length_axis is not None:
                 held[1 + buffer.length_axis] = slice(self.length)
             new[tuple(held)] = old[tuple(held)]
-            self._arrays[buffer] = new
+            self.arrays[buffer] = new
 
 
 class BoundRows:

@@ -22,6 +22,7 @@ from q3edge.runtime.text.messages import Message
 from tests.helpers.runtime_support import seal, write_artifact
 
 HELLO: list[Message] = [{"role": "user", "content": "the cat"}]
+BAD: Any = {"role": "root", "content": "x"}
 CHATTY = GenerationSettings(30, temperature=2.0, seed=1)  # its first tokens are text already
 
 
@@ -36,8 +37,8 @@ def model(folder: Path) -> Iterator[Model]:
         yield model
 
 
-def greedy(**fields: int) -> GenerationSettings:
-    return GenerationSettings(**{"max_new_tokens": 12, **fields})
+def greedy(max_new_tokens: int = 12) -> GenerationSettings:
+    return GenerationSettings(max_new_tokens)
 
 
 def test_prompt_longer_than_the_context(model: Model) -> None:
@@ -217,12 +218,12 @@ def test_a_batch_is_every_answer_in_order(model: Model) -> None:
 def test_a_batch_is_checked_before_its_first_answer(model: Model) -> None:
     held = list(model.cache.ids)
     with pytest.raises(UsageError, match="role 'root'"):
-        model.batch(["the cat sat on the mat", [{"role": "root", "content": "x"}]])  # type: ignore[typeddict-item]
+        model.batch(["the cat sat on the mat", [BAD]])
     assert model.cache.ids == held
 
 
 def test_settings_are_given_in_three_ways(model: Model) -> None:
-    chosen = {"max_new_tokens": 20, "temperature": 2.0, "seed": 5}
+    chosen: dict[str, Any] = {"max_new_tokens": 20, "temperature": 2.0, "seed": 5}
     expected = model.chat(HELLO, model.settings(**chosen)).token_ids
     assert model.chat(HELLO, chosen).token_ids == expected
     assert model.chat(HELLO, **chosen).token_ids == expected
@@ -266,8 +267,8 @@ def test_settings_that_are_none_are_type_errors(model: Model, arguments: dict[st
         (lambda model: model.generate(5), "prompt: give a str or a list of token ids, not int"),
         (lambda model: model.generate(["the"]), "prompt: give a str or a list of token ids"),
         (lambda model: model.chat("x", tools={"name": "f"}), "tools: give a list of dicts"),
-        (lambda _: Model.open(5), "path: give a str or Path, not int"),
-        (lambda model: Model.open(str(model.folder), draft=5), "draft: give a str or Path, not int"),
+        (lambda model: type(model).open(5), "path: give a str or Path, not int"),
+        (lambda model: type(model).open(str(model.folder), draft=5), "draft: give a str or Path, not int"),
     ],
 )
 def test_misuse_is_a_type_error_that_says_what_to_give(
@@ -293,7 +294,7 @@ def test_a_closed_model_refuses_every_call(folder: Path) -> None:
 
 def test_bad_input_is_a_usage_error(model: Model) -> None:
     with pytest.raises(UsageError, match="role 'root': expected one of"):
-        model.chat([{"role": "root", "content": "x"}])
+        model.chat([BAD])
     with pytest.raises(UsageError, match="the prompt is not valid Unicode at character 0"):
         model.generate("\udcff")
     with pytest.raises(UsageError, match="token id 320: the model has ids 0 to 319"):

@@ -26,7 +26,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 
 def tokens(seed: int, count: int) -> list[int]:
-    return np.random.default_rng(seed).integers(2, 320, count).tolist()
+    return [int(token) for token in np.random.default_rng(seed).integers(2, 320, count)]
 
 
 def alone(decoder: Decoder, ids: list[int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from q3edge.errors import InputError, UsageError
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
-from q3edge.runtime.text.messages import Message
+from q3edge.runtime.text.messages import ROLES, Message, Role
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime_support import TOOL_TEMPLATE, write_tokenizer
 
@@ -56,8 +56,8 @@ def test_conversation_ids_equal_transformers(
         assert encoder.encode(messages, thinking=thinking, add_generation_prompt=prompted) == expected
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
-def test_control_tokens_in_a_message_stay_plain_text(encoder: ChatEncoder, role: str) -> None:
+@pytest.mark.parametrize("role", ROLES)
+def test_control_tokens_in_a_message_stay_plain_text(encoder: ChatEncoder, role: Role) -> None:
     tokenizer = encoder.tokenizer
     added = tokenizer.added_ids
     messages: list[Message] = [{"role": role, "content": EVIL}, {"role": "user", "content": EVIL}]
