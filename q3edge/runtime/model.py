@@ -6,13 +6,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.errors import UsageError
+from q3edge.runtime.arguments import check_thinking, check_token_ids, folder_path
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.generate import new_tokens
 from q3edge.runtime.generation.model_draft import ModelDraft, open_draft, relative_cost
@@ -25,7 +25,8 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
-from q3edge.runtime.text.messages import Message, Tool, check_unicode, conversation
+from q3edge.runtime.text.message_checks import check_unicode, conversation
+from q3edge.runtime.text.messages import Message, Tool
 from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter, split
 from q3edge.runtime.text.tokenizer import Tokenizer
 
@@ -67,7 +68,7 @@ class Model:
         `speculate`: guess that answers repeat what stands before them; `draft`: let the smaller model in that folder
         guess instead. Either makes answers faster, not others. `threads`: None for one on each physical core.
         """
-        folder = _folder(path, "path")
+        folder = folder_path(path, "path")
         checked = open_graph(folder)
         config = Qwen3Config.load(folder)
         settings = GenerationSettings.load(folder, config)
@@ -77,7 +78,7 @@ class Model:
             decoder = Decoder(folder, threads=threads, checked=checked)
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:
-            small = open_draft(_folder(draft, "draft"), folder, decoder, tokenizer.result())
+            small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result())
             small_cache, cost = PrefixCache(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_cache, cost)
         return cls(folder, decoder, tokenizer.result(), template, settings, PrefixCache(decoder), new_draft)
@@ -151,6 +152,7 @@ class Model:
     ) -> list[int]:
         """Token ids of a conversation as the model was trained on it; see `ChatEncoder.encode`."""
         self._check_open()
+        check_thinking(thinking)
         encoder = ChatEncoder(self.tokenizer, self.template, str(self.folder))
         return encoder.encode(
             conversation(messages), thinking=thinking, tools=tools, add_generation_prompt=add_generation_prompt
@@ -180,10 +182,7 @@ class Model:
         if isinstance(prompt, str):
             check_unicode(prompt, "the prompt")
             return self.tokenizer.encode_markup(prompt)
-        _check_ids(prompt)
-        size = self.decoder.config.vocab_size
-        if foreign := [token for token in prompt if not 0 <= token < size]:
-            raise UsageError(f"token id {foreign[0]}: the model has ids 0 to {size - 1}")
+        check_token_ids(prompt, self.decoder.config.vocab_size)
         return prompt
 
     def _stream(self, prompt_ids: Sequence[int], splitter: Splitter, settings: GenerationSettings) -> Stream:
@@ -210,14 +209,3 @@ class Model:
         return Completion(
             self.tokenizer.decode(ids), "".join(parts[True]), "".join(parts[False]), ids, request.statistics
         )
-
-
-def _check_ids(prompt: object) -> None:
-    if not isinstance(prompt, Sequence) or not all(isinstance(token, Integral) for token in prompt):
-        raise TypeError(f"prompt: give a str or a list of token ids, not {type(prompt).__name__}")
-
-
-def _folder(path: str | Path, name: str) -> Path:
-    if not isinstance(path, str | Path):
-        raise TypeError(f"{name}: give a str or Path, not {type(path).__name__}")
-    return Path(path)

@@ -59,11 +59,12 @@ class KVCache:
         return max(self.lengths)
 
     def take(self) -> int:
-        """The first row that nobody has, now empty; where there is none, one more is made and the others are copied."""
+        """The first row that nobody has, empty; where there is none, the rows double and those that were are copied."""
         if not self._free:
-            self._resize(self.batch_size + 1, self.capacity)
-            self._free.add(self.batch_size)
-            self.lengths.append(0)
+            rows = self.batch_size
+            self._resize(2 * rows, self.capacity)
+            self.lengths += [0] * rows
+            self._free.update(range(rows, 2 * rows))
         row = min(self._free)
         self._free.remove(row)
         return row

@@ -11,15 +11,8 @@ from functools import partial
 
 from q3edge.errors import InputError
 from q3edge.runtime.text.chat_template import ChatTemplate
-from q3edge.runtime.text.messages import (
-    Message,
-    Tool,
-    changed_texts,
-    check_message,
-    check_tools,
-    texts,
-    with_texts,
-)
+from q3edge.runtime.text.message_checks import check_message, check_tools
+from q3edge.runtime.text.messages import Message, Tool, changed_texts, texts, with_texts
 from q3edge.runtime.text.tokenizer import Tokenizer, unused_character
 
 _WRITTEN_BY_THE_MODEL = ("content", "reasoning_content")  # of an assistant's message

@@ -1,6 +1,6 @@
 """Messages of a conversation and the tools it may use, in the form that OpenAI's API and chat templates share.
 
-Owns which messages are taken, and their texts: every one can be read or replaced, in whichever field it stands.
+Owns their texts: every one can be read or replaced, in whichever field it stands. What is refused says message_checks.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NotRequired, TypedDict, cast, get_args
 
-from q3edge.errors import UsageError
-
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
-Tool = Mapping[
-    str, Any
-]  # as the template renders it: {"type": "function", "function": {name, description, parameters}}
+# As the template writes it: {"type": "function", "function": {name, description, parameters}}.
+Tool = Mapping[str, Any]
 _PARTS_APART = "\n"  # as llama.cpp and vLLM join parts where a template takes only text
-_DEEPEST = 64  # levels of lists and objects in one message or tool
 
 
 class TextPart(TypedDict):
@@ -53,76 +49,12 @@ class Message(TypedDict):
     name: NotRequired[str]
 
 
-def conversation(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """The messages; a text is one of the user. TypeError: neither. UsageError: there is no message."""
-    if isinstance(messages, str):
-        return [{"role": "user", "content": messages}]
-    if not _is_list(messages, Mapping):
-        raise TypeError("messages: give a str, or a list of dicts with role and content")
-    if not messages:
-        raise UsageError("the conversation has no message; give at least one")
-    return messages
-
-
-def check_message(message: Message) -> None:
-    """UsageError: an unknown role or field, content that is not text, a call that is none, or text that is no Unicode.
-
-    The error names what it found.
-    """
-    role = message.get("role")
-    if role not in ROLES:
-        raise UsageError(f"role {role!r}: expected one of {', '.join(ROLES)}")
-    unknown = message.keys() - Message.__annotations__.keys()
-    if unknown or ("content" not in message and not message.get("tool_calls")):
-        raise UsageError(
-            f"message with {', '.join(message)}: expected role, content and perhaps "
-            f"{', '.join(sorted(Message.__optional_keys__ - {'content'}))}"
-        )
-    check_plain(message, f"the {role} message")
-    _check_content(message)
-    for name in ("reasoning_content", "tool_call_id", "name"):
-        if not isinstance(message.get(name), str | None):
-            raise UsageError(f"the {role} message has {name} of type {_kind(message.get(name))}; expected text")
-    if message.get("tool_calls"):
-        _check_calls(message)
-
-
-def check_tools(tools: Sequence[Tool]) -> None:
-    """TypeError: not a list of dicts. UsageError: a value that JSON does not have, or text that is no Unicode."""
-    if not _is_list(tools, Mapping):
-        raise TypeError('tools: give a list of dicts such as {"type": "function", "function": {"name": ...}}')
-    check_plain(list(tools), "a tool")
-
-
-def check_unicode(text: str, what: str) -> None:
-    """UsageError unless `text` can be written as UTF-8 (it holds no half character); `what` names it."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{what} is not valid Unicode at character {error.start}; give UTF-8 text") from None
-
-
-def check_plain(value: object, what: str, depth: int = 0) -> None:
-    """UsageError unless JSON has this value, not too deep, with text that is valid Unicode; `what` names it."""
-    if isinstance(value, str):
-        check_unicode(value, what)
-    elif isinstance(value, Mapping | list | tuple):
-        if depth == _DEEPEST:
-            raise UsageError(f"{what} is nested more than {_DEEPEST} levels deep; give a flatter one")
-        for inner in _members(value):
-            check_plain(inner, what, depth + 1)
-        if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
-            raise UsageError(f"{what} has an object whose keys are not text; give what JSON can hold")
-    elif not isinstance(value, int | float | None):
-        raise UsageError(f"{what} holds {_kind(value)}; give what JSON can hold")
-
-
 def texts(value: object) -> Iterator[str]:
     """Every text in a message, a tool or any other JSON value: names of fields too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for inner in _members(value):
+        for inner in members(value):
             yield from texts(inner)
 
 
@@ -160,55 +92,10 @@ def template_message(message: Message) -> dict[str, Any]:
     return fields | {"content": content_text(message)}
 
 
-def _members(value: Mapping[Any, Any] | Sequence[Any]) -> Iterator[Any]:
+def members(value: Mapping[Any, Any] | Sequence[Any]) -> Iterator[Any]:
+    """What an object (its keys too) or a list holds."""
     if isinstance(value, Mapping):
         yield from value.keys()
         yield from value.values()
     else:
         yield from value
-
-
-def _check_content(message: Message) -> None:
-    content: Any = message.get("content")
-    role = message["role"]
-    if content is None and message.get("tool_calls"):
-        return
-    if isinstance(content, str):
-        return
-    if not isinstance(content, list | tuple):
-        raise UsageError(f"the {role} message has content of type {_kind(content)}; expected text or a list of parts")
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
-        if kind != "text":
-            raise UsageError(
-                f"the {role} message has a part of kind {kind!r}; this model takes only parts of kind 'text'"
-            )
-        if not isinstance(part.get("text"), str) or part.keys() != {"type", "text"}:
-            raise UsageError(f"the {role} message has a text part with {', '.join(part)}; expected type and text")
-
-
-def _check_calls(message: Message) -> None:
-    calls: Any = message.get("tool_calls")
-    if message["role"] != "assistant":
-        raise UsageError(f"the {message['role']} message has tool_calls; only an assistant calls tools")
-    if not isinstance(calls, list | tuple):
-        raise UsageError(f"tool_calls is of type {_kind(calls)}; expected a list of calls")
-    for call in calls:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or call.keys() - ToolCall.__annotations__.keys():
-            raise UsageError('a tool call is not of the form {"type": "function", "function": {name, arguments}}')
-        if function.keys() != {"name", "arguments"} or not isinstance(function["name"], str):
-            raise UsageError(f"a tool call's function has {', '.join(function)}; expected name and arguments")
-        if not isinstance(function["arguments"], Mapping | str):
-            raise UsageError(
-                f"arguments of {function['name']!r} are of type {_kind(function['arguments'])}; expected an object or "
-                "its JSON text"
-            )
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(inner, kind) for inner in value)
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__

@@ -96,13 +96,13 @@ def test_a_row_that_was_given_back_is_as_new(decoder: Decoder) -> None:
     np.testing.assert_array_equal(decoder.forward(ids, cache, keep=0, first_row=1), expected)
 
 
-def test_the_first_free_row_is_taken_and_one_more_where_there_is_none(decoder: Decoder) -> None:
+def test_the_first_free_row_is_taken_and_rows_double_where_there_is_none(decoder: Decoder) -> None:
     cache = decoder.new_cache(8)
     assert [cache.take() for _ in range(3)] == [1, 2, 3]
     cache.give_back(2)
     cache.give_back(0)
     assert [cache.take() for _ in range(3)] == [0, 2, 4]
-    assert cache.batch_size == 5
+    assert cache.batch_size == 8
 
 
 @pytest.mark.parametrize(("first_row", "count"), [(0, 2), (1, 1), (2, 2), (-1, 1), (3, 1)])

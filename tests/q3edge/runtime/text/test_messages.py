@@ -7,16 +7,8 @@ from typing import Any
 import pytest
 
 from q3edge.errors import UsageError
-from q3edge.runtime.text.messages import (
-    Message,
-    changed_texts,
-    check_message,
-    check_tools,
-    content_text,
-    conversation,
-    texts,
-    with_texts,
-)
+from q3edge.runtime.text.message_checks import check_message, check_tools, conversation
+from q3edge.runtime.text.messages import Message, changed_texts, content_text, texts, with_texts
 
 CALL: Any = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": ["x", 1, None, True]}}}
 ANSWER: Message = {"role": "assistant", "content": "so", "reasoning_content": "hm", "tool_calls": [CALL]}
