@@ -15,7 +15,8 @@ from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
-from tests.helpers.runtime_support import FakeDecoder
+from q3edge.runtime.session.decoder import Decoder
+from tests.helpers.runtime_support import FakeDecoder, write_artifact
 
 CONTEXT = 60
 
@@ -78,3 +79,51 @@ def test_what_is_held_is_computed_from_two_tokens_before_its_end() -> None:
 def test_a_prompt_that_cannot_be_answered_is_refused_at_once(count: int, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         Request([1] * count, GenerationSettings(), CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return Decoder(write_artifact(tmp_path_factory.mktemp("decoder") / "artifact"), threads=1)
+
+
+def adjacent(rows: list[int]) -> list[list[int]]:
+    """Runs of rows that follow one another."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and runs[-1][-1] == row - 1:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def test_requests_join_and_leave_between_passes_over_one_cache(decoder: Decoder) -> None:
+    """Each new token is the likeliest behind its own text, as far as kernels for several rows round alike."""
+    random = np.random.default_rng(3)
+    waiting = [
+        Request(random.integers(2, 320, length).tolist(), GenerationSettings(most), 512)
+        for length, most in ((9, 14), (30, 3), (1, 20), (17, 6), (5, 9), (22, 4))
+    ]
+    everyone, running = list(waiting), dict[int, Request]()
+    cache = decoder.new_cache(64)
+    cache.give_back(0)
+    while waiting or running:
+        while waiting and len(running) < 3:
+            request, row = waiting.pop(0), cache.take()
+            running[row] = request
+            while not request.new_ids:  # the prompt, a row at a time
+                ids = np.array([request.next_ids(8)])
+                request.advance(decoder.forward(ids, cache, first_row=row)[0])
+        for run in adjacent(sorted(row for row, request in running.items() if not request.finished)):
+            ids = np.array([running[row].next_ids(1) for row in run])
+            for row, logits in zip(run, decoder.forward(ids, cache, first_row=run[0])):
+                running[row].advance(logits)
+        for row in [row for row, request in running.items() if request.finished]:
+            cache.give_back(row)
+            del running[row]
+    assert [len(request.new_ids) for request in everyone] == [14, 3, 20, 6, 9, 4]
+    for request in everyone:
+        prompt = request.statistics.prompt_tokens
+        logits = decoder.forward(np.array([request.ids]), decoder.new_cache(64), keep=0)[0, prompt - 1 : -1]
+        chosen = logits[np.arange(len(logits)), request.new_ids]
+        assert (logits.max(axis=1) - chosen).max() < 1e-3 * np.abs(logits).max()
