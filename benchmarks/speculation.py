@@ -15,9 +15,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from q3edge.calibration.data.documents import Document
-from q3edge.runtime.text.chat_template import Message
+from q3edge.runtime.text.messages import texts, with_texts
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 # Controls, soft hyphen, zero width space, direction marks, byte order mark. Joiners (U+200C, U+200D) are spelling in
@@ -35,8 +35,7 @@ def clean_document(document: Document) -> tuple[Document, bool]:
     damaged = any(map(_is_damaged, _texts(document)))
     if document.messages:
         messages = tuple(
-            {key: value if key == "role" else clean_text(value, keep_layout=True) for key, value in message.items()}
-            for message in document.messages
+            with_texts(message, lambda _name, text: clean_text(text, keep_layout=True)) for message in document.messages
         )
         return replace(document, messages=messages), damaged
     return replace(document, text=clean_text(document.text, keep_layout=document.is_code)), damaged
@@ -89,5 +88,4 @@ def _is_damaged(text: str) -> bool:
 
 
 def _texts(document: Document) -> list[str]:
-    messages: tuple[Message, ...] = document.messages
-    return [document.text, *(text for message in messages for text in message.values())]
+    return [document.text, *texts(document.messages)]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from q3edge.calibration.data.documents import Document
 from q3edge.errors import UsageError
 from q3edge.runtime.text.chat_encoding import ChatEncoder
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.messages import Message, content_text
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -84,7 +85,7 @@ class DocumentEncoder:
 
 def with_working_as_thoughts(messages: Sequence[Message]) -> list[Message] | None:
     """The dialogue with the working of its last answer (`working #### result`) as thoughts, or None without one."""
-    working, mark, result = messages[-1]["content"].rpartition(_RESULT_MARK)
+    working, mark, result = content_text(messages[-1]).rpartition(_RESULT_MARK)
     if not (mark and working.strip() and result.strip()):
         return None
     return [*messages[:-1], {"role": "assistant", "content": result.strip(), "reasoning_content": working}]

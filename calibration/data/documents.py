@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from q3edge.runtime.text.chat_template import Message
+from q3edge.runtime.text.messages import Message, content_text
 
 DOMAINS = ("general", "math", "code", "multilingual", "safety")
 
@@ -30,7 +30,8 @@ class Document:
         """The text, or all that the messages say."""
         if not self.messages:
             return self.text
-        return "\n\n".join(m[key] for m in self.messages for key in ("reasoning_content", "content") if m.get(key))
+        texts = (text for m in self.messages for text in (m.get("reasoning_content"), content_text(m)))
+        return "\n\n".join(filter(None, texts))
 
 
 def seeded_rank(seed: int, content: str | bytes) -> bytes:

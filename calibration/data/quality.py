@@ -11,6 +11,7 @@ from collections import Counter
 from functools import lru_cache
 
 from q3edge.calibration.data.documents import Document
+from q3edge.runtime.text.messages import content_text
 
 MIN_WORDS = 12  # Gopher's 50 are for whole web pages
 MIN_WORDS_WITH_LETTERS = 0.7  # Gopher has 0.8, with 3.5 as one word where it is two here
@@ -34,7 +35,7 @@ def rejection(document: Document) -> str | None:
     """
     if document.messages:
         spoken = [message for message in document.messages if message["role"] != "system"]
-        return None if spoken and all(message["content"].strip() for message in spoken) else "empty"
+        return None if spoken and all(content_text(message).strip() for message in spoken) else "empty"
     if not document.text.strip():
         return "empty"
     return None if document.is_code or document.domain == "math" else prose_rejection(document.text)

@@ -9,8 +9,7 @@ from typing import Any
 
 from q3edge.calibration.data.documents import DOMAINS, Document
 from q3edge.errors import InputError
-from q3edge.runtime.text.chat_encoding import ROLES
-from q3edge.runtime.text.chat_template import Message
+from q3edge.runtime.text.messages import ROLES, Message
 
 DIALOGUE_KEYS = ("messages", "conversations")
 PAIR_KEYS = (("question", "answer"), ("prompt", "completion"), ("instruction", "output"))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from q3edge.calibration.data.documents import Document
 from q3edge.languages import UNKNOWN, detect_language
+from q3edge.runtime.text.messages import content_text
 
 CODE_LANGUAGE = "code"  # counted in place of a human language
 _CODE_LINE = re.compile(
@@ -56,8 +57,8 @@ def _domain(document: Document, text: str, is_code: bool, language: str) -> str:
 
 def _is_exercise(document: Document) -> bool:
     """A question about amounts whose answer calculates or is a number."""
-    question = " ".join(m["content"] for m in document.messages if m["role"] != "assistant")
-    answer = "\n".join(m["content"] for m in document.messages if m["role"] == "assistant")
+    question = " ".join(content_text(m) for m in document.messages if m["role"] != "assistant")
+    answer = "\n".join(content_text(m) for m in document.messages if m["role"] == "assistant")
     if _is_maths(question + "\n" + answer) or _FINAL_NUMBER.search(answer):
         return True
     return bool(_AMOUNT.search(question)) and bool(_BARE_NUMBER.fullmatch(answer) or _EQUATION.search(answer))

@@ -5,6 +5,7 @@ Names follow what onnxruntime-genai, optimum and transformers.js expect of a dec
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,33 @@ ATTENTION_MASK = "attention_mask"  # int64 [batch_size, total_sequence_length]
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 [] or [1], default 0 = all positions
 PAST_PREFIX = "past_key_values."
 LOGITS = "logits"  # float32 [batch_size, kept, vocab_size]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBuffer:
+    """One buffer of the cache, which a graph reads as its input `past` and writes as its output `present`.
+
+    shape: of one sequence; the axis `length_axis` of it holds tokens and is 0 here. A recurrent state, whose size does
+    not depend on the number of tokens, has no such axis (None).
+    """
+
+    past: str
+    present: str
+    shape: tuple[int, ...]
+    dtype: str
+    length_axis: int | None
+
+    def allocated_shape(self, batch_size: int, capacity: int) -> tuple[int, ...]:
+        """Shape for `batch_size` sequences of up to `capacity` tokens."""
+        sizes = list(self.shape)
+        if self.length_axis is not None:
+            sizes[self.length_axis] = capacity
+        return batch_size, *sizes
+
+    def fits(self, shape: Sequence[int | str | None]) -> bool:
+        """Whether a graph's [batch_size, ...] agrees in every size that is fixed; its names stand for the others."""
+        axes = [axis for axis in range(len(self.shape)) if axis != self.length_axis]
+        return len(shape) == 1 + len(self.shape) and all(shape[1 + axis] == self.shape[axis] for axis in axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +78,12 @@ class KVCacheSpec:
     def shape(self, batch_size: int, length: int) -> tuple[int, int, int, int]:
         """Shape of one key or value buffer."""
         return batch_size, self.kv_heads, length, self.head_dim
+
+    def buffers(self) -> Iterator[CacheBuffer]:
+        """Every buffer of the cache, in the graph's order."""
+        for layer in self.layers:
+            for past, present in zip(self.past(layer), self.present(layer)):
+                yield CacheBuffer(past, present, self.shape(1, 0)[1:], self.dtype, length_axis=1)
 
     def bytes_per_token(self) -> int:
         """Bytes that one token of one sequence occupies over all layers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import click
 from q3edge.cli.console import FOLDER, emit_json, json_option, say, threads_option
 
 if TYPE_CHECKING:
-    from q3edge.runtime.text.chat_template import Message
+    from q3edge.runtime.completion import Piece
 
 
 @click.command()
@@ -60,30 +61,11 @@ def run(
         raise UsageError("--draft guesses ahead and --no-speculate forbids it: give one")
     text = sys.stdin.read() if prompt == "-" else prompt
 
-    thought = False
-
-    def show_thinking(piece: str) -> None:
-        nonlocal thought
-        thought = True
-        if not as_json:
-            click.secho(piece, nl=False, err=True, dim="NO_COLOR" not in os.environ or None)
-
-    def show(piece: str) -> None:
-        nonlocal thought
-        if as_json:
-            return
-        if thought:  # the answer starts on a line of its own
-            click.echo(err=True)
-            thought = False
-        click.echo(piece, nl=False)
-
     with Model.open(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:
-        settings = model.settings(**flags)
-        if raw:
-            completion = model.complete(text, settings, on_text=show)
-        else:
-            message: Message = {"role": "user", "content": text}
-            completion = model.chat([message], settings, thinking=thinking, on_text=show, on_thinking=show_thinking)
+        stream = model.stream_raw(text, **flags) if raw else model.stream(text, thinking=thinking, **flags)
+        if not as_json:
+            _show(stream)
+        completion = stream.finish()
     if as_json:
         emit_json(completion.to_json())
         return
@@ -95,3 +77,16 @@ def run(
         f"[{stats.prompt_tokens} prompt tokens{reused} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
         f"{stats.decode_tokens_per_second:.1f} tokens/s{guessed}, ended by {stats.finish_reason}]"
     )
+
+
+def _show(pieces: Iterable[Piece]) -> None:
+    """Write the thinking to stderr, dimmed, and the answer, which starts on a line of its own, to stdout."""
+    thought = False
+    for piece in pieces:
+        if piece.thinking:
+            click.secho(piece.text, nl=False, err=True, dim="NO_COLOR" not in os.environ or None)
+        elif thought:
+            click.echo(err=True)
+        thought = piece.thinking
+        if not piece.thinking:
+            click.echo(piece.text, nl=False)

@@ -27,6 +27,7 @@ from q3edge.runtime.generation.generate import generate, prefill
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
+from q3edge.runtime.text.messages import Message, content_text
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -84,14 +85,14 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             raise InputError(f"{self.model.folder}: has no chat template; run the task without apply_chat_template")
         return self.model.template.template
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as text; without a generation prompt its last message is an answer that is yet to end."""
         self.chat_template(True)
         assert self.model.template is not None
         if add_generation_prompt:
             return self.model.template.render(chat_history, thinking=self._thinking)
         *earlier, last = chat_history
-        return self.model.template.render(earlier, thinking=self._thinking) + last["content"]
+        return self.model.template.render(earlier, thinking=self._thinking) + content_text(last)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_ignored: Any) -> list[int]:
         """Token ids in which control tokens that are spelled out count as such: prompts come with the template's."""

@@ -26,7 +26,7 @@ from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import Calibration
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.runtime.model import Model
-from q3edge.runtime.text.chat_template import Message
+from q3edge.runtime.text.messages import Message
 
 _LONGEST_ANSWER = 128
 _SHARES = {"general": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
@@ -100,8 +100,7 @@ def _judge(
         speeds: list[float] = []
 
         def answer(question: Question) -> str:
-            message: Message = {"role": "user", "content": question.question}
-            completion = opened.chat([message], settings, thinking=question.thinking)
+            completion = opened.chat(question.question, settings, thinking=question.thinking)
             speeds.append(completion.stats.decode_tokens_per_second)
             return completion.text
 

@@ -2,80 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Any, Self
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.arguments import check_thinking, check_token_ids, folder_path
+from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.generation.generate import new_tokens
 from q3edge.runtime.generation.model_draft import ModelDraft, open_draft, relative_cost
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
-from q3edge.runtime.text.chat_encoding import ChatEncoder, check_unicode
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
-from q3edge.runtime.text.thinking import ThinkingSplitter
+from q3edge.runtime.text.chat_encoding import ChatEncoder
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.message_checks import check_unicode, conversation
+from q3edge.runtime.text.messages import Message, Tool
+from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter, split
 from q3edge.runtime.text.tokenizer import Tokenizer
 
-OnText = Callable[[str], None]
+Settings = GenerationSettings | Mapping[str, Any] | None  # None: the checkpoint's; a mapping: some in place of them
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One finished generation: all its text, the two parts of it, its ids (no stop token), and what it took."""
-
-    text: str
-    thinking: str
-    answer: str
-    token_ids: tuple[int, ...]
-    stats: Statistics
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object: text, thinking, answer, token_ids, and the statistics' counts, seconds and rates."""
-        rates = {
-            "time_to_first_token": self.stats.time_to_first_token,
-            "prefill_tokens_per_second": self.stats.prefill_tokens_per_second,
-            "decode_tokens_per_second": self.stats.decode_tokens_per_second,
-        }
-        return asdict(self) | {"stats": asdict(self.stats) | rates}
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
-    """What `open` found in a folder. A context manager: leaving it ends the template's process.
+    """A loaded model. A context manager: leaving it closes the model, which then refuses every call (UsageError).
+
+    Settings are given as GenerationSettings, as a dict, or by name (`temperature=0.7`); what is not given is the
+    checkpoint's. A name that does not exist or a value of the wrong type is a TypeError, one out of range a UsageError.
 
     It keeps the keys and values of the last text, so a prompt that begins like it, as the next turn of a conversation
     does, is computed from where it differs. So it serves one generation at a time; UsageError for a second one.
     """
 
     folder: Path
-    decoder: Decoder
-    tokenizer: Tokenizer
-    template: ChatTemplate | None
+    decoder: Decoder = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    template: ChatTemplate | None = field(repr=False)
     defaults: GenerationSettings
-    cache: PrefixCache
-    new_draft: Callable[[], Draft] | None = None  # a draft for each generation; None: no speculation
-    _busy: Lock = field(default_factory=Lock, repr=False)
+    cache: PrefixCache = field(repr=False)
+    new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # a generation's; None: no speculation
+    _busy: Lock = field(default_factory=Lock, init=False, repr=False)
+    _closed: bool = field(default=False, init=False, repr=False)
 
     @classmethod
     def open(
-        cls, folder: Path, *, threads: int | None = None, speculate: bool = False, draft: Path | None = None
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        speculate: bool = False,
+        draft: str | Path | None = None,
     ) -> Self:
-        """Check and load everything; the three slow parts load side by side. InputError: any file is unfit.
+        """Check and load the folder `path`; the three slow parts load side by side. InputError: any file is unfit.
 
         `speculate`: guess that answers repeat what stands before them; `draft`: let the smaller model in that folder
-        guess instead. Either makes answers faster, not others.
+        guess instead. Either makes answers faster, not others. `threads`: None for one on each physical core.
         """
+        folder = folder_path(path, "path")
         checked = open_graph(folder)
         config = Qwen3Config.load(folder)
         settings = GenerationSettings.load(folder, config)
@@ -85,101 +78,134 @@ class Model:
             decoder = Decoder(folder, threads=threads, checked=checked)
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:
-            small = open_draft(draft, folder, decoder, tokenizer.result())
+            small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result())
             small_cache, cost = PrefixCache(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_cache, cost)
         return cls(folder, decoder, tokenizer.result(), template, settings, PrefixCache(decoder), new_draft)
 
-    def encode_chat(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, add_generation_prompt: bool = True
-    ) -> list[int]:
-        """Token ids of a conversation as the model was trained on it; see `ChatEncoder.encode`."""
-        encoder = ChatEncoder(self.tokenizer, self.template, str(self.folder))
-        return encoder.encode(messages, thinking=thinking, add_generation_prompt=add_generation_prompt)
-
-    def settings(self, **flags: Any) -> GenerationSettings:
-        """The checkpoint's generation settings with the flags that are not None in place of theirs."""
-        return self.defaults.override(**flags)
+    def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
+        """Continue `prompt`; see `stream_raw`."""
+        return self.stream_raw(prompt, settings, **named).finish()
 
     def chat(
         self,
-        messages: Sequence[Message],
-        settings: GenerationSettings | None = None,
+        messages: str | Sequence[Message],
+        settings: Settings = None,
         *,
         thinking: bool | None = None,
-        on_text: OnText | None = None,
-        on_thinking: OnText | None = None,
+        tools: Sequence[Tool] | None = None,
+        **named: Any,
     ) -> Completion:
-        """Answer a conversation. `settings` None: the checkpoint's; `thinking` None: the template's default.
+        """Answer a conversation; see `stream`."""
+        return self.stream(messages, settings, thinking=thinking, tools=tools, **named).finish()
 
-        `on_text` gets the pieces of the answer as they are known, `on_thinking` those of the thinking before it.
-        Errors: as `encode_chat` and `generate`.
+    def batch(
+        self,
+        conversations: Sequence[str | Sequence[Message]],
+        settings: Settings = None,
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Tool] | None = None,
+        **named: Any,
+    ) -> list[Completion]:
+        """Answer several conversations, in their order. All are checked before the first is answered; see `stream`."""
+        if isinstance(conversations, str | Mapping) or not isinstance(conversations, Sequence):
+            raise TypeError(f"conversations: give a list of conversations, not {type(conversations).__name__}")
+        streams = [self.stream(each, settings, thinking=thinking, tools=tools, **named) for each in conversations]
+        return [stream.finish() for stream in streams]
+
+    def stream(
+        self,
+        messages: str | Sequence[Message],
+        settings: Settings = None,
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Tool] | None = None,
+        **named: Any,
+    ) -> Stream:
+        """Answer a conversation piece by piece; a str is one message of the user.
+
+        `thinking` None: the template's default; `tools`: what the model may call, as its template writes them.
+        TypeError: neither a str nor messages. UsageError: the template or `check_message` refuses a message, or the
+        prompt leaves no room in the context. InputError: no template, or a bad one.
         """
-        prompt_ids = self.encode_chat(messages, thinking=thinking)
-        splitter = ThinkingSplitter(self.tokenizer, prompt_ids)
-        listeners = {False: on_text, True: on_thinking}
-        parts: dict[bool, list[str]] = {False: [], True: []}
+        prompt_ids = self.encode_chat(messages, thinking=thinking, tools=tools)
+        return self._stream(prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), self.settings(settings, **named))
 
-        def emit(text: str, thinks: bool) -> None:
-            parts[thinks].append(text)
-            listener = listeners[thinks]
-            if text and listener is not None:
-                listener(text)
+    def stream_raw(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Stream:
+        """Continue `prompt`, the model's whole input, piece by piece: a text, or token ids.
 
-        stats, token_ids = Statistics(), []
-        with self._generation(prompt_ids, settings, stats) as tokens:
-            for token in tokens:
-                token_ids.append(token)
-                emit(*splitter.push(token))
-        emit(*splitter.finish())
-        text = self.tokenizer.decode(token_ids)
-        return Completion(text, "".join(parts[True]), "".join(parts[False]), tuple(token_ids), stats)
-
-    def complete(
-        self, prompt: str, settings: GenerationSettings | None = None, *, on_text: OnText | None = None
-    ) -> Completion:
-        """Continue `prompt`, the model's whole input: control tokens spelled out in it are control tokens.
-
-        All of the text is answer. UsageError: the prompt is not valid Unicode; else as `generate`.
+        Control tokens spelled out in a text are control tokens. Everything is answer, nothing thinking. TypeError:
+        neither text nor ids. UsageError: the prompt is empty, no valid Unicode, holds an id that the model does not
+        have, or leaves no room in the context.
         """
-        check_unicode(prompt, "the prompt")
-        prompt_ids = self.tokenizer.encode_markup(prompt)
-        stream, stats, token_ids = self.tokenizer.stream(), Statistics(), []
+        self._check_open()
+        return self._stream(self._prompt_ids(prompt), PlainText(self.tokenizer), self.settings(settings, **named))
 
-        def emit(text: str) -> None:
-            if text and on_text is not None:
-                on_text(text)
+    def encode_chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Tool] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Token ids of a conversation as the model was trained on it; see `ChatEncoder.encode`."""
+        self._check_open()
+        check_thinking(thinking)
+        encoder = ChatEncoder(self.tokenizer, self.template, str(self.folder))
+        return encoder.encode(
+            conversation(messages), thinking=thinking, tools=tools, add_generation_prompt=add_generation_prompt
+        )
 
-        with self._generation(prompt_ids, settings, stats) as tokens:
-            for token in tokens:
-                token_ids.append(token)
-                emit(stream.push(token))
-        emit(stream.finish())
-        text = self.tokenizer.decode(token_ids)
-        return Completion(text, "", text, tuple(token_ids), stats)
-
-    @contextmanager
-    def _generation(
-        self, prompt_ids: Sequence[int], settings: GenerationSettings | None, stats: Statistics
-    ) -> Iterator[Iterator[int]]:
-        """New tokens on this model's cache; nobody else gets at it before the block is left."""
-        if not self._busy.acquire(blocking=False):
-            raise UsageError("the model is answering already, and gives one answer at a time; wait, or open it again")
-        try:
-            draft = self.new_draft() if self.new_draft else None
-            yield generate(self.decoder, prompt_ids, settings or self.defaults, stats, cache=self.cache, draft=draft)
-        finally:
-            self._busy.release()
+    def settings(self, settings: Settings = None, /, **named: Any) -> GenerationSettings:
+        """The settings that a call with these arguments uses."""
+        return self.defaults.override(settings, **named)
 
     def close(self) -> None:
-        """End the chat template's process."""
+        """End the chat template's process, and refuse every later call."""
+        self._closed = True
         if self.template is not None:
             self.template.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the model of {self.folder} is closed; open it again")
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        if isinstance(prompt, str):
+            check_unicode(prompt, "the prompt")
+            return self.tokenizer.encode_markup(prompt)
+        check_token_ids(prompt, self.decoder.config.vocab_size)
+        return prompt
+
+    def _stream(self, prompt_ids: Sequence[int], splitter: Splitter, settings: GenerationSettings) -> Stream:
+        draft = self.new_draft() if self.new_draft else None
+        request = Request(prompt_ids, settings, self.decoder.config.max_position_embeddings, draft=draft)
+        return Stream(self._pieces(request, splitter))
+
+    def _pieces(self, request: Request, splitter: Splitter) -> Generator[Piece, None, Completion]:
+        """The request's text on this model's cache; nobody else gets at it before the end."""
+        self._check_open()
+        if not self._busy.acquire(blocking=False):
+            raise UsageError(
+                "the model is answering already, and gives one answer at a time; finish or close that stream, or open "
+                "the model again"
+            )
+        parts: dict[bool, list[str]] = {False: [], True: []}
+        try:
+            for text, thinks in split(new_tokens(request, self.cache), splitter):
+                parts[thinks].append(text)
+                yield Piece(text, thinks)
+        finally:
+            self._busy.release()
+        ids = tuple(request.new_ids)
+        return Completion(
+            self.tokenizer.decode(ids), "".join(parts[True]), "".join(parts[False]), ids, request.statistics
+        )

@@ -33,6 +33,31 @@ CHAT_TEMPLATE = """\
     {%- endif %}
 {%- endif %}"""
 
+TOOL_TEMPLATE = """\
+{%- if tools %}
+    {{- '<|im_start|>system\n<tools>' }}
+    {%- for tool in tools %}
+        {{- '\n' ~ (tool | tojson) }}
+    {%- endfor %}
+    {{- '\n</tools><|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + (' ' + message.name if message.name is defined else '') + '\n' }}
+    {%- if message.reasoning_content is string %}
+        {{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}
+    {%- endif %}
+    {{- message.content }}
+    {%- for call in message.tool_calls %}
+        {{- '\n<tool_call>\n{"name": "' ~ call.function.name ~ '", "arguments": ' }}
+        {{- call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}
+        {{- '}\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}"""
+
 
 def build_tokenizer() -> tokenizers.Tokenizer:
     """A byte-level BPE like Qwen3's, with less than 320 ids."""

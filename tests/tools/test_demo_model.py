@@ -12,7 +12,8 @@ import pytest
 
 from q3edge.checkpoint import Checkpoint
 from q3edge.evaluation.answers.questions import read_questions
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.messages import Message
 from tools.demo_model.areas import AREAS
 from tools.demo_model.chat_template import Conversation, prompt_text
 from tools.demo_model.curriculum import draw, example, examples, questions

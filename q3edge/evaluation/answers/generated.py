@@ -28,10 +28,9 @@ from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
 from q3edge.evaluation.scorecard.slices import AreaScore, accuracy_scores, area_score
 from q3edge.evaluation.suites.suite import Item, Suite
-from q3edge.runtime.generation.generate import Statistics, generate
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
-from q3edge.runtime.text.chat_template import Message
+from q3edge.runtime.text.messages import Message
 
 _TEXT = "texts are read, not answered"
 _TOO_LONG = "questions longer than the model's context were not asked"
@@ -80,7 +79,7 @@ def continuation(model: Model, ids: Sequence[int]) -> str:
     if _too_long(model, ids):
         return ""
     settings = model.settings(max_new_tokens=_CONTINUED, temperature=0.0)
-    return model.tokenizer.decode(list(generate(model.decoder, ids, settings, cache=model.cache)))
+    return model.generate(ids, settings).text
 
 
 def left_out(generated: Sequence[Generated]) -> tuple[Notice, ...]:
@@ -153,11 +152,9 @@ def _continue(model: Model, item: Item, settings: GenerationSettings) -> Generat
     ids = model.tokenizer.encode_text(item.prompt if code else f"Question: {item.prompt}\nAnswer:")
     if _too_long(model, ids):
         return Generated("", "", "", 0, None, None, _TOO_LONG)
-    stats = Statistics()
-    tokens = list(generate(model.decoder, ids, settings, stats, cache=model.cache))
-    text = model.tokenizer.decode(tokens)
-    answer = text if code else text.partition(_NEXT_QUESTION)[0]
-    return Generated(text, "", answer, len(tokens), stats.finish_reason, None)
+    said = model.generate(ids, settings)
+    answer = said.text if code else said.text.partition(_NEXT_QUESTION)[0]
+    return Generated(said.text, "", answer, len(said.token_ids), said.stats.finish_reason, None)
 
 
 def _too_long(model: Model, prompt_ids: Sequence[int]) -> bool:

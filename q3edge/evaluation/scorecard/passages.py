@@ -22,7 +22,8 @@ from q3edge.evaluation.distance.windows import MIN_SCORED, WINDOW_LENGTH, Text, 
 from q3edge.evaluation.suites.selection import spread
 from q3edge.evaluation.suites.suite import LETTERS, Item, Suite
 from q3edge.runtime.text.chat_encoding import ChatEncoder
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.messages import Message
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 _TOO_LONG = "items-too-long"

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from q3edge.machine.memory import peak_memory
 from q3edge.runtime.generation.generate import PREFILL_CHUNK
-from q3edge.runtime.session.decoder import Decoder, KVCache
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.kv_cache import KVCache
 
 FIRST_TOKEN_PROMPT = 32  # tokens
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.runtime.session.decoder import GROWTH_STEP, Decoder
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.kv_cache import GROWTH_STEP
 
 
 class PrefixCache:

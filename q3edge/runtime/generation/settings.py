@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from q3edge.errors import InputError, UsageError
 from q3edge.storage.json_files import read_json_object
 
 DEFAULT_MAX_NEW_TOKENS = 1024
+_WHOLE, _NUMBER = (Integral, "a whole number"), (Real, "a number")
+_KINDS: dict[str, tuple[type, str]] = {
+    "max_new_tokens": _WHOLE, "temperature": _NUMBER, "top_k": _WHOLE, "top_p": _NUMBER, "seed": _WHOLE,
+}  # fmt: skip
 _SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; 0 says what is meant
 
 
@@ -27,7 +33,12 @@ class GenerationSettings:
     stop_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """UsageError names the first value out of range."""
+        """TypeError names the first value of the wrong type, UsageError the first out of range."""
+        for name, (kind, expected) in _KINDS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not (isinstance(value, kind) or (name == "seed" and value is None)):
+                raise TypeError(f"{name}: give {expected}, not {value!r}")
+        object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids))
         for name, valid, expected in (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             (
@@ -67,9 +78,30 @@ class GenerationSettings:
         except (UsageError, ValueError) as error:
             raise InputError(f"{path}: {error}; correct the file") from None
 
-    def override(self, **flags: Any) -> GenerationSettings:
-        """These settings with the flags that are not None in place of theirs."""
-        return replace(self, **{name: value for name, value in flags.items() if value is not None})
+    def override(
+        self, settings: GenerationSettings | Mapping[str, Any] | None = None, /, **named: Any
+    ) -> GenerationSettings:
+        """`settings` in place of these, or only those that a mapping has, then those `named`; None leaves a value.
+
+        TypeError: a name that does not exist, or a value of the wrong type. UsageError: a value out of range.
+        """
+        if isinstance(settings, GenerationSettings):
+            return settings.override(**named)
+        if settings is not None and not isinstance(settings, Mapping):
+            raise TypeError(f"settings: give GenerationSettings or a dict, not {type(settings).__name__}")
+        given = {name: value for name, value in {**(settings or {}), **named}.items() if value is not None}
+        valid = [field.name for field in fields(self)]
+        if unknown := [name for name in given if name not in valid]:
+            raise TypeError(f"unknown setting {unknown[0]!r}: expected some of {', '.join(valid)}")
+        return replace(self, **given)
+
+
+def _token_ids(value: object) -> frozenset[int]:
+    ids = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
+    found = frozenset(int(i) for i in ids if isinstance(i, Integral) and not isinstance(i, bool))
+    if len(found) != len(set(ids)):
+        raise TypeError(f"stop_token_ids: give a set of token ids, not {value!r}")
+    return found
 
 
 def _number(raw: dict[str, Any], name: str, kind: type, default: float) -> Any:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # glibc's mallopt(3). Left alone, the threshold is 128 kB and grows with the largest block freed, up to _USUAL_BLOCK.
@@ -34,8 +34,9 @@ def freed_memory_given_back() -> Iterator[None]:
         mallopt(_TRIM_THRESHOLD, 2 * _USUAL_BLOCK)
 
 
-def _mallopt() -> ctypes._NamedFuncPointer | None:
+def _mallopt() -> Callable[[int, int], int] | None:
     try:
-        return ctypes.CDLL(None).mallopt
+        found: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS and musl have none, Windows no library of that name
         return None
+    return found

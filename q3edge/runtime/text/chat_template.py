@@ -19,6 +19,7 @@ from typing import Any
 
 from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.runtime.text.messages import Message, Tool, template_message
 from q3edge.storage.json_files import read_json_object
 
 RENDER_SECONDS = 2.0
@@ -27,7 +28,6 @@ _MAX_REPLY = 200 * 2**20  # bytes: 16 Mi characters, JSON-escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
 _KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # without which some Pythons do not start
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-Message = Mapping[str, str]  # role (system, user, assistant or tool), content, and perhaps reasoning_content
 
 
 class ChatTemplate:
@@ -62,18 +62,23 @@ class ChatTemplate:
         return cls(template, str(path), {name: token for name, token in tokens.items() if token is not None})
 
     def render(
-        self, messages: Sequence[Message], *, thinking: bool | None = None, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Tool] | None = None,
+        add_generation_prompt: bool = True,
     ) -> str:
-        """The model's input as text. `thinking` None leaves the template's default.
+        """The model's input as text. `thinking` None leaves the template's default; `tools`: what may be called.
 
         InputError: the template is invalid, misbehaves or takes more than 2 s. UsageError: it refuses the messages.
         """
-        variables = {**self._special_tokens, "tools": None, "add_generation_prompt": add_generation_prompt}
+        variables = {**self._special_tokens, "tools": tools, "add_generation_prompt": add_generation_prompt}
         if thinking is not None:
             variables["enable_thinking"] = thinking
         request = {
             "template": self.template,
-            "messages": [dict(message) for message in messages],
+            "messages": [template_message(message) for message in messages],
             "variables": variables,
         }
         with self._lock:

@@ -1,16 +1,53 @@
-"""Splits the tokens of an answer into what stands between `<think>` and `</think>` and what follows, as they arrive."""
+"""Tokens of an answer to text as they arrive, apart: what stands between `<think>` and `</think>`, and what follows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 THINK_START, THINK_END = "<think>", "</think>"
 
 
+class Splitter(Protocol):
+    """Text of tokens one by one, and whether each piece is thinking."""
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """The text that `token` completes (may be empty), and whether it is thinking."""
+
+    def finish(self) -> tuple[str, bool]:
+        """What is left when no more tokens come."""
+
+
+def split(tokens: Iterable[int], splitter: Splitter) -> Iterator[tuple[str, bool]]:
+    """The text of all tokens in pieces, none empty, each with whether it is thinking."""
+    for token in tokens:
+        piece = splitter.push(token)
+        if piece[0]:
+            yield piece
+    last = splitter.finish()
+    if last[0]:
+        yield last
+
+
+class PlainText:
+    """A `Splitter` for which everything is answer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._stream = tokenizer.stream()
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """See `Splitter`."""
+        return self._stream.push(token), False
+
+    def finish(self) -> tuple[str, bool]:
+        """See `Splitter`."""
+        return self._stream.finish(), False
+
+
 class ThinkingSplitter:
-    """Text of tokens one by one, and whether each piece is thinking.
+    """A `Splitter` that knows the two added tokens.
 
     Newlines around either part are layout and dropped. A tokenizer without the two added tokens gives only answer.
     """
@@ -25,7 +62,7 @@ class ThinkingSplitter:
         self._newlines = ""  # held back: they count only if text follows in the same part
 
     def push(self, token: int) -> tuple[str, bool]:
-        """The text that `token` completes (may be empty), and whether it is thinking."""
+        """See `Splitter`."""
         if token not in (self._start, self._end):
             return self._trim(self._stream.push(token)), self._thinking
         last = self.finish()
@@ -33,7 +70,7 @@ class ThinkingSplitter:
         return last
 
     def finish(self) -> tuple[str, bool]:
-        """What is left when no more tokens come."""
+        """See `Splitter`."""
         return self._trim(self._stream.finish()), self._thinking
 
     def _trim(self, text: str) -> str:

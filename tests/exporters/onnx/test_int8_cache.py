@@ -47,7 +47,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory, scales: KVScales) -> tupl
 
 def held(cache: KVCache) -> NDArray[np.generic]:
     """[layers, 2, batch_size, kv_heads, length, head_dim] of what the cache holds."""
-    buffers = np.stack([buffer[:, :, : cache.length] for buffer in cache._buffers.values()])
+    buffers = np.stack([buffer[:, :, : cache.length] for buffer in cache.arrays.values()])
     return buffers.reshape(-1, 2, *buffers.shape[1:])
 
 
@@ -89,7 +89,7 @@ def test_attends_to_what_the_stored_codes_mean(decoders: tuple[Decoder, Decoder]
     reference = plain.new_cache(IDS.shape[1])
     plain.forward(IDS[:, :start], reference)
     meant = (held(cache) * by_layer(scales)).reshape(-1, *held(cache).shape[2:])
-    for buffer, values in zip(reference._buffers.values(), meant):
+    for buffer, values in zip(reference.arrays.values(), meant):
         buffer[:, :, :start] = values
     found, expected = int8.forward(IDS[:, start:], cache, keep=0), plain.forward(IDS[:, start:], reference, keep=0)
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)

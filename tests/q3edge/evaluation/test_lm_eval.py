@@ -99,7 +99,7 @@ def test_a_text_longer_than_the_context_is_scored_whole(model: Q3EdgeLM, tmp_pat
 
 def test_generation_stops_where_the_task_says(model: Q3EdgeLM, tmp_path: Path) -> None:
     prompt = "the cat"
-    whole = model.model.complete(prompt, model.model.settings(temperature=0.0, max_new_tokens=40)).text
+    whole = model.model.generate(prompt, model.model.settings(temperature=0.0, max_new_tokens=40)).text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 1]
     found = run(
         model, tmp_path, [{"question": prompt, "answer": whole.partition(stop)[0]}], output_type="generate_until",

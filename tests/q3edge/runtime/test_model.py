@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import pytest
 
 from q3edge.errors import InputError, UsageError
-from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.model import Model
-from q3edge.runtime.text.chat_template import Message
+from q3edge.runtime.text.messages import Message
 from tests.helpers.runtime_support import seal, write_artifact
 
 HELLO: list[Message] = [{"role": "user", "content": "the cat"}]
+BAD: Any = {"role": "root", "content": "x"}
 CHATTY = GenerationSettings(30, temperature=2.0, seed=1)  # its first tokens are text already
 
 
@@ -34,8 +37,8 @@ def model(folder: Path) -> Iterator[Model]:
         yield model
 
 
-def greedy(**fields: int) -> GenerationSettings:
-    return GenerationSettings(**{"max_new_tokens": 12, **fields})
+def greedy(max_new_tokens: int = 12) -> GenerationSettings:
+    return GenerationSettings(max_new_tokens)
 
 
 def test_prompt_longer_than_the_context(model: Model) -> None:
@@ -45,7 +48,7 @@ def test_prompt_longer_than_the_context(model: Model) -> None:
     with pytest.raises(UsageError, match=f"prompt has {count} tokens, but the model's context is 512 tokens"):
         model.chat(long)
     with pytest.raises(UsageError, match="prompt is empty"):
-        model.complete("")
+        model.generate("")
 
 
 def test_generation_ends_where_the_context_does(model: Model) -> None:
@@ -76,17 +79,21 @@ def test_stop_token_ends_and_is_not_part(model: Model) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_streamed_pieces_join_to_the_completion(model: Model, seed: int) -> None:
     settings = model.settings(max_new_tokens=30, seed=seed, temperature=2.0, top_k=0)
-    answer: list[str] = []
-    thinking: list[str] = []
-    done = model.chat(HELLO, settings, on_text=answer.append, on_thinking=thinking.append)
-    assert ("".join(answer), "".join(thinking)) == (done.answer, done.thinking)
+    stream = model.stream(HELLO, settings)
+    with pytest.raises(UsageError, match="the generation is not finished"):
+        _ = stream.completion
+    pieces = list(stream)
+    done = stream.completion
+    assert "".join(piece.text for piece in pieces if not piece.thinking) == done.answer
+    assert "".join(piece.text for piece in pieces if piece.thinking) == done.thinking
+    assert all(piece.text for piece in pieces)
+    assert stream.finish() is done
     assert done.text == model.tokenizer.decode(done.token_ids)
     assert model.chat(HELLO, settings).token_ids == done.token_ids
     assert json.loads(json.dumps(done.to_json()))["stats"]["new_tokens"] == len(done.token_ids)
 
-    raw: list[str] = []
-    completion = model.complete("<|im_start|>user\nthe", settings, on_text=raw.append)
-    assert "".join(raw) == completion.text == completion.answer
+    raw = model.stream_raw("<|im_start|>user\nthe", settings)
+    assert "".join(piece.text for piece in raw) == raw.completion.text == raw.completion.answer
 
 
 def fresh_answer(model: Model, messages: list[Message], **named: Any) -> tuple[int, ...]:
@@ -109,7 +116,7 @@ def test_a_second_turn_computes_only_what_is_new(model: Model) -> None:
 def test_thinking_that_the_template_drops_is_forgotten(model: Model) -> None:
     thought = "<think>\nthe log\n</think>\n\n"
     markup = f"<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n{thought}the mat"
-    model.complete(markup, greedy(max_new_tokens=1))
+    model.generate(markup, greedy(max_new_tokens=1))
     turns: list[Message] = [
         *HELLO,
         {"role": "assistant", "content": f"{thought}the mat"},
@@ -121,22 +128,41 @@ def test_thinking_that_the_template_drops_is_forgotten(model: Model) -> None:
 
 
 def test_an_answer_that_fails_half_way_does_not_disturb_the_next(model: Model) -> None:
-    expected, pieces = fresh_answer(model, HELLO), []
+    expected = fresh_answer(model, HELLO)
 
-    def fail(piece: str) -> None:
-        pieces.append(piece)
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        for _ in model.stream(HELLO, CHATTY):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        model.chat(HELLO, CHATTY, on_text=fail)
-    assert len(pieces) == 1
+        interrupt()
     assert model.chat(HELLO, greedy()).token_ids == expected
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_a_stream_that_is_closed_frees_the_model(model: Model, taken: int) -> None:
+    stream = model.stream(HELLO, CHATTY)
+    for _ in range(taken):
+        next(stream)
+    stream.close()
+    assert list(stream) == []
+    with pytest.raises(UsageError, match="the generation is not finished"):
+        _ = stream.completion
+    assert model.chat(HELLO, greedy()).token_ids == fresh_answer(model, HELLO)
+
+
+def test_a_stream_that_is_dropped_frees_the_model(model: Model) -> None:
+    next(model.stream(HELLO, CHATTY))
+    gc.collect()
+    model.chat(HELLO, greedy(max_new_tokens=1))
 
 
 def test_a_model_gives_one_answer_at_a_time(model: Model) -> None:
     expected = fresh_answer(model, HELLO)
-    with pytest.raises(UsageError, match="the model is answering already"):
-        model.chat(HELLO, CHATTY, on_text=lambda _piece: model.chat(HELLO) and None)
+    with model.stream(HELLO, CHATTY) as stream:
+        next(stream)
+        with pytest.raises(UsageError, match="the model is answering already"):
+            model.chat(HELLO)
     assert model.chat(HELLO, greedy()).token_ids == expected
 
 
@@ -170,16 +196,110 @@ def test_a_draft_needs_the_same_vocabulary(folder: Path, tmp_path: Path) -> None
 
 
 def test_raw_prompt_is_the_whole_input(model: Model) -> None:
-    assert model.complete("<|im_start|>user\nthe", greedy(max_new_tokens=1)).stats.prompt_tokens == len(
-        model.tokenizer.encode_markup("<|im_start|>user\nthe")
-    )
+    ids = model.tokenizer.encode_markup("<|im_start|>user\nthe")
+    said = model.generate("<|im_start|>user\nthe", greedy())
+    assert said.stats.prompt_tokens == len(ids)
+    assert model.generate(ids, greedy()).token_ids == model.generate(tuple(ids), greedy()).token_ids == said.token_ids
+
+
+def test_a_text_is_one_message_of_the_user(model: Model) -> None:
+    assert model.encode_chat("the cat") == model.encode_chat(HELLO)
+    assert model.chat("the cat", greedy()).token_ids == model.chat(HELLO, greedy()).token_ids
+
+
+def test_a_batch_is_every_answer_in_order(model: Model) -> None:
+    asked: list[Any] = ["the cat", [{"role": "user", "content": "a dog"}], "the log", "the cat"]
+    found = model.batch(asked, temperature=1.5, seed=4, max_new_tokens=9)
+    alone = [model.chat(each, temperature=1.5, seed=4, max_new_tokens=9) for each in asked]
+    assert [done.token_ids for done in found] == [done.token_ids for done in alone]
+    assert model.batch([]) == []
+
+
+def test_a_batch_is_checked_before_its_first_answer(model: Model) -> None:
+    held = list(model.cache.ids)
+    with pytest.raises(UsageError, match="role 'root'"):
+        model.batch(["the cat sat on the mat", [BAD]])
+    assert model.cache.ids == held
+
+
+def test_settings_are_given_in_three_ways(model: Model) -> None:
+    chosen: dict[str, Any] = {"max_new_tokens": 20, "temperature": 2.0, "seed": 5}
+    expected = model.chat(HELLO, model.settings(**chosen)).token_ids
+    assert model.chat(HELLO, chosen).token_ids == expected
+    assert model.chat(HELLO, **chosen).token_ids == expected
+    assert model.chat(HELLO, {**chosen, "seed": 1}, seed=5).token_ids == expected
+    assert model.settings({"top_k": None}, seed=None) == model.defaults
+    assert model.settings(GenerationSettings(7), seed=2) == GenerationSettings(7, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            {"tempreature": 1},
+            "unknown setting 'tempreature': expected some of max_new_tokens, temperature, top_k, top_p",
+        ),
+        ({"settings": {"stop": "x"}}, "unknown setting 'stop': expected some of max_new_tokens"),
+        ({"settings": 0.7}, "settings: give GenerationSettings or a dict, not float"),
+        ({"temperature": "hot"}, "temperature: give a number, not 'hot'"),
+        ({"temperature": True}, "temperature: give a number, not True"),
+        ({"top_k": 1.5}, "top_k: give a whole number, not 1.5"),
+        ({"seed": "x"}, "seed: give a whole number, not 'x'"),
+        ({"stop_token_ids": 5}, "stop_token_ids: give a set of token ids, not 5"),
+        ({"stop_token_ids": ["x"]}, "stop_token_ids: give a set of token ids"),
+    ],
+)
+def test_settings_that_are_none_are_type_errors(model: Model, arguments: dict[str, Any], problem: str) -> None:
+    for call in (model.generate, model.chat, model.stream, model.stream_raw):
+        with pytest.raises(TypeError, match=problem):
+            call("the cat", **arguments)
+    with pytest.raises(TypeError, match=problem):
+        model.batch(["the cat"], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda model: model.chat({"role": "user", "content": "x"}), "messages: give a str, or a list of dicts"),
+        (lambda model: model.stream(["the cat"]), "messages: give a str, or a list of dicts"),
+        (lambda model: model.batch("the cat"), "conversations: give a list of conversations, not str"),
+        (lambda model: model.batch([5]), "messages: give a str, or a list of dicts"),
+        (lambda model: model.generate(5), "prompt: give a str or a list of token ids, not int"),
+        (lambda model: model.generate(["the"]), "prompt: give a str or a list of token ids"),
+        (lambda model: model.chat("x", thinking="no"), "thinking: give True, False, or None"),
+        (lambda model: model.chat("x", tools={"name": "f"}), "tools: give a list of dicts"),
+        (lambda model: type(model).open(5), "path: give a str or Path, not int"),
+        (lambda model: type(model).open(str(model.folder), draft=5), "draft: give a str or Path, not int"),
+    ],
+)
+def test_misuse_is_a_type_error_that_says_what_to_give(
+    model: Model, call: Callable[[Any], object], problem: str
+) -> None:
+    with pytest.raises(TypeError, match=problem):
+        call(model)
+
+
+def test_a_closed_model_refuses_every_call(folder: Path) -> None:
+    model = Model.open(str(folder), threads=1)
+    begun = model.stream("the cat")
+    model.close()
+    model.close()
+    calls: list[Callable[[], object]] = [
+        lambda: model.generate("x"), lambda: model.chat("x"), lambda: model.batch(["x"]), lambda: model.stream("x"),
+        lambda: model.stream_raw("x"), lambda: model.encode_chat("x"), lambda: next(begun),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(UsageError, match=f"the model of {folder} is closed; open it again"):
+            call()
 
 
 def test_bad_input_is_a_usage_error(model: Model) -> None:
     with pytest.raises(UsageError, match="role 'root': expected one of"):
-        model.chat([{"role": "root", "content": "x"}])
+        model.chat([BAD])
     with pytest.raises(UsageError, match="the prompt is not valid Unicode at character 0"):
-        model.complete("\udcff")
+        model.generate("\udcff")
+    with pytest.raises(UsageError, match="token id 320: the model has ids 0 to 319"):
+        model.generate([1, 320])
 
 
 def test_folder_without_a_template_needs_raw(folder: Path, tmp_path: Path) -> None:
@@ -189,42 +309,10 @@ def test_folder_without_a_template_needs_raw(folder: Path, tmp_path: Path) -> No
     with Model.open(copy, threads=1) as model:
         with pytest.raises(InputError, match=r"has no chat template.*use --raw"):
             model.chat(HELLO)
-        assert model.complete("the cat", greedy()).stats.new_tokens <= 12
+        assert model.generate("the cat", greedy()).stats.new_tokens <= 12
 
 
 def test_settings_come_from_the_checkpoint_unless_flags_are_given(model: Model) -> None:
     assert model.defaults == GenerationSettings(1024, 0.6, 20, 1.0, None, frozenset({297}))
     changed = model.settings(temperature=0, top_k=None, seed=5)
     assert (changed.temperature, changed.top_k, changed.seed) == (0, 20, 5)
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ({"do_sample": True, "temperature": "hot"}, "temperature = 'hot': expected a number"),
-        ({"do_sample": True, "top_p": 0}, "top_p = 0.0: expected above 0"),
-        ({"do_sample": True, "top_k": 1.5}, "top_k = 1.5: expected a number"),
-        ({"eos_token_id": ["x"]}, "eos_token_id = .*expected token ids"),
-        ({"max_new_tokens": 0}, "max_new_tokens = 0: expected at least 1"),
-    ],
-)
-def test_bad_generation_config(tmp_path: Path, model: Model, raw: dict[str, object], message: str) -> None:
-    (tmp_path / "generation_config.json").write_text(json.dumps(raw))
-    with pytest.raises(InputError, match=f"generation_config.json: {message}"):
-        GenerationSettings.load(tmp_path, model.decoder.config)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"temperature": -1.0}, "temperature = -1.0: expected 0, or 0.001-100"),
-        ({"temperature": float("nan")}, "temperature = nan"),
-        ({"top_k": -1}, "top_k = -1"),
-        ({"top_p": 1.5}, "top_p = 1.5"),
-        ({"seed": -1}, "seed = -1"),
-        ({"max_new_tokens": 0}, "max_new_tokens = 0"),
-    ],
-)
-def test_bad_settings(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        GenerationSettings(**fields)  # type: ignore[arg-type]

@@ -86,9 +86,9 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(model: Model) -> No
 def test_without_a_template_the_model_goes_on(model: Model) -> None:
     bare = replace(model, template=None)
     question, code = answer_all(bare, [QUESTION, CODE], max_new_tokens=8)
-    said = bare.complete("Question: the cat sat on\nAnswer:", bare.settings(max_new_tokens=8, temperature=0.0))
+    said = bare.generate("Question: the cat sat on\nAnswer:", bare.settings(max_new_tokens=8, temperature=0.0))
     assert question.text == said.text
-    assert code.text == bare.complete(CODE.prompt, bare.settings(max_new_tokens=8, temperature=0.0)).text
+    assert code.text == bare.generate(CODE.prompt, bare.settings(max_new_tokens=8, temperature=0.0)).text
 
 
 def test_what_is_not_asked_is_counted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

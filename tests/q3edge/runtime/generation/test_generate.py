@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.generate import Statistics, generate
+from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.model_draft import ModelDraft
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.generation.statistics import Statistics
 from tests.helpers.runtime_support import FakeDecoder
 
 PROMPT = [1, 2, 3, 4, 1, 2, 3]

@@ -143,7 +143,7 @@ def test_a_cache_that_grows_gives_the_same_bits(decoder: Decoder, chunks: list[i
     ids = tokens(1, sum(chunks))
     at_once, growing = decoder.new_cache(512), decoder.new_cache(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("q3edge.runtime.session.decoder.GROWTH_STEP", 8)
+        patch.setattr("q3edge.runtime.session.kv_cache.GROWTH_STEP", 8)
         for chunk, start in zip(chunks, np.cumsum([0, *chunks])):
             part = ids[:, start : start + chunk]
             growing.reserve(growing.length + chunk)

@@ -11,8 +11,9 @@ from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from q3edge.errors import InputError, Q3EdgeError, UsageError
-from q3edge.runtime.text.chat_template import ChatTemplate, Message
-from tests.helpers.runtime_support import CHAT_TEMPLATE
+from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.messages import Message, Tool, ToolCall
+from tests.helpers.runtime_support import CHAT_TEMPLATE, TOOL_TEMPLATE
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 
@@ -127,6 +128,13 @@ def test_the_worker_sees_no_environment(monkeypatch: pytest.MonkeyPatch) -> None
     chat.close()
 
 
+TOOLS: list[Tool] = [
+    {
+        "type": "function",
+        "function": {"name": "look", "description": "Sieht <nach> \u4f60", "parameters": {"type": "object"}},
+    },
+    {"type": "function", "function": {"parameters": {}, "name": "run"}},
+]
 PARITY = [
     CHAT_TEMPLATE,
     "{% for m in messages %}\n  {% if loop.first %}\n{{ bos_token }}\n  {% endif %}\n{{ m | tojson }}\n{% endfor %}",
@@ -150,6 +158,40 @@ def test_text_equals_transformers(template: str, thinking: bool | None) -> None:
         [messages], chat_template=template, add_generation_prompt=True, bos_token="<s>", **extra
     )
     assert render(template, messages, thinking) == expected[0]
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+@pytest.mark.parametrize("tools", [None, [], TOOLS])
+def test_tools_and_calls_equal_transformers(tools: list[Tool] | None, prompted: bool) -> None:
+    calls: list[ToolCall] = [
+        {
+            "id": "1",
+            "type": "function",
+            "function": {"name": "look", "arguments": {"place": '<北京> & "x"', "n": [1.5, None]}},
+        },
+        {"function": {"name": "look", "arguments": '{"place":  "Köln"}'}},
+    ]
+    messages: list[Message] = [
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "", "reasoning_content": "Let me see.", "tool_calls": calls},
+        {"role": "tool", "content": '{"t": 3}', "tool_call_id": "1", "name": "look"},
+        {"role": "assistant", "content": "There."},
+    ]
+    expected, _ = render_jinja_template(
+        [messages], tools=tools, chat_template=TOOL_TEMPLATE, add_generation_prompt=prompted
+    )
+    chat = ChatTemplate(TOOL_TEMPLATE, "template")
+    assert chat.render(messages, tools=tools, add_generation_prompt=prompted) == expected[0]
+    chat.close()
+
+
+def test_parts_are_lines_and_what_is_missing_is_empty() -> None:
+    parts: list[Message] = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "reasoning_content": None, "tool_calls": []},
+    ]
+    found = render("{% for m in messages %}{{ m | tojson }}{% endfor %}", parts)
+    assert found == '{"role": "user", "content": "a\\nb"}{"role": "assistant", "content": "", "tool_calls": []}'
 
 
 def test_templates_that_both_refuse() -> None:

@@ -1,0 +1,42 @@
+"""`Statistics`: counts and seconds of one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counts and seconds of one request; final once it is finished. A pass that requests share counts for each.
+
+    reused_tokens are those of the prompt that were held already. A decode step is one forward pass after the prefill;
+    the one that yields the stop token counts too. It yields a token, and one more for each guess that was right:
+    accepted_tokens of drafted_tokens.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    new_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_steps: int = 0
+    decode_seconds: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    finish_reason: Literal["stop", "length"] = "length"
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds until the first token was known; the same as the prefill's."""
+        return self.prefill_seconds
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens a second, of those that were computed."""
+        computed = self.prompt_tokens - self.reused_tokens
+        return computed / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens that decode steps yielded a second; 0 when there was no step."""
+        return (self.decode_steps + self.accepted_tokens) / self.decode_seconds if self.decode_seconds else 0.0

@@ -1,0 +1,190 @@
+"""`KVCache`: what the network remembers of several sequences, one row each; rows come and go.
+
+Owns the memory, who has which row, and the binding of one buffer as both past and present. The tokens that rows stand
+for are their owners' business, and so is computing: `Decoder` runs passes over adjacent rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, CacheBuffer
+from q3edge.errors import UsageError
+
+GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
+
+
+class KVCache:
+    """Rows for sequences of up to `capacity` tokens each, which may differ in length.
+
+    `take` gives an empty row and `give_back` ends it. The memory is zero pages until tokens fill it, so that a large
+    capacity costs address space, not RAM. What is held comes from `buffers`: keys and values, or any other state.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        buffers: Iterable[CacheBuffer],
+        capacity: int,
+        batch_size: int,
+        context: int,
+    ) -> None:
+        """Rows 0 to `batch_size` - 1, at least one, are taken. UsageError: `capacity` exceeds `context`."""
+        check_context(capacity, context)
+        self.capacity, self.context = capacity, context
+        # A list, as the first numpy calls after a pass take tens of microseconds each (docs/lab-log.md).
+        self.lengths = [0] * batch_size
+        self._free: set[int] = set()
+        self._session = session
+        # What the rows hold, [batch_size, ...]; other arrays once the cache has grown.
+        self.arrays: dict[CacheBuffer, NDArray[np.generic]] = {
+            buffer: np.zeros(buffer.allocated_shape(batch_size, capacity), buffer.dtype) for buffer in buffers
+        }
+        self._states = [buffer for buffer in self.arrays if buffer.length_axis is None]
+        self._ones = np.ones((1, capacity), np.int64)
+        self._bound: dict[tuple[int, int], BoundRows] = {}
+
+    @property
+    def batch_size(self) -> int:
+        """Rows there are, taken or not."""
+        return len(self.lengths)
+
+    @property
+    def length(self) -> int:
+        """Tokens held by the longest sequence."""
+        return max(self.lengths)
+
+    def take(self) -> int:
+        """The first row that nobody has, empty; where there is none, the rows double and those that were are copied."""
+        if not self._free:
+            rows = self.batch_size
+            self._resize(2 * rows, self.capacity)
+            self.lengths += [0] * rows
+            self._free.update(range(rows, 2 * rows))
+        row = min(self._free)
+        self._free.remove(row)
+        return row
+
+    def give_back(self, row: int) -> None:
+        """End a taken row: its tokens are forgotten, and `take` may give it to another. ValueError: nobody has it."""
+        self.check_taken(row, 1)
+        self.truncate(0, row)
+        self._free.add(row)
+
+    def truncate(self, length: int, row: int | None = None) -> None:
+        """Forget every token after the first `length` of `row`, or of each row.
+
+        ValueError: a row holds a recurrent state, which can be forgotten as a whole only.
+        """
+        rows = range(self.batch_size) if row is None else (row,)
+        for i in rows:
+            if self.lengths[i] > length:
+                self._forget_states(i, length)
+                self.lengths[i] = length
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` tokens of each sequence and keep what is there; UsageError: beyond the context.
+
+        The capacity at least doubles, so that over its whole life a cache copies each token about once, and is a
+        multiple of GROWTH_STEP unless the context ends before. Only one buffer at a time exists twice.
+        """
+        if tokens <= self.capacity:
+            return
+        check_context(tokens, self.context)
+        steps = -(-max(tokens, 2 * self.capacity) // GROWTH_STEP)
+        capacity = min(steps * GROWTH_STEP, self.context)
+        self._resize(self.batch_size, capacity)
+        self._ones = np.ones((1, capacity), np.int64)
+        self.capacity = capacity  # only now: were memory to run out in between, what is held would still be sound
+
+    def check_taken(self, first_row: int, count: int) -> None:
+        """ValueError unless each of `count` rows from `first_row` on is there and taken."""
+        rows = range(first_row, first_row + count)
+        if first_row < 0 or rows.stop > self.batch_size or (self._free and not self._free.isdisjoint(rows)):
+            raise ValueError(f"rows {rows.start} to {rows.stop - 1} of {self.batch_size}: not all of them are taken")
+
+    def mask(self, lengths: Sequence[int], total: int) -> NDArray[np.int64]:
+        """Of `total` positions in each row, 1 where one of the first `lengths` of them is; int64 [B, total]."""
+        if len(lengths) == 1 and lengths[0] == total:  # each decoded token: not to be computed
+            return self._ones[:, :total]
+        return (np.arange(total) < np.array(lengths)[:, None]).astype(np.int64)
+
+    def bound(self, first_row: int, count: int) -> BoundRows:
+        """`count` rows from `first_row` on, ready for passes; valid until the cache grows."""
+        rows = first_row, count
+        if rows not in self._bound:
+            arrays = ((buffer, array[first_row : first_row + count]) for buffer, array in self.arrays.items())
+            self._bound[rows] = BoundRows(self._session, arrays)
+        return self._bound[rows]
+
+    def _forget_states(self, row: int, length: int) -> None:
+        if self._states and length:
+            raise ValueError(f"row {row} holds a recurrent state: it cannot be cut to {length} tokens, only emptied")
+        for buffer in self._states:
+            self.arrays[buffer][row] = 0
+
+    def _resize(self, batch_size: int, capacity: int) -> None:
+        """Larger arrays with what is held copied over."""
+        self._bound.clear()
+        for buffer, old in self.arrays.items():
+            shape = buffer.allocated_shape(batch_size, capacity)
+            if shape == old.shape:
+                continue
+            new = np.zeros(shape, buffer.dtype)
+            held = [slice(size) for size in old.shape]
+            if buffer.length_axis is not None:
+                held[1 + buffer.length_axis] = slice(self.length)
+            new[tuple(held)] = old[tuple(held)]
+            self.arrays[buffer] = new
+
+
+class BoundRows:
+    """Adjacent rows of a cache, bound to a session once."""
+
+    def __init__(
+        self, session: ort.InferenceSession, arrays: Iterable[tuple[CacheBuffer, NDArray[np.generic]]]
+    ) -> None:
+        self._session, self._binding = session, session.io_binding()
+        self._keep = np.zeros(1, np.int64)  # bound once, written before each pass
+        self._lent: NDArray[np.float32] | None = None  # the caller's array, if that is what is bound
+        _bind(self._binding.bind_input, NUM_LOGITS_TO_KEEP, self._keep)
+        for buffer, array in arrays:
+            _bind(self._binding.bind_input, buffer.past, array)
+            _bind(self._binding.bind_output, buffer.present, array)
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        mask: NDArray[np.int64],
+        keep: int,
+        logits: NDArray[np.float32],
+        *,
+        lent: bool,
+    ) -> None:
+        """One pass over `input_ids` int64 [B, S] behind what the rows hold; fills `logits` float32 [B, keep, V].
+
+        mask: int64 [B, tokens with the new ones], see `KVCache.mask`. lent: the caller will give the same array for the
+        logits again, so it stays bound.
+        """
+        self._binding.bind_cpu_input(INPUT_IDS, np.ascontiguousarray(input_ids, np.int64))
+        self._binding.bind_cpu_input(ATTENTION_MASK, mask)
+        self._keep[0] = keep
+        if logits is not self._lent:
+            _bind(self._binding.bind_output, LOGITS, logits)
+            self._lent = logits if lent else None
+        self._session.run_with_iobinding(self._binding)
+
+
+def check_context(tokens: int, context: int) -> None:
+    """UsageError if the model's context is shorter than `tokens`."""
+    if tokens > context:
+        raise UsageError(f"{tokens} tokens asked for, but the model's context is {context}; ask for fewer")
+
+
+def _bind(bind: object, name: str, array: NDArray[np.generic]) -> None:
+    """Lend `array`'s memory to onnxruntime; the caller keeps it alive for as long as the binding is used."""
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)  # type: ignore[operator]
