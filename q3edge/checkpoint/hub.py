@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from q3edge.architecture.config import CONFIG_FILE
@@ -12,13 +13,14 @@ from q3edge.checkpoint.safetensors.shards import INDEX_FILE
 from q3edge.errors import InputError, ResourceError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
+CHECKPOINT_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
 
 
-def resolve_model(model: str) -> Path:
+def resolve_model(model: str, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
     """The folder of `model`: itself where it exists, else the hub's `org/name` from its cache or downloaded.
 
-    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a folder nor to be had from the hub.
+    files: names, or patterns of names, that are downloaded. The cache and HF_HUB_OFFLINE are huggingface_hub's own.
+    InputError: neither a folder nor to be had from the hub.
     """
     folder = Path(model).expanduser()
     if model and folder.is_dir():  # Path("") would be the current folder
@@ -27,10 +29,10 @@ def resolve_model(model: str) -> Path:
         raise InputError(f"{model}: is a file; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
     if not _REPOSITORY.fullmatch(model):
         raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
-    return _download(model)
+    return _download(model, files)
 
 
-def _download(repository: str) -> Path:
+def _download(repository: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -40,7 +42,7 @@ def _download(repository: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(repository, allow_patterns=list(files)))
     except GatedRepoError as error:
         raise InputError(f"{repository}: needs permission; accept its terms, then `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
