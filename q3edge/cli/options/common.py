@@ -32,19 +32,21 @@ def _bound(value: float | None) -> int | None:
 
 
 class CommaSeparated(click.ParamType["tuple[Element, ...]"], Generic[Element]):
-    """a,b,c -> (a, b, c), each of type `element`; empty parts are left out. `example` says what to write."""
+    """a,b,c -> (a, b, c), each of type `element`; at least one. `example` says what to write."""
 
     name = "list"
 
     def __init__(self, element: Callable[[str], Element], example: str) -> None:
-        self._element, self._example = element, example
+        self._element: Callable[[str], Element] = element
+        self._example = example
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Element, ...]:
         """See click.ParamType."""
         if isinstance(value, tuple):
             return value
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
         try:
-            return tuple(self._element(part.strip()) for part in str(value).split(",") if part.strip())
+            return tuple(map(self._element, parts or [""]))
         except ValueError:
             self.fail(f"{value!r}: expected values such as {self._example}", param, ctx)
 
