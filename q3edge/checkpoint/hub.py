@@ -13,14 +13,14 @@ from q3edge.checkpoint.safetensors.shards import INDEX_FILE
 from q3edge.errors import InputError, ResourceError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-CHECKPOINT_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
+_FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
+_ARTIFACT_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "onnx/*")
 
 
-def resolve_model(model: str, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
+def resolve_model(model: str) -> Path:
     """The folder of `model`: itself where it exists, else the hub's `org/name` from its cache or downloaded.
 
-    files: names, or patterns of names, that are downloaded. The cache and HF_HUB_OFFLINE are huggingface_hub's own.
-    InputError: neither a folder nor to be had from the hub.
+    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a folder nor to be had from the hub.
     """
     folder = Path(model).expanduser()
     if model and folder.is_dir():  # Path("") would be the current folder
@@ -29,10 +29,21 @@ def resolve_model(model: str, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
         raise InputError(f"{model}: is a file; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
     if not _REPOSITORY.fullmatch(model):
         raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
-    return _download(model, files)
+    return _download(model)
 
 
-def _download(repository: str, files: Sequence[str]) -> Path:
+def resolve_artifact(path_or_id: str) -> Path:
+    """The folder of a finished ONNX model: `path_or_id` itself, or what the hub has under that `org/name`.
+
+    InputError: it looks like a hub id, is no folder, and cannot be had from the hub.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.exists() or not _REPOSITORY.fullmatch(path_or_id):
+        return folder
+    return _download(path_or_id, _ARTIFACT_FILES)
+
+
+def _download(repository: str, files: Sequence[str] = _FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from q3edge.runtime.model import Model
 
 
-_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "onnx/*")  # that a finished model may have
-
-
 @public()
 def load(
     path_or_id: PathLike, *, threads: int | None = None, speculate: bool = False, draft: PathLike | None = None
@@ -25,8 +22,8 @@ def load(
     what stands before them; draft: a folder with a smaller model that guesses instead. Either makes answers faster,
     not others. Raises InputError where a file is missing or unfit.
     """
-    from q3edge.checkpoint.hub import resolve_model
+    from q3edge.checkpoint.hub import resolve_artifact
     from q3edge.runtime.model import Model
 
-    folder = resolve_model(str(path_or_id), _FILES)
-    return Model.open(folder, threads=threads, speculate=speculate, draft=None if draft is None else Path(draft))
+    small = None if draft is None else Path(draft)
+    return Model.open(resolve_artifact(str(path_or_id)), threads=threads, speculate=speculate, draft=small)

@@ -1,0 +1,30 @@
+"""Build a model, continue a text with it, and show an answer while it is written."""
+
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import q3edge
+
+MODEL = Path(str(files("q3edge.data") / "demo_model"))
+
+
+def main() -> None:
+    """Generate in one piece, then piece by piece."""
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        q3edge.build(MODEL, folder, "int8", max_tokens=256)
+        with q3edge.load(folder) as model:
+            completion = model.generate("The colour of snow is", temperature=0, max_new_tokens=8)
+            print(f"continued: {completion.text!r}")
+
+            print("streamed: ", end="")
+            stream = model.stream("What is 12 + 30?", {"temperature": 0}, thinking=False)
+            for piece in stream:
+                print(piece.text, end="", flush=True)
+            stats = stream.completion.stats
+            print(f"\n{stats.new_tokens} tokens, ended by {stats.finish_reason}")
+
+
+if __name__ == "__main__":
+    main()
