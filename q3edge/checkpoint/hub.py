@@ -14,7 +14,6 @@ from q3edge.errors import InputError, ResourceError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, *SIDE_FILES)
-_ARTIFACT_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "onnx/*")
 
 
 def resolve_model(model: str) -> Path:
@@ -30,6 +29,9 @@ def resolve_model(model: str) -> Path:
     if not _REPOSITORY.fullmatch(model):
         raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
     return _download(model)
+
+
+_ARTIFACT_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "onnx/*")
 
 
 def resolve_artifact(path_or_id: str) -> Path:
