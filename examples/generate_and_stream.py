@@ -7,6 +7,8 @@ from tempfile import TemporaryDirectory
 import q3edge
 
 MODEL = Path(str(files("q3edge.data") / "demo_model"))
+# The model's whole input: what its chat template would write, a reasoning that is over already included.
+PROMPT = "<|im_start|>user\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
 def main() -> None:
@@ -15,8 +17,8 @@ def main() -> None:
         folder = Path(name) / "model"
         q3edge.build(MODEL, folder, "int8", max_tokens=256)
         with q3edge.load(folder) as model:
-            completion = model.generate("The colour of snow is", temperature=0, max_new_tokens=8)
-            print(f"continued: {completion.text!r}")
+            completion = model.generate(PROMPT, temperature=0, max_new_tokens=8)
+            print(f"continued: {completion.text}")
 
             print("streamed: ", end="")
             stream = model.stream("What is 12 + 30?", {"temperature": 0}, thinking=False)
