@@ -25,10 +25,12 @@ def main() -> None:
             min_recovery=90,
         )
     for variant in result.report.variants:
-        print(f"{variant.name}: {variant.model_bytes / 1e6:.2f} MB, mean KL {variant.mean_kl.value:.4f} nats")
+        print(
+            f"{variant.name}: {variant.model_bytes / 1e6:.2f} MB, mean KL {variant.scorecard.overall.mean_kl.value:.4f} nats"
+        )
     print(f"advice: {result.report.recommendation.sentence}")
     fitting = [variant for variant in result.report.variants if variant.model_bytes <= BUDGET]
-    best = min(fitting, key=lambda variant: variant.mean_kl.value)
+    best = min(fitting, key=lambda variant: variant.scorecard.overall.mean_kl.value)
     print(f"within {BUDGET / 1e6:g} MB: {best.name}")
 
 

@@ -44,9 +44,10 @@ __all__ = [
 if TYPE_CHECKING:
     from q3edge.architecture.config import Qwen3Config as Config
     from q3edge.errors import InputError, Q3EdgeError, ResourceError, UsageError, ValidationError
-    from q3edge.library.judging import bench, check, diff, evaluate, inspect, make_report, validate
+    from q3edge.library.judging import bench, check, diff, evaluate, inspect, validate
     from q3edge.library.loading import load
-    from q3edge.library.making import build, demo, export, quantize, sweep
+    from q3edge.library.making import build, demo, export, quantize
+    from q3edge.library.reporting import make_report, sweep
     from q3edge.quantization.recipe import Recipe
     from q3edge.quantization.scheme import Scheme
     from q3edge.runtime.generation.settings import GenerationSettings
@@ -55,9 +56,10 @@ else:
     _NAMES_OF = {  # the imports above, made when a name is first used
         "q3edge.architecture.config": "Qwen3Config",
         "q3edge.errors": "InputError Q3EdgeError ResourceError UsageError ValidationError",
-        "q3edge.library.judging": "bench check diff evaluate inspect make_report validate",
+        "q3edge.library.judging": "bench check diff evaluate inspect validate",
         "q3edge.library.loading": "load",
-        "q3edge.library.making": "build demo export quantize sweep",
+        "q3edge.library.making": "build demo export quantize",
+        "q3edge.library.reporting": "make_report sweep",
         "q3edge.quantization.recipe": "Recipe",
         "q3edge.quantization.scheme": "Scheme",
         "q3edge.runtime.generation.settings": "GenerationSettings",

@@ -10,24 +10,31 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json
 from q3edge.cli.options.common import FOLDER, CommaSeparated, json_option, number, threads_option
-from q3edge.defaults import NEW, PROMPT, REPEATS
+from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
+
+_DEPTHS = ",".join(map(str, BENCH_DEPTHS))
 
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option(
-    "--prompt", type=number("prompt"), default=PROMPT, show_default=True, metavar="N", help="Prefilled tokens."
+    "--prompt", type=number("prompt"), default=BENCH_PROMPT, show_default=True, metavar="N", help="Prefilled tokens."
 )
-@click.option("--new", type=number("new"), default=NEW, show_default=True, metavar="N", help="Tokens to decode.")
+@click.option("--new", type=number("new"), default=BENCH_NEW, show_default=True, metavar="N", help="Tokens to decode.")
 @click.option(
     "--depth",
     "depths",
-    type=CommaSeparated(int, "0,512,4096"),
+    type=CommaSeparated(int, _DEPTHS),
     metavar="N,N",
-    help="Tokens of context before them (0,512,4096).",
+    help=f"Tokens of context before them ({_DEPTHS}).",
 )
 @click.option(
-    "--repeats", type=number("repeats"), default=REPEATS, show_default=True, metavar="N", help="Processes to time."
+    "--repeats",
+    type=number("repeats"),
+    default=BENCH_REPEATS,
+    show_default=True,
+    metavar="N",
+    help="Processes to time.",
 )
 @threads_option
 @json_option

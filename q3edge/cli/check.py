@@ -15,7 +15,7 @@ from q3edge.cli.options.measuring import measuring_options
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.option("--max-kl", type=number("max_kl"), metavar="NATS", help="Largest mean KL divergence that passes.")
+@click.option("--max-kl", type=number("max_kl"), metavar="NATS", help="Largest mean KL that passes.")
 @click.option(
     "--min-recovery",
     type=number("min_recovery"),
@@ -29,7 +29,8 @@ from q3edge.cli.options.measuring import measuring_options
 def check(folder: Path, as_json: bool, **options: Any) -> None:
     """Exit with 5 if the ONNX model in DIR misses a limit, with 0 if it meets all of them.
 
-    Without --reference and --scorecard, the mean KL that `build` measured is taken from DIR itself.
+    With --reference or --scorecard it is the mean KL on the suites that --max-kl limits; without them it is the mean KL
+    on the build's text, which DIR itself tells.
     """
     from q3edge.cli.tables.report import gate_table
 

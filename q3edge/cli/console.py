@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from q3edge.errors import ValidationError
-
 if TYPE_CHECKING:
     from q3edge.artifact import Notice
     from q3edge.evaluation.validation.results import CheckResult
@@ -33,5 +31,6 @@ def emit_json(value: Mapping[str, Any]) -> None:
 
 def require_passed(name: object, checks: Iterable[CheckResult]) -> None:
     """ValidationError with every check that failed, once the result is printed."""
-    if failed := [check.reason for check in checks if check.status == "fail"]:
-        raise ValidationError(f"{name}: " + "; ".join(failed))
+    from q3edge.evaluation.validation import results
+
+    results.require_passed(str(name), checks)

@@ -1,4 +1,4 @@
-"""Public functions that measure models: inspect, validate, evaluate, check, diff, bench, make_report."""
+"""Public functions that measure models: inspect, validate, evaluate, check, diff, bench."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from q3edge.defaults import MAX_KL, MAX_TOKENS, MIN_RECOVERY, NEW, PROMPT, REPEATS
+from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS
 from q3edge.errors import UsageError
 from q3edge.library.arguments import public
 from q3edge.library.requests import PathLike, PathLikes, measuring_for, paths
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from q3edge.pipeline.measure.bench import BenchResult
     from q3edge.pipeline.measure.diff import ArtifactDiff
     from q3edge.pipeline.measure.gate import GateReport
-    from q3edge.report.content import Report
 
 
 @public()
@@ -138,10 +137,10 @@ def diff(
 def bench(
     folder: PathLike,
     *,
-    prompt: int = PROMPT,
-    new: int = NEW,
+    prompt: int = BENCH_PROMPT,
+    new: int = BENCH_NEW,
     depths: Sequence[int] | None = None,
-    repeats: int = REPEATS,
+    repeats: int = BENCH_REPEATS,
     threads: int | None = None,
     progress: bool | Listener = False,
 ) -> BenchResult:
@@ -153,40 +152,3 @@ def bench(
     from q3edge.pipeline.measure.bench import bench_artifact
 
     return bench_artifact(Path(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats)
-
-
-@public()
-def make_report(
-    folders: PathLikes,
-    *,
-    reference: PathLike | None = None,
-    page: PathLike | None = None,
-    json_file: PathLike | None = None,
-    markdown: PathLike | None = None,
-    min_recovery: float = MIN_RECOVERY,
-    max_kl: float = MAX_KL,
-    speed: bool = True,
-    suites: PathLikes = (),
-    areas: str | Sequence[str] | None = None,
-    limit: int | None = None,
-    generate: int | None = None,
-    allow_code: bool = False,
-    cache: bool = True,
-    threads: int | None = None,
-    progress: bool | Listener = False,
-) -> Report:
-    """Compare the ONNX models in `folders` and recommend one; also written to the files that have a name.
-
-    What was not measured before is: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed.
-    page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises UsageError, InputError,
-    ResourceError.
-    """
-    from q3edge.pipeline.measure.report import make_report
-    from q3edge.report.files import write_report
-    from q3edge.report.gates import Gates
-
-    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
-    report = make_report(paths(folders), measuring, Gates(min_recovery, max_kl))
-    written = {"page": page, "json_file": json_file, "markdown": markdown}
-    write_report(report, **{name: Path(file) for name, file in written.items() if file is not None})
-    return report

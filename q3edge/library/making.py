@@ -1,24 +1,22 @@
-"""Public functions that write models: quantize, export, build, sweep, demo."""
+"""Public functions that write models: quantize, export, build, demo."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from q3edge.defaults import DEMO_FOLDER, MAX_KL, MAX_TOKENS, MIN_RECOVERY, SAMPLES, SEQ_LEN
+from q3edge.defaults import DEMO_FOLDER, MAX_TOKENS, SAMPLES, SEQ_LEN
 from q3edge.formats import FLOAT, CacheType
-from q3edge.library.arguments import Number, Several, public
+from q3edge.library.arguments import public
 from q3edge.library.requests import (
+    Method,
     PathLike,
     PathLikes,
     budget_for,
     calibration_for,
-    measuring_for,
     paths,
     recipe_for,
     refuse_for_float,
-    words,
 )
 from q3edge.progress import Listener
 
@@ -26,11 +24,7 @@ if TYPE_CHECKING:
     from q3edge.artifact import Manifest
     from q3edge.pipeline.build import Built
     from q3edge.pipeline.demo import DemoResult
-    from q3edge.pipeline.sweep.sweep import SweepResult
     from q3edge.quantization.recipe import Recipe
-
-Method = Literal["gptq", "rtn"]
-_BITS = Several(Number(0, whole=False, above=True))
 
 
 @public()
@@ -151,53 +145,6 @@ def build(
         threads=threads,
         overwrite=overwrite,
     )  # fmt: skip
-
-
-@public(target_bpw=_BITS)
-def sweep(
-    model: PathLike,
-    output: PathLike,
-    formats: str | Sequence[str] = (),
-    *,
-    target_bpw: float | Sequence[float] = (),
-    method: Method | None = None,
-    calibration: PathLikes = (),
-    samples: int = SAMPLES,
-    seq_len: int = SEQ_LEN,
-    jobs: int = 1,
-    min_recovery: float = MIN_RECOVERY,
-    max_kl: float = MAX_KL,
-    speed: bool = True,
-    suites: PathLikes = (),
-    areas: str | Sequence[str] | None = None,
-    limit: int | None = None,
-    generate: int | None = None,
-    allow_code: bool = False,
-    cache: bool = True,
-    threads: int | None = None,
-    progress: bool | Listener = False,
-) -> SweepResult:
-    """Build `model` in many `formats` below the folder `output`, measure each as `evaluate` does, and write a report.
-
-    formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
-    weight. The same call goes on where it was stopped. A format that fails is listed in the report with its reason.
-    Raises UsageError, InputError, ResourceError.
-    """
-    from q3edge.pipeline.sweep.sweep import run_sweep
-    from q3edge.pipeline.sweep.variants import parse_variants
-    from q3edge.report.gates import Gates
-
-    budgets = [target_bpw] if isinstance(target_bpw, int | float) else target_bpw
-    asked = parse_variants(words(formats), [str(bits) for bits in budgets], method)
-    measuring = measuring_for(model, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
-    return run_sweep(
-        Path(output),
-        asked,
-        measuring,
-        Gates(min_recovery, max_kl),
-        calibration_for(calibration, samples, seq_len),
-        jobs=jobs,
-    )
 
 
 @public()

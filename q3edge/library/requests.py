@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from q3edge.defaults import FORMAT
 from q3edge.errors import UsageError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PathLike = str | Path
 PathLikes = PathLike | Sequence[PathLike]
+Method = Literal["gptq", "rtn"]
 
 _FIXED = "--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric"
 
@@ -45,7 +46,7 @@ def recipe_for(
     recipe: Recipe | str | Path | None,
     group_size: int | None,
     symmetric: bool | None,
-    method: str | None,
+    method: Method | None,
     kv_cache: CacheType | None,
 ) -> Recipe:
     """The recipe asked for; a str without a suffix names a format. UsageError: options that a file decides."""

@@ -13,8 +13,7 @@ from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.defaults import MAX_TOKENS
-from q3edge.evaluation.distance.windows import Window
+from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
 from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.exporters.onnx.export import check_exportable

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from q3edge.defaults import MAX_KL, MIN_RECOVERY
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.validation.results import CheckResult
+
+MIN_RECOVERY, MAX_KL = 97.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from q3edge.cli.options.common import FILE, CommaSeparated, number, threads_option, together
-from q3edge.defaults import MAX_KL, MAX_NEW_TOKENS, MAX_TOKENS, MIN_RECOVERY
+from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY
 
 max_tokens_option = click.option(
     "--max-tokens",
@@ -24,7 +24,7 @@ validation_options = together(
         "--max-kl",
         type=number("max_kl"),
         metavar="NATS",
-        help="Exit with 5 if the mean KL divergence is above this.",
+        help="Exit with 5 if the mean KL on the text is above this.",
     ),
 )
 
@@ -68,9 +68,9 @@ measuring_options = together(
         "--generate",
         type=number("generate"),
         is_flag=False,
-        flag_value=MAX_NEW_TOKENS,
+        flag_value=ANSWER_TOKENS,
         metavar="[N]",
-        help=f"Let both models also answer every question in their own words, in up to N tokens ({MAX_NEW_TOKENS}), "
+        help=f"Let both models also answer every question in their own words, in up to N tokens ({ANSWER_TOKENS}), "
         "and score that.",
     ),
     click.option(
@@ -95,6 +95,6 @@ gate_options = together(
         default=MAX_KL,
         show_default=True,
         metavar="NATS",
-        help="Largest mean KL divergence of a variant to recommend.",
+        help="Largest mean KL of a variant to recommend: on the suites; without --reference, on the build's text.",
     ),
 )

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from q3edge.artifact import MANIFEST_FILE, Manifest, Notice, artifact_digest
-from q3edge.defaults import MAX_NEW_TOKENS
 from q3edge.evaluation.answers.behaviour import Generated
 from q3edge.evaluation.answers.generated import (
     GeneratedComparison,
@@ -25,6 +24,8 @@ from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
 from q3edge.runtime.model import Model
+
+MAX_NEW_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)

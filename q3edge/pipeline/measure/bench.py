@@ -18,7 +18,6 @@ import onnxruntime as ort
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
-from q3edge.defaults import NEW, PROMPT, REPEATS
 from q3edge.errors import InputError, UsageError
 from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.machine.speed import read_bandwidth
@@ -28,7 +27,7 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Spread
 from q3edge.runtime.session.loader import open_artifact
 
-DEPTHS = (0, 512, 4096)
+PROMPT, NEW, DEPTHS, REPEATS = 512, 64, (0, 512, 4096), 3
 
 
 @dataclass(frozen=True, slots=True)

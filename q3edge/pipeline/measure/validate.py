@@ -8,9 +8,9 @@ from pathlib import Path
 from q3edge.architecture.config import Qwen3Config
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import ValidationError
 from q3edge.evaluation.distance.windows import (
+    MAX_TOKENS,
     WINDOW_LENGTH,
     Window,
     built_in_texts,
