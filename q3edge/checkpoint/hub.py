@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from q3edge.architecture.config import CONFIG_FILE
@@ -15,6 +16,7 @@ from q3edge.errors import InputError, ResourceError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_FILES)
+_ARTIFACT_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "onnx/*")
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -32,7 +34,18 @@ def resolve_model(model: str | Path) -> Path:
     return _download(model)
 
 
-def _download(repository: str) -> Path:
+def resolve_artifact(path_or_id: str) -> Path:
+    """The folder of a finished ONNX model: `path_or_id` itself, or what the hub has under that `org/name`.
+
+    InputError: it looks like a hub id, is no folder, and cannot be had from the hub.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.exists() or not _REPOSITORY.fullmatch(path_or_id):
+        return folder
+    return _download(path_or_id, _ARTIFACT_FILES)
+
+
+def _download(repository: str, files: Sequence[str] = _FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -42,7 +55,7 @@ def _download(repository: str) -> Path:
     )
 
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(_FILES)))
+        folder = Path(snapshot_download(repository, allow_patterns=list(files)))
     except GatedRepoError as error:
         raise InputError(f"{repository}: needs permission; accept its terms, then `hf auth login`") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

@@ -1,1 +1,1 @@
-"""The command line: one file per verb, each a thin layer over q3edge.pipeline or q3edge.runtime."""
+"""The command line: one file per verb, each parses flags, calls the public function, and prints."""

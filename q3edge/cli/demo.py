@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
-from q3edge.cli.console import FOLDER, emit_json, json_option, say
+import q3edge
+from q3edge.cli.console import emit_json, say
+from q3edge.cli.options.common import FOLDER, json_option
+from q3edge.defaults import DEMO_FOLDER
 
 
 @click.command()
@@ -14,7 +17,7 @@ from q3edge.cli.console import FOLDER, emit_json, json_option, say
     "-o",
     "--output",
     type=FOLDER,
-    default=Path("q3edge-demo"),
+    default=DEMO_FOLDER,
     show_default=True,
     metavar="DIR",
     help="Folder for the models; those of an earlier demo are replaced.",
@@ -26,9 +29,8 @@ def demo(output: Path, as_json: bool) -> None:
     Needs no network. The table shows what each costs in size and loses in accuracy; int2 shows what too far looks like.
     """
     from q3edge.cli.tables.tables import demo_table
-    from q3edge.pipeline.demo import run_demo
 
-    result = run_demo(output)
+    result = q3edge.demo(output)
     if as_json:
         emit_json(result.to_json())
         return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from q3edge.cli.console import FOLDER, emit_json, json_option, threads_option
-from q3edge.cli.validate import max_tokens_option
+import q3edge
+from q3edge.cli.console import emit_json
+from q3edge.cli.options.common import FOLDER, json_option, threads_option
+from q3edge.cli.options.measuring import max_tokens_option
 
 
 @click.command()
@@ -16,16 +19,15 @@ from q3edge.cli.validate import max_tokens_option
 @max_tokens_option
 @threads_option
 @json_option
-def diff(a: Path, b: Path, max_tokens: int, threads: int | None, as_json: bool) -> None:
+def diff(a: Path, b: Path, as_json: bool, **options: Any) -> None:
     """Show what changed from the ONNX model in A to the one in B.
 
     Recipe, sizes, notices, versions and measured values; then how far B's predictions are from A's on the built-in
     text: identical models have a KL of exactly 0. The exit code is 0 whatever differs.
     """
     from q3edge.cli.tables.report import diff_table
-    from q3edge.pipeline.measure.diff import diff_artifacts
 
-    found = diff_artifacts(a, b, max_tokens=max_tokens, threads=threads)
+    found = q3edge.diff(a, b, **options)
     if as_json:
         emit_json(found.to_json())
     else:

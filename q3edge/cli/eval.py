@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
-from q3edge.cli.console import FOLDER, emit_json, json_option, show_notices
-from q3edge.cli.options.measuring import build_measuring, measuring_options
+import q3edge
+from q3edge.cli.console import emit_json, require_passed, show_notices
+from q3edge.cli.options.common import FOLDER, json_option
+from q3edge.cli.options.measuring import measuring_options
 
 
 @click.command("eval")
@@ -21,7 +23,7 @@ from q3edge.cli.options.measuring import build_measuring, measuring_options
 )
 @measuring_options
 @json_option
-def evaluate(folder: Path, reference: str, as_json: bool, **measuring_flags: Any) -> None:
+def evaluate(folder: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX model in DIR with MODEL on questions, programs and texts, area by area.
 
     Both models read every item with its right answer; with --generate they answer in their own words too. Reports how
@@ -29,13 +31,11 @@ def evaluate(folder: Path, reference: str, as_json: bool, **measuring_flags: Any
     Killed, it goes on where it stopped. Exit code 5: the artifact looks broken. DIR is not changed.
     """
     from q3edge.cli.tables.scorecard import scorecard_table
-    from q3edge.pipeline.measure.evaluate import require_sound
-    from q3edge.pipeline.measure.measuring import evaluated
 
-    scorecard = evaluated(folder, build_measuring(reference, **measuring_flags))
+    scorecard = q3edge.evaluate(folder, **options)
     show_notices(scorecard.notices)
     if as_json:
         emit_json(scorecard.to_json())
     else:
         click.echo(scorecard_table(scorecard))
-    require_sound(folder, scorecard)
+    require_passed(folder, scorecard.checks)

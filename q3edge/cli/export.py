@@ -6,14 +6,10 @@ from pathlib import Path
 
 import click
 
-from q3edge.cli.console import (
-    emit_json,
-    json_option,
-    output_option,
-    overwrite_option,
-    say,
-    show_notices,
-)
+import q3edge
+from q3edge.cli.console import emit_json, say, show_notices
+from q3edge.cli.options.common import json_option, output_option, overwrite_option
+from q3edge.formats import FLOAT
 
 
 @click.command()
@@ -22,7 +18,7 @@ from q3edge.cli.console import (
 @click.option(
     "--format",
     "format_name",
-    type=click.Choice(("float",)),
+    type=click.Choice((FLOAT,)),
     help="Export a float MODEL as it is, in float32; a QDIR carries its own format.",
 )
 @overwrite_option
@@ -32,9 +28,7 @@ def export(source: str, output: Path, format_name: str | None, overwrite: bool, 
 
     The model is not run: `q3edge validate DIR --reference MODEL` tells how good it is.
     """
-    from q3edge.pipeline.export import export_artifact
-
-    manifest = export_artifact(source, output, as_float=format_name == "float", overwrite=overwrite)
+    manifest = q3edge.export(source, output, as_float=format_name == FLOAT, overwrite=overwrite)
     show_notices(manifest.notices)
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from q3edge.cli.console import emit_json, json_option, show_notices
+import q3edge
+from q3edge.cli.console import emit_json, show_notices
+from q3edge.cli.options.common import json_option
 
 
 @click.command()
@@ -16,9 +18,8 @@ def inspect(model: str, as_json: bool) -> None:
     Only headers are read; no weights are loaded and nothing is written.
     """
     from q3edge.cli.tables.tables import inspection_table
-    from q3edge.pipeline.inspect import inspect_model
 
-    inspection = inspect_model(model)
+    inspection = q3edge.inspect(model)
     show_notices(inspection.notices)
     if as_json:
         emit_json(inspection.to_json())

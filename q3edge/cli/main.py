@@ -17,7 +17,6 @@ import click
 from q3edge.cli.bench import bench
 from q3edge.cli.build import build
 from q3edge.cli.check import check
-from q3edge.cli.console import TerminalProgress
 from q3edge.cli.demo import demo
 from q3edge.cli.diff import diff
 from q3edge.cli.eval import evaluate
@@ -30,10 +29,10 @@ from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError, described
 from q3edge.progress import reported_to
+from q3edge.terminal import TerminalProgress
 from q3edge.version import VERSION
 
 INTERRUPTED, TERMINATED = 130, 143
-_EXTRA_OF = {"torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize"}
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource (disk, memory, missing package), "
     "5 validation failed, 130 interrupted. Shell completion: see docs/usage.md."
@@ -107,9 +106,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRA_OF:
-        package = (error.name or "").partition(".")[0]
-        return f"this needs the package {package}: pip install 'q3edge[{_EXTRA_OF[package]}]'", 4
     message, code = described(error)
     return message + " (add --debug for the traceback)" * (code == Q3EdgeError.exit_code), code
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
-from q3edge.cli.console import FILE, FOLDER, say
-from q3edge.cli.options.measuring import build_measuring, gate_options, measuring_options, no_speed_option
+import q3edge
+from q3edge.cli.console import say
+from q3edge.cli.options.common import FILE, FOLDER
+from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
 
 
 @click.command()
@@ -18,30 +20,16 @@ from q3edge.cli.options.measuring import build_measuring, gate_options, measurin
 @click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the same numbers as JSON.")
 @click.option("--markdown", type=FILE, metavar="FILE", help="Write tables for a model card.")
 @gate_options
-@no_speed_option
+@speed_option
 @measuring_options
-def report(
-    folders: tuple[Path, ...],
-    page: Path,
-    reference: str | None,
-    json_file: Path | None,
-    markdown: Path | None,
-    min_recovery: float,
-    max_kl: float,
-    **measuring_flags: Any,
-) -> None:
+def report(folders: tuple[Path, ...], page: Path, **options: Any) -> None:
     """Compare the ONNX models in DIR... on one HTML page: accuracy, size, speed, and which one to ship.
 
     What was not measured before is: accuracy against --reference, then speed. The page is one file that needs no
     network. Without --reference it shows what `build` measured.
     """
     from q3edge.cli.tables.report import report_table
-    from q3edge.pipeline.measure.report import make_report
-    from q3edge.report.files import write_report
-    from q3edge.report.gates import Gates
 
-    measuring = build_measuring(reference, **measuring_flags)
-    found = make_report(folders, measuring, Gates(min_recovery, max_kl))
-    write_report(found, page=page, json_file=json_file, markdown=markdown)
+    found = q3edge.make_report(folders, page=page, **options)
     click.echo(report_table(found))
     say(f"wrote {page}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from q3edge.cli.console import FOLDER, emit_json, json_option, say, threads_option
+from q3edge.cli.console import emit_json, say
+from q3edge.cli.options.common import FOLDER, json_option, threads_option
 
 if TYPE_CHECKING:
     from q3edge.runtime.completion import Piece

@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from q3edge.cli.console import FILE, FOLDER, emit_json, json_option, threads_option
-
-text_option = click.option(
-    "--text", "texts", type=FILE, multiple=True, metavar="FILE", help="UTF-8 text to judge on (default: built in)."
-)
-max_kl_option = click.option(
-    "--max-kl", type=click.FloatRange(0), metavar="NATS", help="Exit with 5 if the mean KL divergence is above this."
-)
-max_tokens_option = click.option(
-    "--max-tokens",
-    type=click.IntRange(32),
-    metavar="N",
-    default=8192,
-    show_default=True,
-    help="Tokens to judge on, at most.",
-)
+import q3edge
+from q3edge.cli.console import emit_json, require_passed
+from q3edge.cli.options.common import FOLDER, json_option, threads_option
+from q3edge.cli.options.measuring import validation_options
 
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--reference", required=True, metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
-@text_option
-@max_tokens_option
-@max_kl_option
+@validation_options
 @threads_option
 @json_option
-def validate(
-    folder: Path,
-    reference: str,
-    texts: tuple[Path, ...],
-    max_tokens: int,
-    max_kl: float | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def validate(folder: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX model in DIR with the float MODEL it came from.
 
     Reports the KL divergence in nats, agreement on the likeliest token, perplexity and more, each with a 95 %
     confidence interval, and how much of it comes from int8 activations. DIR is not changed.
     """
     from q3edge.cli.tables.tables import validation_table
-    from q3edge.pipeline.measure.validate import require_passed, validate_against
 
-    report = validate_against(folder, reference, texts, max_tokens=max_tokens, max_kl=max_kl, threads=threads)
+    report = q3edge.validate(folder, **options)
     if as_json:
         emit_json(report.to_json())
     else:
         click.echo(validation_table(report))
-    require_passed(folder, report)
+    require_passed(folder, report.checks)

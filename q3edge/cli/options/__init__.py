@@ -1,1 +1,1 @@
-"""Options that several verbs share, and what they ask for."""
+"""Options that several verbs share. A flag's name, default and range are those of the public function's argument."""

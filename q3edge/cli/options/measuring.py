@@ -1,125 +1,100 @@
-"""The options of `eval`, `report`, `check` and `sweep` that say what is measured, and how."""
+"""The options that say what is measured, how, and what is asked of the result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
 import click
 
-from q3edge.cli.console import FILE, threads_option
+from q3edge.cli.options.common import FILE, CommaSeparated, number, threads_option, together
+from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY
 
-if TYPE_CHECKING:
-    from q3edge.pipeline.measure.answers import Asking
-    from q3edge.pipeline.measure.measuring import Measuring
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-DEFAULT_MIN_RECOVERY, DEFAULT_MAX_KL = 97.0, 0.05  # of the recommendation; q3edge.report.gates has the same
-
-no_speed_option = click.option("--no-speed", is_flag=True, help="Do not measure tokens per second and memory.")
-
-
-generate_option = click.option(
-    "--generate",
-    type=click.IntRange(1),
-    is_flag=False,
-    flag_value=512,
-    metavar="[N]",
-    help="Let both models also answer every question in their own words, in up to N tokens (512), and score that.",
+max_tokens_option = click.option(
+    "--max-tokens",
+    type=number("max_tokens"),
+    metavar="N",
+    default=MAX_TOKENS,
+    show_default=True,
+    help="Tokens to judge on, at most.",
 )
-allow_code_option = click.option(
-    "--allow-code",
-    is_flag=True,
-    help="With --generate: run the programs that the models write, in a sandbox, and judge them.",
+validation_options = together(
+    click.option(
+        "--text", "texts", type=FILE, multiple=True, metavar="FILE", help="UTF-8 text to judge on (default: built in)."
+    ),
+    max_tokens_option,
+    click.option(
+        "--max-kl",
+        type=number("max_kl"),
+        metavar="NATS",
+        help="Exit with 5 if the mean KL on the text is above this.",
+    ),
 )
 
 
-def measuring_options(command: Command) -> Command:
-    """--suite, --areas, --limit, --generate and so on, as `build_measuring` takes them."""
-    for option in (
-        threads_option,
-        allow_code_option,
-        generate_option,
-        click.option("--no-cache", is_flag=True, help="Measure again what was measured before, and keep nothing."),
-        click.option(
-            "--limit",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Of each suite at most N questions and N windows of text.",
-        ),
-        click.option("--areas", metavar="A,B", help="Only items of these areas: knowledge,math,code,..."),
-        click.option(
-            "--suite",
-            "suite_files",
-            type=FILE,
-            multiple=True,
-            metavar="FILE",
-            help="Questions or text: jsonl, tsv, csv, txt, or a toml that describes such files (default: built in).",
-        ),
-    ):
-        command = option(command)
-    return command
+def _no(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+    return not value
 
 
-def gate_options(command: Command) -> Command:
-    """--min-recovery and --max-kl with the defaults of the recommendation."""
-    for option in (
-        click.option(
-            "--max-kl",
-            type=click.FloatRange(0),
-            default=DEFAULT_MAX_KL,
-            show_default=True,
-            metavar="NATS",
-            help="Largest mean KL divergence of a variant to recommend.",
-        ),
-        click.option(
-            "--min-recovery",
-            type=click.FloatRange(0),
-            default=DEFAULT_MIN_RECOVERY,
-            show_default=True,
-            metavar="PERCENT",
-            help="Recovery of a variant to recommend: the lower end of its 95 % interval.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def build_asking(generate: int | None, allow_code: bool) -> Asking | None:
-    """What --generate and --allow-code ask for; UsageError: the second without the first."""
-    from q3edge.errors import UsageError
-    from q3edge.pipeline.measure.answers import Asking
-
-    if generate is None:
-        if allow_code:
-            raise UsageError("--allow-code runs what --generate writes: add --generate")
-        return None
-    return Asking(max_new_tokens=generate, run_code=allow_code)
-
-
-def build_measuring(
-    reference: str | None,
-    suite_files: tuple[Path, ...],
-    areas: str | None,
-    limit: int | None,
-    generate: int | None,
-    allow_code: bool,
-    no_cache: bool,
-    threads: int | None,
-    no_speed: bool = True,
-) -> Measuring:
-    """What the flags of `measuring_options` ask for. InputError: a suite is broken."""
-    from q3edge.evaluation.suites.suite_files import read_suites
-    from q3edge.pipeline.measure.measuring import Measuring
-
-    return Measuring(
-        reference=reference,
-        suites=read_suites(suite_files) if suite_files else None,
-        areas=None if areas is None else tuple(area.strip() for area in areas.split(",")),
-        limit=limit,
-        asking=build_asking(generate, allow_code),
-        speed=not no_speed,
-        threads=threads,
-        cache=not no_cache,
-    )
+speed_option = click.option(
+    "--no-speed", "speed", is_flag=True, callback=_no, help="Do not measure tokens per second and memory."
+)
+measuring_options = together(
+    click.option(
+        "--suite",
+        "suites",
+        type=FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Questions or text: jsonl, tsv, csv, txt, or a toml that describes such files (default: built in).",
+    ),
+    click.option(
+        "--areas",
+        type=CommaSeparated(str, "knowledge,math"),
+        metavar="A,B",
+        help="Only items of these areas: knowledge,math,code,...",
+    ),
+    click.option(
+        "--limit",
+        type=number("limit"),
+        metavar="N",
+        help="Of each suite at most N questions and N windows of text.",
+    ),
+    click.option(
+        "--no-cache",
+        "cache",
+        is_flag=True,
+        callback=_no,
+        help="Measure again what was measured before, and keep nothing.",
+    ),
+    click.option(
+        "--generate",
+        type=number("generate"),
+        is_flag=False,
+        flag_value=ANSWER_TOKENS,
+        metavar="[N]",
+        help=f"Let both models also answer every question in their own words, in up to N tokens ({ANSWER_TOKENS}), "
+        "and score that.",
+    ),
+    click.option(
+        "--allow-code",
+        is_flag=True,
+        help="With --generate: run the programs that the models write, in a sandbox, and judge them.",
+    ),
+    threads_option,
+)
+gate_options = together(
+    click.option(
+        "--min-recovery",
+        type=number("min_recovery"),
+        default=MIN_RECOVERY,
+        show_default=True,
+        metavar="PERCENT",
+        help="Recovery of a variant to recommend: the lower end of its 95 % interval.",
+    ),
+    click.option(
+        "--max-kl",
+        type=number("max_kl"),
+        default=MAX_KL,
+        show_default=True,
+        metavar="NATS",
+        help="Largest mean KL of a variant to recommend: on the suites; without --reference, on the build's text.",
+    ),
+)

@@ -25,6 +25,7 @@ from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
 from q3edge.calibration.layers.stage import TensorReport
 from q3edge.calibration.layers.walk import Walk
 from q3edge.checkpoint import Checkpoint
+from q3edge.defaults import SAMPLES, SEQ_LEN
 from q3edge.errors import InputError, UsageError
 from q3edge.machine.cpu import has_fast_bfloat16
 from q3edge.pipeline.quantize.forecast import Workload
@@ -34,7 +35,6 @@ from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.version import VERSION
 
-SAMPLES, SEQ_LEN = 128, 512
 _LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds and calibration is asked for by name
 
 

@@ -13,6 +13,7 @@ from q3edge.errors import ResourceError
 from q3edge.machine.memory import available_memory
 from q3edge.machine.speed import matrix_speed
 from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
+from q3edge.terminal import duration
 
 
 def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, plans: int = 1) -> list[str]:
@@ -25,11 +26,11 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
     ahead = forecast(load, machine, finished=finished)
     _require_disk(min(2, plans) * ahead.disk_bytes, work)
     done = f", {finished} of {load.config.num_hidden_layers} layers done before" if finished else ""
-    times = _duration(ahead.seconds)
+    times = duration(ahead.seconds)
     if plans > 1:
         each = forecast(replace(load, reconstructed=False), machine) if load.reconstructed else ahead
-        times = f"{_duration(each.seconds)} for each of up to {plans} plans and as long to measure what they rest on"
-        times += f", then {_duration(ahead.seconds)} to reconstruct the best" if load.reconstructed else ""
+        times = f"{duration(each.seconds)} for each of up to {plans} plans and as long to measure what they rest on"
+        times += f", then {duration(ahead.seconds)} to reconstruct the best" if load.reconstructed else ""
     training = (" with reconstruction" if load.reconstructed else "") + (" and tuning" if load.tuned else "")
     lines = [
         f"calibration{training} on {load.sequences} rows of {load.length} tokens{done}: "
@@ -60,9 +61,3 @@ def _require_disk(needed: int, work: Path) -> None:
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,53 @@
+"""The options of `quantize`, `build` and `sweep` that say what weights are rounded for."""
+
+from __future__ import annotations
+
+import click
+
+from q3edge.cli.options.common import PATH, number, together
+from q3edge.defaults import SAMPLES, SEQ_LEN
+
+text_options = together(
+    click.option(
+        "--calibration",
+        type=PATH,
+        multiple=True,
+        metavar="PATH",
+        help="Text to calibrate on: txt, md, jsonl, csv, tsv, pdf, parquet, py, or a folder (default: built in).",
+    ),
+    click.option(
+        "--samples",
+        type=number("samples"),
+        default=SAMPLES,
+        show_default=True,
+        metavar="N",
+        help="Calibration rows.",
+    ),
+    click.option(
+        "--seq-len", type=number("seq_len"), default=SEQ_LEN, show_default=True, metavar="L", help="Tokens per row."
+    ),
+)
+calibration_options = together(
+    text_options,
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the choice among calibration text."),
+    click.option("--restart", is_flag=True, help="Forget the unfinished calibration of an earlier, other command."),
+    click.option(
+        "--reconstruct",
+        is_flag=True,
+        help="Train each layer, once solved, towards what the float one gives (slower, more accurate).",
+    ),
+    click.option(
+        "--tune", is_flag=True, help="Then train scales and norms on the float model's predictions (slow, better)."
+    ),
+    click.option(
+        "--target-size",
+        metavar="SIZE",
+        help="Choose every layer's format for the best accuracy in an ONNX model of this size: 350MB, 1.2GB.",
+    ),
+    click.option(
+        "--target-bpw",
+        type=number("target_bpw"),
+        metavar="BITS",
+        help="As --target-size, in bits per weight of the whole model: 4.5.",
+    ),
+)

@@ -1,0 +1,73 @@
+"""What every verb's options are made of, and the options that most verbs have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import click
+
+from q3edge.library.arguments import ARGUMENTS, Number
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Element = TypeVar("Element", str, int, float)
+
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def number(argument: str) -> click.IntRange | click.FloatRange:
+    """The type of a flag whose range is that of a public function's argument."""
+    kind = ARGUMENTS[argument]
+    assert isinstance(kind, Number), argument
+    if kind.whole:
+        return click.IntRange(_bound(kind.low), _bound(kind.high))
+    return click.FloatRange(kind.low, kind.high, min_open=kind.above)
+
+
+def _bound(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+class CommaSeparated(click.ParamType["tuple[Element, ...]"], Generic[Element]):
+    """a,b,c -> (a, b, c), each of type `element`; at least one. `example` says what to write."""
+
+    name = "list"
+
+    def __init__(self, element: Callable[[str], Element], example: str) -> None:
+        self._element: Callable[[str], Element] = element
+        self._example = example
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Element, ...]:
+        """See click.ParamType."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        try:
+            return tuple(map(self._element, parts or [""]))
+        except ValueError:
+            self.fail(f"{value!r}: expected values such as {self._example}", param, ctx)
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator that adds all `options`, which --help lists in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
+threads_option = click.option(
+    "--threads",
+    type=number("threads"),
+    metavar="N",
+    help="Threads for onnxruntime (default: the physical cores at hand).",
+)

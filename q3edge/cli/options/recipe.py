@@ -1,0 +1,49 @@
+"""The options of `quantize` and `build` that say what each weight is stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from q3edge.cli.options.common import FILE, Command, together
+from q3edge.defaults import FORMAT
+from q3edge.formats import CACHE_TYPES
+from q3edge.library.arguments import METHODS
+from q3edge.library.requests import named_recipe
+
+method_option = click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="gptq: calibrate on text (minutes to hours); rtn: round to nearest (seconds). Default: gptq for "
+    "models over 50 M weights at 4 bits or fewer or as int8-dynamic, and wherever --calibration is given.",
+)
+
+
+def recipe_options(formats: Sequence[str]) -> Callable[[Command], Command]:
+    """--format to --kv; `formats`: the names that --format takes."""
+    return together(
+        click.option("--format", "format_name", type=click.Choice(formats), help=f"Weight format (default: {FORMAT})."),
+        method_option,
+        click.option("--group-size", type=int, metavar="N", help="Weights that share a scale: 16, 32, 64, 128, 256."),
+        click.option(
+            "--symmetric/--asymmetric",
+            default=None,
+            help="Without or with a stored zero point per group (int4: asymmetric, int8: symmetric).",
+        ),
+        click.option("--recipe", "recipe_file", type=FILE, metavar="FILE", help="TOML recipe with rules per tensor."),
+        click.option(
+            "--kv",
+            "kv_cache",
+            type=click.Choice(CACHE_TYPES),
+            help="How the context is kept: float32, or int8 in a quarter of the memory, faster where it is long "
+            "(default: float32).",
+        ),
+    )
+
+
+def take_recipe(options: dict[str, Any]) -> str | Path | None:
+    """Take --format and --recipe out of the options: the `recipe` of the function. UsageError: both are given."""
+    return named_recipe(options.pop("format_name"), options.pop("recipe_file"))

@@ -1,0 +1,186 @@
+"""What each argument of a public function may be, once for the functions and for the command's flags."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import wraps
+from os import PathLike
+from typing import ParamSpec, Protocol, TypeVar
+
+from q3edge.errors import ResourceError, UsageError
+from q3edge.formats import CACHE_TYPES
+from q3edge.progress import Listener, reported_to
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+METHODS = ("gptq", "rtn")
+_EXTRA_OF = {"torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize"}  # package -> extra that installs it
+
+
+class Kind(Protocol):
+    """What an argument may be."""
+
+    def check(self, name: str, value: object) -> None:
+        """TypeError that says what to pass; UsageError: the right type, but a value out of range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An object of one of these types; `expected` in words."""
+
+    expected: str
+    types: tuple[type, ...]
+
+    def check(self, name: str, value: object) -> None:
+        """See `Kind`."""
+        if not isinstance(value, self.types):
+            raise wrong_type(name, value, self.expected)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number from `low` to `high`, both allowed (None: no bound); `whole`: an int."""
+
+    low: float | None = None
+    high: float | None = None
+    whole: bool = True
+    above: bool = False  # `low` itself is not allowed
+
+    @property
+    def expected(self) -> str:
+        """The range in words."""
+        if self.low is None:
+            return "a number"
+        if self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+
+    def check(self, name: str, value: object) -> None:
+        """See `Kind`."""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            raise wrong_type(name, value, "a whole number (int)" if self.whole else "a number (int or float)")
+        low = self.low is None or (value > self.low if self.above else value >= self.low)
+        if not low or (self.high is not None and value > self.high) or value != value:
+            raise UsageError(f"{name} = {value!r}: expected {self.expected}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    def check(self, name: str, value: object) -> None:
+        """See `Kind`."""
+        if not isinstance(value, str):
+            raise wrong_type(name, value, f"one of {', '.join(map(repr, self.names))}")
+        if value not in self.names:
+            raise UsageError(f"{name} = {value!r}: expected one of {', '.join(self.names)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """One of a kind, or a list or tuple of it."""
+
+    kind: Instance | Number
+
+    def check(self, name: str, value: object) -> None:
+        """See `Kind`."""
+        if not isinstance(value, list | tuple):
+            self.kind.check(name, value)
+            return
+        for number, element in enumerate(value):
+            self.kind.check(f"{name}[{number}]", element)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeLike:
+    """A recipe, or what names one."""
+
+    def check(self, name: str, value: object) -> None:
+        """See `Kind`."""
+        from q3edge.quantization.recipe import Recipe
+
+        if not isinstance(value, str | PathLike | Recipe):
+            raise wrong_type(name, value, "a Recipe, the name of a format, or the path of a TOML file")
+
+
+PATH = Instance("a str or Path", (str, PathLike))
+FLAG = Instance("True or False", (bool,))
+TEXT = Instance("a str", (str,))
+AT_LEAST_ONE = Number(1)
+ARGUMENTS: Mapping[str, Kind] = {
+    # models and folders
+    "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
+    "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG,
+    # formats
+    "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": Choice(METHODS),
+    "kv_cache": Choice(CACHE_TYPES), "formats": Several(TEXT),
+    # calibration
+    "calibration": Several(PATH), "samples": Number(2), "seq_len": Number(16), "seed": Number(), "reconstruct": FLAG,
+    "tune": FLAG, "restart": FLAG, "target_size": Instance("a str such as '350MB', or bytes as an int", (str, int)),
+    "target_bpw": Number(0, whole=False, above=True),
+    # measuring
+    "texts": Several(PATH), "max_tokens": Number(32), "max_kl": Number(0, whole=False),
+    "min_recovery": Number(0, whole=False), "scorecard": PATH, "suites": Several(PATH), "areas": Several(TEXT),
+    "limit": AT_LEAST_ONE, "generate": AT_LEAST_ONE, "allow_code": FLAG, "cache": FLAG, "speed": FLAG,
+    "prompt": AT_LEAST_ONE, "new": AT_LEAST_ONE, "depths": Several(Number(0)), "repeats": AT_LEAST_ONE,
+    # reports
+    "page": PATH, "json_file": PATH, "markdown": PATH,
+    # running
+    "threads": Number(1, 1024), "jobs": Number(1, 64), "speculate": FLAG, "draft": PATH,
+}  # fmt: skip
+
+
+def wrong_type(name: str, value: object, expected: str) -> TypeError:
+    """The error for a value of the wrong type."""
+    return TypeError(f"{name}: expected {expected}, not {type(value).__name__}")
+
+
+def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Decorate a public function: check its arguments, then run it with `progress` shown where it was asked for.
+
+    kinds: of arguments whose name alone does not tell (ARGUMENTS). An argument whose default is None may be None.
+    The function raises ResourceError where a package of an optional extra is not installed.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        signature = inspect.signature(function)
+        known = {name: kinds.get(name) or ARGUMENTS[name] for name in signature.parameters if name != "progress"}
+
+        @wraps(function)
+        def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            given = signature.bind(*args, **kwargs).arguments
+            shown = _shown(given.pop("progress", False))
+            for name, value in given.items():
+                if value is not None or signature.parameters[name].default is not None:
+                    known[name].check(name, value)
+            try:
+                with shown:
+                    return function(*args, **kwargs)
+            except ModuleNotFoundError as error:
+                if (package := (error.name or "").partition(".")[0]) in _EXTRA_OF:
+                    extra = f"pip install 'q3edge[{_EXTRA_OF[package]}]'"
+                    raise ResourceError(f"this needs the package {package}: {extra}") from error
+                raise
+
+        return checked
+
+    return decorate
+
+
+def _shown(progress: object) -> AbstractContextManager[None]:
+    """Progress as it was asked for. False changes nothing: whoever listens already goes on."""
+    if progress is False:
+        return nullcontext()
+    if progress is True:
+        from q3edge.terminal import TerminalProgress
+
+        return reported_to(TerminalProgress())
+    if not (hasattr(progress, "task") and hasattr(progress, "note")):
+        raise wrong_type("progress", progress, "True, False or a listener with task() and note()")
+    listener: Listener = progress
+    return reported_to(listener)

@@ -1,0 +1,154 @@
+"""Public functions that measure models: inspect, validate, evaluate, check, diff, bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS
+from q3edge.errors import UsageError
+from q3edge.library.arguments import public
+from q3edge.library.requests import PathLike, PathLikes, measuring_for, paths
+from q3edge.progress import Listener
+
+if TYPE_CHECKING:
+    from q3edge.evaluation.scorecard.scorecard import Scorecard
+    from q3edge.evaluation.validation.results import ValidationReport
+    from q3edge.pipeline.inspect import Inspection
+    from q3edge.pipeline.measure.bench import BenchResult
+    from q3edge.pipeline.measure.diff import ArtifactDiff
+    from q3edge.pipeline.measure.gate import GateReport
+
+
+@public()
+def inspect(model: PathLike) -> Inspection:
+    """Tell what the checkpoint `model` (folder or hub id) is, and the size, RAM, speed and time of each format.
+
+    Reads headers only. Raises InputError.
+    """
+    from q3edge.pipeline.inspect import inspect_model
+
+    return inspect_model(str(model))
+
+
+@public()
+def validate(
+    folder: PathLike,
+    reference: PathLike,
+    *,
+    texts: PathLikes = (),
+    max_tokens: int = MAX_TOKENS,
+    max_kl: float | None = None,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> ValidationReport:
+    """Compare the ONNX model in `folder` with the float checkpoint `reference` (folder or hub id) on text.
+
+    A check that fails, such as a mean KL divergence above `max_kl` nats, is in the report's `failures`, not raised.
+    Raises UsageError, InputError, ResourceError.
+    """
+    from q3edge.pipeline.measure.validate import validate_against
+
+    return validate_against(
+        Path(folder), str(reference), paths(texts), max_tokens=max_tokens, max_kl=max_kl, threads=threads
+    )
+
+
+@public()
+def evaluate(
+    folder: PathLike,
+    reference: PathLike,
+    *,
+    suites: PathLikes = (),
+    areas: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    generate: int | None = None,
+    allow_code: bool = False,
+    cache: bool = True,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> Scorecard:
+    """Compare the ONNX model in `folder` with `reference`, a float checkpoint or another ONNX model, area by area.
+
+    suites: files of questions or text (none: built in); limit: of each at most so many questions and windows of text.
+    generate: both also answer in their own words, in up to so many tokens. The scorecard's `checks` say whether the
+    model looks broken. Raises UsageError, InputError, ResourceError, and ValidationError where nothing can be judged.
+    """
+    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
+    from q3edge.pipeline.measure.measuring import evaluated
+
+    return evaluated(Path(folder), measuring)
+
+
+@public()
+def check(
+    folder: PathLike,
+    *,
+    max_kl: float | None = None,
+    min_recovery: float | None = None,
+    reference: PathLike | None = None,
+    scorecard: PathLike | None = None,
+    suites: PathLikes = (),
+    areas: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    generate: int | None = None,
+    allow_code: bool = False,
+    cache: bool = True,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> GateReport:
+    """Tell whether the ONNX model in `folder` is accurate enough; `failures` of the result is empty where it is.
+
+    The numbers come from an evaluation against `reference`, or from the JSON file `scorecard`, else from what `build`
+    measured. max_kl is in nats, min_recovery in percent. Raises UsageError where a number is not known, InputError.
+    """
+    from q3edge.pipeline.measure.gate import check_artifact
+    from q3edge.report.gates import Gates
+
+    if max_kl is None and min_recovery is None:
+        raise UsageError("nothing to check: give --max-kl, --min-recovery or both")
+    if reference is not None and scorecard is not None:
+        raise UsageError("--reference measures and --scorecard reads what was measured: give one")
+    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
+    file = None if scorecard is None else Path(scorecard)
+    return check_artifact(Path(folder), Gates(min_recovery, max_kl), measuring, scorecard=file)
+
+
+@public()
+def diff(
+    a: PathLike,
+    b: PathLike,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> ArtifactDiff:
+    """Tell what changed from the ONNX model in `a` to the one in `b`, and how far `b`'s predictions are from `a`'s.
+
+    Raises InputError.
+    """
+    from q3edge.pipeline.measure.diff import diff_artifacts
+
+    return diff_artifacts(Path(a), Path(b), max_tokens=max_tokens, threads=threads)
+
+
+@public()
+def bench(
+    folder: PathLike,
+    *,
+    prompt: int = BENCH_PROMPT,
+    new: int = BENCH_NEW,
+    depths: Sequence[int] | None = None,
+    repeats: int = BENCH_REPEATS,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> BenchResult:
+    """Time the ONNX model in `folder`, in `repeats` processes: a prefill of `prompt` tokens, then `new` tokens.
+
+    depths: tokens of context before the new ones (None: 0, 512 and 4096, as far as the model's context goes).
+    Raises UsageError where they do not fit into the context, InputError.
+    """
+    from q3edge.pipeline.measure.bench import bench_artifact
+
+    return bench_artifact(Path(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats)

@@ -1,0 +1,29 @@
+"""The public function that opens a finished model: load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from q3edge.library.arguments import public
+from q3edge.library.requests import PathLike
+
+if TYPE_CHECKING:
+    from q3edge.runtime.model import Model
+
+
+@public()
+def load(
+    path_or_id: PathLike, *, threads: int | None = None, speculate: bool = False, draft: PathLike | None = None
+) -> Model:
+    """Open the ONNX model in the folder `path_or_id`, or with that id on the hub; a context manager.
+
+    Needs no torch. threads: of onnxruntime (None: the physical cores at hand). speculate: guess that answers repeat
+    what stands before them; draft: a folder with a smaller model that guesses instead. Either makes answers faster,
+    not others. Raises InputError where a file is missing or unfit.
+    """
+    from q3edge.checkpoint.hub import resolve_artifact
+    from q3edge.runtime.model import Model
+
+    small = None if draft is None else Path(draft)
+    return Model.open(resolve_artifact(str(path_or_id)), threads=threads, speculate=speculate, draft=small)

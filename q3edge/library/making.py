@@ -1,0 +1,158 @@
+"""Public functions that write models: quantize, export, build, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from q3edge.defaults import DEMO_FOLDER, MAX_TOKENS, SAMPLES, SEQ_LEN
+from q3edge.formats import FLOAT, CacheType
+from q3edge.library.arguments import public
+from q3edge.library.requests import (
+    Method,
+    PathLike,
+    PathLikes,
+    budget_for,
+    calibration_for,
+    paths,
+    recipe_for,
+    refuse_for_float,
+)
+from q3edge.progress import Listener
+
+if TYPE_CHECKING:
+    from q3edge.artifact import Manifest
+    from q3edge.pipeline.build import Built
+    from q3edge.pipeline.demo import DemoResult
+    from q3edge.quantization.recipe import Recipe
+
+
+@public()
+def quantize(
+    model: PathLike,
+    output: PathLike,
+    recipe: Recipe | PathLike | None = None,
+    *,
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    method: Method | None = None,
+    kv_cache: CacheType | None = None,
+    calibration: PathLikes = (),
+    samples: int = SAMPLES,
+    seq_len: int = SEQ_LEN,
+    seed: int = 0,
+    restart: bool = False,
+    reconstruct: bool = False,
+    tune: bool = False,
+    target_size: str | int | None = None,
+    target_bpw: float | None = None,
+    overwrite: bool = False,
+    progress: bool | Listener = False,
+) -> Manifest:
+    """Quantize the float checkpoint `model` (folder or hub id) into the folder `output`.
+
+    The layout is that of compressed-tensors. recipe: a Recipe, the name of a format (default: int4) or the path of a
+    TOML file. calibration: files or folders of text (none: built in), of which `samples` rows of `seq_len` tokens are
+    taken. target_size: bytes of the exported model, or "350MB"; target_bpw: the same in bits per weight; either chooses
+    the formats itself.
+    Returns the manifest that was written. Raises UsageError, InputError, ResourceError; then `output` is as it was.
+    """
+    from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+
+    budget = budget_for(target_size, target_bpw, recipe, group_size, symmetric)
+    return quantize_checkpoint(
+        str(model),
+        Path(output),
+        recipe_for(recipe, group_size, symmetric, method, kv_cache),
+        calibration_for(
+            calibration, samples, seq_len, seed,
+            reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
+        ),
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+@public()
+def export(
+    source: PathLike,
+    output: PathLike,
+    *,
+    as_float: bool = False,
+    overwrite: bool = False,
+    progress: bool | Listener = False,
+) -> Manifest:
+    """Export what `quantize` wrote, or with `as_float` a float checkpoint, as an ONNX model in the folder `output`.
+
+    The model is not run here; `validate` tells how good it is. Returns the manifest that was written.
+    Raises UsageError, InputError, ResourceError; then `output` is as it was.
+    """
+    from q3edge.pipeline.export import export_artifact
+
+    return export_artifact(str(source), Path(output), as_float=as_float, overwrite=overwrite)
+
+
+@public()
+def build(
+    model: PathLike,
+    output: PathLike,
+    recipe: Recipe | PathLike | None = None,
+    *,
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    method: Method | None = None,
+    kv_cache: CacheType | None = None,
+    calibration: PathLikes = (),
+    samples: int = SAMPLES,
+    seq_len: int = SEQ_LEN,
+    seed: int = 0,
+    restart: bool = False,
+    reconstruct: bool = False,
+    tune: bool = False,
+    target_size: str | int | None = None,
+    target_bpw: float | None = None,
+    texts: PathLikes = (),
+    max_tokens: int = MAX_TOKENS,
+    max_kl: float | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: bool | Listener = False,
+) -> Built:
+    """Turn the float checkpoint `model` (folder or hub id) into a verified ONNX model in the folder `output`.
+
+    Quantizes as `quantize` does (recipe "float" keeps the weights), exports, and validates on `texts` (none: built in).
+    Returns the manifest that was written and the validation report. Raises UsageError, InputError, ResourceError, and
+    ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
+    """
+    from q3edge.pipeline.build import build_artifact
+
+    if recipe == FLOAT:
+        refuse_for_float(
+            group_size=group_size, symmetric=symmetric, method=method, kv_cache=kv_cache,
+            calibration=paths(calibration), reconstruct=reconstruct, tune=tune,
+        )  # fmt: skip
+    budget = budget_for(target_size, target_bpw, recipe, group_size, symmetric)
+    return build_artifact(
+        str(model),
+        Path(output),
+        None if recipe == FLOAT else recipe_for(recipe, group_size, symmetric, method, kv_cache),
+        calibration_for(
+            calibration, samples, seq_len, seed,
+            reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
+        ),
+        texts=paths(texts),
+        max_tokens=max_tokens,
+        max_kl=max_kl,
+        threads=threads,
+        overwrite=overwrite,
+    )  # fmt: skip
+
+
+@public()
+def demo(output: PathLike = DEMO_FOLDER, *, progress: bool | Listener = False) -> DemoResult:
+    """Build the small embedded model as float, int8, int4 and int2 below the folder `output`, and judge each.
+
+    Models of an earlier demo there are replaced. Needs no network.
+    """
+    from q3edge.pipeline.demo import run_demo
+
+    return run_demo(Path(output))

@@ -1,0 +1,100 @@
+"""Public functions that compare several models and tell which to ship: sweep, make_report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from q3edge.defaults import MAX_KL, MIN_RECOVERY, SAMPLES, SEQ_LEN
+from q3edge.library.arguments import Number, Several, public
+from q3edge.library.requests import Method, PathLike, PathLikes, calibration_for, measuring_for, paths, words
+from q3edge.progress import Listener
+
+if TYPE_CHECKING:
+    from q3edge.pipeline.sweep.sweep import SweepResult
+    from q3edge.report.content import Report
+
+
+@public(target_bpw=Several(Number(0, whole=False, above=True)))
+def sweep(
+    model: PathLike,
+    output: PathLike,
+    formats: str | Sequence[str] = (),
+    *,
+    target_bpw: float | Sequence[float] = (),
+    method: Method | None = None,
+    calibration: PathLikes = (),
+    samples: int = SAMPLES,
+    seq_len: int = SEQ_LEN,
+    jobs: int = 1,
+    min_recovery: float = MIN_RECOVERY,
+    max_kl: float = MAX_KL,
+    speed: bool = True,
+    suites: PathLikes = (),
+    areas: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    generate: int | None = None,
+    allow_code: bool = False,
+    cache: bool = True,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> SweepResult:
+    """Build `model` in many `formats` below the folder `output`, measure each as `evaluate` does, and write a report.
+
+    formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
+    weight. The same call goes on where it was stopped. A format that fails is listed in the report with its reason.
+    Raises UsageError, InputError, ResourceError.
+    """
+    from q3edge.pipeline.sweep.sweep import run_sweep
+    from q3edge.pipeline.sweep.variants import parse_variants
+    from q3edge.report.gates import Gates
+
+    budgets = [target_bpw] if isinstance(target_bpw, int | float) else target_bpw
+    asked = parse_variants(words(formats), [str(bits) for bits in budgets], method)
+    measuring = measuring_for(model, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
+    return run_sweep(
+        Path(output),
+        asked,
+        measuring,
+        Gates(min_recovery, max_kl),
+        calibration_for(calibration, samples, seq_len),
+        jobs=jobs,
+    )
+
+
+@public()
+def make_report(
+    folders: PathLikes,
+    *,
+    reference: PathLike | None = None,
+    page: PathLike | None = None,
+    json_file: PathLike | None = None,
+    markdown: PathLike | None = None,
+    min_recovery: float = MIN_RECOVERY,
+    max_kl: float = MAX_KL,
+    speed: bool = True,
+    suites: PathLikes = (),
+    areas: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    generate: int | None = None,
+    allow_code: bool = False,
+    cache: bool = True,
+    threads: int | None = None,
+    progress: bool | Listener = False,
+) -> Report:
+    """Compare the ONNX models in `folders` and recommend one; also written to the files that have a name.
+
+    What was not measured before is: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed.
+    page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises UsageError, InputError,
+    ResourceError.
+    """
+    from q3edge.pipeline.measure.report import make_report
+    from q3edge.report.files import write_report
+    from q3edge.report.gates import Gates
+
+    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
+    report = make_report(paths(folders), measuring, Gates(min_recovery, max_kl))
+    written = {"page": page, "json_file": json_file, "markdown": markdown}
+    write_report(report, **{name: Path(file) for name, file in written.items() if file is not None})
+    return report

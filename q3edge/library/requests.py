@@ -1,0 +1,154 @@
+"""Arguments of the public functions -> what the pipelines take, with every check on how they go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from q3edge.defaults import FORMAT
+from q3edge.errors import UsageError
+from q3edge.formats import FLOAT, CacheType
+
+if TYPE_CHECKING:
+    from q3edge.pipeline.measure.answers import Asking
+    from q3edge.pipeline.measure.measuring import Measuring
+    from q3edge.pipeline.quantize.calibrate import Budget, Calibration
+    from q3edge.quantization.recipe import Recipe
+
+PathLike = str | Path
+PathLikes = PathLike | Sequence[PathLike]
+Method = Literal["gptq", "rtn"]
+
+_FIXED = "--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric"
+
+
+def paths(given: PathLikes) -> tuple[Path, ...]:
+    """One path, or several."""
+    return (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, given))
+
+
+def words(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One text, or several."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def named_recipe(format_name: str | None, recipe_file: Path | None) -> str | Path | None:
+    """What --format or --recipe says; UsageError where both do."""
+    if format_name is not None and recipe_file is not None:
+        raise UsageError(_FIXED)
+    return format_name if recipe_file is None else recipe_file
+
+
+def recipe_for(
+    recipe: Recipe | str | Path | None,
+    group_size: int | None,
+    symmetric: bool | None,
+    method: Method | None,
+    kv_cache: CacheType | None,
+) -> Recipe:
+    """The recipe asked for; a str without a suffix names a format. UsageError: options that a file decides."""
+    from q3edge.quantization.recipe import Recipe
+
+    if recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
+        found = Recipe.for_format(recipe or FORMAT, group_size, symmetric)
+    elif group_size is not None or symmetric is not None:
+        raise UsageError(_FIXED)
+    else:
+        found = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe))
+    return replace(found, method=method or found.method, kv_cache=kv_cache or found.kv_cache)
+
+
+def refuse_for_float(**given: object) -> None:
+    """UsageError where an option is given (neither None, False nor empty) that only quantized weights have."""
+    if any(value not in (None, False, ()) for value in given.values()):
+        raise UsageError(
+            f"--format {FLOAT} is not quantized: leave out --group-size, --symmetric, --method, --kv, --calibration, "
+            "--reconstruct and --tune"
+        )
+
+
+def budget_for(target_size: str | int | None, target_bpw: float | None, *fixed: object) -> Budget | None:
+    """The budget asked for. UsageError: both targets, or one beside options that fix the formats (those not None)."""
+    from q3edge.pipeline.quantize.calibrate import Budget
+
+    if target_size is None and target_bpw is None:
+        return None
+    if target_size is not None and target_bpw is not None:
+        raise UsageError("--target-size and --target-bpw say the same: give one")
+    if any(value is not None for value in fixed):
+        raise UsageError(
+            "a target chooses the formats itself: leave out --format, --group-size, --symmetric/--asymmetric, --recipe"
+        )
+    return Budget(None if target_size is None else parse_size(target_size), target_bpw)
+
+
+def calibration_for(
+    calibration: PathLikes,
+    samples: int,
+    seq_len: int,
+    seed: int = 0,
+    *,
+    reconstruct: bool = False,
+    tune: bool = False,
+    restart: bool = False,
+    budget: Budget | None = None,
+) -> Calibration:
+    """The calibration asked for."""
+    from q3edge.pipeline.quantize.calibrate import Calibration
+
+    return Calibration(
+        paths(calibration), samples, seq_len, seed,
+        reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
+    )  # fmt: skip
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of 350MB, 1.2GB or 90000000; units are decimal unless written with an i (MiB)."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?)b?|b)?\s*", str(size), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"--target-size {size!r}: expected a size such as 350MB or 1.2GB")
+    number, unit, binary = found.groups()
+    power = " kmg".index(unit.lower()) if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def measuring_for(
+    reference: PathLike | None,
+    suites: PathLikes,
+    areas: str | Sequence[str] | None,
+    limit: int | None,
+    generate: int | None,
+    allow_code: bool,
+    cache: bool,
+    threads: int | None,
+    *,
+    speed: bool = False,
+) -> Measuring:
+    """What is measured, and how. InputError: a suite is broken. UsageError: allow_code without generate."""
+    from q3edge.evaluation.suites.suite_files import read_suites
+    from q3edge.pipeline.measure.measuring import Measuring
+
+    files = paths(suites)
+    return Measuring(
+        reference=None if reference is None else str(reference),
+        suites=read_suites(files) if files else None,
+        areas=None if areas is None else words(areas),
+        limit=limit,
+        asking=_asking(generate, allow_code),
+        speed=speed,
+        threads=threads,
+        cache=cache,
+    )
+
+
+def _asking(generate: int | None, allow_code: bool) -> Asking | None:
+    if generate is None:
+        if allow_code:
+            raise UsageError("--allow-code runs what --generate writes: add --generate")
+        return None
+    from q3edge.pipeline.measure.answers import Asking
+
+    return Asking(max_new_tokens=generate, run_code=allow_code)

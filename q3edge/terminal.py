@@ -1,0 +1,81 @@
+"""Progress on stderr: bars where that is a terminal, a line now and then where it is a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from q3edge.progress import Advance
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINE_SECONDS = 30.0  # between two lines about the same work
+WORTH_AN_END_SECONDS = 10.0  # work that took less ends without a line
+
+
+class TerminalProgress:
+    """Shows progress on stderr (honours NO_COLOR). `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+
+    def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
+        """Show a bar on a terminal; in a file a line at the start, one every 30 s, and one at the end of long work."""
+        return _bar(label, total) if sys.stderr.isatty() else _lines(label, total, self._clock)
+
+    def note(self, text: str) -> None:
+        """Print the line."""
+        _print(text)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would use: 42 s, 5 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def _lines(label: str, total: int, clock: Callable[[], float]) -> Iterator[Advance]:
+    start = said = clock()
+    done = 0
+    _print(f"{label}: started")
+
+    def advance(count: int) -> None:
+        nonlocal done, said
+        done += count
+        now = clock()
+        if 0 < done < total and now - said >= LINE_SECONDS:
+            said = now
+            left = (now - start) * (total - done) / done
+            _print(f"{label}: {100 * done // total} %, about {duration(left)} left")
+
+    yield advance
+    if (took := clock() - start) >= WORTH_AN_END_SECONDS:
+        _print(f"{label}: done in {duration(took)}")
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[Advance]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(
+        *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=_console()
+    ) as progress:
+        bar = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(bar, count)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,105 @@
+"""Each command is its public function: what its flags say, and by default say, is what the function takes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import q3edge
+from q3edge.cli.main import main
+
+# The least that each verb has to be told, and the function that it calls.
+VERBS = {
+    "bench": ("bench", "DIR"),
+    "build": ("build", "MODEL", "-o", "DIR"),
+    "check": ("check", "DIR"),
+    "demo": ("demo",),
+    "diff": ("diff", "A", "B"),
+    "eval": ("evaluate", "DIR", "--reference", "MODEL"),
+    "export": ("export", "QDIR", "-o", "DIR"),
+    "inspect": ("inspect", "MODEL"),
+    "quantize": ("quantize", "MODEL", "-o", "DIR"),
+    "report": ("make_report", "DIR", "-o", "FILE"),
+    "sweep": ("sweep", "MODEL", "-o", "DIR"),
+    "validate": ("validate", "DIR", "--reference", "MODEL"),
+}
+
+
+class _CalledError(Exception):
+    """Ends the command where its function would begin."""
+
+
+def called_with(monkeypatch: pytest.MonkeyPatch, function: str, *arguments: str) -> dict[str, Any]:
+    """The arguments by name with which a command calls its function."""
+    signature = inspect.signature(getattr(q3edge, function))
+    found: dict[str, Any] = {}
+
+    def record(*args: Any, **kwargs: Any) -> None:
+        found.update(signature.bind(*args, **kwargs).arguments)
+        raise _CalledError
+
+    monkeypatch.setattr(q3edge, function, record)
+    assert main(arguments) == 1
+    return found
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_gives_its_function_every_argument_with_the_function_s_own_default(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, *arguments = VERBS[verb]
+    parameters = inspect.signature(getattr(q3edge, function)).parameters
+    given = called_with(monkeypatch, function, verb, *arguments)
+    assert given.keys() == parameters.keys() - {"progress"}
+    asked = {str(value) for value in arguments}
+    for name, value in given.items():
+        told = (str(value[0]) if name == "folders" else str(value)) in asked
+        assert told or _plain(value) == parameters[name].default, name
+
+
+def _plain(value: object) -> object:
+    return str(value) if hasattr(value, "__fspath__") else value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("build", "--format", "int8", "--kv", "int8"), {"recipe": "int8", "kv_cache": "int8"}),
+        (("build", "--asymmetric", "--text", "a", "--text", "b"), {"symmetric": False}),
+        (("quantize", "--samples", "2", "--target-size", "3MB"), {"samples": 2, "target_size": "3MB"}),
+        (("sweep", "--formats", "int8, int4,", "--target-bpw", "3.5,4"), {"target_bpw": (3.5, 4.0)}),
+        (("sweep", "--formats", "int8, int4,", "--no-speed"), {"formats": ("int8", "int4"), "speed": False}),
+        (("sweep", "--no-cache", "--generate", "--areas", "math"), {"cache": False, "generate": 512}),
+        (("sweep", "--generate", "8", "--areas", "math,code"), {"generate": 8, "areas": ("math", "code")}),
+    ],
+)
+def test_flags_become_arguments(
+    arguments: tuple[str, ...], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb, *flags = arguments
+    given = called_with(monkeypatch, verb, verb, "MODEL", "-o", "DIR", *flags)
+    assert {name: given[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("quantize", "MODEL", "-o", "DIR", "--samples", "1"), "1 is not in the range x>=2"),
+        (("build", "MODEL", "-o", "DIR", "--threads", "0"), "0 is not in the range 1<=x<=1024"),
+        (("bench", "DIR", "--depth", "0,x"), "'0,x': expected values such as 0,512,4096"),
+        (("sweep", "MODEL", "-o", "DIR", "--target-bpw", "x"), "'x': expected values such as 3.5,4,4.5"),
+        (("sweep", "MODEL", "-o", "DIR", "--target-bpw", "0"), "target_bpw[0] = 0.0: expected above 0"),
+        (("bench", "DIR", "--depth", "-1"), "depths[0] = -1: expected at least 0"),
+        (("build", "MODEL", "-o", "DIR", "--recipe", "x.toml", "--format", "int4"), "leave out --format"),
+        (("check", "DIR", "--max-kl", "1", "--allow-code"), "add --generate"),
+    ],
+)
+def test_values_out_of_range_are_usage_errors(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err

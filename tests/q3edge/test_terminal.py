@@ -1,0 +1,83 @@
+"""Progress where stderr is a file: a line at the start, one every 30 s, one at the end of long work."""
+
+from __future__ import annotations
+
+import pytest
+
+from q3edge import progress
+from q3edge.terminal import TerminalProgress, duration
+
+
+class Clock:
+    """Stands still until it is told how late it is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_long_work_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with progress.reported_to(TerminalProgress(clock)):
+        with progress.task("calibrate", 200) as advance:
+            for _ in range(19):
+                clock.now += 10
+                advance(10)
+        progress.note("kept: the best plan")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "calibrate: started",
+        "calibrate: 15 %, about 3 min left",
+        "calibrate: 30 %, about 2 min left",
+        "calibrate: 45 %, about 2 min left",
+        "calibrate: 60 %, about 80 s left",
+        "calibrate: 75 %, about 50 s left",
+        "calibrate: 90 %, about 20 s left",
+        "calibrate: done in 3 min",
+        "kept: the best plan",
+    ]
+
+
+def test_short_work_ends_without_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with TerminalProgress(clock).task("write", 2) as advance:
+        clock.now += 9.9
+        advance(2)
+    assert capsys.readouterr().err == "write: started\n"
+
+
+def test_nothing_is_promised_before_anything_is_done_nor_after_everything_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    with TerminalProgress(clock).task("export", 0) as nothing_to_do:
+        clock.now += 60
+        nothing_to_do(0)
+    with TerminalProgress(clock).task("compare", 10) as advance:
+        clock.now += 60
+        advance(0)
+        advance(10)
+    assert [line for line in capsys.readouterr().err.splitlines() if "%" in line] == []
+
+
+def test_work_that_fails_is_not_called_done(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+
+    def work() -> None:
+        with TerminalProgress(clock).task("tune", 3):
+            clock.now += 60
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        work()
+    assert capsys.readouterr().err == "tune: started\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (9000, "2.5 h")]
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
