@@ -28,14 +28,12 @@ def test_check_is_clean(name: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_help_is_fast_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); from q3edge.cli.main import main; main(['--help']); "
+        "import sys; from q3edge.cli.main import main; main(['--help']); "
         "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'rich', 'tokenizers', 'jinja2'} & set(sys.modules); "
-        "print(sorted(heavy), time.perf_counter() - start, file=sys.stderr)"
+        "print(sorted(heavy), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy, seconds = result.stderr.rsplit(maxsplit=1)
-    assert heavy == "[]"
-    assert float(seconds) < 0.3
+    assert result.stderr.strip() == "[]"
     assert "Turn any Qwen3 checkpoint" in result.stdout

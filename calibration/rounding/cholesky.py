@@ -16,12 +16,15 @@ _ROWS = 1024  # below a block, solved for at a time
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
-    """Replace a symmetric float32 matrix [K, K] by its lower factor; False, and what is there is lost: not positive."""
+    """Replace a symmetric float32 matrix [K, K] by its lower factor.
+
+    False, and what is there is lost: it is not positive definite, or not finite.
+    """
     size = len(matrix)
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
         factor, failed = torch.linalg.cholesky_ex(matrix[start:stop, start:stop])
-        if failed:
+        if failed or not factor.isfinite().all():  # OpenBLAS tells nothing of NaN off the diagonal
             return False
         matrix[start:stop, start:stop] = factor
         below = matrix[stop:, start:stop]

@@ -163,7 +163,9 @@ def _bitsandbytes_4bit(kind: str) -> Callable[[torch.Tensor], Product]:
         library = _bitsandbytes()
         rows, width = weights.shape
         module = library.nn.Linear4bit(width, rows, bias=False, quant_type=kind, compute_dtype=torch.float32)
-        module.weight = library.nn.Params4bit(weights, requires_grad=False, quant_type=kind, blocksize=_BLOCK)
+        module.weight = library.nn.Params4bit(
+            weights, requires_grad=False, quant_type=kind, blocksize=_BLOCK, compress_statistics=False
+        )
         made: Product = module.to("cpu").eval()  # `to` rounds
         return made
 

@@ -47,3 +47,29 @@ def test_a_matrix_that_is_not_positive_is_refused(place: int) -> None:
     matrix = hessian(300)
     matrix[place, place] = -1
     assert not cholesky_(matrix)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [(5, 3), (140, 3), (140, 130), (299, 129)])
+def test_a_matrix_that_is_not_finite_is_refused_whatever_the_library_says(
+    place: tuple[int, int], value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenBLAS factors it into NaN and reports success."""
+
+    def trusting(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        factor, _ = honest(matrix)
+        return factor, torch.zeros((), dtype=torch.int32)
+
+    honest = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", trusting)
+    matrix = hessian(300)
+    matrix[place] = matrix[place[::-1]] = value
+    assert not cholesky_(matrix)
+
+
+def test_a_factor_that_is_not_finite_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lying(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full_like(matrix, float("nan")), torch.zeros((), dtype=torch.int32)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lying)
+    assert not cholesky_(hessian(5))

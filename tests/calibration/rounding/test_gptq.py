@@ -30,50 +30,77 @@ def spread(width: int, seed: int = 0) -> torch.Tensor:
     return torch.exp2(torch.from_numpy(np.random.default_rng(seed).integers(-2, 3, width))).float()
 
 
-def naive_steps(
-    weights: torch.Tensor, hessian: torch.Tensor, grid: Grid, scheme: Scheme, damping: float = DAMPING
-) -> NDArray[np.float64]:
-    """Optimal brain quantization in a fixed order: the full inverse is updated after every single column."""
-    rows, width = weights.shape
-    h, left = hessian.double().numpy().copy(), weights.double().numpy().copy()
+def damped(hessian: torch.Tensor) -> NDArray[np.float64]:
+    h = hessian.double().numpy().copy()
     rms = np.sqrt(np.diag(h))
-    order = sorted(range(width), key=lambda channel: -h[channel, channel])
-    for channel in range(width):
-        h[channel, channel] += damping * rms.mean() * rms[channel] + (1 if rms[channel] == 0 else 0)
-    inverse = np.linalg.inv(h)
-    steps = np.empty((rows, width))
+    return h + np.diag(DAMPING * rms.mean() * rms)
+
+
+def naive_elimination(
+    weights: torch.Tensor, hessian: torch.Tensor, grid: Grid, scheme: Scheme, taken: torch.Tensor | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Optimal brain quantization in a fixed order: the full inverse is updated after every single column.
+
+    Returns what each weight should become before it is rounded, in steps and within the grid's range, and the steps
+    themselves. taken: steps [N, K] to go on from after each column, in the place of the nearest ones.
+    """
+    rows, width = weights.shape
+    left = weights.double().numpy().copy()
+    order = sorted(range(width), key=lambda channel: -hessian[channel, channel])
+    inverse = np.linalg.inv(damped(hessian))
+    wanted, steps = np.empty((rows, width)), np.empty((rows, width))
     for channel in order:
         group = channel // (width // grid.scales.shape[1])
         size = grid.scales[:, group].double().numpy()
         if grid.balance is not None:
             size = size / float(grid.balance[channel])
         zero = grid.zero_points[:, group].double().numpy()
-        steps[:, channel] = np.clip(np.round(left[:, channel] * (1 / size)), -zero, scheme.max_code - zero)
+        wanted[:, channel] = np.clip(left[:, channel] * (1 / size), -zero, scheme.max_code - zero)
+        steps[:, channel] = np.round(wanted[:, channel]) if taken is None else taken[:, channel].numpy()
         error = (left[:, channel] - steps[:, channel] * size) / inverse[channel, channel]
         left -= np.outer(error, inverse[channel])
         inverse -= np.outer(inverse[:, channel], inverse[channel]) / inverse[channel, channel]
-    return steps
+    return wanted, steps
+
+
+def float32_slack(hessian: torch.Tensor, scheme: Scheme) -> float:
+    """How far, in steps, float32 may take a weight from what float64 makes of it.
+
+    Triangular systems are solved to a relative error of the condition number times the unit roundoff (Higham 2002,
+    theorem 8.5; the scaling of channels does not matter), and no weight is larger than the grid's range.
+    """
+    h = damped(hessian)
+    scaling = 1 / np.sqrt(np.diag(h))
+    condition = float(np.linalg.cond(h * scaling * scaling[:, None]))
+    return condition * torch.finfo(torch.float32).eps * scheme.max_code
 
 
 @pytest.mark.parametrize("balanced", [False, True], ids=["plain", "balanced"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
 def test_equals_a_naive_elimination_column_by_column(scheme: Scheme, balanced: bool) -> None:
+    """In float64 code for code.
+
+    In float32 a tie may fall to the other side, and then every code behind it in its row may be another one. So each
+    code is compared with what the elimination wants after the codes that were taken before it.
+    """
     inputs = correlated_inputs(600, WIDTH, outliers=3)
     hessian, weights = inputs.T @ inputs, gaussian_weights(12, WIDTH)
     balance = spread(WIDTH) if balanced else None
     grid = choose_grid(weights, scheme, hessian.diagonal().float(), balance)
-    expected = naive_steps(weights, hessian, grid, scheme)
+    _, expected = naive_elimination(weights, hessian, grid, scheme)
     exact = round_channels(weights.double(), factorize(hessian), in_float64(grid), scheme)
     np.testing.assert_array_equal(exact.numpy(), expected)
 
     single = round_channels(weights, factorize(hessian.float()), grid, scheme)
+    slack = float32_slack(hessian, scheme)
+    assert slack < 0.02
+    wanted, _ = naive_elimination(weights, hessian, grid, scheme, single)
+    assert np.abs(single.numpy() - wanted).max() <= 0.5 + slack
     loss, expected_loss = (
         output_loss(weights, dequantized(steps, in_float64(grid)), hessian)
         for steps in (single.double(), torch.from_numpy(expected))
     )
-    # A tie that falls to the other side moves what follows it in its row: the loss must not notice.
-    assert (single.numpy() == expected).mean() >= 0.999
-    assert loss == pytest.approx(expected_loss, rel=1e-3)
+    assert loss == pytest.approx(expected_loss, rel=0.05)  # a row after a tie: seen up to 0.4 % of all twelve
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
@@ -121,14 +148,14 @@ def test_the_grid_and_the_weights_are_left_as_they_were() -> None:
 def test_permuting_whole_groups_permutes_the_result() -> None:
     scheme, width = Scheme(4, 16, False), 128
     inputs, weights = correlated_inputs(300, width, seed=3), gaussian_weights(7, width)
-    hessian = (inputs.T @ inputs).float()
+    hessian = inputs.T @ inputs  # float64: the mean of the strengths is summed in the order of the channels
     moved = torch.from_numpy(np.random.default_rng(0).permutation(8)).repeat_interleave(16) * 16
     moved += torch.arange(16).repeat(8)
 
     def solved(weights: torch.Tensor, hessian: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         factor = factorize(hessian)
-        grid = choose_grid(weights, scheme, factor.importance)
-        return round_channels(weights, factor, grid, scheme), grid
+        grid = choose_grid(weights, scheme, factor.importance.float())
+        return round_channels(weights.double(), factor, in_float64(grid), scheme), grid
 
     steps, grid = solved(weights, hessian)
     moved_steps, moved_grid = solved(weights[:, moved].contiguous(), hessian[moved][:, moved])

@@ -73,10 +73,10 @@ def test_a_long_first_prompt_is_computed_in_float(decoders: tuple[Decoder, Decod
     caches = plain.new_cache(128), int8.new_cache(128)
     logits = [decoder.forward(IDS, cache, keep=0) for decoder, cache in zip(decoders, caches)]
     np.testing.assert_array_equal(*logits)
-    exact = np.clip(np.rint(held(caches[0]) / by_layer(scales)), -128, 127)
+    exact = np.clip(held(caches[0]).astype(np.float64) / by_layer(scales), -128, 127)
     stored = held(caches[1])
     assert stored.dtype == np.int8
-    assert np.abs(stored - exact).max() == 0
+    assert np.abs(stored - exact).max() <= 0.5 + 1e-4  # a tie of float32 may fall to either side
 
 
 @pytest.mark.parametrize("new", [1, 5, 16, 17, 30])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def test_with_exact_products_the_reference_stays_as_it_is() -> None:
     found = windows(3, 150)
     decoder = BaselineDecoder(same, source, found)
     for window in found:
-        np.testing.assert_array_equal(logits(decoder, window), float_logits(source, window))
+        expected = float_logits(source, window)  # of one window at a time, which a BLAS may sum in another order
+        assert np.linalg.norm(logits(decoder, window) - expected) < 1e-5 * np.linalg.norm(expected)
     assert same.model_bytes(source.config) == 4 * (
         sum(map(math.prod, tensor_shapes(source.config).values())) + 320 * source.config.hidden_size
     )
@@ -89,8 +91,16 @@ def test_four_bits_are_those_of_bitsandbytes(kind: str) -> None:
     codes, state = functional.quantize_4bit(weights, blocksize=64, quant_type=kind)
     expected = functional.dequantize_4bit(codes, state)
     with quiet(), torch.no_grad():
-        found = BASELINES[kind].make(weights)(torch.eye(128))
-    torch.testing.assert_close(found, expected.T, atol=1e-3, rtol=1e-2)  # its kernels may compute in bfloat16
+        product: Any = BASELINES[kind].make(weights)
+        made = product.weight.quant_state
+        assert torch.equal(product.weight.data, codes)
+        assert torch.equal(made.absmax, state.absmax)
+        assert (made.quant_type, made.blocksize) == (kind, 64)
+        found = product(torch.eye(128))
+    # Some of its kernels round a group's maximum, the code and their product to bfloat16; with one of a row's inputs 1
+    # and the others 0 the sum has one term.
+    unit_roundoff = torch.finfo(torch.bfloat16).eps / 2
+    assert ((found - expected.T).abs() <= ((1 + unit_roundoff) ** 3 - 1) * expected.T.abs()).all()
     assert BASELINES[kind].weight_bytes(64, 128) == codes.numel() + 4 * state.absmax.numel()
 
 

@@ -9,24 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from q3edge.architecture.kv_cache import CacheType
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.kv_cache import CacheType, KVScales
 from q3edge.artifact import Manifest
 from q3edge.artifact.side_files import RECIPE_FILE
 from q3edge.calibration.budget.sensitivity import Sensitivity
 from q3edge.calibration.layers.journal import Journal
 from q3edge.calibration.layers.streams import Stream
+from q3edge.calibration.layers.units import Unit
 from q3edge.calibration.layers.walk import Walk
 from q3edge.errors import UsageError
+from q3edge.exporters.onnx.export import export_decoder
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.allocate import _Contest
 from q3edge.pipeline.quantize.calibrate import Budget, Calibration, work_folder
+from q3edge.pipeline.quantize.plans import Plan, make_plans, widths_of
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
 from tests.helpers.calibration_support import Killed, random_tokens, solver_calls
+from tests.helpers.onnx_models import quantized_model
 from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import write_checkpoint
+from tests.helpers.support import tiny_config, write_checkpoint
 
 BITS = 5.2
+CACHES: list[tuple[CacheType, int]] = [("float32", 85_000), ("int8", 100_000)]
 
 
 class Quantizing:
@@ -138,9 +145,46 @@ def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:
         quantize(bits=BITS + 1)
 
 
+CONFIG = Qwen3Config.from_dict(tiny_config())
+
+
+def stated_costs(seed: int) -> dict[Unit, list[float]]:
+    """Nats by unit and width as they might be measured: measured ones differ between CPUs, and then the plans do."""
+    rng = np.random.default_rng(seed)
+
+    def cost(scheme: Scheme | None) -> float:
+        return 0.0 if scheme is None else float(rng.lognormal(0, 1) * 4.0**-scheme.bits)
+
+    return {unit: [cost(scheme) for scheme in widths] for unit, widths in widths_of(CONFIG).items()}
+
+
+def exported_bytes(plan: Plan, cache: CacheType, folder: Path) -> int:
+    """Of the graph and the weights of a model that has the plan's schemes."""
+    schemes = {name: scheme for unit, scheme in plan.schemes.items() for name in unit.tensors}
+    shape = (CONFIG.num_hidden_layers, CONFIG.num_key_value_heads, CONFIG.head_dim)
+    scales = KVScales(np.ones(shape, np.float32), np.ones(shape, np.float32)) if cache == "int8" else None
+    export_decoder(quantized_model(schemes.__getitem__), folder, kv_scales=scales)
+    return sum(path.stat().st_size for path in (folder / "onnx").iterdir())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("cache", "budget"), [("float32", 85_000), ("int8", 100_000)])
-def test_an_exported_model_is_as_small_as_was_asked(cache: CacheType, budget: int, tmp_path: Path) -> None:
+@pytest.mark.xfail(strict=True, reason="plans.py counts no bytes of the graph for zero points: 80 to 100 a matrix")
+@pytest.mark.parametrize(("cache", "budget"), CACHES)
+def test_no_plan_is_larger_when_exported_than_it_says(cache: CacheType, budget: int, tmp_path: Path) -> None:
+    for seed in range(12):
+        for plan in make_plans(CONFIG, stated_costs(seed), budget, int8_cache=cache == "int8"):
+            assert exported_bytes(plan, cache, tmp_path / f"{seed}-{plan.name}") <= plan.size <= budget
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cache", "budget"), CACHES)
+def test_an_exported_model_is_as_small_as_was_asked(
+    cache: CacheType, budget: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever plan wins: its KL is measured, and the plans come out near to each other."""
+    monkeypatch.setattr(Sensitivity, "run", lambda *_: stated_costs(0))
+    for plan in make_plans(CONFIG, stated_costs(0), budget, int8_cache=cache == "int8"):
+        assert 0.9 * budget < exported_bytes(plan, cache, tmp_path / plan.name) <= budget
     quantize = Quantizing(tmp_path)
     calibration = Calibration((quantize.tokens,), budget=Budget(size=budget))
     recipe, text = replace(Recipe.for_format("int4"), kv_cache=cache), tmp_path / "text.txt"

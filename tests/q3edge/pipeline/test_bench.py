@@ -44,7 +44,7 @@ def test_every_figure_is_there_and_possible(result: BenchResult) -> None:
         assert 0 < found.low <= found.median <= found.high
     for found in result.depths:
         assert found.tokens_per_second.low > 0
-        assert 0 < found.bandwidth_share < 1
+        assert found.bandwidth_share > 0  # above 1 where the caches hold so small a model
         assert result.model_bytes < found.peak_bytes.low < 2e9
     assert json.loads(json.dumps(result.to_json()))["depths"][1]["depth"] == 64
 
