@@ -1,22 +1,20 @@
-"""Files that are replaced whole (written beside their place, then renamed), and a token lookup."""
+"""Text and JSON Lines files, replaced whole, and a token lookup."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from q3edge.storage.whole_files import write_whole
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file's text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, text)
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
