@@ -148,6 +148,7 @@ class Walk:
         if sound:
             boundary.close()
         else:
+            progress.note(f"hidden states before layer {number} are damaged, they are computed again")
             boundary.delete()
         return sound
 

@@ -10,11 +10,17 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from q3edge.errors import InputError
 
 Refuse = Callable[[int, str], InputError]
+
+
+def refusal(path: Path, what: str, advice: str = "") -> Refuse:
+    """Errors that name file and line, say what is wrong, and the problem."""
+    return lambda line, problem: InputError(f"{path}, line {line}: {what} ({problem}){advice}")
 
 
 class Row(NamedTuple):
@@ -32,6 +38,15 @@ def decode_utf8(content: bytes, refuse: Refuse) -> str:
     except UnicodeDecodeError as error:
         raise refuse(content.count(b"\n", 0, error.start) + 1, f"byte {error.start}") from None
     return text.replace("\r\n", "\n")
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file, as `decode_utf8`. InputError: it cannot be read, or is not UTF-8."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a UTF-8 file") from None
+    return decode_utf8(content, refusal(path, "not UTF-8 text", "; convert it or choose another"))
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -9,22 +9,18 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from q3edge.storage.text_files import json_lines, read_utf8, refusal
 from q3edge.storage.whole_files import write_whole
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file's text."""
-    write_whole(path, text)
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Replace the file by one JSON object a line."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [row for _, row in json_lines(read_utf8(path), refusal(path, "not JSON"))]
 
 
 def token_id(tokenizer: Tokenizer, text: str) -> int:

@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from q3edge.storage.whole_files import write_whole
 
-from .files import token_id, write_text
+from .files import token_id
 from .vocab import VOCABULARY, save_tokenizer
 
 MAX_LENGTH = 1024
@@ -92,4 +92,4 @@ def save_checkpoint(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path)
         ("config", config_dict(tokenizer)),
         ("generation_config", generation_config(tokenizer)),
     ):
-        write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+        write_whole(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")

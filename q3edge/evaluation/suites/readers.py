@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.errors import InputError
-from q3edge.evaluation.answers.questions import parse_question
+from q3edge.evaluation.answers.questions import question_of
 from q3edge.evaluation.suites.suite import LETTERS, AnswerFormat, Item
 from q3edge.languages import detect_language
-from q3edge.storage.text_files import Refuse, decode_utf8, json_lines, numbered_lines, table_rows
+from q3edge.storage.text_files import json_lines, numbered_lines, refusal, table_rows
 
 Reader = Callable[[Path, str], list[Item]]
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's notes for a calculator, <<3*4=12>>, which no one would write
@@ -76,7 +76,7 @@ def choice(path: Path, text: str) -> list[Item]:
     Without a header there are four choices.
     """
     language, count, first, items = _language(text), 4, None, []
-    for _, line, row in table_rows(text, _refusal(path, "not CSV")):
+    for _, line, row in table_rows(text, refusal(path, "not CSV")):
         if first is None and (found := _header(row)):
             first, count = found
             continue
@@ -91,8 +91,8 @@ def choice(path: Path, text: str) -> list[Item]:
 def questions(path: Path, text: str) -> list[Item]:
     """q3edge's own questions, JSON Lines; see `q3edge.evaluation.answers.questions.Question`."""
     items = []
-    for line, content in numbered_lines(text):
-        found = parse_question(content, f"{path}, line {line}")
+    for line, raw in json_lines(text, refusal(path, "not JSON")):
+        found = question_of(raw, f"{path}, line {line}")
         items.append(
             Item(
                 found.id, "answer", found.area, found.language, found.question, found.answer, found.answer,
@@ -148,19 +148,6 @@ def recognise(path: Path, text: str) -> Reader:
     )
 
 
-def read_utf8(path: Path) -> str:
-    """The text of a file; InputError: it cannot be read, or is not UTF-8 (with the byte)."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a UTF-8 file") from None
-
-    def refuse(_: int, problem: str) -> InputError:
-        return InputError(f"{path}: not UTF-8 text ({problem}); convert it or choose another")
-
-    return decode_utf8(content, refuse)
-
-
 def _answer(
     path: Path,
     line: int,
@@ -202,12 +189,8 @@ def _language(text: str) -> str:
     return detect_language(text[:_LANGUAGE_SAMPLE])
 
 
-def _refusal(path: Path, what: str) -> Refuse:
-    return lambda line, problem: InputError(f"{path}, line {line}: {what} ({problem})")
-
-
 def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, raw in json_lines(text, _refusal(path, "not JSON")):
+    for number, raw in json_lines(text, refusal(path, "not JSON")):
         if not isinstance(raw, dict):
             raise InputError(f"{path}, line {number}: expected a JSON object")
         yield number, raw

@@ -85,7 +85,7 @@ def allocated(
     ours = {
         "budget": str(limit),
         "int8 KV cache": str(int8_cache),
-        "q3edge's code that makes plans": code_digest("pipeline.quantize"),
+        "q3edge's code that makes plans": code_digest("exporters", "pipeline.quantize"),
     }
     with Journal(work, inputs | ours, restart=calibration.restart) as journal:
         for line in ahead:
