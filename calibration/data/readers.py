@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import io
-import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +12,7 @@ from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import JSON_LINES, SourceFile
 from q3edge.calibration.data.records import ALL_KEYS, USABLE, Place, document_of, makes_record, question_and_answer
 from q3edge.errors import InputError, ResourceError
+from q3edge.storage.text_files import Refuse, decode_utf8, json_lines, table_rows
 
 
 def read_documents(file: SourceFile, source: int) -> list[Document]:
@@ -37,39 +36,21 @@ def _read_code(file: SourceFile, source: int) -> Iterator[Document]:
 
 
 def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document]:
-    for number, line in enumerate(_decode(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        place = Place(file.label, source, number, file.domain)
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problem = (
-                error.msg if isinstance(error, json.JSONDecodeError) else "too deeply nested or too large a number"
-            )
-            raise place.error(f"not valid JSON ({problem}); expected one object a line") from None
-        yield document_of(record, place)
+    for number, record in json_lines(_decode(file), _refusal(file, "not valid JSON", "expected one object a line")):
+        yield document_of(record, Place(file.label, source, number, file.domain))
 
 
 def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
     """With a header that has usable keys: records; else one column of text or two of questions and answers."""
     delimiter = "\t" if file.extension == ".tsv" else ","
-    rows = csv.reader(io.StringIO(_decode(file), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    number = 1
-    try:
-        for row in rows:
-            place = Place(file.label, source, number, file.domain)
-            number = rows.line_num + 1  # where the next row starts: a quoted cell may span lines
-            if not row:
+    for number, _, row in table_rows(_decode(file), _refusal(file, "not a table", "check its quotes"), delimiter):
+        if header is None:
+            header = row if makes_record(row) else []
+            if header:
                 continue
-            if header is None:
-                header = row if makes_record(row) else []
-                if header:
-                    continue
-            yield document_of(dict(zip(header, row)), place) if header else _headless(row, place)
-    except csv.Error as error:
-        raise InputError(f"{file.label}: line {rows.line_num}: not a table ({error}); check its quotes") from None
+        place = Place(file.label, source, number, file.domain)
+        yield document_of(dict(zip(header, row)), place) if header else _headless(row, place)
 
 
 def _headless(row: list[str], place: Place) -> Document:
@@ -122,14 +103,14 @@ def _optional(module: str, file: SourceFile, extra: str) -> Any:
         ) from None
 
 
+def _refusal(file: SourceFile, what: str, advice: str) -> Refuse:
+    return lambda line, problem: InputError(f"{file.label}: line {line}: {what} ({problem}); {advice}")
+
+
 def _decode(file: SourceFile) -> str:
     """UTF-8 text (a byte order mark is dropped) with plain line ends; InputError with the line that is not."""
-    try:
-        text = file.content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = file.content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file.label}: line {line}: not UTF-8 text; convert it or choose another") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = decode_utf8(file.content, _refusal(file, "not UTF-8 text", "convert it or choose another"))
+    return text.replace("\r", "\n")
 
 
 _READERS: dict[str, Callable[[SourceFile, int], Iterator[Document]]] = {

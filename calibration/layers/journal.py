@@ -1,24 +1,21 @@
 """The durable side of a long calibration: finished layers, the latest hidden states, and who works on them.
 
-A work folder lies beside the output until the output is complete. Whatever is in it was written whole (to another name,
-flushed, renamed), so a process killed anywhere can be followed by another that goes on where it stopped.
+A work folder lies beside the output until the output is complete. Whatever is in it was written whole and carries its
+checksum, so a process killed anywhere can be followed by another that goes on where it stopped, and a damaged file is
+made again.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from io import BufferedRandom
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
@@ -26,12 +23,26 @@ from q3edge.calibration.layers.stage import TensorReport
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.storage.array_file import DamagedFileError, read_arrays, read_note, write_arrays
 from q3edge.storage.json_files import read_json_object
+from q3edge.storage.locks import take_lock
+from q3edge.storage.sealed_json import read_sealed, write_sealed
+from q3edge.storage.whole_files import remove_all_leftovers, write_whole
 
 _INPUTS_FILE = "inputs.json"
 _LOCK_FILE = "lock"
-_DIGEST = 32  # bytes of sha256 before the arrays
 _PARTS = ("codes", "scales", "zero_points")
+_ADVICE = "free space or choose another disk"
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSummary:
+    """A finished layer without its weights; floats: names of the tensors that a balance was folded into."""
+
+    reports: Mapping[str, TensorReport]
+    reconstruction: Reconstruction | None
+    floats: tuple[str, ...]
 
 
 class Journal:
@@ -51,6 +62,7 @@ class Journal:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock()
+            remove_all_leftovers(self.folder)
         except OSError as error:
             raise ResourceError(f"{self.folder}: cannot be written ({error.strerror}); choose another disk") from error
         try:
@@ -65,21 +77,15 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._release_lock()
 
+    def finished(self, layer: int) -> LayerSummary | None:
+        """What is told of a finished layer, without reading its arrays; None where there is none, or it is damaged."""
+        note = self._sound(layer, read_note)
+        return None if note is None else _summary(note)
+
     def load(self, layer: int, schemes: Mapping[str, Scheme | None]) -> LayerResult | None:
         """A finished layer; None where there is none, or its file is damaged and has to be made again."""
-        path = self._layer_file(layer)
-        if not path.exists():
-            return None
-        with path.open("rb") as file:
-            sound = file.read(_DIGEST) == hashlib.file_digest(file, "sha256").digest()
-            if sound:
-                file.seek(_DIGEST)
-                with np.load(file, allow_pickle=False) as archive:
-                    arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
-        if not sound:
-            path.unlink()
-            return None
-        return _result(arrays, json.loads(arrays.pop("notes").tobytes()), schemes)
+        found = self._sound(layer, read_arrays)
+        return None if found is None else _result(*found, schemes)
 
     def save(self, layer: int, result: LayerResult) -> None:
         """Make a finished layer durable."""
@@ -90,18 +96,8 @@ class Journal:
                     arrays[f"{name}:{part}"] = values
         reports = {name: report.to_json() for name, report in result.reports.items()}
         reconstruction = None if result.reconstruction is None else asdict(result.reconstruction)
-        notes = json.dumps({"reports": reports, "reconstruction": reconstruction})
-        arrays["notes"] = np.frombuffer(notes.encode(), np.uint8)
-
-        def write(file: BufferedRandom) -> None:
-            file.write(bytes(_DIGEST))
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes **arrays for its own flag
-            file.seek(_DIGEST)
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.seek(0)
-            file.write(digest)
-
-        self._write(self._layer_file(layer), write)
+        note = {"reports": reports, "reconstruction": reconstruction, "floats": list(result.floats)}
+        write_arrays(self._layer_file(layer), arrays, note, _ADVICE)
 
     def finished_layers(self) -> list[int]:
         """Numbers of the layers that have a file, sound or not."""
@@ -109,21 +105,31 @@ class Journal:
 
     def store(self, name: str, values: object) -> None:
         """Make a JSON value durable."""
-        self._write_bytes(self.folder / f"{name}.json", json.dumps(values).encode())
+        write_sealed(self.folder / f"{name}.json", values, _ADVICE)
 
     def recall(self, name: str) -> Any:
-        """The value that was stored; None where there is none."""
-        path = self.folder / f"{name}.json"
-        return json.loads(path.read_bytes()) if path.exists() else None
+        """The value that was stored; None where there is none, or its file is damaged."""
+        return read_sealed(self.folder / f"{name}.json")
 
     def _layer_file(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:04}.bin"
+
+    def _sound(self, layer: int, read: Callable[[Path], Found]) -> Found | None:
+        """What is read of a layer's file; a damaged one is removed."""
+        path = self._layer_file(layer)
+        try:
+            return read(path)
+        except FileNotFoundError:
+            return None
+        except DamagedFileError:
+            path.unlink()
+            return None
 
     def _check_inputs(self) -> None:
         path = self.folder / _INPUTS_FILE
         if not path.exists():
             self._clear()
-            self._write_bytes(path, json.dumps(self._inputs, indent=1, sort_keys=True).encode())
+            write_whole(path, json.dumps(self._inputs, indent=1, sort_keys=True), _ADVICE)
             return
         try:
             earlier = read_json_object(path)
@@ -132,7 +138,7 @@ class Journal:
         if changed := sorted(key for key in {*earlier, *self._inputs} if earlier.get(key) != self._inputs.get(key)):
             raise UsageError(
                 f"{self.folder}: an unfinished run lies there, made from other inputs: {', '.join(changed)} changed; "
-                "repeat that run's command to finish it, or add --restart to begin anew"
+                "repeat that run's command, with the q3edge that began it, to finish it, or add --restart to begin anew"
             )
 
     def _clear(self) -> None:
@@ -144,12 +150,10 @@ class Journal:
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(self._lock):
             owner = os.pread(self._lock, 64, 0).decode(errors="replace").strip() or "another process"
             self._release_lock()
-            raise ResourceError(f"{self.folder}: {owner} is working on this output; wait for it or stop it") from None
+            raise ResourceError(f"{self.folder}: {owner} is working on this output; wait for it or stop it")
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()}".encode(), 0)
 
@@ -158,20 +162,21 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _write_bytes(self, path: Path, content: bytes) -> None:
-        self._write(path, lambda file: file.write(content))
 
-    def _write(self, path: Path, write: Callable[[BufferedRandom], object]) -> None:
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+def _summary(note: Mapping[str, Any]) -> LayerSummary:
+    found = note["reconstruction"]
+    return LayerSummary(
+        reports={
+            name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])})
+            for name, fields in note["reports"].items()
+        },
+        reconstruction=None if found is None else Reconstruction(**found),
+        floats=tuple(note["floats"]),
+    )
 
 
 def _result(
-    arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, Any], schemes: Mapping[str, Scheme | None]
+    arrays: Mapping[str, NDArray[Any]], note: Mapping[str, Any], schemes: Mapping[str, Scheme | None]
 ) -> LayerResult:
     tensors = {}
     for key in arrays:
@@ -181,10 +186,6 @@ def _result(
             tensors[name] = QuantizedTensor(
                 arrays[key], arrays[f"{name}:scales"], arrays.get(f"{name}:zero_points"), scheme
             )
-    floats = {key: values for key, values in arrays.items() if ":" not in key}
-    reports = {
-        name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])})
-        for name, fields in notes["reports"].items()
-    }
-    found = notes["reconstruction"]
-    return LayerResult(tensors, floats, reports, None if found is None else Reconstruction(**found))
+    summary = _summary(note)
+    floats = {name: arrays[name] for name in summary.floats}
+    return LayerResult(tensors, floats, summary.reports, summary.reconstruction)

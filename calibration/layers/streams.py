@@ -6,6 +6,8 @@ so results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +18,10 @@ import numpy as np
 import torch
 
 from q3edge.reference.parallel import ordered_map
+from q3edge.storage.raw_bytes import bytes_of, read_at, write_at
+from q3edge.storage.whole_files import partial_path
 
 _TOKENS_AT_ONCE = 1024
-_PARTIAL = ".partial"
 Result = TypeVar("Result")
 
 
@@ -58,42 +61,24 @@ class Tokens:
 
 
 class Stream:
-    """float32 [sequences, length, width] in a file, read and written in ranges of sequences.
-
-    The file carries a suffix until `commit` says that it is whole.
-    """
+    """float32 [sequences, length, width] in a file, read and written in ranges of sequences, and deleted at the end."""
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
-        """Open the file `path`, or create it under another name."""
-        self._final = path
-        self._path = path if path.exists() else path.with_name(path.name + _PARTIAL)
-        self._sequences, self._shape = tokens.sequences, (tokens.length, width)
+        """Open the file `path`, or create it under the name of a partial file."""
+        self._final, self._tokens = path, tokens
+        self._path = path if path.exists() else partial_path(path)
+        self._shape = (tokens.length, width)
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the file was committed and has its full length."""
-        whole = self._offset(slice(self._sequences, None))
-        return self._path == self._final and os.fstat(self._fd).st_size == whole
-
     def read(self, part: slice) -> torch.Tensor:
-        """float32 [n, length, width]; OSError where the file is too short."""
+        """float32 [n, length, width]; EOFError where the file is too short."""
         out = np.empty((part.stop - part.start, *self._shape), np.float32)
-        view, offset = memoryview(out.reshape(-1).view(np.uint8).data), self._offset(part)
-        while view:
-            count = os.preadv(self._fd, [view], offset)
-            if not count:
-                raise OSError(f"{self._path}: shorter than expected")
-            view, offset = view[count:], offset + count
+        read_at(self._fd, bytes_of(out), self._offset(part.start))
         return torch.from_numpy(out)
 
     def write(self, part: slice, values: torch.Tensor) -> None:
         """Store float32 [n, length, width]."""
-        flat = values.contiguous().view(-1).numpy()
-        view, offset = memoryview(flat.view(np.uint8).data), self._offset(part)
-        while view:
-            count = os.pwrite(self._fd, view, offset)
-            view, offset = view[count:], offset + count
+        write_at(self._fd, bytes_of(values.contiguous().numpy()), self._offset(part.start))
 
     def commit(self) -> None:
         """Wait until the disk has it and give it its name."""
@@ -109,20 +94,51 @@ class Stream:
         self.close()
         self._path.unlink()
 
-    def _offset(self, part: slice) -> int:
-        return int(part.start) * self._shape[0] * self._shape[1] * 4
+    def _offset(self, sequence: int) -> int:
+        return 4 * sequence * math.prod(self._shape)
+
+
+class CheckedStream(Stream):
+    """A stream that outlives the process: written in the parts of its tokens, with the sha256 of each behind them."""
+
+    def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
+        """As `Stream`."""
+        super().__init__(path, tokens, width)
+        self._checksums: dict[int, bytes] = {}  # of the parts that this process wrote, by their first sequence
+
+    def write(self, part: slice, values: torch.Tensor) -> None:
+        """As `Stream`; `part` is one of the tokens' parts."""
+        super().write(part, values)
+        self._checksums[part.start] = _checksum(values)
+
+    def commit(self) -> None:
+        """Write the checksums of all parts, wait until the disk has it and give it its name."""
+        checksums = b"".join(self._checksums[part.start] for part in self._tokens.parts)
+        write_at(self._fd, checksums, self._offset(self._tokens.sequences))
+        super().commit()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the file was committed and every part is as it was written; reads all of it, a part at a time."""
+        if self._path != self._final:
+            return False
+        try:
+            checksums = b"".join(_checksum(self.read(part)) for part in self._tokens.parts)
+        except EOFError:
+            return False
+        return os.pread(self._fd, len(checksums) + 1, self._offset(self._tokens.sequences)) == checksums
 
 
 class Boundary:
     """Hidden states between two layers, or before the first or behind the last: the rounded model's, `own`.
 
-    `target`: the float model's, beside them; None where nothing needs them. Both are whole, or the boundary is not.
+    `target`: the float model's, beside them; None where nothing needs them. Both are sound, or the boundary is not.
     """
 
     def __init__(self, folder: Path, number: int, tokens: Tokens, width: int, *, with_target: bool) -> None:
         """Open the files of boundary `number`, or create them; width of the hidden states."""
-        self.own = Stream(self._path(folder, "hidden", number), tokens, width)
-        self.target = Stream(self._path(folder, "float", number), tokens, width) if with_target else None
+        self.own = CheckedStream(self._path(folder, "hidden", number), tokens, width)
+        self.target = CheckedStream(self._path(folder, "float", number), tokens, width) if with_target else None
 
     @classmethod
     def exists(cls, folder: Path, number: int) -> bool:
@@ -130,9 +146,9 @@ class Boundary:
         return cls._path(folder, "hidden", number).exists()
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all files were committed and have their full length."""
-        return all(stream.is_whole for stream in self._streams)
+    def is_sound(self) -> bool:
+        """Whether all files were committed and hold what was written."""
+        return all(stream.is_sound for stream in self._streams)
 
     def commit(self) -> None:
         """Wait until the disk has all and give the files their names."""
@@ -150,9 +166,13 @@ class Boundary:
             stream.delete()
 
     @property
-    def _streams(self) -> list[Stream]:
+    def _streams(self) -> list[CheckedStream]:
         return [self.own] if self.target is None else [self.own, self.target]
 
     @staticmethod
     def _path(folder: Path, name: str, number: int) -> Path:
         return folder / f"{name}-{number:04}.bin"
+
+
+def _checksum(values: torch.Tensor) -> bytes:
+    return hashlib.sha256(bytes_of(values.contiguous().numpy())).digest()

@@ -5,12 +5,14 @@ last layer comes the head, solved for the final hidden states.
 
 Owns the order of work and what is durable when. A layer and the hidden states behind it are on disk before the next
 layer begins; the next run continues there. A layer whose file is damaged is solved again from the states before it,
-which are computed anew from the layers that are sound.
+which are computed anew from the layers that are sound. A file that cannot be used is found at the start if its header
+or its length tells, and else when it is read: no file is read only to be checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
-from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers.journal import Journal, LayerSummary
 from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import Boundary, Stream, Tokens
@@ -36,6 +38,7 @@ from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
 HELD_OUT = 1 / 8  # of the sequences judge every choice
+Found = TypeVar("Found")
 
 
 class Walk:
@@ -68,7 +71,7 @@ class Walk:
 
     def run(self) -> Stream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
-        sound = {n for n in self._journal.finished_layers() if self._journal.load(n, self._schemes) is not None}
+        sound = {n for n in self._journal.finished_layers() if self._journal.finished(n) is not None}
         begin = self._first_boundary(sound)
         head_scheme = self._schemes.get(self._head)
         steps = self._layers * self._steps + (head_scheme is not None)
@@ -100,20 +103,39 @@ class Walk:
         return before.own
 
     def results(self) -> Iterator[LayerResult]:
-        """Every layer's result, in order, and the head's if it is rounded, once `run` is done."""
-        yield from map(self._result, range(self._layers))
-        if self._schemes.get(self._head) is not None:
-            yield self._result(self._layers)
+        """Every layer's result, in order, and the head's if it is rounded, once `run` is done; each file is read once.
+
+        One that turns out to be damaged is solved again.
+        """
+        return map(self._result, self._numbers)
+
+    def summaries(self) -> Iterator[LayerSummary]:
+        """What is told of each of the `results`, without reading them."""
+        for number in self._numbers:
+            yield self._again(number, self._journal.finished)
 
     def head(self) -> QuantizedTensor | None:
         """The head as it was rounded, once `run` is done; None: it is float."""
         return None if self._schemes.get(self._head) is None else self._result(self._layers).tensors[self._head]
 
-    def _result(self, layer: int) -> LayerResult:
-        result = self._journal.load(layer, self._schemes)
-        if result is None:
-            raise InputError(f"{self._journal.folder}: layer {layer} is missing or damaged; run the command again")
-        return result
+    @property
+    def _numbers(self) -> range:
+        """Of the layers, and of the head if it is rounded."""
+        return range(self._layers + (self._schemes.get(self._head) is not None))
+
+    def _result(self, number: int) -> LayerResult:
+        return self._again(number, lambda layer: self._journal.load(layer, self._schemes))
+
+    def _again(self, number: int, read: Callable[[int], Found | None]) -> Found:
+        """What `read` gives of a finished layer, solved again where its file is damaged: only reading shows that."""
+        found = read(number)
+        if found is None:
+            progress.note(f"layer {number}: its file is damaged, it is solved again")
+            self.run().close()
+            found = read(number)
+        if found is None:
+            raise InputError(f"{self._journal.folder}: layer {number} is damaged again; check the disk")
+        return found
 
     def _first_boundary(self, sound: Set[int]) -> int:
         """Where to begin: behind the layers that are done if their hidden states are there, else at the embedding."""
@@ -124,12 +146,13 @@ class Walk:
         if number == 0 or not Boundary.exists(self._journal.folder, number):
             return False
         boundary = self._boundary(number)
-        whole = boundary.is_whole
-        if whole:
+        sound = boundary.is_sound
+        if sound:
             boundary.close()
         else:
+            progress.note(f"hidden states before layer {number} are damaged, they are computed again")
             boundary.delete()
-        return whole
+        return sound
 
     def _boundary(self, number: int) -> Boundary:
         width = self._source.config.hidden_size

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from q3edge.artifact.manifest import MANIFEST_FILE
 from q3edge.errors import ResourceError, UsageError
+from q3edge.storage.exchange import exchange
+from q3edge.storage.whole_files import partial_folder, writable
 
 _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -21,24 +24,16 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
 
     UsageError: `final` exists and `overwrite` is false, or `final` is, holds or lies in one of `inputs`.
     ResourceError: the disk is full or cannot be written. What stood under `final` stays until the new one is complete.
+    What killed processes left of `final` is removed, or put back where they died while replacing it.
     """
+    _put_back(final)
     _check_output(final, overwrite, inputs)
-    staging = final.parent / f".{final.name}.partial-{os.getpid()}"
-    try:
+    with ExitStack() as stack:
+        with writable(final, "choose another folder"):
+            staging = stack.enter_context(partial_folder(final))
         with _write_errors(final):
-            shutil.rmtree(staging, ignore_errors=True)
-            _create(staging, final)
             yield staging
             _promote(staging, final)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _create(staging: Path, final: Path) -> None:
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise ResourceError(f"{final}: cannot be created ({error.strerror}); choose another folder") from error
 
 
 def _check_output(final: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
@@ -68,10 +63,20 @@ def _write_errors(final: Path) -> Iterator[None]:
 
 
 def _promote(staging: Path, final: Path) -> None:
+    """Give `staging` its name; what had it is removed, at once or as `staging`."""
     if not final.exists():
         staging.rename(final)
-        return
-    old = final.parent / f".{final.name}.old-{os.getpid()}"
-    final.rename(old)
-    staging.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    elif not exchange(staging, final):
+        old = final.parent / f".{final.name}.old-{os.getpid()}"
+        final.rename(old)
+        staging.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(final: Path) -> None:
+    """Undo what a process did that died between the two renames of `_promote`."""
+    for old in final.parent.glob(f".{glob.escape(final.name)}.old-*"):
+        if os.path.lexists(final):
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(final)

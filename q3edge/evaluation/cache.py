@@ -1,7 +1,7 @@
-"""The evaluation cache: where it lies, and files in it that are whole or absent.
+"""The evaluation cache: where it lies, and files in it that are whole, with a checksum, or absent.
 
-Keys say what decides the content: a key is never reused for something else, so nothing in the cache grows stale, and
-deleting any of it costs only the time to make it again. No entry is removed by itself.
+Keys say what decides the content, names of files say which code made it: nothing is answered from what other code made,
+and deleting any of it costs only the time to make it again. An entry is removed when other code makes it anew.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.errors import InputError, ResourceError
+from q3edge.errors import InputError
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
+from q3edge.storage.array_file import DamagedFileError, read_arrays, write_arrays
+from q3edge.storage.code_digest import code_digest
+from q3edge.storage.sealed_json import read_sealed, write_sealed
+from q3edge.storage.whole_files import writable
+
+ADVICE = "free space, set Q3EDGE_CACHE, or add --no-cache"
+_READING = ("architecture", "checkpoint", "quantization", "reference", "storage")
+_JUDGING = (
+    *_READING, "artifact", "evaluation", "exporters", "languages", "pipeline.export", "pipeline.measure", "runtime",
+)  # fmt: skip
+_CODE: Mapping[str, tuple[str, ...]] = {  # what computes each kind of entry
+    "answers": ("architecture", "artifact", "evaluation.answers", "runtime", "storage"),
+    "float": (*_READING, "artifact", "exporters", "pipeline.export"),
+    "hidden": _READING,
+    "measurements": (*_JUDGING, "machine"),
+    "scorecards": _JUDGING,
+    "unfinished": _JUDGING,
+}
 
 
 def cache_folder() -> Path:
@@ -37,7 +55,7 @@ def cache_key(**parts: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCache:
-    """Three kinds of files below `folder`: finished scorecards, hidden states of float models, and journals.
+    """Finished scorecards, hidden states and exports of float models, measurements, and journals, below `folder`.
 
     ResourceError, from whatever writes: the disk is full or cannot be written.
     """
@@ -45,68 +63,57 @@ class EvaluationCache:
     folder: Path
 
     def scorecard(self, key: str) -> Scorecard | None:
-        """A finished evaluation; None where there is none, or one that this q3edge cannot read."""
+        """A finished evaluation; None where there is none, or a damaged one."""
         try:
-            return scorecard_from_json(json.loads(self._path("scorecards", key, "json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, InputError):
+            return scorecard_from_json(read_sealed(self._path("scorecards", key, ".json")))
+        except InputError:
             return None
 
     def save_scorecard(self, key: str, scorecard: Scorecard) -> None:
         """Keep a finished evaluation."""
-        text = json.dumps(scorecard.to_json(), ensure_ascii=False, allow_nan=False)
-        with self._replacing(self._path("scorecards", key, "json")) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_sealed(self._new("scorecards", key, ".json"), scorecard.to_json(), ADVICE)
 
     def hidden(self, key: str, tokens: int) -> NDArray[np.float32] | None:
-        """Hidden states float32 [tokens, H], read as they are needed; None where there are none, or damaged ones."""
+        """Hidden states float32 [tokens, H]; None where there are none, or damaged ones."""
         try:
-            found: NDArray[np.float32] = np.load(self._path("hidden", key, "npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+            found: NDArray[np.float32] = read_arrays(self._path("hidden", key, ".bin"))[0]["states"]
+        except (OSError, DamagedFileError):
             return None
-        return found if found.dtype == np.float32 and found.ndim == 2 and len(found) == tokens else None
+        return found if len(found) == tokens else None
 
     def save_hidden(self, key: str, states: NDArray[np.float32]) -> None:
         """Keep hidden states float32 [tokens, H]."""
-        with self._replacing(self._path("hidden", key, "npy")) as temporary, temporary.open("wb") as file:
-            np.save(file, states)
+        write_arrays(self._new("hidden", key, ".bin"), {"states": states}, advice=ADVICE)
+
+    def measurement(self, key: str) -> Any:
+        """A JSON value that was measured; None where there is none, or a damaged one."""
+        return read_sealed(self._path("measurements", key, ".json"))
+
+    def save_measurement(self, key: str, value: object) -> None:
+        """Keep a JSON value that was measured."""
+        write_sealed(self._new("measurements", key, ".json"), value, ADVICE)
 
     def journal_file(self, key: str) -> Path:
         """Where the journal of an unfinished evaluation lies; its folder exists."""
-        return self._with_folder(self._path("unfinished", key, "jsonl"))
+        return self._new("unfinished", key, ".jsonl")
 
     def answers_file(self, artifact_digest: str) -> Path:
         """Where everything that a model answered is kept; its folder exists."""
-        return self._with_folder(self._path("answers", artifact_digest, "jsonl"))
+        return self._new("answers", artifact_digest, ".jsonl")
 
-    def _with_folder(self, path: Path) -> Path:
-        with writing(path):
+    def float_folder(self, model_digest: str) -> Path:
+        """Where the float export of a model lies or is to be made; the folder it lies in exists."""
+        return self._new("float", model_digest, "")
+
+    def _new(self, kind: str, key: str, suffix: str) -> Path:
+        """The place of an entry; its folder is made, and what other code made of the same key is removed."""
+        path = self._path(kind, key, suffix)
+        with writable(path, ADVICE):
             path.parent.mkdir(parents=True, exist_ok=True)
+            for other in path.parent.glob(f"{key}-*"):
+                if other != path:
+                    shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
         return path
 
     def _path(self, kind: str, key: str, suffix: str) -> Path:
-        return self.folder / kind / f"{key}.{suffix}"
-
-    @contextmanager
-    def _replacing(self, path: Path) -> Iterator[Path]:
-        """A name to write to, which takes the place of `path` when the block ends well and is on the disk."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                yield temporary
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """ResourceError that names `path` and the way out, where the system refuses what the block does."""
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"{path}: cannot be written ({error.strerror}); free space, set Q3EDGE_CACHE, or add --no-cache"
-        ) from error
+        return self.folder / kind / f"{key}-{code_digest(*_CODE[kind])[:16]}{suffix}"

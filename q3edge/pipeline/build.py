@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from q3edge.pipeline.measure.validate import require_passed, text_windows
 from q3edge.pipeline.quantize.calibrate import Calibration, discard_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.quantization.recipe import Recipe
+from q3edge.storage.whole_files import partial_folder
 
 ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
 
@@ -81,7 +81,7 @@ def _quantized(
     if recipe is None:
         yield checkpoint
         return
-    with tempfile.TemporaryDirectory(prefix=".q3edge-quantized-", dir=output.parent) as name:
-        write_quantized(checkpoint, recipe, Path(name), calibration, work=work_folder(output), exported=True)
-        with open_quantized_model(Path(name)) as quantized:
+    with partial_folder(output.with_name(f"{output.name}.quantized")) as folder:
+        write_quantized(checkpoint, recipe, folder, calibration, work=work_folder(output), exported=True)
+        with open_quantized_model(folder) as quantized:
             yield quantized

@@ -1,1 +1,1 @@
-"""Files read strictly and written whole: JSON, JSON Lines, text."""
+"""Files on a disk: read strictly, written whole, with checksums. Knows bytes, text and arrays, but no model."""

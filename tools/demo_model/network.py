@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from .files import token_id, write_text
+from q3edge.storage.whole_files import write_whole
+
+from .files import token_id
 from .vocab import VOCABULARY, save_tokenizer
 
 MAX_LENGTH = 1024
@@ -79,10 +80,7 @@ def save_weights(model: Qwen3ForCausalLM, folder: Path) -> None:
         for name, value in model.state_dict().items()
         if name != "lm_head.weight"
     }
-    beside = folder / "model.safetensors.new"
-    save_file(tensors, beside, metadata={"format": "pt"})
-    beside.chmod(0o644)
-    os.replace(beside, folder / "model.safetensors")
+    write_whole(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
 def save_checkpoint(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -94,4 +92,4 @@ def save_checkpoint(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path)
         ("config", config_dict(tokenizer)),
         ("generation_config", generation_config(tokenizer)),
     ):
-        write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+        write_whole(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")

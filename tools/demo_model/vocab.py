@@ -18,9 +18,11 @@ from tokenizers import (
     trainers,
 )
 
+from q3edge.storage.whole_files import write_whole
+
 from .chat_template import CHAT_TEMPLATE
 from .curriculum import examples
-from .files import token_id, write_text
+from .files import token_id
 
 VOCABULARY = 1280
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -98,6 +100,6 @@ def tokenizer_config(tokenizer: Tokenizer, length: int) -> dict[str, Any]:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
     """Write tokenizer.json and tokenizer_config.json."""
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    write_whole(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
     config = json.dumps(tokenizer_config(tokenizer, length), indent=2, ensure_ascii=False)
-    write_text(folder / "tokenizer_config.json", config + "\n")
+    write_whole(folder / "tokenizer_config.json", config + "\n")

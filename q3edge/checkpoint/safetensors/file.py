@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.errors import InputError
+from q3edge.storage.raw_bytes import bytes_of, read_at
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
 FLOAT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -113,15 +114,12 @@ class SafetensorsFile:
         return entry, NUMPY_DTYPES[entry.dtype], first, shape
 
     def _pread(self, name: str, out: NDArray[Any], offset: int) -> None:
-        view, done = out.reshape(-1).view(np.uint8).data, 0
-        while done < len(view):
-            try:
-                count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
-            except OSError as error:
-                raise InputError(f"{self.path} ({name}): cannot be read ({error.strerror})") from None
-            if count == 0:
-                raise InputError(f"{self.path} ({name}): the file became shorter while it was read")
-            done += count
+        try:
+            read_at(self._file.fileno(), bytes_of(out), offset)
+        except OSError as error:
+            raise InputError(f"{self.path} ({name}): cannot be read ({error.strerror})") from None
+        except EOFError:
+            raise InputError(f"{self.path} ({name}): the file became shorter while it was read") from None
 
 
 def row_range(rows: slice | None, height: int) -> slice:

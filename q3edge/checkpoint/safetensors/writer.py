@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
+from q3edge.storage.raw_bytes import bytes_of, write_at
 
 
 class SafetensorsWriter:
@@ -43,7 +44,7 @@ class SafetensorsWriter:
         self.path = path
         self._data_start = 8 + len(text)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._pwrite(len(text).to_bytes(8, "little") + text, 0)
+        write_at(self._fd, len(text).to_bytes(8, "little") + text, 0)
 
     def append(self, name: str, block: NDArray[Any]) -> None:
         """Write the next rows of a tensor, in its stored dtype (BF16 as uint16 bits).
@@ -55,7 +56,7 @@ class SafetensorsWriter:
             raise ValueError(f"{name}: block {block.dtype} {block.shape} does not fit {expected}")
         if self._cursor[name] + block.nbytes > self._end[name]:
             raise ValueError(f"{name}: more rows than its shape {self._shapes[name]}")
-        self._pwrite(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data, self._data_start + self._cursor[name])
+        write_at(self._fd, bytes_of(np.ascontiguousarray(block)), self._data_start + self._cursor[name])
         self._cursor[name] += block.nbytes
 
     def close(self) -> None:
@@ -77,12 +78,6 @@ class SafetensorsWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _pwrite(self, data: bytes | memoryview, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._fd, view, offset)
-            view, offset = view[count:], offset + count
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

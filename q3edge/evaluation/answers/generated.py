@@ -5,8 +5,6 @@ What counts as an answer is number_match's business, running programs sandbox's,
 
 from __future__ import annotations
 
-import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +20,7 @@ from q3edge.artifact import Notice, artifact_digest
 from q3edge.evaluation.answers.behaviour import Generated, behaviour
 from q3edge.evaluation.answers.number_match import is_right, program
 from q3edge.evaluation.answers.sandbox import Sandbox
-from q3edge.evaluation.cache import cache_key, writing
+from q3edge.evaluation.cache import ADVICE, cache_key
 from q3edge.evaluation.distance.statistics import Draws, Estimate
 from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
@@ -31,6 +29,7 @@ from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message
+from q3edge.storage.json_lines import JsonLines
 
 _TEXT = "texts are read, not answered"
 _TOO_LONG = "questions longer than the model's context were not asked"
@@ -173,33 +172,21 @@ def _judge(item: Item, found: Generated, sandbox: Sandbox | None) -> Generated:
 
 
 class _Journal:
-    """What a model wrote, by key, in a file of JSON Lines, without judgements; without a path, nothing is kept.
-
-    A line that a kill cut short is no JSON; that item is written again.
-    """
+    """What a model wrote, by key, without judgements; without a path, nothing is kept."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path, self._file = path, -1
+        self._lines = None if path is None else JsonLines(path, ADVICE)
         self._known: dict[str, Generated] = {}
 
     def __enter__(self) -> Self:
-        if self._path is not None:
-            with writing(self._path):
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-                content = self._path.read_bytes()
-                if content and not content.endswith(b"\n"):
-                    os.write(self._file, b"\n")
-            for line in content.splitlines():
-                try:
-                    raw = json.loads(line)
-                    self._known[raw["key"]] = from_plain(Generated, raw["written"])
-                except (ValueError, KeyError, TypeError):
-                    continue
+        if self._lines is not None:
+            self._lines.__enter__()
+            self._known = {raw["key"]: from_plain(Generated, raw["written"]) for raw in self._lines.values()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if self._path is not None:
-            os.close(self._file)
+        if self._lines is not None:
+            self._lines.close()
 
     def load(self, key: str) -> Generated | None:
         """What is there already."""
@@ -207,12 +194,8 @@ class _Journal:
 
     def append(self, key: str, written: Generated) -> None:
         """Make one item durable; ResourceError: the disk is full."""
-        if self._path is None:
-            return
-        line = json.dumps({"key": key, "written": asdict(written)}) + "\n"
-        with writing(self._path):
-            os.write(self._file, line.encode())
-            os.fsync(self._file)
+        if self._lines is not None:
+            self._lines.append({"key": key, "written": asdict(written)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +12,7 @@ from typing import Any
 from q3edge import progress
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.storage.text_files import json_lines, read_utf8, refusal
 
 _END_OF_THINKING = "</think>"
 _NORMAL_975 = NormalDist().inv_cdf(0.975)
@@ -54,11 +54,8 @@ class AnswerReport:
 
 def read_questions(path: Path) -> list[Question]:
     """Read a JSON Lines file of questions; InputError names the file and line that differs from `Question`."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected a UTF-8 JSON Lines file") from None
-    questions = [parse_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    lines = json_lines(read_utf8(path), refusal(path, "not JSON"))
+    questions = [question_of(raw, f"{path}, line {number}") for number, raw in lines]
     if not questions:
         raise InputError(f"{path}: no questions; expected one JSON object a line")
     return questions
@@ -94,12 +91,8 @@ def score_answers(questions: Sequence[Question], generate: Callable[[Question], 
     return AnswerReport(wilson(correct), by_area, tuple(answers))
 
 
-def parse_question(line: str, where: str) -> Question:
-    """One line of a questions file; InputError begins with `where`."""
-    try:
-        raw = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error})") from None
+def question_of(raw: object, where: str) -> Question:
+    """The question in one line's JSON value; InputError begins with `where`."""
     wanted = {field.name: bool if field.name == "thinking" else str for field in fields(Question)}
     if not isinstance(raw, dict) or any(type(raw.get(name)) is not kind for name, kind in wanted.items()):
         raise InputError(

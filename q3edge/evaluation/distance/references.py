@@ -15,7 +15,6 @@ from q3edge.evaluation.distance.windows import Window, padded_inputs
 from q3edge.reference.model import LogitsHead, hidden_states
 
 BATCH_TOKENS = 16_384  # padding included; bounds the hidden states in memory, 335 MB at the 32B shape
-_LAYOUT = 2  # of the cached states; a change of how they are computed or stored counts it up
 
 
 class Reference(Protocol):
@@ -65,10 +64,10 @@ class FloatReference:
         lengths = [len(window.inputs) for window in windows]
         tokens = sum(lengths)
         ids = [window.inputs.tolist() for window in windows]
-        key = cache_key(layout=_LAYOUT, torch=str(torch.__version__), reference=self._digest, windows=ids)
+        key = cache_key(torch=str(torch.__version__), reference=self._digest, windows=ids)
         if self._cache is not None and (found := self._cache.hidden(key, tokens)) is not None:
             self.cached_tokens += tokens
-            return torch.from_numpy(np.array(found))
+            return torch.from_numpy(found)
         padded = hidden_states(self._source, padded_inputs(windows), lengths)
         states = torch.cat([row[:length] for row, length in zip(padded, lengths)])
         if self._cache is not None:

@@ -1,14 +1,12 @@
 """The durable side of an evaluation: every reading is on the disk before the next begins.
 
-JSON Lines, one reading each, metrics as base64 of float64, so what is read back is bit for bit what was written. A line
-that a kill cut short is no JSON; that passage is read again.
+Metrics are base64 of float64, so what is read back is bit for bit what was written. A passage whose line is damaged is
+read again.
 """
 
 from __future__ import annotations
 
 import base64
-import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +14,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from q3edge.evaluation.cache import writing
+from q3edge.evaluation.cache import ADVICE
 from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.scorecard.readings import NextTokens, Place, Reading
+from q3edge.storage.json_lines import JsonLines
 
 _FIELDS = len(fields(TokenMetrics))
 
@@ -30,41 +29,26 @@ class ReadingJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = -1
+        self._lines = JsonLines(path, ADVICE)
 
     def __enter__(self) -> Self:
-        with writing(self._path):
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            size = os.fstat(self._file).st_size
-            if size and os.pread(self._file, 1, size - 1) != b"\n":
-                os.write(self._file, b"\n")  # ends a line that was cut short
+        self._lines.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        os.close(self._file)
+        self._lines.close()
 
     def load(self) -> dict[int, Reading | None]:
         """What is there already: passage number -> reading, None where its logits were NaN or infinite."""
-        found = {}
-        for line in self._path.read_bytes().splitlines():
-            try:
-                raw = json.loads(line)
-                found[int(raw["passage"])] = _reading(raw["reading"])
-            except (ValueError, KeyError, TypeError):
-                continue
-        return found
+        return {raw["passage"]: _reading(raw["reading"]) for raw in self._lines.values()}
 
     def append(self, passage: int, reading: Reading | None) -> None:
         """Make one reading durable; ResourceError: the disk is full."""
-        line = json.dumps({"passage": passage, "reading": _plain(reading)}) + "\n"
-        with writing(self._path):
-            os.write(self._file, line.encode())
-            os.fsync(self._file)
+        self._lines.append({"passage": passage, "reading": _plain(reading)})
 
     def discard(self) -> None:
         """Remove the file: the evaluation is finished."""
-        self._path.unlink(missing_ok=True)
+        self._lines.discard()
 
 
 def _plain(reading: Reading | None) -> dict[str, Any] | None:

@@ -6,18 +6,16 @@ such data usually has. InputError: names the file and the line that differs from
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from q3edge.errors import InputError
-from q3edge.evaluation.answers.questions import parse_question
+from q3edge.evaluation.answers.questions import question_of
 from q3edge.evaluation.suites.suite import LETTERS, AnswerFormat, Item
 from q3edge.languages import detect_language
+from q3edge.storage.text_files import json_lines, numbered_lines, refusal, table_rows
 
 Reader = Callable[[Path, str], list[Item]]
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's notes for a calculator, <<3*4=12>>, which no one would write
@@ -53,7 +51,7 @@ def mgsm(path: Path, text: str) -> list[Item]:
     language = named[1] if named else _language(text)
     area = "math" if language == "en" else "multilingual"
     items = []
-    for line, content in _lines(text):
+    for line, content in numbered_lines(text):
         question, tab, final = content.partition("\t")
         if not tab or "\t" in final or not question.strip() or not final.strip():
             raise InputError(f"{path}, line {line}: expected a question, one tab and its answer")
@@ -77,32 +75,24 @@ def choice(path: Path, text: str) -> list[Item]:
 
     Without a header there are four choices.
     """
-    rows = csv.reader(io.StringIO(text), strict=True)
     language, count, first, items = _language(text), 4, None, []
-    try:
-        for row in rows:
-            if not row:
-                continue
-            if first is None and (found := _header(row)):
-                first, count = found
-                continue
-            if first is None:
-                first = len(row) - count - 2
-            if len(row) != first + count + 2 or first not in (0, 1):
-                raise InputError(
-                    f"{path}, line {rows.line_num}: {len(row)} cells; expected question, {count} choices, answer"
-                )
-            items.append(_choice_item(path, rows.line_num, language, [cell.strip() for cell in row[first:]]))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+    for _, line, row in table_rows(text, refusal(path, "not CSV")):
+        if first is None and (found := _header(row)):
+            first, count = found
+            continue
+        if first is None:
+            first = len(row) - count - 2
+        if len(row) != first + count + 2 or first not in (0, 1):
+            raise InputError(f"{path}, line {line}: {len(row)} cells; expected question, {count} choices, answer")
+        items.append(_choice_item(path, line, language, [cell.strip() for cell in row[first:]]))
     return items
 
 
 def questions(path: Path, text: str) -> list[Item]:
     """q3edge's own questions, JSON Lines; see `q3edge.evaluation.answers.questions.Question`."""
     items = []
-    for line, content in _lines(text):
-        found = parse_question(content, f"{path}, line {line}")
+    for line, raw in json_lines(text, refusal(path, "not JSON")):
+        found = question_of(raw, f"{path}, line {line}")
         items.append(
             Item(
                 found.id, "answer", found.area, found.language, found.question, found.answer, found.answer,
@@ -158,16 +148,6 @@ def recognise(path: Path, text: str) -> Reader:
     )
 
 
-def read_utf8(path: Path) -> str:
-    """The text of a file; InputError: it cannot be read, or is not UTF-8 (with the byte)."""
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it or choose another") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a UTF-8 file") from None
-
-
 def _answer(
     path: Path,
     line: int,
@@ -209,17 +189,8 @@ def _language(text: str) -> str:
     return detect_language(text[:_LANGUAGE_SAMPLE])
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """(Number from 1, content) of every line that is not blank; only \\n ends one, as in JSON Lines."""
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
 def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(text):
-        try:
-            raw = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+    for number, raw in json_lines(text, refusal(path, "not JSON")):
         if not isinstance(raw, dict):
             raise InputError(f"{path}, line {number}: expected a JSON object")
         yield number, raw

@@ -13,8 +13,9 @@ from typing import Any, get_args
 
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.windows import built_in_texts
-from q3edge.evaluation.suites.readers import READERS, Reader, questions, read_utf8, recognise
+from q3edge.evaluation.suites.readers import READERS, Reader, questions, recognise
 from q3edge.evaluation.suites.suite import AnswerFormat, Item, Suite
+from q3edge.storage.text_files import read_utf8
 
 _HEADER = ("name", "area", "language", "reader", "files", "prompt", "answer_format", "source")
 _QUESTION = "{question}"

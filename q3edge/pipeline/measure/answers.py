@@ -81,8 +81,7 @@ def _answering(reference: Path, digest: str, cache: EvaluationCache | None) -> I
         yield reference
         return
     with tempfile.TemporaryDirectory(prefix="q3edge-float-") as name:
-        target = (cache.folder if cache else Path(name)) / "float" / digest
+        target = cache.float_folder(digest) if cache else Path(name) / "float"
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
             export_artifact(str(reference), target, as_float=True)
         yield target

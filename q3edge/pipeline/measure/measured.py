@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
-from q3edge.evaluation.cache import cache_folder, cache_key, writing
+from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.plain_values import from_plain
 
 Found = TypeVar("Found")
@@ -21,25 +18,12 @@ def known_or_measured(
 
     kind: a dataclass; cache False neither reads nor stores. ResourceError: the cache cannot be written.
     """
-    path = cache_folder().with_name("measurements") / f"{cache_key(kind=kind.__name__, **inputs)}.json"
-    if cache and (found := _read(kind, path)) is not None:
-        return found
-    found = measure()
-    if cache:
-        _write(path, json.dumps(to_json(found), allow_nan=False))
-    return found
-
-
-def _read(kind: type[Found], path: Path) -> Found | None:
+    if not cache:
+        return measure()
+    kept, key = EvaluationCache(cache_folder()), cache_key(kind=kind.__name__, **inputs)
     try:
-        return from_plain(kind, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None  # absent, damaged, or of another q3edge
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        return from_plain(kind, kept.measurement(key))
+    except TypeError:  # absent or damaged
+        found = measure()
+    kept.save_measurement(key, to_json(found))
+    return found

@@ -50,6 +50,7 @@ from q3edge.pipeline.quantize.plans import (
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.reference.weights import normalize, read_tensor
+from q3edge.storage.code_digest import code_digest
 
 _COSTS, _JUDGED = "costs", "judged"
 
@@ -81,7 +82,11 @@ def allocated(
     )  # fmt: skip
     inputs = run_inputs(model_digest, tokens, calibration)
     ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
-    ours = {"budget": str(limit), "int8 KV cache": str(int8_cache)}
+    ours = {
+        "budget": str(limit),
+        "int8 KV cache": str(int8_cache),
+        "q3edge's code that makes plans": code_digest("exporters", "pipeline.quantize"),
+    }
     with Journal(work, inputs | ours, restart=calibration.restart) as journal:
         for line in ahead:
             progress.note(line)

@@ -33,8 +33,12 @@ from q3edge.pipeline.quantize.outlook import outlook
 from q3edge.quantization.recipe import AUTO, Recipe
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
-from q3edge.version import VERSION
+from q3edge.storage.code_digest import code_digest
 
+_CODE = (  # what decides the result of a calibration, beside its inputs
+    "architecture", "calibration.budget", "calibration.layers", "calibration.rounding", "calibration.training",
+    "checkpoint", "quantization", "reference", "storage",
+)  # fmt: skip
 _LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds and calibration is asked for by name
 
 
@@ -72,10 +76,14 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What a calibration by `recipe` gave; `layers` reads the results one by one. Empty where there was none."""
+    """What a calibration by `recipe` gave; `layers` reads the results one by one, from their files, so once is enough.
+
+    balanced: names of the float tensors in them. Empty where there was no calibration.
+    """
 
     recipe: Recipe
     layers: Callable[[], Iterator[LayerResult]] = lambda: iter(())
+    balanced: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     tokens: NDArray[np.int64] | None = None
@@ -194,7 +202,7 @@ def run_inputs(model_digest: str, tokens: CalibrationSet, calibration: Calibrati
         "model": model_digest,
         "calibration tokens": tokens.digest,
         "reconstruct": str(calibration.reconstruct),
-        "q3edge version": VERSION,
+        "q3edge's calibration code": code_digest(*_CODE),
         "torch version": torch.__version__,
         "bfloat16": str(has_fast_bfloat16()),
     }
@@ -204,10 +212,12 @@ def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calib
     """What a finished walk gave."""
     reports: dict[str, TensorReport] = {}
     reconstructions: dict[int, Reconstruction] = {}
-    for layer, result in enumerate(walk.results()):
-        reports |= result.reports
-        if result.reconstruction is not None:
-            reconstructions[layer] = result.reconstruction
+    balanced = set[str]()
+    for layer, summary in enumerate(walk.summaries()):
+        reports |= summary.reports
+        balanced |= {*summary.floats}
+        if summary.reconstruction is not None:
+            reconstructions[layer] = summary.reconstruction
     metrics: dict[str, Any] = {
         "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": walk.tokens.bfloat16},
         "tensors": {name: report.to_json() for name, report in reports.items()},
@@ -215,7 +225,9 @@ def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calib
     if reconstructions:
         metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
     notices = tokens.notices + _report_notices(reports, reconstructions.values())
-    return Calibrated(recipe, walk.results, notices, metrics, tokens.token_ids, walk.tokens.held_out)
+    return Calibrated(
+        recipe, walk.results, frozenset(balanced), notices, metrics, tokens.token_ids, walk.tokens.held_out
+    )
 
 
 def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> CalibrationSet:

@@ -160,9 +160,8 @@ def _write_weights(
     """Write what calibration found and round everything else; returns how many groups have a scale out of range."""
     shapes = tensor_shapes(checkpoint.config)
     raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
-    balanced = {name for result in found.layers() for name in result.floats}
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
-    dtypes |= dict.fromkeys(balanced, "F32")  # a factor was folded in that narrower types would round
+    dtypes |= dict.fromkeys(found.balanced, "F32")  # a factor was folded in that narrower types would round
     at_limits = 0
     with (
         QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact import MANIFEST_FILE, artifact_digest, file_record
-from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.calibration.data.files import built_in_sources
+from q3edge.errors import InputError, UsageError
 from q3edge.pipeline.quantize.calibrate import Calibration
 from q3edge.pipeline.sweep.variants import Asked
-from q3edge.version import VERSION
+from q3edge.storage.code_digest import code_digest
+from q3edge.storage.whole_files import write_whole
 
 SWEEP_FILE = "sweep.json"
+_CODE = (  # what decides an artifact's bytes, beside its request
+    "architecture", "artifact", "calibration", "checkpoint", "exporters", "pipeline.build", "pipeline.export",
+    "pipeline.quantize", "quantization", "reference", "storage",
+)  # fmt: skip
 
 
 class Ledger:
@@ -69,27 +75,25 @@ class Ledger:
             raise InputError(f"{self._path}: damaged ({error}); remove it and the folders beside it") from None
 
     def _write(self) -> None:
-        partial = self._path.with_suffix(".partial")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps({"variants": self._finished}, indent=1) + "\n", encoding="utf-8")
-            partial.replace(self._path)
-        except OSError as error:
-            raise ResourceError(f"{self._path}: cannot be written ({error.strerror}); choose another folder") from error
+        write_whole(self._path, json.dumps({"variants": self._finished}, indent=1) + "\n")
 
 
 def request_digest(model_digest: str, asked: Asked, calibration: Calibration | None) -> str:
     """sha256 of everything that decides an artifact's bytes, but for the versions of libraries."""
     used: dict[str, Any] = asdict(calibration or Calibration())
-    used["texts"] = [_digest_of(path) for path in (calibration.texts if calibration else ())]
+    used["texts"] = [_digest_of(path) for path in used["texts"]] or _built_in_digests()
     raw = {
         "model": model_digest,
         "recipe": asked.recipe.to_json() if asked.recipe else None,
         "budget": asdict(asked.budget) if asked.budget else None,
         "calibration": {name: value for name, value in used.items() if name not in ("restart", "budget")},
-        "q3edge": VERSION,
+        "code": code_digest(*_CODE),
     }
     return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+
+
+def _built_in_digests() -> dict[str, str]:
+    return {source.name: hashlib.sha256(source.content).hexdigest() for source in built_in_sources()}
 
 
 def _digest_of(path: Path) -> Mapping[str, str]:

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from q3edge.architecture.tensors import EMBEDDING
+from q3edge.calibration.layers import journal as journal_module
 from q3edge.calibration.layers import stage
 from q3edge.calibration.layers.journal import Journal
 from q3edge.calibration.layers.layer import LayerResult
 from q3edge.calibration.layers.stage import TensorReport
 from q3edge.calibration.layers.streams import Stream
+from q3edge.calibration.layers.walk import Walk
 from q3edge.errors import ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -202,7 +204,7 @@ def test_a_finished_calibration_solves_nothing_again(
     calls = solver_calls(monkeypatch)
     assert run(model, tmp_path) == expected
     assert calls == []
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -258,22 +260,92 @@ def test_a_damaged_layer_found_in_an_unfinished_run_is_solved_again(
     assert calls == [0, 2, LAYERS]
 
 
-@pytest.mark.parametrize("kept", [0, -4])
-def test_hidden_states_that_are_too_short_are_made_again(
-    kept: int, model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def flipped(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize(("name", "reconstruct"), [("hidden", False), ("hidden", True), ("float", True)])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda content: b"",
+        lambda content: content[:-4],
+        lambda content: content + b"\0",
+        lambda content: flipped(content, 0),
+        lambda content: flipped(content, len(content) // 2),
+        lambda content: flipped(content, len(content) - 1),
+    ],
+    ids=["empty", "cut", "longer", "first byte", "middle byte", "checksum"],
+)
+def test_damaged_hidden_states_are_made_again(
+    damaged: Callable[[bytes], bytes], name: str, reconstruct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(model, tmp_path)
-    (tmp_path / "layer-0002.bin").unlink()
-    (tmp_path / f"hidden-{LAYERS:04}.bin").unlink()
-    states = tmp_path / "hidden-0002.bin"
+    model = small_model(layers=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stream, "delete", Stream.close)
-        run(model, tmp_path)  # leaves the states before the last layer, as a kill does
-    (tmp_path / "layer-0002.bin").unlink()
-    states.write_bytes(states.read_bytes()[:kept])
+        expected = run(model, tmp_path, reconstruct=reconstruct)  # leaves the states before each layer, as a kill does
+    (tmp_path / "layer-0001.bin").unlink()
+    states = tmp_path / f"{name}-0001.bin"
+    states.write_bytes(damaged(states.read_bytes()))
+    read: list[int] = []
+    load = Journal.load
+    monkeypatch.setattr(Journal, "load", lambda self, layer, *rest: read.append(layer) or load(self, layer, *rest))  # type: ignore[func-returns-value]
     calls = solver_calls(monkeypatch)
-    assert run(model, tmp_path) == expected
-    assert calls == [2]
+    assert run(model, tmp_path, reconstruct=reconstruct) == expected
+    assert calls == [1]
+    assert read[0] == 0  # not continued from the damaged states: the first layer was passed through again
+
+
+def test_a_finished_layer_is_read_once(model: InMemoryWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    untied = {**schemes_of(model), EMBEDDING: None}
+    read: list[str] = []
+    original = journal_module.read_arrays
+    monkeypatch.setattr(journal_module, "read_arrays", lambda path: read.append(path.name) or original(path))  # type: ignore[func-returns-value]
+    for _ in range(2):
+        with Journal(tmp_path, {}) as journal:
+            walk = Walk(model, untied, TOKENS, journal)
+            walk.run().close()
+            assert [len(summary.reports) for summary in walk.summaries()] == [4] * LAYERS
+            assert read == []
+            assert [len(result.tensors) for result in walk.results()] == [4] * LAYERS
+        assert read == [f"layer-{layer:04}.bin" for layer in range(LAYERS)]
+        read.clear()
+
+
+def test_a_summary_says_what_the_layer_holds(tmp_path: Path) -> None:
+    result, _ = small_result()
+    with Journal(tmp_path, {}) as journal:
+        assert journal.finished(0) is None
+        journal.save(0, result)
+        found = journal.finished(0)
+        assert found is not None
+        assert (found.reports, found.reconstruction, found.floats) == (result.reports, None, ("n.weight",))
+        path = tmp_path / "layer-0000.bin"
+        path.write_bytes(flipped(path.read_bytes(), 50))
+        assert journal.finished(0) is None
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sha256": 1}', b'{"sha256": "", "value": {"a": 1.0}}'])
+def test_damaged_values_are_not_recalled(content: bytes, tmp_path: Path) -> None:
+    with Journal(tmp_path, {}) as journal:
+        assert journal.recall("costs") is None
+        journal.store("costs", {"a": [0.1, 1 / 3]})
+        assert journal.recall("costs") == {"a": [0.1, 1 / 3]}
+        path = tmp_path / "costs.json"
+        for damaged in (content, path.read_bytes().replace(b"0.1", b"0.2"), path.read_bytes()[:-9]):
+            path.write_bytes(damaged)
+            assert journal.recall("costs") is None
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    with Journal(tmp_path, {}) as journal:
+        journal.store("costs", 1)
+    for name in (".hidden-0001.bin.partial-1", ".layer-0000.bin.partial-2"):
+        (tmp_path / name).write_bytes(b"half")
+    with Journal(tmp_path, {}) as journal:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["costs.json", "inputs.json", "lock"]
+        assert journal.recall("costs") == 1
 
 
 def small_result() -> tuple[LayerResult, dict[str, Scheme | None]]:
@@ -329,13 +401,10 @@ def test_any_byte_flipped_in_a_layer_file_is_found(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
 
     def flipped(content: bytes) -> Iterator[bytes]:
-        directory = content.index(b"PK\x01\x02")
-        for position in (*range(0, directory, 3), *range(directory, len(content))):
+        for position in range(len(content)):
             changed = bytearray(content)
             changed[position] ^= int(rng.choice((1, 2, 4, 8, 16, 32, 64, 128, 255)))
             yield bytes(changed)
-        position = directory + 28  # the length of the first name in the directory
-        yield content[:position] + bytes([content[position] ^ 64]) + content[position + 1 :]
 
     assert list(surviving_damage(tmp_path, flipped)) == []
 

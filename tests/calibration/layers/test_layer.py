@@ -45,7 +45,7 @@ class Solved:
         self.result: LayerResult = solver.solve(self.before, after)
         self.balanced = solver.balanced()
         self.states = stored_states(after, self.tokens.parts)
-        self.left = sorted(path.name.partition(".")[0] for path in folder.iterdir())
+        self.left = sorted(path.name.lstrip(".").partition(".")[0] for path in folder.iterdir())
         after.close()
 
     def run(self, weights: LayerWeights) -> list[torch.Tensor]:

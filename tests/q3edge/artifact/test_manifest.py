@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from q3edge.artifact import FileRecord, Manifest, artifact_digest, staged_directory
+from q3edge.artifact import FileRecord, Manifest, artifact_digest, folder, staged_directory
 from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.storage.exchange import exchange
 
 
 def make(folder: Path, text: str = "weights", *, overwrite: bool = False) -> Manifest:
@@ -115,3 +117,56 @@ def test_a_full_or_read_only_disk_is_a_resource_error(tmp_path: Path, number: in
     ):
         raise OSError(number, os.strerror(number))
     assert leftovers(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    for name in (".a.partial-1", ".b.partial-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("x")
+    make(tmp_path / "a")
+    assert leftovers(tmp_path) == [".b.partial-1", "a"]  # another output's are its own business
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    with staged_directory(tmp_path / "a", overwrite=False) as staging:
+        other = staging.rename(tmp_path / ".a.partial-1")  # as if by another process
+        make(tmp_path / "a")
+        assert leftovers(tmp_path) == [".a.partial-1", "a"]
+        other.rename(staging)
+        (tmp_path / "a").rename(tmp_path / "moved")
+    assert leftovers(tmp_path) == ["a", "moved"]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["exchanged", "renamed twice"])
+@pytest.mark.parametrize("kill_at", [1, 2, 3])
+def test_killed_while_it_replaces_the_output_is_the_old_or_the_new(
+    kill_at: int, at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a", "old")
+    calls = 0
+
+    def or_killed(original: Any) -> Any:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls >= kill_at:
+                raise KeyboardInterrupt
+            return original(*arguments, **named)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "exchange", or_killed(exchange if at_once else lambda *_: False))
+        patch.setattr(Path, "rename", or_killed(Path.rename))
+        if at_once and kill_at > 1:
+            make(tmp_path / "a", "new", overwrite=True)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                make(tmp_path / "a", "new", overwrite=True)
+    if at_once:
+        assert (tmp_path / "a/onnx/model.onnx").read_text() == ("old" if kill_at == 1 else "new")
+        assert leftovers(tmp_path) == ["a"]
+    with pytest.raises(UsageError, match="exists already"):
+        make(tmp_path / "a", "another")
+    assert (tmp_path / "a/onnx/model.onnx").read_text() == ("new" if at_once and kill_at > 1 else "old")
+    assert leftovers(tmp_path) == ["a"]

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from q3edge.errors import ResourceError
+from q3edge.evaluation import cache as module
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.readings import Place, Reading
+from q3edge.storage.code_digest import code_digest
 from tests.helpers.report_support import scorecard
 
 RANDOM = np.random.default_rng(0)
@@ -54,8 +56,21 @@ def test_scorecards(tmp_path: Path) -> None:
     cache.save_scorecard("k", scorecard("a", 0.1, 98.0))
     assert cache.scorecard("k") == scorecard("a", 0.1, 98.0)
     (path,) = (tmp_path / "scorecards").iterdir()
-    path.write_text(path.read_text()[:-9])
-    assert cache.scorecard("k") is None
+    whole = path.read_text()
+    for damaged in (whole[:-9], whole.replace('"seconds": ', '"seconds": 1'), "", "{}"):
+        assert damaged != whole
+        path.write_text(damaged)
+        assert cache.scorecard("k") is None
+
+
+def test_measurements(tmp_path: Path) -> None:
+    cache = EvaluationCache(tmp_path)
+    cache.save_measurement("k", {"a": [1 / 3]})
+    assert cache.measurement("k") == {"a": [1 / 3]}
+    assert cache.measurement("l") is None
+    (path,) = (tmp_path / "measurements").iterdir()
+    path.write_text(path.read_text().replace("0.3", "0.4"))
+    assert cache.measurement("k") is None
 
 
 def test_hidden_states(tmp_path: Path) -> None:
@@ -67,8 +82,44 @@ def test_hidden_states(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, states)
     assert cache.hidden("k", 6) is None
     (path,) = (tmp_path / "hidden").iterdir()
-    path.write_bytes(path.read_bytes()[:-4])
-    assert cache.hidden("k", 5) is None
+    whole = path.read_bytes()
+    damaged = [b"", b"\0" * 100, whole[:-4], whole + b"\0"]
+    damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in damaged:
+        path.write_bytes(content)
+        assert cache.hidden("k", 5) is None
+    cache.save_hidden("k", states)
+    assert cache.hidden("k", 5) is not None
+
+
+def test_what_other_code_made_is_never_answered_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = EvaluationCache(tmp_path)
+    states = np.ones((5, 3), np.float32)
+
+    def fill() -> None:
+        cache.save_hidden("k", states)
+        cache.save_scorecard("k", scorecard("a", 0.1, 98.0))
+        cache.save_measurement("k", 3)
+        cache.journal_file("k").write_text("x")
+        cache.answers_file("k").write_text("x")
+        cache.float_folder("k").mkdir()
+
+    fill()
+    names = {path.parent.name: path.name for path in tmp_path.glob("*/*")}
+    assert len(names) == 6
+    monkeypatch.setattr(module, "code_digest", lambda *names: "0" * 64)
+    assert cache.hidden("k", 5) is cache.scorecard("k") is cache.measurement("k") is None
+    for path in (cache.journal_file("k"), cache.answers_file("k"), cache.float_folder("k")):
+        assert not path.exists()
+    fill()
+    found = {path.parent.name: path.name for path in tmp_path.glob("*/*")}
+    assert len(list(tmp_path.glob("*/*"))) == 6  # what the other code made is gone
+    assert all(found[kind] != name for kind, name in names.items())
+
+
+def test_every_kind_of_entry_knows_its_code() -> None:
+    for names in module._CODE.values():
+        assert code_digest(*names)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -82,12 +133,15 @@ def test_journal_survives_a_line_cut_short(tmp_path: Path) -> None:
     with ReadingJournal(path) as journal:
         for number, made in enumerate(readings):
             journal.append(number, made)
-    path.write_bytes(path.read_bytes()[:-30])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1] + lines[2][:-30])
     with ReadingJournal(path) as journal:
         found = journal.load()
         assert list(found) == [0, 1]
         assert all(same(found[number], readings[number]) for number in found)
         journal.append(2, readings[2])
         assert same(journal.load()[2], readings[2])
+        path.write_bytes(lines[0].replace(b"0.5", b"0.6") + lines[1])
+        assert list(journal.load()) == [1]  # one wrong digit is not read
         journal.discard()
     assert not path.exists()

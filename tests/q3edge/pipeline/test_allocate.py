@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,20 @@ def test_the_winner_is_reconstructed_and_kept_where_that_helps(
     assert again["model.safetensors"] == files["model.safetensors"]
 
 
-def test_a_killed_budget_goes_on_with_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing(_: Path) -> None:
+    """As it was left."""
+
+
+def cut_values(work: Path) -> None:
+    """Two files that were not written to their end."""
+    for name in ("costs.json", "judged.json"):
+        (work / name).write_bytes((work / name).read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("damage", [nothing, cut_values])
+def test_a_killed_budget_goes_on_with_what_it_has(
+    damage: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quantize = Quantizing(tmp_path)
     whole = quantize()
     stored: list[str] = []
@@ -124,7 +138,13 @@ def test_a_killed_budget_goes_on_with_what_it_has(tmp_path: Path, monkeypatch: p
     assert stored == ["costs", "judged"]
     assert {path.name: path.read_bytes() for path in quantize.output.iterdir()} == whole
     measured: list[int] = []
-    monkeypatch.setattr(Sensitivity, "run", lambda *_: measured.append(1))
+    run = Sensitivity.run
+    monkeypatch.setattr(Sensitivity, "run", lambda self: measured.append(1) or run(self))  # type: ignore[func-returns-value]
+    damage(work_folder(quantize.output))
+    if damage is not nothing:
+        assert quantize() == whole
+        assert measured
+        return
     calls = solver_calls(monkeypatch)
     assert quantize() == whole
     assert not measured

@@ -80,6 +80,20 @@ def other_model(quantize: Quantizing) -> None:
     write_checkpoint(quantize.model, seed=1, num_hidden_layers=2)
 
 
+def test_work_of_other_code_is_refused_and_never_answered_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantize = Quantizing(tmp_path)
+    quantize.killed_after_the_first_layer()
+    asked: list[str] = []
+    monkeypatch.setattr(calibrate, "code_digest", lambda *names: asked.extend(names) or "0" * 64)  # type: ignore[func-returns-value]
+    with pytest.raises(UsageError, match=r"other inputs: q3edge's calibration code changed; .*--restart"):
+        quantize()
+    assert {"calibration.rounding", "reference", "checkpoint"} <= {*asked}
+    calls = solver_calls(monkeypatch)
+    quantize.restart = True
+    quantize()
+    assert calls == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "name"), [(other_recipe, "recipe"), (other_tokens, "calibration tokens"), (other_model, "model")]
 )

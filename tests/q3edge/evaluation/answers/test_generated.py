@@ -142,7 +142,7 @@ def test_foreign_lines_in_a_journal_are_no_answers(model: Model, tmp_path: Path)
     journal = tmp_path / "journal.jsonl"
     answer_all(model, [QUESTION], max_new_tokens=4, journal=journal)
     line = json.loads(journal.read_text())
-    line["written"]["tokens"] = "4"
+    line["value"]["written"]["tokens"] = 5  # its checksum says otherwise
     journal.write_text(json.dumps(line) + "\n[]\n3\nx")
     assert answer_all(model, [QUESTION], max_new_tokens=4, journal=journal)[0].tokens <= 4
     assert len(journal.read_text().splitlines()) == 5

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from q3edge.errors import InputError
-from q3edge.evaluation.suites.readers import READERS, read_utf8, recognise
+from q3edge.evaluation.suites.readers import READERS, recognise
 from q3edge.evaluation.suites.suite import Item
 from q3edge.evaluation.suites.suite_files import built_in_suites, read_suite, read_suites
+from q3edge.storage.text_files import read_utf8
 
 GSM8K = {"question": "Ann has 3 pens and buys 4. How many now?", "answer": "She has 3+4=<<3+4=7>>7 pens.\n#### 7"}
 HUMANEVAL = {
@@ -118,7 +119,7 @@ def test_what_differs_is_named(tmp_path: Path, name: str, lines: tuple[object, .
 
 def test_not_text_and_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"abc\xff")
-    with pytest.raises(InputError, match=r"a\.txt: not UTF-8 text \(byte 3\)"):
+    with pytest.raises(InputError, match=r"a\.txt, line 1: not UTF-8 text \(byte 3\)"):
         read_suite(tmp_path / "a.txt")
     with pytest.raises(InputError, match=r"b\.txt: cannot be read"):
         read_suite(tmp_path / "b.txt")

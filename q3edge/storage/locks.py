@@ -1,0 +1,41 @@
+"""Locks that end with the process that holds them: they tell what a killed one left from what is being written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def take_lock(descriptor: int) -> bool:
+    """Lock an open file or folder until its descriptor is closed; False: another open descriptor of it has the lock.
+
+    True as well where the system or the disk knows no such locks.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network disk without locks
+        return True
+    return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Lock an existing file or folder during the block; False: it is another's, is gone, or Windows cannot tell."""
+    if sys.platform == "win32":
+        yield False
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield take_lock(descriptor) and path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+    finally:
+        os.close(descriptor)

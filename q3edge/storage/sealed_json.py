@@ -1,0 +1,43 @@
+"""JSON values with a checksum: what is read back is what was written, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from q3edge.storage.whole_files import ADVICE, write_whole
+
+
+def sealed(value: object) -> str:
+    """One line of JSON: an object of the value and its sha256."""
+    return json.dumps({"sha256": _checksum(value), "value": value})
+
+
+def unsealed(content: str | bytes) -> Any:
+    """The value that `sealed` was given. ValueError: the content is anything else."""
+    try:
+        raw = json.loads(content)
+        if raw["sha256"] == _checksum(raw["value"]):
+            return raw["value"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError("damaged: not a JSON value with its sha256")
+
+
+def write_sealed(path: Path, value: object, advice: str = ADVICE) -> None:
+    """Replace the file by the value and its checksum; as `written_whole`."""
+    write_whole(path, sealed(value) + "\n", advice)
+
+
+def read_sealed(path: Path) -> Any:
+    """The value that was written; None where there is none, or the file is damaged."""
+    try:
+        return unsealed(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _checksum(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""Strict reading of text: UTF-8, numbered lines, JSON Lines, tables. What the values mean is the caller's business.
+
+Callers say how an error names its place and what to do: `refuse(line, problem)` makes it, lines counted from 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from q3edge.errors import InputError
+
+Refuse = Callable[[int, str], InputError]
+
+
+def refusal(path: Path, what: str, advice: str = "") -> Refuse:
+    """Errors that name file and line, say what is wrong, and the problem."""
+    return lambda line, problem: InputError(f"{path}, line {line}: {what} ({problem}){advice}")
+
+
+class Row(NamedTuple):
+    """A table's row and the lines that it begins and ends in: a quoted cell may span several."""
+
+    first: int
+    last: int
+    cells: list[str]
+
+
+def decode_utf8(content: bytes, refuse: Refuse) -> str:
+    """UTF-8 text without its byte order mark, \\r\\n as \\n. The problem that is told is the byte, counted from 0."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refuse(content.count(b"\n", 0, error.start) + 1, f"byte {error.start}") from None
+    return text.replace("\r\n", "\n")
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file, as `decode_utf8`. InputError: it cannot be read, or is not UTF-8."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a UTF-8 file") from None
+    return decode_utf8(content, refusal(path, "not UTF-8 text", "; convert it or choose another"))
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """(Number from 1, content) of every line that is not blank; only \\n ends one, as in JSON Lines."""
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def json_lines(text: str, refuse: Refuse) -> Iterator[tuple[int, Any]]:
+    """(Number from 1, value) of every line that is not blank."""
+    for number, line in numbered_lines(text):
+        yield number, parse_json(line, partial(refuse, number))
+
+
+def parse_json(text: str, refuse: Callable[[str], InputError]) -> Any:
+    """The value of one JSON text; the problem that is told is a few words."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise refuse(error.msg) from None
+    except (ValueError, RecursionError):
+        raise refuse("too deeply nested or too large a number") from None
+
+
+def table_rows(text: str, refuse: Refuse, delimiter: str = ",") -> Iterator[Row]:
+    """Every row of a CSV table that has cells."""
+    rows, first = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True), 1
+    try:
+        for cells in rows:
+            if cells:
+                yield Row(first, rows.line_num, cells)
+            first = rows.line_num + 1
+    except csv.Error as error:
+        raise refuse(rows.line_num, str(error)) from None

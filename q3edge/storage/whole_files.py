@@ -1,0 +1,100 @@
+"""Files and folders that are whole or absent: written beside their place under another name, then renamed.
+
+What is partial is locked while it is written. Where nobody holds it, a killed process left it there, and the next who
+writes under that name removes it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedRandom
+from pathlib import Path
+
+from q3edge.errors import ResourceError
+from q3edge.storage.locks import locked, take_lock
+
+ADVICE = "free space or choose another folder"
+
+
+def partial_path(path: Path) -> Path:
+    """The name under which this process writes what will be `path`."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove partial files and folders of `path` that no process is writing."""
+    _remove(path.parent, f".{glob.escape(path.name)}.partial-*")
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """Remove all partial files and folders in `folder` that no process is writing."""
+    _remove(folder, ".*.partial-*")
+
+
+@contextmanager
+def writable(path: Path, advice: str = ADVICE) -> Iterator[None]:
+    """ResourceError that names `path` and says what to do, where the system refuses what the block does."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error
+
+
+@contextmanager
+def written_whole(path: Path, advice: str = ADVICE) -> Iterator[BufferedRandom]:
+    """A file to write and read, which takes the place of `path` when the block ends well; its folders are made.
+
+    The content is on the disk before it has its name. ResourceError, with `advice`: the system refuses to write.
+    """
+    with writable(path, advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        partial = partial_path(path)
+        with _opened(partial) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+
+def write_whole(path: Path, content: str | bytes, advice: str = ADVICE) -> None:
+    """Replace the file by `content`, text in UTF-8; as `written_whole`."""
+    with written_whole(path, advice) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def partial_folder(path: Path) -> Iterator[Path]:
+    """A new empty folder beside `path`, to be renamed or filled for a while; removed at the end where it still is."""
+    remove_leftovers(path)
+    partial = partial_path(path)
+    partial.mkdir(parents=True)
+    try:
+        with locked(partial):
+            yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _opened(partial: Path) -> BufferedRandom:
+    """A new locked file; made again where another process took it for a leftover before it was locked."""
+    while True:
+        file = partial.open("w+b")
+        if take_lock(file.fileno()) and partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno())):
+            return file
+        file.close()
+
+
+def _remove(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        with suppress(OSError), locked(path) as free:  # OSError: another process was faster
+            if free:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
