@@ -12,7 +12,14 @@ from typing import Any
 
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import JSON_LINES, SourceFile
-from q3edge.calibration.data.records import ALL_KEYS, USABLE, Place, document_of, makes_record, question_and_answer
+from q3edge.calibration.data.records import (
+    ALL_KEYS,
+    USABLE,
+    RecordPlace,
+    document_of,
+    makes_record,
+    question_and_answer,
+)
 from q3edge.errors import InputError, ResourceError
 
 
@@ -29,18 +36,18 @@ def read_documents(file: SourceFile, source: int) -> list[Document]:
 
 def _read_text(file: SourceFile, source: int) -> Iterator[Document]:
     """The whole file as one document; long ones are cut into passages later."""
-    yield Document(source, 1, _decode(file), domain=file.domain)
+    yield Document(source, 1, _decode(file), area=file.area)
 
 
 def _read_code(file: SourceFile, source: int) -> Iterator[Document]:
-    yield Document(source, 1, _decode(file), is_code=True, domain=file.domain)
+    yield Document(source, 1, _decode(file), is_code=True, area=file.area)
 
 
 def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document]:
     for number, line in enumerate(_decode(file).split("\n"), 1):
         if not line.strip():
             continue
-        place = Place(file.label, source, number, file.domain)
+        place = RecordPlace(file.label, source, number, file.area)
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -59,7 +66,7 @@ def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
     number = 1
     try:
         for row in rows:
-            place = Place(file.label, source, number, file.domain)
+            place = RecordPlace(file.label, source, number, file.area)
             number = rows.line_num + 1  # where the next row starts: a quoted cell may span lines
             if not row:
                 continue
@@ -72,11 +79,11 @@ def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
         raise InputError(f"{file.label}: line {rows.line_num}: not a table ({error}); check its quotes") from None
 
 
-def _headless(row: list[str], place: Place) -> Document:
+def _headless(row: list[str], place: RecordPlace) -> Document:
     if len(row) == 1:
-        return Document(place.source, place.number, row[0], domain=place.domain)
+        return Document(place.source, place.number, row[0], area=place.area)
     if len(row) == 2:
-        return Document(place.source, place.number, messages=question_and_answer(*row), domain=place.domain)
+        return Document(place.source, place.number, messages=question_and_answer(*row), area=place.area)
     raise place.error(f"{len(row)} columns without a header that has {USABLE}; expected one column, or two")
 
 
@@ -96,7 +103,7 @@ def _read_parquet(file: SourceFile, source: int) -> Iterator[Document]:
             f"{file.label}: not a readable Parquet file ({type(error).__name__}); write it again"
         ) from None
     for number, row in enumerate(rows, 1):
-        yield document_of(row, Place(file.label, source, number, file.domain))
+        yield document_of(row, RecordPlace(file.label, source, number, file.area))
 
 
 def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
@@ -109,7 +116,7 @@ def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
     text = "\n\n".join(pages)
     if not text.strip():
         raise InputError(f"{file.label}: a PDF without text (scanned pages?); save it as text")
-    yield Document(source, 1, text, domain=file.domain)
+    yield Document(source, 1, text, area=file.area)
 
 
 def _optional(module: str, file: SourceFile, extra: str) -> Any:

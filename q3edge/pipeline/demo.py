@@ -29,7 +29,7 @@ from q3edge.runtime.model import Model
 from q3edge.runtime.text.chat_template import Message
 
 _LONGEST_ANSWER = 128
-_SHARES = {"general": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
+_SHARES = {"knowledge": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from q3edge.evaluation.validation.results import CheckResult
 
 Mode = Literal["teacher-forced", "generated"]
 Metric = Literal["accuracy", "likelihood"]
-# How much an area counts in the recovery score: Qwen3's evaluation matrix (arXiv 2505.09388, tables of its benchmarks).
-AREA_WEIGHTS: Mapping[str, float] = {"knowledge": 35, "math": 25, "code": 20, "multilingual": 15, "safety": 5}
 
 
 @dataclass(frozen=True, slots=True)

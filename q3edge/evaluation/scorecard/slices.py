@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.areas import AREA_WEIGHTS
 from q3edge.artifact import Notice
 from q3edge.evaluation.answers.questions import wilson
 from q3edge.evaluation.distance.metrics import Float64Array
@@ -27,7 +28,7 @@ from q3edge.evaluation.distance.statistics import (
 )
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.readings import Reading
-from q3edge.evaluation.scorecard.scorecard import AREA_WEIGHTS, Histogram, Metric, Slice
+from q3edge.evaluation.scorecard.scorecard import Histogram, Metric, Slice
 from q3edge.evaluation.suites.suite import LETTERS
 
 # Half decades of nats, with a first bin from 0 for tokens on which the models agree but for rounding.
