@@ -14,6 +14,7 @@ from q3edge.checkpoint.hub import resolve_model
 from q3edge.evaluation.baselines import Baseline, BaselineDecoder
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
 from q3edge.evaluation.distance.references import FloatReference
+from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.evaluation.distance.windows import WINDOW_LENGTH
 from q3edge.evaluation.scorecard.assemble import Identity, assemble
 from q3edge.evaluation.scorecard.passages import encode_suites
@@ -107,5 +108,5 @@ def _evaluate(
     context = checkpoint.config.max_position_embeddings
     encoded = encode_suites(folder, tokenizer, context, suites, measuring.limit)
     decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
-    run = read_all(encoded.passages, reference, decoder, None)
+    run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)
     return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)

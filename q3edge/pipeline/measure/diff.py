@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
-from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.statistics import Comparison, summarize
-from q3edge.evaluation.distance.streams import compare, decoder_logits
-from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
+from q3edge.evaluation.distance.streams import ComparedDecoder
+from q3edge.evaluation.distance.windows import MAX_TOKENS
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
@@ -178,16 +177,6 @@ def _obstacle(a: Path, b: Path, config_a: Qwen3Config, config_b: Qwen3Config) ->
 
 
 def _compare(a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None) -> Comparison:
-    left, right = Decoder(a, threads=threads), Decoder(b, threads=threads)
-    windows = text_windows(a, config, (), max_tokens)
-    with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:
-        return summarize([_compare_window(window, left, right, advance) for window in windows])
-
-
-def _compare_window(window: Window, a: Decoder, b: Decoder, advance: Callable[[int], None]) -> TokenMetrics:
-    chunks, start = [], 0
-    for found_a, found_b in zip(decoder_logits(a, window.inputs), decoder_logits(b, window.inputs), strict=True):
-        chunks.append(compare(window, found_a, found_b, start))
-        start += len(found_a)
-        advance(len(found_a))
-    return TokenMetrics.concatenate(chunks)
+    models = [ComparedDecoder(Decoder(folder, threads=threads)) for folder in (a, b)]
+    (metrics,) = compare_models(text_windows(a, config, (), max_tokens), models)
+    return summarize(metrics)

@@ -17,7 +17,8 @@ from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.errors import InputError, ValidationError
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
-from q3edge.evaluation.distance.references import ArtifactReference, FloatReference, Reference
+from q3edge.evaluation.distance.references import FloatReference
+from q3edge.evaluation.distance.streams import ComparedDecoder, ComparedModel
 from q3edge.evaluation.distance.windows import WINDOW_LENGTH
 from q3edge.evaluation.scorecard.assemble import Identity, assemble, judged_passages
 from q3edge.evaluation.scorecard.examples import text_before, worst_places
@@ -76,7 +77,7 @@ def evaluate(
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
         with _journal(cache, subject, encoded) as journal:
-            run = read_all(encoded.passages, opened.model, decoder, journal, workers=workers)
+            run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
@@ -87,7 +88,8 @@ def evaluate(
         )  # fmt: skip
     dead = check_dead_matrices(folder, decoder.config)
     scorecard = assemble(subject.identity, encoded, run, tokenizer, (dead,), answers)
-    timing = _timing(run, read_seconds, opened.model.cached_tokens)
+    reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
+    timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
     if cache:
         cache.save_scorecard(subject.key(), scorecard)
@@ -107,7 +109,7 @@ def require_sound(folder: Path, scorecard: Scorecard) -> None:
 class _Opened:
     """The reference: its logits, architecture and digest."""
 
-    model: Reference
+    model: ComparedModel
     config: Qwen3Config
     digest: str
 
@@ -117,7 +119,7 @@ def _opened(reference: str, threads: int, cache: EvaluationCache | None) -> Iter
     folder = resolve_model(reference)
     if (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx":
         decoder = Decoder(folder, threads=threads)
-        yield _Opened(ArtifactReference(decoder), decoder.config, artifact_digest(folder))
+        yield _Opened(ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
         return
     with Checkpoint.open(folder) as checkpoint:
         digest = checkpoint.digest()

@@ -171,7 +171,7 @@ def logits_and_passage(tokens: int = 20, vocab: int = 50) -> tuple[NDArray[np.fl
 
 def test_reading_agrees_with_naive_float64() -> None:
     reference, candidate, passage = logits_and_passage()
-    found = read_passage(passage, iter(in_chunks(reference)), iter(in_chunks(candidate)))
+    found = read_passage(passage, [iter(in_chunks(reference)), iter(in_chunks(candidate))])
     assert found is not None
     p, q = (
         x.astype(np.float64) - np.log(np.exp(x.astype(np.float64)).sum(-1, keepdims=True))
@@ -191,4 +191,4 @@ def test_reading_agrees_with_naive_float64() -> None:
 def test_reading_of_broken_logits(value: float) -> None:
     reference, candidate, passage = logits_and_passage()
     candidate[15, 3] = value
-    assert read_passage(passage, iter(in_chunks(reference)), iter(in_chunks(candidate))) is None
+    assert read_passage(passage, [iter(in_chunks(reference)), iter(in_chunks(candidate))]) is None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.errors import ValidationError
-from q3edge.evaluation.distance.metrics import compare_logits
+from q3edge.evaluation.distance.logits import compare_logits
 from q3edge.evaluation.distance.streams import CHUNK, decoder_logits
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.checks import check_float, check_kl, check_prefill_equals_decode
