@@ -13,7 +13,7 @@ from q3edge.cli.options.measuring import build_measuring, measuring_options
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.option("--max-kl", type=click.FloatRange(0), metavar="NATS", help="Largest mean KL divergence that passes.")
+@click.option("--max-kl", type=click.FloatRange(0), metavar="NATS", help="Largest mean KL that passes.")
 @click.option(
     "--min-recovery",
     type=click.FloatRange(0),
@@ -35,7 +35,8 @@ def check(
 ) -> None:
     """Exit with 5 if the ONNX model in DIR misses a limit, with 0 if it meets all of them.
 
-    Without --reference and --scorecard, the mean KL that `build` measured is taken from DIR itself.
+    With --reference or --scorecard it is the mean KL on the suites that --max-kl limits; without them it is the mean KL
+    on the build's text, which DIR itself tells.
     """
     from q3edge.errors import UsageError
 

@@ -12,7 +12,7 @@ text_option = click.option(
     "--text", "texts", type=FILE, multiple=True, metavar="FILE", help="UTF-8 text to judge on (default: built in)."
 )
 max_kl_option = click.option(
-    "--max-kl", type=click.FloatRange(0), metavar="NATS", help="Exit with 5 if the mean KL divergence is above this."
+    "--max-kl", type=click.FloatRange(0), metavar="NATS", help="Exit with 5 if the mean KL on the text is above this."
 )
 max_tokens_option = click.option(
     "--max-tokens",

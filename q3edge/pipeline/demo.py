@@ -38,7 +38,7 @@ class DemoRow:
 
     format: str
     model_bytes: int
-    mean_kl: Estimate
+    text_kl: Estimate
     accuracy: Estimate
     tokens_per_second: float
 
@@ -107,7 +107,7 @@ def _judge(
 
         scores = score_answers(questions, answer)
     model_bytes = built.manifest.metrics["model_bytes"]
-    return DemoRow(name, model_bytes, built.report.overall.mean_kl, scores.overall, statistics.median(speeds))
+    return DemoRow(name, model_bytes, built.report.text_kl, scores.overall, statistics.median(speeds))
 
 
 def _transcript(model: Model, question: Question) -> Window:

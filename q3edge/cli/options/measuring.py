@@ -71,7 +71,7 @@ def gate_options(command: Command) -> Command:
             default=DEFAULT_MAX_KL,
             show_default=True,
             metavar="NATS",
-            help="Largest mean KL divergence of a variant to recommend.",
+            help="Largest mean KL of a variant to recommend: on the suites; without --reference, on the build's text.",
         ),
         click.option(
             "--min-recovery",

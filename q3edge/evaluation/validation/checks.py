@@ -17,10 +17,10 @@ PATH_TOKENS = 32
 
 
 def check_kl(overall: Comparison, max_kl: float) -> CheckResult:
-    """Mean KL to the float model is at most `max_kl` nats."""
+    """The mean KL on the text is at most `max_kl` nats."""
     value = overall.mean_kl.value
-    reason = f"mean KL to the float model {value:.3g} nats, at most {max_kl:g} asked for"
-    return CheckResult("max_kl", _status(value, max_kl), value, max_kl, reason)
+    reason = f"mean KL on the text {value:.3g} nats, at most {max_kl:g} asked for"
+    return CheckResult("max_text_kl", _status(value, max_kl), value, max_kl, reason)
 
 
 def check_float(overall: Comparison) -> list[CheckResult]:

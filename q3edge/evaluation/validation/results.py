@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from q3edge.evaluation.distance.statistics import Comparison
+from q3edge.evaluation.distance.statistics import Comparison, Estimate
 
 Status = Literal["pass", "fail", "skipped"]
 
@@ -41,6 +41,11 @@ class ValidationReport:
         """The checks that failed."""
         return tuple(check for check in self.checks if check.status == "fail")
 
+    @property
+    def text_kl(self) -> Estimate:
+        """Mean KL on the text, in nats."""
+        return self.overall.mean_kl
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object; every number is finite."""
-        return asdict(self)
+        """The fields as a JSON object, and `text_kl`; every number is finite."""
+        return {"text_kl": asdict(self.text_kl), **asdict(self)}

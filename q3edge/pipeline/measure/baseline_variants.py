@@ -46,7 +46,7 @@ def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
         scorecard = known_or_measured(
             Scorecard,
             lambda: _evaluate(baseline, identity, folder, checkpoint, suites, measuring),
-            Scorecard.to_json,
+            asdict,
             cache=measuring.cache,
             identity=asdict(identity),
         )

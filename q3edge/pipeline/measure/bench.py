@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -108,9 +107,9 @@ def bench_artifact(
         repeats=repeats,
         prompt=prompt,
         new=new,
-        load=_spread([run["load"] for run in runs]),
-        first_token=_spread([run["first_token"] for run in runs]),
-        prefill_tokens_per_second=_spread([prompt / run["prefill"] for run in runs]),
+        load=Spread.of([run["load"] for run in runs]),
+        first_token=Spread.of([run["first_token"] for run in runs]),
+        prefill_tokens_per_second=Spread.of([prompt / run["prefill"] for run in runs]),
         depths=tuple(_depth(depth, runs, weights + kv * depth, bandwidth) for depth in chosen),
         read_bandwidth=bandwidth,
         cpu=cpu_name(),
@@ -130,10 +129,6 @@ def _run(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _depth(depth: int, runs: Sequence[dict[str, Any]], bytes_per_token: int, bandwidth: float) -> Depth:
-    rates = _spread([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
-    peaks = _spread([run["peak_bytes"][str(depth)] for run in runs])
+    rates = Spread.of([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
+    peaks = Spread.of([run["peak_bytes"][str(depth)] for run in runs])
     return Depth(depth, rates, bytes_per_token, rates.median * bytes_per_token / bandwidth, peaks)
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))

@@ -24,7 +24,8 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_artifact
 
 _FLOAT = "float32"
-_LEFT_OUT = ("tensors", "checks")  # of the metrics
+_LEFT_OUT = ("tensors", "checks", "text_kl")  # of the metrics; the last is given by its place among the others
+_TEXT_KL = {"validation.overall.mean_kl": "validation.text_kl"}  # so also in manifests that do not name it
 _EXPORTED_FLOAT_BYTES = 4  # of a weight that stays float
 
 
@@ -98,7 +99,7 @@ def diff_artifacts(
         notices_only_a=tuple(notice for notice in left.notices if notice not in right.notices),
         notices_only_b=tuple(notice for notice in right.notices if notice not in left.notices),
         versions=tuple(_changes(left.versions, right.versions)),
-        metrics=tuple(_changes(dict(_flat(left.metrics)), dict(_flat(right.metrics)))),
+        metrics=tuple(_changes(_metrics(left), _metrics(right))),
         predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads),
         not_compared=obstacle,
     )
@@ -148,6 +149,10 @@ def _component(name: str) -> str:
     if name.endswith("norm.weight"):
         return "norms"
     return "attention" if ".self_attn." in name else "mlp"
+
+
+def _metrics(manifest: Manifest) -> dict[str, Any]:
+    return {_TEXT_KL.get(name, name): value for name, value in _flat(manifest.metrics)}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

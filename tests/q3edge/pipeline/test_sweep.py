@@ -141,7 +141,10 @@ def test_without_a_reference_a_report_tells_what_build_measured(output: Path) ->
     report = make_report([output / "int8"], Measuring(speed=False), Gates(None, 5.0))
     (variant,) = report.variants
     assert variant.recovery is None
-    assert variant.mean_kl is not None
+    assert report.kl == "text_kl"
+    assert variant.mean_kl("text_kl") is not None
+    assert variant.mean_kl("suite_kl") is None
+    assert report.gates.rule(report.kl) == "a mean KL on the build's text of at most 5 nats"
     assert "give --reference" in variant.missing[0]
     assert report.recommendation.name == "int8"
 
@@ -151,9 +154,12 @@ def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> 
     by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json")
     now = Measuring(str(model), areas=("math",), limit=2, threads=1)
     assert check_artifact(folder, LENIENT, now).recovery == by_file.recovery
+    assert (by_file.kl, by_file.text_kl) == ("suite_kl", None)
+    assert by_file.results[0].name == "max_suite_kl"
     require_gates(by_file)
     strict = check_artifact(folder, Gates(None, 1e-9), here)
-    with pytest.raises(ValidationError, match="at most 1e-09 asked for"):
+    assert (strict.kl, strict.suite_kl) == ("text_kl", None)
+    with pytest.raises(ValidationError, match=r"mean KL on the build's text .* at most 1e-09 asked for"):
         require_gates(strict)
     with pytest.raises(UsageError, match="recovery was not measured"):
         check_artifact(folder, Gates(97, None), here)

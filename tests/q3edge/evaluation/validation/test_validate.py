@@ -79,7 +79,7 @@ def test_parts_are_told_apart(report: ValidationReport) -> None:
 
 
 def test_threshold_fails_the_check(report: ValidationReport) -> None:
-    assert [check.name for check in report.failures] == ["max_kl"]
+    assert [check.name for check in report.failures] == ["max_text_kl"]
     assert report.failures[0].value == report.overall.mean_kl.value
     assert report.failures[0].limit == 1e-9
 
@@ -109,7 +109,7 @@ def test_float_model_against_itself(source: InMemoryWeights) -> None:
     assert [(check.name, check.value, check.reason) for check in skipped] == [
         ("activation_error", None, "nothing is rounded")
     ]
-    assert {check.name for check in found.checks} >= {"float_kl", "float_logits", "max_kl"}
+    assert {check.name for check in found.checks} >= {"float_kl", "float_logits", "max_text_kl"}
 
 
 def test_float_checks_see_a_quantized_model(report: ValidationReport) -> None:
