@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from q3edge.cli.console import FOLDER, emit_json, json_option, threads_option
+from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_EXAMPLE = ",".join(map(str, BENCH_DEPTHS))
 
 
 class _Depths(click.ParamType[tuple[int, ...]]):
@@ -19,18 +25,22 @@ class _Depths(click.ParamType[tuple[int, ...]]):
         try:
             depths = tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: expected numbers such as 0,512,4096", param, ctx)
+            self.fail(f"{value!r}: expected numbers such as {_EXAMPLE}", param, ctx)
         if min(depths) < 0:
             self.fail(f"{value!r}: a depth is 0 or more", param, ctx)
         return depths
 
 
+def _count(name: str, default: int, text: str) -> Callable[[Command], Command]:
+    return click.option(name, type=click.IntRange(1), default=default, show_default=True, metavar="N", help=text)
+
+
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.option("--prompt", type=click.IntRange(1), default=512, show_default=True, metavar="N", help="Prefilled tokens.")
-@click.option("--new", type=click.IntRange(1), default=64, show_default=True, metavar="N", help="Tokens to decode.")
-@click.option("--depth", "depths", type=_Depths(), metavar="N,N", help="Tokens of context before them (0,512,4096).")
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Processes to time.")
+@_count("--prompt", BENCH_PROMPT, "Prefilled tokens.")
+@_count("--new", BENCH_NEW, "Tokens to decode.")
+@click.option("--depth", "depths", type=_Depths(), metavar="N,N", help=f"Tokens of context before them ({_EXAMPLE}).")
+@_count("--repeats", BENCH_REPEATS, "Processes to time.")
 @threads_option
 @json_option
 def bench(

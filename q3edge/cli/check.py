@@ -45,7 +45,8 @@ def check(
     if reference is not None and scorecard is not None:
         raise UsageError("--reference measures and --scorecard reads what was measured: give one")
     from q3edge.cli.tables.report import gate_table
-    from q3edge.pipeline.measure.gate import check_artifact, require_gates
+    from q3edge.evaluation.validation.results import require_passed
+    from q3edge.pipeline.measure.gate import check_artifact
     from q3edge.report.gates import Gates
 
     measuring = build_measuring(reference, **measuring_flags)
@@ -55,4 +56,4 @@ def check(
         emit_json(report.to_json())
     else:
         click.echo(gate_table(report))
-    require_gates(report)
+    require_passed(report.artifact, report.results)

@@ -29,7 +29,7 @@ def evaluate(folder: Path, reference: str, as_json: bool, **measuring_flags: Any
     Killed, it goes on where it stopped. Exit code 5: the artifact looks broken. DIR is not changed.
     """
     from q3edge.cli.tables.scorecard import scorecard_table
-    from q3edge.pipeline.measure.evaluate import require_sound
+    from q3edge.evaluation.validation.results import require_passed
     from q3edge.pipeline.measure.measuring import evaluated
 
     scorecard = evaluated(folder, build_measuring(reference, **measuring_flags))
@@ -38,4 +38,4 @@ def evaluate(folder: Path, reference: str, as_json: bool, **measuring_flags: Any
         emit_json(scorecard.to_json())
     else:
         click.echo(scorecard_table(scorecard))
-    require_sound(folder, scorecard)
+    require_passed(str(folder), scorecard.checks)

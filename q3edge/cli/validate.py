@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from q3edge.cli.console import FILE, FOLDER, emit_json, json_option, threads_option
+from q3edge.defaults import MAX_TOKENS
 
 text_option = click.option(
     "--text", "texts", type=FILE, multiple=True, metavar="FILE", help="UTF-8 text to judge on (default: built in)."
@@ -18,7 +19,7 @@ max_tokens_option = click.option(
     "--max-tokens",
     type=click.IntRange(32),
     metavar="N",
-    default=8192,
+    default=MAX_TOKENS,
     show_default=True,
     help="Tokens to judge on, at most.",
 )
@@ -47,11 +48,12 @@ def validate(
     confidence interval, and how much of it comes from int8 activations. DIR is not changed.
     """
     from q3edge.cli.tables.tables import validation_table
-    from q3edge.pipeline.measure.validate import require_passed, validate_against
+    from q3edge.evaluation.validation.results import require_passed
+    from q3edge.pipeline.measure.validate import validate_against
 
     report = validate_against(folder, reference, texts, max_tokens=max_tokens, max_kl=max_kl, threads=threads)
     if as_json:
         emit_json(report.to_json())
     else:
         click.echo(validation_table(report))
-    require_passed(folder, report)
+    require_passed(str(folder), report.checks)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from q3edge.defaults import MAX_KL, MIN_RECOVERY
 from q3edge.evaluation.distance.kl_names import KL_WORDS, KLName
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.validation.results import CheckResult
-
-MIN_RECOVERY, MAX_KL = 97.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def _judge_kl(mean_kl: Estimate | None, limit: float, kl: KLName) -> CheckResult
     if mean_kl is None:
         return CheckResult(name, "skipped", None, limit, f"{KL_WORDS[kl]} was not measured")
     reason = f"{KL_WORDS[kl]} {mean_kl.value:.3g} nats, at most {limit:g} asked for"
-    return CheckResult(name, "pass" if mean_kl.value <= limit else "fail", mean_kl.value, limit, reason)
+    return CheckResult.at_most(name, mean_kl.value, limit, reason)
 
 
 def _judge_recovery(recovery: Estimate | None, limit: float) -> CheckResult:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from q3edge.cli.console import FILE, threads_option
+from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MIN_RECOVERY
 
 if TYPE_CHECKING:
     from q3edge.pipeline.measure.answers import Asking
     from q3edge.pipeline.measure.measuring import Measuring
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-DEFAULT_MIN_RECOVERY, DEFAULT_MAX_KL = 97.0, 0.05  # of the recommendation; q3edge.report.gates has the same
 
 no_speed_option = click.option("--no-speed", is_flag=True, help="Do not measure tokens per second and memory.")
 
@@ -24,9 +24,10 @@ generate_option = click.option(
     "--generate",
     type=click.IntRange(1),
     is_flag=False,
-    flag_value=512,
+    flag_value=ANSWER_TOKENS,
     metavar="[N]",
-    help="Let both models also answer every question in their own words, in up to N tokens (512), and score that.",
+    help="Let both models also answer every question in their own words, in up to N tokens "
+    f"({ANSWER_TOKENS}), and score that.",
 )
 allow_code_option = click.option(
     "--allow-code",
@@ -68,7 +69,7 @@ def gate_options(command: Command) -> Command:
         click.option(
             "--max-kl",
             type=click.FloatRange(0),
-            default=DEFAULT_MAX_KL,
+            default=MAX_KL,
             show_default=True,
             metavar="NATS",
             help="Largest mean KL of a variant to recommend: on the suites; without --reference, on the build's text.",
@@ -76,7 +77,7 @@ def gate_options(command: Command) -> Command:
         click.option(
             "--min-recovery",
             type=click.FloatRange(0),
-            default=DEFAULT_MIN_RECOVERY,
+            default=MIN_RECOVERY,
             show_default=True,
             metavar="PERCENT",
             help="Recovery of a variant to recommend: the lower end of its 95 % interval.",

@@ -13,8 +13,8 @@ from typing import Any
 from q3edge import progress
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.runtime.text.thinking import THINK_END
 
-_END_OF_THINKING = "</think>"
 _NORMAL_975 = NormalDist().inv_cdf(0.975)
 
 
@@ -66,7 +66,7 @@ def read_questions(path: Path) -> list[Question]:
 
 def final_answer(text: str) -> str:
     """What follows the last </think>, stripped; the whole text, stripped, where there is none."""
-    return text.rpartition(_END_OF_THINKING)[2].strip()
+    return text.rpartition(THINK_END)[2].strip()
 
 
 def wilson(correct: Sequence[bool]) -> Estimate:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.areas import AREAS
+from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import InputError, UsageError
 
 WINDOW_LENGTH = 512
-MAX_TOKENS = 8192
 MIN_SCORED = 16  # a shorter rest of a text is left out: its tokens would be predicted from almost nothing
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from q3edge.errors import ValidationError
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 
 Status = Literal["pass", "fail", "skipped"]
@@ -20,6 +21,17 @@ class CheckResult:
     value: float | None
     limit: float | None
     reason: str
+
+    @classmethod
+    def at_most(cls, name: str, value: float, limit: float, reason: str) -> CheckResult:
+        """Passed where `value` is not above `limit`; NaN fails."""
+        return cls(name, "pass" if value <= limit else "fail", value, limit, reason)
+
+
+def require_passed(subject: str, checks: Iterable[CheckResult]) -> None:
+    """ValidationError: begins with `subject` and has the reason of every check that failed."""
+    if failed := [check.reason for check in checks if check.status == "fail"]:
+        raise ValidationError(f"{subject}: " + "; ".join(failed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact import Manifest, artifact_digest
-from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.distance.kl_names import KLName
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.plain_values import from_plain
@@ -34,11 +34,6 @@ class GateReport:
     text_kl: Estimate | None
     suite_kl: Estimate | None
     results: tuple[CheckResult, ...]
-
-    @property
-    def failures(self) -> tuple[CheckResult, ...]:
-        """The gates that failed."""
-        return tuple(result for result in self.results if result.status == "fail")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -70,12 +65,6 @@ def _judged(
     if unknown := [result.reason for result in results if result.status == "skipped"]:
         raise UsageError(f"{folder}: {'; '.join(unknown)}; add --reference MODEL or --scorecard FILE")
     return GateReport(folder.name, source, kl, recovery, text_kl, suite_kl, results)
-
-
-def require_gates(report: GateReport) -> None:
-    """ValidationError with every gate that failed."""
-    if report.failures:
-        raise ValidationError(f"{report.artifact}: " + "; ".join(failure.reason for failure in report.failures))
 
 
 def validation_of(manifest: Manifest) -> Comparison | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnxruntime as ort
 
+from q3edge.artifact import MANIFEST_FILE, Manifest
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.machine.cpu import cpu_name, default_threads
@@ -55,6 +56,11 @@ def here(measuring: Measuring) -> dict[str, str]:
     """What decides a speed beside the model."""
     threads = measuring.threads or default_threads()
     return {"cpu": cpu_name(), "threads": str(threads), "onnxruntime": ort.__version__}
+
+
+def is_onnx_artifact(folder: Path) -> bool:
+    """Whether `folder` holds an exported model, and not a checkpoint, float or quantized."""
+    return (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx"
 
 
 def model_name(model: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from q3edge.errors import InputError, UsageError, ValidationError
-from q3edge.pipeline.measure.gate import check_artifact, require_gates
+from q3edge.evaluation.validation.results import require_passed
+from q3edge.pipeline.measure.gate import check_artifact
 from q3edge.pipeline.measure.measuring import Measuring
 from q3edge.pipeline.measure.report import make_report, unique_names
 from q3edge.pipeline.sweep import builds as sweep_builds
@@ -156,11 +157,11 @@ def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> 
     assert check_artifact(folder, LENIENT, now).recovery == by_file.recovery
     assert (by_file.kl, by_file.text_kl) == ("suite_kl", None)
     assert by_file.results[0].name == "max_suite_kl"
-    require_gates(by_file)
+    require_passed(by_file.artifact, by_file.results)
     strict = check_artifact(folder, Gates(None, 1e-9), here)
     assert (strict.kl, strict.suite_kl) == ("text_kl", None)
     with pytest.raises(ValidationError, match=r"mean KL on the build's text .* at most 1e-09 asked for"):
-        require_gates(strict)
+        require_passed(strict.artifact, strict.results)
     with pytest.raises(UsageError, match="recovery was not measured"):
         check_artifact(folder, Gates(97, None), here)
 
