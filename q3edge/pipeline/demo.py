@@ -18,9 +18,10 @@ import numpy as np
 
 from q3edge import progress
 from q3edge.checkpoint import Checkpoint
-from q3edge.evaluation.answers.questions import Question, read_questions, score_answers
+from q3edge.evaluation.answers.questions import score_answers
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.distance.windows import Window
+from q3edge.evaluation.suites.question_files import Question, read_questions
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import Calibration

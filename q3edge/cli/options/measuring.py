@@ -12,8 +12,7 @@ from q3edge.cli.console import FILE, threads_option
 from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MIN_RECOVERY
 
 if TYPE_CHECKING:
-    from q3edge.pipeline.measure.answers import Asking
-    from q3edge.pipeline.measure.measuring import Measuring
+    from q3edge.pipeline.measure.measuring import Asking, Measuring
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -90,7 +89,7 @@ def gate_options(command: Command) -> Command:
 def build_asking(generate: int | None, allow_code: bool) -> Asking | None:
     """What --generate and --allow-code ask for; UsageError: the second without the first."""
     from q3edge.errors import UsageError
-    from q3edge.pipeline.measure.answers import Asking
+    from q3edge.pipeline.measure.measuring import Asking
 
     if generate is None:
         if allow_code:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from q3edge.errors import ValidationError
-from q3edge.evaluation.answers.generated import GeneratedComparison
 from q3edge.evaluation.distance.statistics import summarize
 from q3edge.evaluation.scorecard.examples import worst_examples, worst_places
+from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.passages import Encoded
 from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
 from q3edge.evaluation.scorecard.slices import AreaScore, ReadPassage, histogram, recovery_score, slices

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from q3edge.areas import AREA_WEIGHTS
 from q3edge.artifact import Notice
-from q3edge.evaluation.answers.questions import wilson
 from q3edge.evaluation.distance.metrics import Float64Array
 from q3edge.evaluation.distance.statistics import (
     Comparison,
@@ -25,6 +24,7 @@ from q3edge.evaluation.distance.statistics import (
     block_ids,
     summarize,
     weighted_sum,
+    wilson,
 )
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.readings import Reading

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.errors import InputError
-from q3edge.evaluation.answers.questions import parse_question
+from q3edge.evaluation.suites.question_files import parse_question
 from q3edge.evaluation.suites.suite import LETTERS, AnswerFormat, Item
 from q3edge.gsm8k import without_calculator_notes
 from q3edge.languages import detect_language
@@ -99,7 +99,7 @@ def choice(path: Path, text: str) -> list[Item]:
 
 
 def questions(path: Path, text: str) -> list[Item]:
-    """q3edge's own questions, JSON Lines; see `q3edge.evaluation.answers.questions.Question`."""
+    """q3edge's own questions, JSON Lines; see `q3edge.evaluation.suites.question_files.Question`."""
     items = []
     for line, content in _lines(text):
         found = parse_question(content, f"{path}, line {line}")

@@ -30,9 +30,9 @@ from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
-from q3edge.pipeline.measure.answers import Asking, compared_answers
+from q3edge.pipeline.measure.answers import compared_answers
 from q3edge.pipeline.measure.identity import identity_of
-from q3edge.pipeline.measure.measuring import is_onnx_artifact
+from q3edge.pipeline.measure.measuring import Asking, is_onnx_artifact
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 

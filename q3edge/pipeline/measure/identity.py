@@ -10,8 +10,7 @@ from q3edge.evaluation.scorecard.assemble import Identity
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.machine.tool_versions import tool_versions
-from q3edge.pipeline.measure.answers import Asking
-from q3edge.pipeline.measure.measuring import model_name
+from q3edge.pipeline.measure.measuring import Asking, model_name
 from q3edge.version import VERSION
 
 

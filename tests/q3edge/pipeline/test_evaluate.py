@@ -22,8 +22,8 @@ from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.dead_matrices import dead_matrices
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.measure.answers import Asking
 from q3edge.pipeline.measure.evaluate import evaluate
+from q3edge.pipeline.measure.measuring import Asking
 from q3edge.quantization.recipe import Recipe
 from tests.helpers.artifact_support import overwritten
 from tests.helpers.support import write_checkpoint
