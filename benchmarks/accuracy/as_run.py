@@ -18,7 +18,7 @@ from judge import interval
 from numpy.typing import NDArray
 
 from q3edge.checkpoint import open_float_model
-from q3edge.evaluation.distance.metrics import compare_logits
+from q3edge.evaluation.distance.logits import compare_logits
 from q3edge.evaluation.distance.statistics import summarize
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.runtime.session.decoder import Decoder

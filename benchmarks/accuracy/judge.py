@@ -29,7 +29,8 @@ from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
 from q3edge.checkpoint import open_float_model, open_quantized_model
 from q3edge.checkpoint.safetensors.file import SafetensorsFile
 from q3edge.checkpoint.source import WeightSource
-from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
+from q3edge.evaluation.distance.logits import compare_logits
+from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.statistics import Comparison, Estimate, summarize
 from q3edge.evaluation.distance.windows import Window
 from q3edge.reference.model import LogitsHead, hidden_states

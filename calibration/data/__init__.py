@@ -7,8 +7,7 @@ duplicates, dialogues (documents to tokens), mixture (tokens to rows). `loading`
 from __future__ import annotations
 
 from q3edge.calibration.data.calibration_set import CalibrationSet, SourceCount
-from q3edge.calibration.data.documents import DOMAINS
 from q3edge.calibration.data.loading import load_calibration_set
 from q3edge.calibration.data.mixture import DEFAULT_SHARES
 
-__all__ = ["DEFAULT_SHARES", "DOMAINS", "CalibrationSet", "SourceCount", "load_calibration_set"]
+__all__ = ["DEFAULT_SHARES", "CalibrationSet", "SourceCount", "load_calibration_set"]

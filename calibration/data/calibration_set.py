@@ -19,11 +19,11 @@ from q3edge.errors import InputError
 class SourceCount:
     """One file: its name without folders and what became of its documents (long texts count as their passages).
 
-    read = kept + all in `dropped` (reason -> documents); `domains` splits `kept`; `tokens` are those in the rows.
+    read = kept + all in `dropped` (reason -> documents); `areas` splits `kept`; `tokens` are those in the rows.
     """
 
     name: str
-    domains: Mapping[str, int]
+    areas: Mapping[str, int]
     read: int
     kept: int
     tokens: int

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from q3edge.calibration.data.documents import Document
+from q3edge.gsm8k import without_calculator_notes
 from q3edge.runtime.text.messages import texts, with_texts
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
@@ -18,7 +19,6 @@ _INVISIBLE = re.compile(
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, from an escape in JSON; no tokenizer takes it
 _BLANKS_AT_LINE_END = re.compile(r"[ \t]+(?=\n|$)")
-_CALCULATOR = re.compile(r"<<[0-9+\-*/().,%=$ ]+>>")  # GSM8K's notes for a calculator
 _WIKITEXT = re.compile(" @([-,.])@ ")
 _SPACED = (  # how WikiText sets words and marks apart
     (re.compile(r" ([,.;:!?)\]%]|'(?:s|ve|re|ll|d|m)\b|n't\b)"), r"\1"),
@@ -45,7 +45,7 @@ def clean_text(text: str, *, keep_layout: bool = False) -> str:
     """Cleaned text; `keep_layout` (code, messages) keeps two blank lines in a row and the first line's indentation."""
     text = _LINE_ENDS.sub("\n", text)
     text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
-    text = _CALCULATOR.sub("", unicodedata.normalize("NFC", text))
+    text = without_calculator_notes(unicodedata.normalize("NFC", text))
     if _WIKITEXT.search(text):
         text = _join_wikitext(text)
     text = _BLANKS_AT_LINE_END.sub("", text)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from q3edge.calibration.data.documents import Document
 from q3edge.errors import UsageError
+from q3edge.gsm8k import RESULT_MARK
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message, content_text
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
-_RESULT_MARK = "\n#### "  # GSM8K's border between working and result
 _PROBE: Message = {"role": "user", "content": "."}
 
 
@@ -85,7 +85,7 @@ class DocumentEncoder:
 
 def with_working_as_thoughts(messages: Sequence[Message]) -> list[Message] | None:
     """The dialogue with the working of its last answer (`working #### result`) as thoughts, or None without one."""
-    working, mark, result = content_text(messages[-1]).rpartition(_RESULT_MARK)
+    working, mark, result = content_text(messages[-1]).rpartition(RESULT_MARK)
     if not (mark and working.strip() and result.strip()):
         return None
     return [*messages[:-1], {"role": "assistant", "content": result.strip(), "reasoning_content": working}]

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 from q3edge.runtime.text.messages import Message, content_text
 
-DOMAINS = ("general", "math", "code", "multilingual", "safety")
-
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """Either `text` or `messages`; `source` and `number` say which record of which file it is, or is a passage of.
 
-    `domain` and `language` are what the file says, later what tagging found; `is_code` where the file type says so.
+    `area` and `language` are what the file says, later what tagging found; `is_code` where the file type says so.
     """
 
     source: int
@@ -22,7 +20,7 @@ class Document:
     text: str = ""
     messages: tuple[Message, ...] = ()
     is_code: bool = False
-    domain: str | None = None
+    area: str | None = None
     language: str | None = None
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePath
 
-from q3edge.calibration.data.documents import DOMAINS
+from q3edge.areas import area_named
 from q3edge.errors import InputError
 
 JSON_LINES = (".jsonl", ".json-lines", ".jsonlines", ".ndjson")
@@ -33,10 +33,9 @@ class SourceFile:
         return PurePath(self.label).suffix.lower()
 
     @property
-    def domain(self) -> str | None:
-        """The domain that the file is named after (`safety.jsonl`), if it is."""
-        stem = PurePath(self.label).stem.lower()
-        return stem if stem in DOMAINS else None
+    def area(self) -> str | None:
+        """The area that the file is named after (`safety.jsonl`), if it is."""
+        return area_named(PurePath(self.label).stem.lower())
 
 
 def open_sources(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
@@ -57,7 +56,7 @@ def open_sources(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
 
 
 def built_in_sources() -> list[SourceFile]:
-    """The data set that q3edge ships, one file a domain."""
+    """The data set that q3edge ships, one file an area."""
     folder = files("q3edge.data") / "calibration"
     inside = sorted(folder.iterdir(), key=lambda item: item.name) if folder.is_dir() else []
     sources = [SourceFile(item.name, item.read_bytes()) for item in inside if item.name.endswith(".jsonl")]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from q3edge.areas import AREAS
 from q3edge.calibration.data.calibration_set import CalibrationSet, SourceCount
 from q3edge.calibration.data.cleaning import clean_document, passages
 from q3edge.calibration.data.dialogues import DocumentEncoder
-from q3edge.calibration.data.documents import DOMAINS, Document, seeded_rank
+from q3edge.calibration.data.documents import Document, seeded_rank
 from q3edge.calibration.data.duplicates import find_duplicates
 from q3edge.calibration.data.files import SourceFile, open_sources
 from q3edge.calibration.data.mixture import Mixture, mix, normalised_shares
@@ -121,9 +122,9 @@ def _without_duplicates(documents: Sequence[Document], losses: Losses) -> list[D
 def _check_left(kept: Sequence[Document], asked: Mapping[str, float], losses: Losses) -> None:
     if not kept:
         raise InputError(f"calibration data: nothing is left after filtering ({losses.summary()}); give other text")
-    domains = Counter(document.domain for document in kept)
-    if not domains.keys() & asked.keys():
-        found = ", ".join(f"{count} of {domain}" for domain, count in sorted(domains.items(), key=str))
+    areas = Counter(document.area for document in kept)
+    if not areas.keys() & asked.keys():
+        found = ", ".join(f"{count} of {area}" for area, count in sorted(areas.items(), key=str))
         raise InputError(f"calibration data: no document of {', '.join(asked)} as the shares ask; found {found}")
 
 
@@ -142,22 +143,22 @@ def _assemble(
     refused: Sequence[Document],
 ) -> CalibrationSet:
     tokens = np.bincount(mixture.owners.ravel(), minlength=len(kept))
-    by_domain: Counter[str] = Counter()
+    by_area: Counter[str] = Counter()
     by_language: Counter[str] = Counter()
     by_source: Counter[int] = Counter()
-    domains: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    areas: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for document, count in zip(kept, tokens.tolist()):
-        by_domain[str(document.domain)] += count
+        by_area[str(document.area)] += count
         by_language[str(document.language)] += count
         by_source[document.source] += count
-        domains[document.source][str(document.domain)] += 1
+        areas[document.source][str(document.area)] += 1
     for document in refused:
-        domains[document.source][str(document.domain)] -= 1
-    used = {domain: by_domain[domain] / tokens.sum() for domain in DOMAINS if by_domain[domain]}
+        areas[document.source][str(document.area)] -= 1
+    used = {area: by_area[area] / tokens.sum() for area in AREAS if by_area[area]}
     sources = tuple(
         SourceCount(
             name=file.name,
-            domains={domain: domains[source][domain] for domain in DOMAINS if domains[source][domain]},
+            areas={area: areas[source][area] for area in AREAS if areas[source][area]},
             read=losses.read[source],
             kept=losses.read[source] - losses.dropped[source].total(),
             tokens=by_source[source],

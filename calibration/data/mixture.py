@@ -1,4 +1,4 @@
-"""Documents of several domains -> rows of tokens in set shares. Owns the plan, the order and the cutting."""
+"""Documents of several areas -> rows of tokens in set shares. Owns the plan, the order and the cutting."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.calibration.data.documents import DOMAINS, Document, seeded_rank
+from q3edge.areas import AREA_WEIGHTS, AREAS
+from q3edge.calibration.data.documents import Document, seeded_rank
 from q3edge.errors import InputError, UsageError
 
-DEFAULT_SHARES: Mapping[str, float] = {
-    "general": 0.35, "math": 0.25, "code": 0.20, "multilingual": 0.15, "safety": 0.05,
-}  # fmt: skip
+DEFAULT_SHARES: Mapping[str, float] = {area: weight / 100 for area, weight in AREA_WEIGHTS.items()}
 _LONG_DOCUMENT = 1 / 16  # of all rows is what one document may fill before others had their turn
 
 
@@ -23,7 +22,7 @@ _LONG_DOCUMENT = 1 / 16  # of all rows is what one document may fill before othe
 class Mixture:
     """Rows in their final order. `token_ids` and `owners` are int64 [rows, seq_len]; an owner is a document's index.
 
-    `planned` and `rows` say how many rows each domain should and could have; further rows are joined from rests.
+    `planned` and `rows` say how many rows each area should and could have; further rows are joined from rests.
     """
 
     token_ids: NDArray[np.int64]
@@ -33,40 +32,40 @@ class Mixture:
 
 
 def normalised_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
-    """Shares per domain that sum to 1, the default for None. UsageError: unknown domain, negative, or nothing left."""
+    """Shares per area that sum to 1, the default for None. UsageError: unknown area, negative, or nothing left."""
     given = DEFAULT_SHARES if shares is None else shares
-    if unknown := sorted(set(given) - set(DOMAINS)):
-        raise UsageError(f"share of {', '.join(unknown)}: expected domains of {', '.join(DOMAINS)}")
+    if unknown := sorted(set(given) - set(AREAS)):
+        raise UsageError(f"share of {', '.join(unknown)}: expected areas of {', '.join(AREAS)}")
     if not all(math.isfinite(share) and share >= 0 for share in given.values()) or not sum(given.values()) > 0:
         raise UsageError("shares: expected numbers from 0 up, at least one above 0")
-    return {domain: given[domain] / sum(given.values()) for domain in DOMAINS if given.get(domain)}
+    return {area: given[area] / sum(given.values()) for area in AREAS if given.get(area)}
 
 
 def apportion(shares: Mapping[str, float], rows: int) -> dict[str, int]:
     """`rows` split in proportion to `shares` by largest remainder: each within one row of its share."""
     total = sum(shares.values())
-    exact = {domain: rows * share / total for domain, share in shares.items()}
-    split = {domain: math.floor(quota) for domain, quota in exact.items()}
-    by_remainder = sorted(exact, key=lambda domain: split[domain] - exact[domain])
-    for domain in by_remainder[: rows - sum(split.values())]:
-        split[domain] += 1
+    exact = {area: rows * share / total for area, share in shares.items()}
+    split = {area: math.floor(quota) for area, quota in exact.items()}
+    by_remainder = sorted(exact, key=lambda area: split[area] - exact[area])
+    for area in by_remainder[: rows - sum(split.values())]:
+        split[area] += 1
     return split
 
 
 def plan_rows(shares: Mapping[str, float], rows: int, available: Callable[[str, int], int]) -> dict[str, int]:
-    """Rows per domain: what a domain lacks goes to the others in proportion to their shares.
+    """Rows per area: what an area lacks goes to the others in proportion to their shares.
 
-    `available(domain, n)` says how many of n wanted rows the domain has.
+    `available(area, n)` says how many of n wanted rows the area has.
     """
     fixed: dict[str, int] = {}
     left = dict(shares)
     while left:
         wanted = apportion(left, rows - sum(fixed.values()))
-        short = {domain: have for domain, n in wanted.items() if (have := available(domain, n)) < n}
+        short = {area: have for area, n in wanted.items() if (have := available(area, n)) < n}
         if not short:
             return fixed | wanted
         fixed |= short
-        left = {domain: share for domain, share in left.items() if domain not in short}
+        left = {area: share for area, share in left.items() if area not in short}
     return fixed
 
 
@@ -82,10 +81,10 @@ def mix(
 ) -> Mixture:
     """At most `samples` rows of the documents' tokens, fewer where there are not enough; InputError: not one row."""
     bound = max(1, round(samples * _LONG_DOCUMENT)) * seq_len
-    streams = {domain: _Stream(documents, domain, encode, separator, bound, seed) for domain in shares}
+    streams = {area: _Stream(documents, area, encode, separator, bound, seed) for area in shares}
     planned = apportion(shares, samples)
-    rows = plan_rows(shares, samples, lambda domain, n: streams[domain].fill(n * seq_len) // seq_len)
-    parts = [stream.cut(rows[domain] * seq_len) for domain, stream in streams.items()]
+    rows = plan_rows(shares, samples, lambda area, n: streams[area].fill(n * seq_len) // seq_len)
+    parts = [stream.cut(rows[area] * seq_len) for area, stream in streams.items()]
     missing = samples - sum(rows.values())
     if missing:  # every stream is used up: whole rows of what is left of them
         rests = np.concatenate([stream.cut(None) for stream in streams.values()], axis=1)
@@ -100,18 +99,18 @@ def mix(
 
 
 class _Stream:
-    """The tokens of one domain's documents in seeded order, encoded only as far as they are needed."""
+    """The tokens of one area's documents in seeded order, encoded only as far as they are needed."""
 
     def __init__(
         self,
         documents: Sequence[Document],
-        domain: str,
+        area: str,
         encode: Callable[[Document], list[int]],
         separator: list[int],
         bound: int,
         seed: int,
     ) -> None:
-        indices = [index for index, document in enumerate(documents) if document.domain == domain]
+        indices = [index for index, document in enumerate(documents) if document.area == area]
         self._order = sorted(indices, key=lambda index: seeded_rank(seed, documents[index].plain_text))
         self._documents, self._encode_one, self._separator, self._bound = documents, encode, separator, bound
         self._pieces = self._in_turn()

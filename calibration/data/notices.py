@@ -69,10 +69,10 @@ def _losses(losses: Losses) -> Iterator[Notice]:
 def _shortages(
     mixture: Mixture, asked: Mapping[str, float], used: Mapping[str, float], samples: int
 ) -> Iterator[Notice]:
-    short = {domain: n - mixture.rows[domain] for domain, n in mixture.planned.items() if n > mixture.rows[domain]}
+    short = {area: n - mixture.rows[area] for area, n in mixture.planned.items() if n > mixture.rows[area]}
     if short:
-        told = ", ".join(f"{domain} {used.get(domain, 0):.0%} of {asked[domain]:.0%}" for domain in short)
-        detail = f"rows went to other domains, for lack of text: {told}"
+        told = ", ".join(f"{area} {used.get(area, 0):.0%} of {asked[area]:.0%}" for area in short)
+        detail = f"rows went to other areas, for lack of text: {told}"
         yield Notice("calibration-share-not-met", sum(short.values()), detail)
     rows, seq_len = mixture.token_ids.shape
     if rows < samples:

@@ -38,7 +38,7 @@ def rejection(document: Document) -> str | None:
         return None if spoken and all(content_text(message).strip() for message in spoken) else "empty"
     if not document.text.strip():
         return "empty"
-    return None if document.is_code or document.domain == "math" else prose_rejection(document.text)
+    return None if document.is_code or document.area == "math" else prose_rejection(document.text)
 
 
 def prose_rejection(text: str) -> str | None:

@@ -10,7 +10,14 @@ from typing import Any
 
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import JSON_LINES, SourceFile
-from q3edge.calibration.data.records import ALL_KEYS, USABLE, Place, document_of, makes_record, question_and_answer
+from q3edge.calibration.data.records import (
+    ALL_KEYS,
+    USABLE,
+    RecordPlace,
+    document_of,
+    makes_record,
+    question_and_answer,
+)
 from q3edge.errors import InputError, ResourceError
 from q3edge.storage.text_files import Refuse, decode_utf8, json_lines, table_rows
 
@@ -28,16 +35,16 @@ def read_documents(file: SourceFile, source: int) -> list[Document]:
 
 def _read_text(file: SourceFile, source: int) -> Iterator[Document]:
     """The whole file as one document; long ones are cut into passages later."""
-    yield Document(source, 1, _decode(file), domain=file.domain)
+    yield Document(source, 1, _decode(file), area=file.area)
 
 
 def _read_code(file: SourceFile, source: int) -> Iterator[Document]:
-    yield Document(source, 1, _decode(file), is_code=True, domain=file.domain)
+    yield Document(source, 1, _decode(file), is_code=True, area=file.area)
 
 
 def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document]:
     for number, record in json_lines(_decode(file), _refusal(file, "not valid JSON", "expected one object a line")):
-        yield document_of(record, Place(file.label, source, number, file.domain))
+        yield document_of(record, RecordPlace(file.label, source, number, file.area))
 
 
 def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
@@ -49,15 +56,15 @@ def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
             header = row if makes_record(row) else []
             if header:
                 continue
-        place = Place(file.label, source, number, file.domain)
+        place = RecordPlace(file.label, source, number, file.area)
         yield document_of(dict(zip(header, row)), place) if header else _headless(row, place)
 
 
-def _headless(row: list[str], place: Place) -> Document:
+def _headless(row: list[str], place: RecordPlace) -> Document:
     if len(row) == 1:
-        return Document(place.source, place.number, row[0], domain=place.domain)
+        return Document(place.source, place.number, row[0], area=place.area)
     if len(row) == 2:
-        return Document(place.source, place.number, messages=question_and_answer(*row), domain=place.domain)
+        return Document(place.source, place.number, messages=question_and_answer(*row), area=place.area)
     raise place.error(f"{len(row)} columns without a header that has {USABLE}; expected one column, or two")
 
 
@@ -77,7 +84,7 @@ def _read_parquet(file: SourceFile, source: int) -> Iterator[Document]:
             f"{file.label}: not a readable Parquet file ({type(error).__name__}); write it again"
         ) from None
     for number, row in enumerate(rows, 1):
-        yield document_of(row, Place(file.label, source, number, file.domain))
+        yield document_of(row, RecordPlace(file.label, source, number, file.area))
 
 
 def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
@@ -90,7 +97,7 @@ def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
     text = "\n\n".join(pages)
     if not text.strip():
         raise InputError(f"{file.label}: a PDF without text (scanned pages?); save it as text")
-    yield Document(source, 1, text, domain=file.domain)
+    yield Document(source, 1, text, area=file.area)
 
 
 def _optional(module: str, file: SourceFile, extra: str) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from q3edge.calibration.data.documents import DOMAINS, Document
+from q3edge.areas import area_named
+from q3edge.calibration.data.documents import Document
 from q3edge.errors import InputError
 from q3edge.runtime.text.messages import ROLES, Message
 
@@ -17,27 +18,27 @@ CODE_KEYS = ("prompt", "canonical_solution")  # the solution continues the promp
 TEXT_KEYS = ("text", "content")
 USABLE = ", ".join([*TEXT_KEYS, *DIALOGUE_KEYS, *("+".join(pair) for pair in (*PAIR_KEYS, CODE_KEYS))])
 ALL_KEYS = frozenset([*TEXT_KEYS, *DIALOGUE_KEYS, *CODE_KEYS, *(key for pair in PAIR_KEYS for key in pair)]) | {
-    "input", "domain", "language",
+    "input", "area", "domain", "language",
 }  # fmt: skip
 _NAMES = {"human": "user", "gpt": "assistant"}  # the names of "from" in conversations that have no "role"
 _LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RecordPlace:
     """Where a record stands: the file's label for errors, its index, and the line or row."""
 
     label: str
     source: int
     number: int
-    domain: str | None = None
+    area: str | None = None
 
     def error(self, problem: str) -> InputError:
         """An InputError that names file and line."""
         return InputError(f"{self.label}: line {self.number}: {problem}")
 
 
-def document_of(record: object, place: Place) -> Document:
+def document_of(record: object, place: RecordPlace) -> Document:
     """The document that a record's keys describe, in any case of letters; keys without a meaning are ignored.
 
     InputError: not an object, no usable keys, or a value of the wrong type.
@@ -46,7 +47,8 @@ def document_of(record: object, place: Place) -> Document:
         raise place.error(f"expected an object with {USABLE}; found {_type(record)}")
     fields = {str(key).strip().lower(): value for key, value in record.items()}
     text, messages, is_code = _content(fields, place)
-    domain, language = place.domain or fields.get("domain"), fields.get("language")
+    area = place.area or area_named(fields.get("area")) or area_named(fields.get("domain"))
+    language = fields.get("language")
     tagged = isinstance(language, str) and _LANGUAGE_TAG.fullmatch(language)
     return Document(
         source=place.source,
@@ -54,7 +56,7 @@ def document_of(record: object, place: Place) -> Document:
         text=text,
         messages=messages,
         is_code=is_code,
-        domain=domain if domain in DOMAINS else None,
+        area=area,
         language=language if tagged else None,
     )
 
@@ -70,7 +72,7 @@ def question_and_answer(question: str, answer: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
 
 
-def _content(fields: Mapping[str, Any], place: Place) -> tuple[str, tuple[Message, ...], bool]:
+def _content(fields: Mapping[str, Any], place: RecordPlace) -> tuple[str, tuple[Message, ...], bool]:
     """Text, messages, and whether the text is code: dialogues first, as they say more than their text would."""
     for key in DIALOGUE_KEYS:
         if key in fields:
@@ -89,13 +91,13 @@ def _content(fields: Mapping[str, Any], place: Place) -> tuple[str, tuple[Messag
     raise place.error(f"keys {_printable(', '.join(fields)) or 'none'}; expected {USABLE}")
 
 
-def _messages(value: object, key: str, place: Place) -> tuple[Message, ...]:
+def _messages(value: object, key: str, place: RecordPlace) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise place.error(f"{key} is {_type(value)}; expected a list of messages with role and content")
     return tuple(_message(entry, f"{key}[{index}]", place) for index, entry in enumerate(value))
 
 
-def _message(entry: object, name: str, place: Place) -> Message:
+def _message(entry: object, name: str, place: RecordPlace) -> Message:
     if not isinstance(entry, Mapping):
         raise place.error(f"{name} is {_type(entry)}; expected an object with role and content")
     role = entry.get("role", entry.get("from"))
@@ -112,7 +114,7 @@ def _message(entry: object, name: str, place: Place) -> Message:
     return {"role": role, "content": content, "reasoning_content": reasoning}
 
 
-def _text(fields: Mapping[str, Any], key: str, place: Place) -> str:
+def _text(fields: Mapping[str, Any], key: str, place: RecordPlace) -> str:
     value = fields[key]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # an answer such as 18

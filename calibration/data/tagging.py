@@ -1,4 +1,4 @@
-"""What a document is about: one of the domains whose shares the mixture keeps, and its language."""
+"""What a document is about: one of the areas whose shares the mixture keeps, and its language."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from q3edge.calibration.data.documents import Document
+from q3edge.gsm8k import RESULT_MARK
 from q3edge.languages import UNKNOWN, detect_language
 from q3edge.runtime.text.messages import content_text
 
@@ -26,17 +27,16 @@ _EQUATION = re.compile(r"\d\s*[%°]?\s*[-+*/×÷=^<>]\s*[$€£(]?\s*[\d(]|[a-z]
 _LATEX = re.compile(r"\\(frac|sqrt|sum|int|cdot|times|begin|left|boxed|pi|alpha|leq|geq)\b|\$[^$\n]*[=^_\\][^$\n]*\$")
 _AMOUNT = re.compile(r"\d|\bhow (many|much|old|long|far)\b", re.IGNORECASE)
 _BARE_NUMBER = re.compile(r"[^\w]*\d[\d.,\s]*[^\w]*")
-_FINAL_NUMBER = re.compile(r"\n#### ")
 _PER_CHARACTERS = 500  # prose is maths where it has an equation for every so many characters
 
 
 def tag_document(document: Document) -> Document:
-    """The document with `domain`, `language` and `is_code` filled in; what the file said comes first."""
+    """The document with `area`, `language` and `is_code` filled in; what the file said comes first."""
     text = document.plain_text
-    is_code = document.is_code or document.domain == "code" or (document.domain is None and is_source_code(text))
+    is_code = document.is_code or document.area == "code" or (document.area is None and is_source_code(text))
     language = document.language or (CODE_LANGUAGE if is_code else detect_language(text))
-    domain = document.domain or _domain(document, text, is_code, language)
-    return replace(document, domain=domain, language=language, is_code=is_code)
+    area = document.area or _area(document, text, is_code, language)
+    return replace(document, area=area, language=language, is_code=is_code)
 
 
 def is_source_code(text: str) -> bool:
@@ -47,19 +47,19 @@ def is_source_code(text: str) -> bool:
     return len(lines) >= _MIN_CODE_LINES and sum(map(bool, map(_CODE_LINE.match, lines))) > _CODE_LINES * len(lines)
 
 
-def _domain(document: Document, text: str, is_code: bool, language: str) -> str:
+def _area(document: Document, text: str, is_code: bool, language: str) -> str:
     if is_code:
         return "code"
     if language.partition("-")[0] not in ("en", UNKNOWN):
         return "multilingual"
-    return "math" if (_is_exercise(document) if document.messages else _is_maths(text)) else "general"
+    return "math" if (_is_exercise(document) if document.messages else _is_maths(text)) else "knowledge"
 
 
 def _is_exercise(document: Document) -> bool:
     """A question about amounts whose answer calculates or is a number."""
     question = " ".join(content_text(m) for m in document.messages if m["role"] != "assistant")
     answer = "\n".join(content_text(m) for m in document.messages if m["role"] == "assistant")
-    if _is_maths(question + "\n" + answer) or _FINAL_NUMBER.search(answer):
+    if _is_maths(question + "\n" + answer) or RESULT_MARK in answer:
         return True
     return bool(_AMOUNT.search(question)) and bool(_BARE_NUMBER.fullmatch(answer) or _EQUATION.search(answer))
 

@@ -27,9 +27,9 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, head_tensor, tensor_shapes
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ResourceError
-from q3edge.evaluation.distance.references import batches
-from q3edge.evaluation.distance.windows import Window, padded_inputs
-from q3edge.reference.model import hidden_states
+from q3edge.evaluation.distance.chain import batches
+from q3edge.evaluation.distance.references import window_states
+from q3edge.evaluation.distance.windows import Window
 from q3edge.reference.weights import read_tensor
 
 _BLOCK = 64  # weights that share a scale in bitsandbytes' 4-bit types, its default
@@ -85,11 +85,9 @@ class BaselineDecoder:
         lengths = [len(window.inputs) for window in windows]
         for batch in batches(lengths, [""] * len(windows)):
             with _products_by(baseline.make):
-                ids = padded_inputs([windows[number] for number in batch])
-                of_batch = [lengths[number] for number in batch]
-                states = hidden_states(source, ids, of_batch, label=baseline.name)
+                states = window_states(source, [windows[number] for number in batch], label=baseline.name)
             for number, row in zip(batch, states):
-                self._hidden[number] = row[: lengths[number]].clone()
+                self._hidden[number] = row.clone()
         # One matrix, however large, and not blocks of LogitsHead: torch's scale is one for the whole table.
         self._head = read_tensor(source, head_tensor(source.config))
 

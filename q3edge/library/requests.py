@@ -13,8 +13,7 @@ from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, CacheType
 
 if TYPE_CHECKING:
-    from q3edge.pipeline.measure.answers import Asking
-    from q3edge.pipeline.measure.measuring import Measuring
+    from q3edge.pipeline.measure.measuring import Asking, Measuring
     from q3edge.pipeline.quantize.calibrate import Budget, Calibration
     from q3edge.quantization.recipe import Recipe
 
@@ -149,6 +148,6 @@ def _asking(generate: int | None, allow_code: bool) -> Asking | None:
         if allow_code:
             raise UsageError("--allow-code runs what --generate writes: add --generate")
         return None
-    from q3edge.pipeline.measure.answers import Asking
+    from q3edge.pipeline.measure.measuring import Asking
 
     return Asking(max_new_tokens=generate, run_code=allow_code)

@@ -10,13 +10,14 @@ from pathlib import Path
 from q3edge.artifact import Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
-from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
-from q3edge.evaluation.validation.results import ValidationReport
+from q3edge.defaults import MAX_TOKENS
+from q3edge.evaluation.distance.windows import Window
+from q3edge.evaluation.validation.results import ValidationReport, require_passed
 from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.exporters.onnx.export import check_exportable
 from q3edge.pipeline.export import finish_artifact, write_artifact
 from q3edge.pipeline.measure.checks import check_export
-from q3edge.pipeline.measure.validate import require_passed, text_windows
+from q3edge.pipeline.measure.validate import text_windows
 from q3edge.pipeline.quantize.calibrate import Calibration, discard_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.quantization.recipe import Recipe
@@ -64,7 +65,7 @@ def build_artifact(
             windows(staging, checkpoint) if windows else text_windows(staging, checkpoint.config, texts, max_tokens)
         )
         report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads)
-        require_passed(output, report)
+        require_passed(str(output), report.checks)
         manifest = finish_artifact(staging, {"validation": report.to_json()})
     discard_work(output, manifest)
     return Built(manifest, report)

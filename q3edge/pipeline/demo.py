@@ -18,9 +18,10 @@ import numpy as np
 
 from q3edge import progress
 from q3edge.checkpoint import Checkpoint
-from q3edge.evaluation.answers.questions import Question, read_questions, score_answers
+from q3edge.evaluation.answers.questions import score_answers
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.distance.windows import Window
+from q3edge.evaluation.suites.question_files import Question, read_questions
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import Calibration
@@ -29,7 +30,7 @@ from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message
 
 _LONGEST_ANSWER = 128
-_SHARES = {"general": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
+_SHARES = {"knowledge": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class DemoRow:
 
     format: str
     model_bytes: int
-    mean_kl: Estimate
+    text_kl: Estimate
     accuracy: Estimate
     tokens_per_second: float
 
@@ -106,7 +107,7 @@ def _judge(
 
         scores = score_answers(questions, answer)
     model_bytes = built.manifest.metrics["model_bytes"]
-    return DemoRow(name, model_bytes, built.report.overall.mean_kl, scores.overall, statistics.median(speeds))
+    return DemoRow(name, model_bytes, built.report.text_kl, scores.overall, statistics.median(speeds))
 
 
 def _transcript(model: Model, question: Question) -> Window:

@@ -1,4 +1,9 @@
-"""KL divergence of rounded models to the float one, from hidden states. Memory is a few positions' logits."""
+"""KL divergence of rounded models to the float one, from hidden states. Memory is a few positions' logits.
+
+Apart from q3edge.evaluation.distance: calibration ranks many candidates against one target and needs the mean alone, so
+this is float32 and one product for all candidates. Evaluation reports single tokens and computes in float64; its
+formula here would change what calibration chooses, and with it the bytes of models.
+"""
 
 from __future__ import annotations
 

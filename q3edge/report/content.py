@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from q3edge.artifact import Notice
+from q3edge.evaluation.distance.kl_names import KL_TITLES, KLName
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import Recommendation, pareto_front
 
-Kind = Literal["artifact", "baseline"]
+VariantKind = Literal["artifact", "baseline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,11 @@ class Spread:
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Over these values, at least one."""
+        return cls(float(statistics.median(values)), float(min(values)), float(max(values)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +68,12 @@ class TensorFact:
 class Variant:
     """One quantized form of the reference: an ONNX artifact, or a baseline that others make.
 
-    formats: the schemes of its matrices in words. validation: what `build` measured, where no scorecard was made.
+    formats: the schemes of its matrices in words. validation: what `build` measured, on its own text.
     missing: what was not measured, and why, each a sentence.
     """
 
     name: str
-    kind: Kind
+    kind: VariantKind
     digest: str
     model_bytes: int
     bits_per_weight: float | None
@@ -80,15 +87,16 @@ class Variant:
     versions: Mapping[str, str] | None = None
     missing: tuple[str, ...] = ()
 
-    @property
-    def comparison(self) -> Comparison | None:
-        """Token by token against the reference, over all text."""
-        return self.scorecard.overall if self.scorecard and self.scorecard.overall else self.validation
+    def comparison(self, kl: KLName) -> Comparison | None:
+        """Token by token against the reference, over what the KL of that name is measured on."""
+        if kl == "text_kl":
+            return self.validation
+        return self.scorecard.overall if self.scorecard else None
 
-    @property
-    def mean_kl(self) -> Estimate | None:
-        """Mean KL to the reference in nats."""
-        return self.comparison.mean_kl if self.comparison else None
+    def mean_kl(self, kl: KLName) -> Estimate | None:
+        """The mean KL of that name, in nats."""
+        found = self.comparison(kl)
+        return found.mean_kl if found else None
 
     @property
     def recovery(self) -> Estimate | None:
@@ -105,7 +113,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ReferenceFacts:
     """The float model: stored_bytes of its checkpoint, number of weights, the types it is stored in."""
 
     name: str
@@ -119,7 +127,7 @@ class Reference:
 class Report:
     """Variants of one reference (None: not given), as tables list them; machine: what it was measured on."""
 
-    reference: Reference | None
+    reference: ReferenceFacts | None
     variants: tuple[Variant, ...]
     failures: tuple[Failure, ...]
     gates: Gates
@@ -131,15 +139,34 @@ class Report:
         """The variant's size as a fraction of the reference's stored bytes."""
         return variant.model_bytes / self.reference.stored_bytes if self.reference else None
 
+    @property
+    def kl(self) -> KLName:
+        """Which KL the variants are compared and gated by: `compared_kl` of them all."""
+        return compared_kl(self.variants)
+
+    def mean_kl(self, variant: Variant) -> Estimate | None:
+        """The variant's mean KL of the report's name, in nats."""
+        return variant.mean_kl(self.kl)
+
+    def comparison(self, variant: Variant) -> Comparison | None:
+        """The variant token by token, over what the report's KL is measured on."""
+        return variant.comparison(self.kl)
+
     def front(self) -> tuple[str, ...]:
         """Names of the variants that no other beats in both size and mean KL, smallest first."""
-        judged = [variant for variant in self.variants if variant.mean_kl]
-        points = [(v.model_bytes, v.mean_kl.value) for v in judged if v.mean_kl]
-        return tuple(judged[i].name for i in pareto_front(points))
+        points = {v.name: (v.model_bytes, found.value) for v in self.variants if (found := self.mean_kl(v))}
+        names = list(points)
+        return tuple(names[i] for i in pareto_front(list(points.values())))
 
     def to_json(self) -> dict[str, Any]:
-        """Every number that the page shows, unrounded, with what follows from them: share, front."""
+        """Every number that the page shows, unrounded, with what follows from them: share, KLs by name, front."""
         raw = asdict(self)
         for entry, variant in zip(raw["variants"], self.variants):
             entry["share_of_reference"] = self.share(variant)
-        return {"schema": "q3edge-report", "schema_version": 1, "front": list(self.front()), **raw}
+            entry |= {name: found and asdict(found) for name in KL_TITLES for found in [variant.mean_kl(name)]}
+        return {"schema": "q3edge-report", "schema_version": 2, "kl": self.kl, "front": list(self.front()), **raw}
+
+
+def compared_kl(variants: Sequence[Variant]) -> KLName:
+    """suite_kl where any variant was evaluated, else text_kl: the two are never compared with each other."""
+    return "suite_kl" if any(variant.mean_kl("suite_kl") for variant in variants) else "text_kl"

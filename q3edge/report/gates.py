@@ -4,47 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from q3edge.defaults import MAX_KL, MIN_RECOVERY
+from q3edge.evaluation.distance.kl_names import KL_WORDS, KLName
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.validation.results import CheckResult
-
-MIN_RECOVERY, MAX_KL = 97.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
     """min_recovery in percent, held against the lower end of the interval; max_kl in nats, against the mean itself.
 
-    None asks for nothing. The KL is held as `build --max-kl` and `validate --max-kl` hold it.
+    None asks for nothing. Which KL is held against max_kl is said by whoever asks, and told in every result.
     """
 
     min_recovery: float | None = MIN_RECOVERY
     max_kl: float | None = MAX_KL
 
-    @property
-    def rule(self) -> str:
-        """The gates in words."""
+    def rule(self, kl: KLName) -> str:
+        """The gates in words, where they read that KL."""
         parts = []
         if self.min_recovery is not None:
             parts.append(f"a recovery whose 95 % interval lies at or above {self.min_recovery:g} %")
         if self.max_kl is not None:
-            parts.append(f"a mean KL of at most {self.max_kl:g} nats")
+            parts.append(f"a {KL_WORDS[kl]} of at most {self.max_kl:g} nats")
         return " and ".join(parts) or "no demand on accuracy"
 
-    def judge(self, recovery: Estimate | None, mean_kl: Estimate | None) -> tuple[CheckResult, ...]:
-        """One result for each gate that is set; "skipped" where its number was not measured."""
+    def judge(self, recovery: Estimate | None, mean_kl: Estimate | None, kl: KLName) -> tuple[CheckResult, ...]:
+        """One result for each gate that is set; "skipped" where its number was not measured. kl: what mean_kl is."""
         results = []
         if self.max_kl is not None:
-            results.append(_judge_kl(mean_kl, self.max_kl))
+            results.append(_judge_kl(mean_kl, self.max_kl, kl))
         if self.min_recovery is not None:
             results.append(_judge_recovery(recovery, self.min_recovery))
         return tuple(results)
 
 
-def _judge_kl(mean_kl: Estimate | None, limit: float) -> CheckResult:
+def _judge_kl(mean_kl: Estimate | None, limit: float, kl: KLName) -> CheckResult:
+    name = f"max_{kl}"
     if mean_kl is None:
-        return CheckResult("max_kl", "skipped", None, limit, "mean KL was not measured")
-    reason = f"mean KL {mean_kl.value:.3g} nats, at most {limit:g} asked for"
-    return CheckResult("max_kl", "pass" if mean_kl.value <= limit else "fail", mean_kl.value, limit, reason)
+        return CheckResult(name, "skipped", None, limit, f"{KL_WORDS[kl]} was not measured")
+    reason = f"{KL_WORDS[kl]} {mean_kl.value:.3g} nats, at most {limit:g} asked for"
+    return CheckResult.at_most(name, mean_kl.value, limit, reason)
 
 
 def _judge_recovery(recovery: Estimate | None, limit: float) -> CheckResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from q3edge.evaluation.distance.kl_names import KL_TITLES, KL_WORDS
 from q3edge.report.content import Report, Speed, Spread, Variant
 from q3edge.report.numbers import STYLES, with_interval
 from q3edge.report.plain_text import visible
@@ -25,24 +26,26 @@ def render_markdown(report: Report) -> str:
         _list(
             "Not measured", [f"{_escaped(v.name)}: {_escaped(reason)}" for v in report.variants for reason in v.missing]
         ),
-        "Recovery: the score kept, in percent of the reference's. KL: mean divergence of the next-token distribution "
+        "Recovery: the score kept, in percent of the reference's. "
+        f"{KL_TITLES[report.kl].capitalize()}: {KL_WORDS[report.kl]}, the divergence of the next-token distribution "
         "from the reference's, in nats. Brackets: 95 % intervals; of speed and memory, the smallest and largest.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _variants(report: Report) -> str:
-    header = ["variant", "MB", "% of reference", "recovery %", "KL", "same token %", "tokens/s", "peak MB"]
+    kl = KL_TITLES[report.kl]
+    header = ["variant", "MB", "% of reference", "recovery %", kl, "same token %", "tokens/s", "peak MB"]
     rows = []
     for variant in report.variants:
-        share, found = report.share(variant), variant.comparison
+        share, found = report.share(variant), report.comparison(variant)
         rows.append(
             [
                 _escaped(variant.name) + (" (baseline)" if variant.kind == "baseline" else ""),
                 STYLES["megabytes"](variant.model_bytes),
                 "–" if share is None else STYLES["whole_share"](share),
                 with_interval(variant.recovery, "percent"),
-                with_interval(variant.mean_kl, "nats"),
+                with_interval(report.mean_kl(variant), "nats"),
                 with_interval(found.top1_agreement if found else None, "share"),
                 _rate(variant.speed),
                 _spread(variant.speed.peak_bytes if variant.speed else None, "whole_megabytes"),

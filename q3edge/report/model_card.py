@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact import Manifest
+from q3edge.evaluation.distance.kl_names import KL_WORDS
 from q3edge.quantization.scheme import Scheme
 
 CARD_FILE = "README.md"
@@ -52,7 +53,7 @@ def _validation(report: Mapping[str, Any] | None) -> str:
         return "## Accuracy\n\nNot measured yet: run `q3edge validate . --reference MODEL`."
     overall = report["overall"]
     names = {
-        "mean_kl": "mean KL to float, nats",
+        "mean_kl": f"{KL_WORDS['text_kl']}, nats",
         "median_kl": "median KL",
         "p99_kl": "99 % KL",
         "p999_kl": "99.9 % KL",
@@ -69,7 +70,10 @@ def _validation(report: Mapping[str, Any] | None) -> str:
     for part, name in (("weights_part", "from the weights alone"), ("activations_part", "from int8 activations")):
         if found := report[part]:
             lines.append(f"| mean KL {name} | {found['mean_kl']['value']:.4g} | |")
-    title = f"## Accuracy\n\nAgainst the float model, on {overall['tokens']} tokens of text."
+    title = (
+        f"## Accuracy\n\nAgainst the float model, on {overall['tokens']} tokens of the build's text. "
+        f"`q3edge check . --max-kl NATS` reads the {KL_WORDS['text_kl']}."
+    )
     return f"{title}\n\n" + "\n".join(lines)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from q3edge.evaluation.distance.kl_names import KL_TITLES, KLName
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.report.gates import Gates
 
 
-class Judged(Protocol):
+class VariantFigures(Protocol):
     """What the rule looks at."""
 
     @property
@@ -25,9 +26,8 @@ class Judged(Protocol):
     def recovery(self) -> Estimate | None:
         """In percent of the reference."""
 
-    @property
-    def mean_kl(self) -> Estimate | None:
-        """To the reference, in nats."""
+    def mean_kl(self, kl: KLName) -> Estimate | None:
+        """The mean KL of that name, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +46,38 @@ class Recommendation:
     refused: Mapping[str, str]
 
 
-def recommend(variants: Sequence[Judged], gates: Gates, reference_bytes: int | None) -> Recommendation:
-    """The smallest of the variants that pass all gates; of equal size, the one with the smaller KL."""
-    ordered = sorted(variants, key=lambda v: (v.model_bytes, v.mean_kl.value if v.mean_kl else float("inf")))
+def recommend(
+    variants: Sequence[VariantFigures], gates: Gates, reference_bytes: int | None, kl: KLName
+) -> Recommendation:
+    """The smallest of the variants that pass all gates; of equal size, the one with the smaller KL of that name."""
+    ordered = sorted(variants, key=lambda v: (v.model_bytes, _distance(v, kl)))
     refused: dict[str, str] = {}
     chosen = None
     for variant in ordered:
-        obstacles = [r.reason for r in gates.judge(variant.recovery, variant.mean_kl) if r.status != "pass"]
+        obstacles = [r.reason for r in gates.judge(variant.recovery, variant.mean_kl(kl), kl) if r.status != "pass"]
         if not obstacles:
             chosen = variant
             break
         refused[variant.name] = "; ".join(obstacles)
-    measured = [v for v in ordered if v.mean_kl]
+    measured = [v for v in ordered if v.mean_kl(kl)]
     measured = [v for v in measured if reference_bytes is None or v.model_bytes < reference_bytes] or measured
-    best = min(measured, key=lambda v: v.mean_kl.value if v.mean_kl else 0.0) if measured else None
+    best = min(measured, key=lambda v: _distance(v, kl)) if measured else None
     return Recommendation(
         name=chosen.name if chosen else None,
-        sentence=_sentence(chosen, bool(ordered), reference_bytes),
-        rule=f"The smallest variant with {gates.rule}.",
+        sentence=_sentence(chosen, bool(ordered), reference_bytes, kl),
+        rule=f"The smallest variant with {gates.rule(kl)}.",
         smallest=ordered[0].name if ordered else None,
         most_accurate=best.name if best else None,
         refused=refused,
     )
 
 
-def _sentence(chosen: Judged | None, any_there: bool, reference_bytes: int | None) -> str:
+def _distance(variant: VariantFigures, kl: KLName) -> float:
+    found = variant.mean_kl(kl)
+    return found.value if found else float("inf")
+
+
+def _sentence(chosen: VariantFigures | None, any_there: bool, reference_bytes: int | None, kl: KLName) -> str:
     if chosen is None:
         return "Ship none of these: no variant passes." if any_there else "There is no variant to judge."
     facts = [f"{chosen.model_bytes / 1e6:.1f} MB"]
@@ -78,8 +85,8 @@ def _sentence(chosen: Judged | None, any_there: bool, reference_bytes: int | Non
         facts[0] += f", {100 * chosen.model_bytes / reference_bytes:.0f} % of the size"
     if chosen.recovery:
         facts.append(f"recovery {chosen.recovery.value:.1f} %{_interval(chosen.recovery, '.1f')}")
-    if chosen.mean_kl:
-        facts.append(f"KL {chosen.mean_kl.value:.3g} nats{_interval(chosen.mean_kl, '.3g')}")
+    if found := chosen.mean_kl(kl):
+        facts.append(f"{KL_TITLES[kl]} {found.value:.3g} nats{_interval(found, '.3g')}")
     return f"Ship {chosen.name}: {', '.join(facts)}."
 
 

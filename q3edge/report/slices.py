@@ -10,7 +10,7 @@ from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
 from q3edge.report.content import Variant
 
-Kind = Literal["areas", "languages", "suites"]
+SliceKind = Literal["areas", "languages", "suites"]
 LANGUAGES = {
     "ar": "Arabic", "bn": "Bengali", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi",
     "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "mul": "several", "pt": "Portuguese",
@@ -40,7 +40,7 @@ class SliceTable:
     rows: tuple[tuple[Variant, tuple[Slice | None, ...]], ...]
 
 
-def slice_table(variants: Sequence[Variant], kind: Kind) -> SliceTable | None:
+def slice_table(variants: Sequence[Variant], kind: SliceKind) -> SliceTable | None:
     """The table over the variants that have a scorecard; None where no scorecard has slices of this kind."""
     judged = [(variant, _slices(variant.scorecard, kind)) for variant in variants if variant.scorecard]
     names = dict.fromkeys(name for _, slices in judged for name in slices)
@@ -50,7 +50,7 @@ def slice_table(variants: Sequence[Variant], kind: Kind) -> SliceTable | None:
     return SliceTable(columns, tuple((v, tuple(slices.get(name) for name in names)) for v, slices in judged))
 
 
-def _slices(scorecard: Scorecard, kind: Kind) -> Mapping[str, Slice]:
+def _slices(scorecard: Scorecard, kind: SliceKind) -> Mapping[str, Slice]:
     return {"areas": scorecard.areas, "languages": scorecard.languages, "suites": scorecard.suites}[kind]
 
 

@@ -12,7 +12,7 @@ from q3edge.artifact import Notice
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.scorecard.scorecard import Example, Histogram, Scorecard, Slice
 from q3edge.evaluation.validation.results import CheckResult
-from q3edge.report.content import Failure, Reference, Report, Speed, Spread, TensorFact, Variant
+from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Spread, TensorFact, Variant, compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
 
@@ -132,13 +132,12 @@ def variant(
 def make_report(*variants: Variant, gates: Gates | None = None, failures: tuple[Failure, ...] = ()) -> Report:
     """A report of the variants; without any, of a usual set with baselines."""
     chosen = variants or usual_variants()
-    reference = Reference("Qwen3-0.6B", "ab" * 32, 1_192_000_000, 596_000_000, {"BF16": 311})
+    reference = ReferenceFacts("Qwen3-0.6B", "ab" * 32, 1_192_000_000, 596_000_000, {"BF16": 311})
     machine: Mapping[str, str] = {"CPU": "Example CPU (2 cores)", "Memory bandwidth": "20 GB/s"}
     chosen_gates = gates or Gates()
-    return Report(
-        reference, tuple(chosen), failures, chosen_gates, recommend(chosen, chosen_gates, reference.stored_bytes),
-        machine, {"torch": "2.13.0", "onnxruntime": "1.32.0"},
-    )  # fmt: skip
+    advice = recommend(chosen, chosen_gates, reference.stored_bytes, compared_kl(chosen))
+    versions = {"torch": "2.13.0", "onnxruntime": "1.32.0"}
+    return Report(reference, tuple(chosen), failures, chosen_gates, advice, machine, versions)
 
 
 def usual_variants() -> tuple[Variant, ...]:

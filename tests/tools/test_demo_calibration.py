@@ -13,12 +13,12 @@ import pytest
 
 from q3edge.calibration.data import load_calibration_set
 from q3edge.calibration.data.dialogues import DocumentEncoder
-from q3edge.calibration.data.records import Place, document_of
+from q3edge.calibration.data.records import RecordPlace, document_of
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tools.demo_model import calibration
-from tools.demo_model.calibration import DOMAINS, record, records
+from tools.demo_model.calibration import AREAS, record, records
 from tools.demo_model.curriculum import MIX, dialogue, example, questions
 
 MODEL = Path(str(files("q3edge.data") / "demo_model"))
@@ -62,7 +62,7 @@ def test_the_tokens_are_those_of_training(tokenizer: Tokenizer, template: ChatTe
     for _ in range(200):
         talk, text = dialogue(drawn), example(written)
         prompt, reply = tokenizer.encode_markup(text.prompt), tokenizer.encode_markup(text.reply)
-        document = document_of(record(talk), Place("file", 0, 1))
+        document = document_of(record(talk), RecordPlace("file", 0, 1))
         assert encoder.encode(document) == prompt + reply + line_end
         assert chat.encode(document.messages[:-1], thinking=not talk.prompted) == prompt
 
@@ -70,8 +70,9 @@ def test_the_tokens_are_those_of_training(tokenizer: Tokenizer, template: ChatTe
 def test_it_fills_its_rows_in_the_curriculums_proportions(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     shares: dict[str, float] = {}
     for area, weight in MIX.items():
-        domain = DOMAINS.get(area, area)
-        shares[domain] = shares.get(domain, 0) + weight
+        name = AREAS.get(area, area)
+        shares[name] = shares.get(name, 0) + weight
     found = load_calibration_set([COMMITTED], tokenizer, template, samples=128, seq_len=128, shares=shares)
     assert found.token_ids.shape == (128, 128)
     assert found.notices == ()
+    assert found.digest == "fd087ce1310de45fad14342cecb8f88909a592cbcbcabf5957111c2ba7ceed95"

@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from q3edge.checkpoint import Checkpoint
-from q3edge.evaluation.answers.questions import read_questions
+from q3edge.evaluation.suites.question_files import read_questions
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message
 from tools.demo_model.areas import AREAS

@@ -15,8 +15,8 @@ from typing import Any
 from .curriculum import Dialogue, dialogue
 from .files import write_lines
 
-DOMAINS = {"knowledge": "general", "chat": "general"}
-"""Areas whose calibration domain has another name."""
+AREAS = {"chat": "knowledge"}
+"""The curriculum's areas that count as another one in calibration."""
 
 
 def record(drawn: Dialogue) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def record(drawn: Dialogue) -> dict[str, Any]:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     messages.append({"role": "user", "content": talk.question})
     messages.append({"role": "assistant", "content": item.answer, "reasoning_content": drawn.steps})
-    return {"messages": messages, "domain": DOMAINS.get(item.area, item.area), "language": item.language}
+    return {"messages": messages, "area": AREAS.get(item.area, item.area), "language": item.language}
 
 
 def records(seed: int, count: int) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from q3edge.evaluation.answers.questions import Question
+from q3edge.evaluation.suites.question_files import Question
 
 from .areas import AREAS, SAMPLERS
 from .areas.phrases import LANGUAGES

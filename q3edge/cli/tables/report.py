@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from q3edge.cli.tables.tables import estimate, table
+from q3edge.evaluation.distance.kl_names import KL_TITLES
 
 if TYPE_CHECKING:
     from q3edge.pipeline.measure.diff import ArtifactDiff
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def report_table(report: Report) -> str:
     """The advice, then one row a variant; failures and what was not measured below."""
     rows = [_row(report, variant) for variant in report.variants]
-    header = ("variant", "MB", "of reference", "recovery (%)", "mean KL (nats)", "tokens/s")
+    header = ("variant", "MB", "of reference", "recovery (%)", f"{KL_TITLES[report.kl]} (nats)", "tokens/s")
     parts = [report.recommendation.sentence]
     if rows:
         parts.append(table(header, rows))
@@ -27,14 +28,14 @@ def report_table(report: Report) -> str:
 
 
 def _row(report: Report, variant: Variant) -> tuple[str, ...]:
-    share, speed = report.share(variant), variant.speed
+    share, speed, kl = report.share(variant), variant.speed, report.mean_kl(variant)
     rate = "-" if speed is None else f"{speed.tokens_per_second.median:.1f}"
     return (
         variant.name if variant.kind == "artifact" else f"{variant.name} (baseline)",
         f"{variant.model_bytes / 1e6:.1f}",
         "-" if share is None else f"{100 * share:.0f} %",
         estimate(variant.recovery) if variant.recovery else "-",
-        estimate(variant.mean_kl, 3) if variant.mean_kl else "-",
+        estimate(kl, 3) if kl else "-",
         f"< {rate}" if speed and speed.products_only else rate,
     )
 
@@ -72,7 +73,8 @@ def diff_table(found: ArtifactDiff) -> str:
 
 def _measured(found: ArtifactDiff) -> list[str]:
     """What was measured of the whole model; parts of it are counted, for --json shows them."""
-    shown = [c for c in found.metrics if "." not in c.name or c.name.startswith("validation.overall.")]
+    whole = ("validation.overall.", "validation.text_kl")
+    shown = [c for c in found.metrics if "." not in c.name or c.name.startswith(whole)]
     lines = [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)}" for c in shown]
     if rest := len(found.metrics) - len(shown):
         lines.append(f"and {rest} more: add --json")
@@ -84,7 +86,7 @@ def _predictions(found: ArtifactDiff) -> str:
         return f"Predictions not compared: {found.not_compared}."
     same = estimate(found.predictions.top1_agreement, scale=100)
     return (
-        f"Predictions of B against A on {found.predictions.tokens} tokens: mean KL "
+        f"Predictions of B against A on {found.predictions.tokens} tokens of the built-in text: mean KL of B from A "
         f"{estimate(found.predictions.mean_kl)} nats, same likeliest token {same} %; brackets: 95 % confidence"
     )
 

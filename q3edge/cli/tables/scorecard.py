@@ -45,7 +45,7 @@ def _overall(scorecard: Scorecard) -> str:
         f"{name} {timing[key]:.0f} s" for name in ("reference", "candidate") if (key := f"{name}_seconds") in timing
     ]
     return (
-        f"{overall.tokens} tokens, {overall.windows} items; mean KL {estimate(overall.mean_kl, 3)} nats, "
+        f"{overall.tokens} tokens, {overall.windows} items; mean KL on the suites {estimate(overall.mean_kl, 3)} nats, "
         f"same likeliest token {estimate(overall.top1_agreement, 3, scale=100)} %\n"
         f"{scorecard.seconds:.0f} s ({', '.join(spent)}); brackets: 95 % confidence"
     )
@@ -64,7 +64,7 @@ def _slices(kind: str, slices: Mapping[str, Slice]) -> str:
         )
         for name, found in slices.items()
     ]
-    return table((kind, "items", "score", "reference", "this model", "recovery (%)", "mean KL"), rows)
+    return table((kind, "items", "score", "reference", "this model", "recovery (%)", "suite KL"), rows)
 
 
 def _recovery(found: Estimate | None) -> str:

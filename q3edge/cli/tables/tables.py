@@ -38,7 +38,7 @@ def validation_table(report: ValidationReport) -> str:
     """Every metric with its interval, the two parts of the error, and the checks."""
     overall = report.overall
     rows = [
-        ("mean KL to float (nats)", estimate(overall.mean_kl)),
+        ("mean KL on the text (nats)", estimate(report.text_kl)),
         ("median KL", estimate(overall.median_kl)),
         ("99 % KL", estimate(overall.p99_kl)),
         ("99.9 % KL", estimate(overall.p999_kl)),
@@ -63,7 +63,7 @@ def _by_text(report: ValidationReport) -> str:
         return name, str(found.tokens), estimate(found.mean_kl, 3), same
 
     rows = [row(name, found) for name, found in report.by_text.items()]
-    return table(("text", "tokens", "mean KL", "same token (%)"), rows)
+    return table(("text", "tokens", "text KL", "same token (%)"), rows)
 
 
 def inspection_table(inspection: Inspection) -> str:
@@ -109,13 +109,13 @@ def demo_table(result: DemoResult) -> str:
             row.format,
             f"{row.model_bytes / 1e6:.2f}",
             f"{100 * row.model_bytes / float_bytes:.0f} %",
-            estimate(row.mean_kl, 3),
+            estimate(row.text_kl, 3),
             estimate(row.accuracy, 3, scale=100),
             f"{row.tokens_per_second:.0f}",
         )
         for row in result.rows
     ]
-    header = ("format", "MB", "of float", "KL to float (nats)", "answers right (%)", "tokens/s")
+    header = ("format", "MB", "of float", "text KL (nats)", "answers right (%)", "tokens/s")
     note = f"{result.questions} held-out questions, greedy; brackets: 95 % confidence"
     return f"{table(header, rows)}\n{note}"
 

@@ -11,8 +11,7 @@ from typing import Literal
 import numpy as np
 
 from q3edge.evaluation.answers.number_match import json_value
-from q3edge.evaluation.answers.questions import wilson
-from q3edge.evaluation.distance.statistics import Draws, Estimate
+from q3edge.evaluation.distance.statistics import Draws, Estimate, wilson
 from q3edge.evaluation.scorecard.scorecard import Behaviour
 from q3edge.evaluation.suites.suite import Item
 from q3edge.languages import UNKNOWN, detect_language

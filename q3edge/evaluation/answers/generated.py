@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,8 @@ from q3edge.evaluation.answers.sandbox import Sandbox
 from q3edge.evaluation.cache import ADVICE, cache_key
 from q3edge.evaluation.distance.statistics import Draws, Estimate
 from q3edge.evaluation.plain_values import from_plain
-from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
+from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
+from q3edge.evaluation.scorecard.scorecard import LostAnswer
 from q3edge.evaluation.scorecard.slices import AreaScore, accuracy_scores, area_score
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.runtime.generation.settings import GenerationSettings
@@ -85,25 +86,6 @@ def left_out(generated: Sequence[Generated]) -> tuple[Notice, ...]:
     """What has no judgement, counted by its reason."""
     reasons = Counter(found.reason for found in generated if found.correct is None)
     return tuple(Notice(_CODES[reason], count, reason) for reason, count in reasons.items())
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedComparison:
-    """Two models over the items that both have a judgement of. length_ratio: candidate's tokens over the reference's.
-
-    lost: what the reference answered right and the candidate wrong. notices: what was left out. continuations: how the
-    reference and the candidate went on from the worst places, in their order.
-    """
-
-    areas: Mapping[str, AreaScore]
-    languages: Mapping[str, Slice]
-    suites: Mapping[str, Slice]
-    reference_behaviour: Behaviour | None
-    candidate_behaviour: Behaviour | None
-    length_ratio: Estimate | None
-    lost: tuple[LostAnswer, ...]
-    notices: tuple[Notice, ...]
-    continuations: tuple[tuple[str, str], ...] = ()
 
 
 def compare_generated(

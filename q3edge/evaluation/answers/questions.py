@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from statistics import NormalDist
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from q3edge import progress
-from q3edge.errors import InputError
-from q3edge.evaluation.distance.statistics import Estimate
-from q3edge.storage.text_files import json_lines, read_utf8, refusal
-
-_END_OF_THINKING = "</think>"
-_NORMAL_975 = NormalDist().inv_cdf(0.975)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One line of a questions file; `thinking` tells whether the model is asked to think first."""
-
-    id: str
-    area: str
-    language: str
-    thinking: bool
-    question: str
-    answer: str
+from q3edge.evaluation.distance.statistics import Estimate, wilson
+from q3edge.evaluation.suites.question_files import Question
+from q3edge.runtime.text.thinking import THINK_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +34,9 @@ class AnswerReport:
         return asdict(self)
 
 
-def read_questions(path: Path) -> list[Question]:
-    """Read a JSON Lines file of questions; InputError names the file and line that differs from `Question`."""
-    lines = json_lines(read_utf8(path), refusal(path, "not JSON"))
-    questions = [question_of(raw, f"{path}, line {number}") for number, raw in lines]
-    if not questions:
-        raise InputError(f"{path}: no questions; expected one JSON object a line")
-    return questions
-
-
 def final_answer(text: str) -> str:
     """What follows the last </think>, stripped; the whole text, stripped, where there is none."""
-    return text.rpartition(_END_OF_THINKING)[2].strip()
-
-
-def wilson(correct: Sequence[bool]) -> Estimate:
-    """The fraction that is true of at least one, with its 95 % score interval (Wilson 1927)."""
-    total, share = len(correct), sum(correct) / len(correct)
-    z2 = _NORMAL_975**2
-    center = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _NORMAL_975 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    return Estimate(share, max(0.0, center - half), min(1.0, center + half))
+    return text.rpartition(THINK_END)[2].strip()
 
 
 def score_answers(questions: Sequence[Question], generate: Callable[[Question], str]) -> AnswerReport:
@@ -89,13 +53,3 @@ def score_answers(questions: Sequence[Question], generate: Callable[[Question], 
         area: wilson([right for question, right in zip(questions, correct) if question.area == area]) for area in areas
     }
     return AnswerReport(wilson(correct), by_area, tuple(answers))
-
-
-def question_of(raw: object, where: str) -> Question:
-    """The question in one line's JSON value; InputError begins with `where`."""
-    wanted = {field.name: bool if field.name == "thinking" else str for field in fields(Question)}
-    if not isinstance(raw, dict) or any(type(raw.get(name)) is not kind for name, kind in wanted.items()):
-        raise InputError(
-            f"{where}: expected an object with {', '.join(wanted)}; thinking is true or false, others text"
-        )
-    return Question(**{name: raw[name] for name in wanted})

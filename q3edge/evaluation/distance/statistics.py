@@ -6,8 +6,10 @@ bootstrap, Künsch 1989). Every number is computed from the same draws, so ratio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from q3edge.evaluation.distance.metrics import Float64Array, TokenMetrics
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 BLOCK = 64
+_NORMAL_975 = NormalDist().inv_cdf(0.975)
 MIN_BLOCKS = 5  # fewer say nothing about how they vary
 
 
@@ -87,6 +90,15 @@ def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
         rms_probability_change=draws.mean(np.square(tokens.probability_change), np.sqrt),
         max_logit_error=float(tokens.logit_error.max()),
     )
+
+
+def wilson(correct: Sequence[bool]) -> Estimate:
+    """The fraction that is true of at least one, with its 95 % score interval (Wilson 1927)."""
+    total, share = len(correct), sum(correct) / len(correct)
+    z2 = _NORMAL_975**2
+    center = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _NORMAL_975 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    return Estimate(share, max(0.0, center - half), min(1.0, center + half))
 
 
 def weighted_sum(parts: Sequence[Sampled], weights: Sequence[float]) -> Sampled:

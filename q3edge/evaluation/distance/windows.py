@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.areas import AREAS
+from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import InputError, UsageError
 
 WINDOW_LENGTH = 512
-MAX_TOKENS = 8192
 MIN_SCORED = 16  # a shorter rest of a text is left out: its tokens would be predicted from almost nothing
-BUILT_IN = ("english", "maths", "code", "multilingual", "safety")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Window:
 
 
 def built_in_texts() -> list[Text]:
-    """One short original text per area, shipped with q3edge."""
+    """One short original text per area, called as the area, shipped with q3edge."""
     folder = files("q3edge.data") / "validation"
-    return [Text(name, (folder / f"{name}.txt").read_text(encoding="utf-8")) for name in BUILT_IN]
+    return [Text(name, (folder / f"{name}.txt").read_text(encoding="utf-8")) for name in AREAS]
 
 
 def read_texts(paths: Sequence[Path]) -> list[Text]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from q3edge.errors import ValidationError
-from q3edge.evaluation.answers.generated import GeneratedComparison
 from q3edge.evaluation.distance.statistics import summarize
 from q3edge.evaluation.scorecard.examples import worst_examples, worst_places
+from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.passages import Encoded
 from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
-from q3edge.evaluation.scorecard.slices import AreaScore, Judged, histogram, recovery_score, slices
+from q3edge.evaluation.scorecard.slices import AreaScore, ReadPassage, histogram, recovery_score, slices
 from q3edge.evaluation.scorecard.teacher_forced import ReadingRun
 from q3edge.evaluation.validation.breakage import check_finite, check_perplexity
 from q3edge.evaluation.validation.results import CheckResult
@@ -32,9 +32,9 @@ class Identity:
     versions: Mapping[str, str]
 
 
-def judged_passages(encoded: Encoded, run: ReadingRun) -> list[Judged]:
+def judged_passages(encoded: Encoded, run: ReadingRun) -> list[ReadPassage]:
     """The passages of which both models' logits were finite."""
-    return [Judged(passage, reading) for passage, reading in zip(encoded.passages, run.readings) if reading]
+    return [ReadPassage(passage, reading) for passage, reading in zip(encoded.passages, run.readings) if reading]
 
 
 def assemble(

@@ -7,27 +7,27 @@ from dataclasses import replace
 
 from q3edge.evaluation.scorecard.readings import NextTokens
 from q3edge.evaluation.scorecard.scorecard import Example
-from q3edge.evaluation.scorecard.slices import Judged
+from q3edge.evaluation.scorecard.slices import ReadPassage
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 SHOWN = 10
 _CONTEXT_TOKENS = 64
 
 
-def worst_places(judged: Sequence[Judged]) -> list[Judged]:
+def worst_places(judged: Sequence[ReadPassage]) -> list[ReadPassage]:
     """At most SHOWN, one a passage, the largest KL first; none where the models agree exactly."""
     ranked = sorted(judged, key=lambda found: -found.reading.worst.kl)[:SHOWN]
     return [found for found in ranked if found.reading.worst.kl > 0]
 
 
-def text_before(place: Judged) -> list[int]:
+def text_before(place: ReadPassage) -> list[int]:
     """Token ids of the passage up to the worst place: what both models had read when they predicted the next token."""
     ids: list[int] = place.passage.window.token_ids[: place.reading.worst.position + 1].tolist()
     return ids
 
 
 def worst_examples(
-    places: Sequence[Judged], tokenizer: Tokenizer, texts: Sequence[tuple[str, str]] = ()
+    places: Sequence[ReadPassage], tokenizer: Tokenizer, texts: Sequence[tuple[str, str]] = ()
 ) -> tuple[Example, ...]:
     """The places as text. texts: how the reference and the candidate went on from each, where they were asked to."""
     examples = [_example(place, tokenizer) for place in places]
@@ -39,7 +39,7 @@ def worst_examples(
     )
 
 
-def _example(place: Judged, tokenizer: Tokenizer) -> Example:
+def _example(place: ReadPassage, tokenizer: Tokenizer) -> Example:
     passage, worst = place.passage, place.reading.worst
     context = tokenizer.decode(text_before(place)[-_CONTEXT_TOKENS:])
     context = context.lstrip("\ufffd")  # a character cut in two by the context's beginning

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
+from q3edge.evaluation.distance.chain import NonFiniteLogitsError, compare_chunk, side_by_side
+from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.streams import LogitsChunks
 from q3edge.evaluation.scorecard.passages import Passage
 
@@ -37,24 +39,23 @@ class Reading:
     candidate_choice: int | None = None
 
 
-def read_passage(passage: Passage, reference: LogitsChunks, candidate: LogitsChunks) -> Reading | None:
-    """Both models' logits, float32 [<= CHUNK, V] at a time, compared; None where some are NaN or infinite."""
+def read_passage(passage: Passage, logits: Sequence[LogitsChunks]) -> Reading | None:
+    """The reference's and the candidate's logits compared; None where some are NaN or infinite."""
     parts: list[TokenMetrics] = []
     worst: Place | None = None
     choices: tuple[int | None, int | None] = (None, None)
-    start = 0
-    for expected, found in zip(reference, candidate, strict=True):
-        metrics = compare_logits(expected, found, passage.window.targets[start : start + len(expected)])
-        if not (np.isfinite(metrics.logit_error).all() and np.isfinite(metrics.kl).all()):
-            return None
-        at = int(metrics.kl.argmax())
-        if worst is None or metrics.kl[at] > worst.kl:
-            worst = Place(start + at, float(metrics.kl[at]), _likeliest(expected[at]), _likeliest(found[at]))
-        if passage.letters and start <= passage.first < start + len(expected):
-            letters, row = list(passage.letters), passage.first - start
-            choices = int(expected[row, letters].argmax()), int(found[row, letters].argmax())
-        parts.append(metrics)
-        start += len(expected)
+    try:
+        for start, (expected, found) in side_by_side(logits):
+            metrics = compare_chunk(passage.window, start, expected, found)
+            at = int(metrics.kl.argmax())
+            if worst is None or metrics.kl[at] > worst.kl:
+                worst = Place(start + at, float(metrics.kl[at]), _likeliest(expected[at]), _likeliest(found[at]))
+            if passage.letters and start <= passage.first < start + len(expected):
+                letters, row = list(passage.letters), passage.first - start
+                choices = int(expected[row, letters].argmax()), int(found[row, letters].argmax())
+            parts.append(metrics)
+    except NonFiniteLogitsError:
+        return None
     assert worst is not None, "a window has at least one token"
     return Reading(TokenMetrics.concatenate(parts), worst, *choices)
 

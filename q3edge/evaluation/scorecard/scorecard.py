@@ -16,8 +16,6 @@ from q3edge.evaluation.validation.results import CheckResult
 
 Mode = Literal["teacher-forced", "generated"]
 Metric = Literal["accuracy", "likelihood"]
-# How much an area counts in the recovery score: Qwen3's evaluation matrix (arXiv 2505.09388, tables of its benchmarks).
-AREA_WEIGHTS: Mapping[str, float] = {"knowledge": 35, "math": 25, "code": 20, "multilingual": 15, "safety": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +128,23 @@ class Scorecard:
     length_ratio: Estimate | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def suite_kl(self) -> Estimate | None:
+        """Mean KL on the suites, in nats; None where no tokens were compared."""
+        return self.overall.mean_kl if self.overall else None
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object; every number is finite. `scorecard_from_json` reads it back."""
-        return asdict(self)
+        """The fields as a JSON object, and `suite_kl`; every number is finite. `scorecard_from_json` reads it back."""
+        return {"suite_kl": asdict(self.suite_kl) if self.suite_kl else None, **asdict(self)}
 
 
 def scorecard_from_json(raw: object) -> Scorecard:
-    """The scorecard whose `to_json` gave `raw`; InputError: fields missing, unknown or of another type."""
+    """The scorecard whose `to_json` gave `raw`, with or without what follows from its fields.
+
+    InputError: fields missing, unknown or of another type.
+    """
+    own = {name: value for name, value in raw.items() if name != "suite_kl"} if isinstance(raw, Mapping) else raw
     try:
-        return from_plain(Scorecard, raw)
+        return from_plain(Scorecard, own)
     except TypeError as error:
         raise InputError(f"not a scorecard of this q3edge ({error}); evaluate again") from None

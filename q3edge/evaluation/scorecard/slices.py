@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.areas import AREA_WEIGHTS
 from q3edge.artifact import Notice
-from q3edge.evaluation.answers.questions import wilson
 from q3edge.evaluation.distance.metrics import Float64Array
 from q3edge.evaluation.distance.statistics import (
     Comparison,
@@ -24,10 +24,11 @@ from q3edge.evaluation.distance.statistics import (
     block_ids,
     summarize,
     weighted_sum,
+    wilson,
 )
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.readings import Reading
-from q3edge.evaluation.scorecard.scorecard import AREA_WEIGHTS, Histogram, Metric, Slice
+from q3edge.evaluation.scorecard.scorecard import Histogram, Metric, Slice
 from q3edge.evaluation.suites.suite import LETTERS
 
 # Half decades of nats, with a first bin from 0 for tokens on which the models agree but for rounding.
@@ -35,7 +36,7 @@ _EDGES = (0.0, *(float(f"{10.0 ** (half / 2):.3g}") for half in range(-12, 4)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class ReadPassage:
     """A passage and what both models made of it."""
 
     passage: Passage
@@ -50,7 +51,7 @@ class AreaScore:
     recovery: Sampled | None
 
 
-def slices(judged: Sequence[Judged], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
+def slices(judged: Sequence[ReadPassage], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
     """A slice for every value of `key`, in order of appearance."""
     names = dict.fromkeys(key(found.passage) for found in judged)
     return {name: _slice([found for found in judged if key(found.passage) == name]) for name in names}
@@ -89,14 +90,14 @@ def _at_most_100(recovery: Sampled) -> Sampled:
     return Sampled(min(recovery.value, 100.0), np.minimum(recovery.samples, 100.0))
 
 
-def histogram(judged: Sequence[Judged]) -> Histogram:
+def histogram(judged: Sequence[ReadPassage]) -> Histogram:
     """All tokens of all passages by their KL."""
     values = np.concatenate([found.reading.metrics.kl for found in judged])
     bins = np.clip(np.searchsorted(_EDGES, values, side="right") - 1, 0, len(_EDGES) - 2)
     return Histogram(_EDGES, tuple(np.bincount(bins, minlength=len(_EDGES) - 1).tolist()))
 
 
-def _slice(judged: Sequence[Judged]) -> AreaScore:
+def _slice(judged: Sequence[ReadPassage]) -> AreaScore:
     # The same items are drawn in the same way wherever they occur, others independently of them.
     seed = zlib.crc32("".join(f"{found.passage.suite}:{found.passage.item.id}\n" for found in judged).encode())
     metric: Metric = "accuracy" if all(found.passage.letters for found in judged) else "likelihood"
@@ -126,14 +127,14 @@ def accuracy_scores(by_reference: Sequence[bool], by_candidate: Sequence[bool], 
     return Scores(wilson(by_reference), wilson(by_candidate), _percent(recovery))
 
 
-def _accuracy(judged: Sequence[Judged], seed: int) -> Scores:
+def _accuracy(judged: Sequence[ReadPassage], seed: int) -> Scores:
     right = [LETTERS.index(found.passage.item.final) for found in judged]
     by_reference = [found.reading.reference_choice == letter for found, letter in zip(judged, right)]
     by_candidate = [found.reading.candidate_choice == letter for found, letter in zip(judged, right)]
     return accuracy_scores(by_reference, by_candidate, seed)
 
 
-def _likelihood(judged: Sequence[Judged], seed: int) -> Scores:
+def _likelihood(judged: Sequence[ReadPassage], seed: int) -> Scores:
     draws = Draws(_units(judged), seed)
     reference = np.concatenate([_scored(found, found.reading.metrics.reference_nll) for found in judged])
     candidate = np.concatenate([_scored(found, found.reading.metrics.candidate_nll) for found in judged])
@@ -144,7 +145,7 @@ def _likelihood(judged: Sequence[Judged], seed: int) -> Scores:
     )
 
 
-def _units(judged: Sequence[Judged]) -> NDArray[np.int64]:
+def _units(judged: Sequence[ReadPassage]) -> NDArray[np.int64]:
     """What each scored token is drawn with, int64 [T]: its question, or its block of a text."""
     ids, first = [], 0
     for found in judged:
@@ -155,7 +156,7 @@ def _units(judged: Sequence[Judged]) -> NDArray[np.int64]:
     return np.concatenate(ids)
 
 
-def _scored(found: Judged, values: Float64Array) -> Float64Array:
+def _scored(found: ReadPassage, values: Float64Array) -> Float64Array:
     return values[found.passage.first : found.passage.stop]
 
 

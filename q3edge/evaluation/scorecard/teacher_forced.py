@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 
-from q3edge import progress
-from q3edge.evaluation.distance.references import Reference, batches
-from q3edge.evaluation.distance.streams import CausalDecoder, LogitsChunks, decoder_logits
+from q3edge.evaluation.distance.chain import read_windows
+from q3edge.evaluation.distance.streams import ComparedModel, LogitsChunks
+from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.readings import Reading, read_passage
-from q3edge.reference.parallel import ordered_map
 
 MAX_WORKERS = 8  # each has logits [CHUNK, V] of both models in memory, 311 MB with Qwen3's vocabulary
 
@@ -35,8 +34,8 @@ class ReadingRun:
 
 def read_all(
     passages: Sequence[Passage],
-    reference: Reference,
-    candidate: CausalDecoder,
+    reference: ComparedModel,
+    candidate: ComparedModel,
     journal: ReadingJournal | None,
     *,
     workers: int = 1,
@@ -46,38 +45,34 @@ def read_all(
     workers: how many passages are read at once; the candidate's forward then runs in several threads.
     """
     readings = journal.load() if journal else {}
-    resumed, tokens, clock = len(readings), 0, _Clock(workers)
-    lengths = [len(passage.window.inputs) for passage in passages]
-    with progress.task("compare", sum(lengths)) as advance:
-        for batch in batches(lengths, [passage.suite for passage in passages]):
-            missing = [number for number in batch if number not in readings]
-            advance(sum(lengths[number] for number in batch if number in readings))
-            if not missing:
-                continue
-            # The whole batch, whatever is missing of it: its hidden states have one key in the cache.
-            with clock.counting("reference"):
-                logits = dict(zip(batch, reference.logits([passages[number].window for number in batch])))
-            missing.reverse()  # the longest first: near the end no worker waits long for another
-            read = partial(_read, passages, logits, candidate, clock)
-            for reading, number in zip(ordered_map(read, missing, workers=workers), missing, strict=True):
-                readings[number] = reading
-                if journal:
-                    journal.append(number, reading)
-                tokens += lengths[number]
-                advance(lengths[number])
-    return ReadingRun(tuple(readings[number] for number in range(len(passages))), resumed, tokens, clock.seconds)
+    known, tokens, clock = frozenset(readings), 0, _Clock(workers)
+    windows = [passage.window for passage in passages]
+    models = (_Timed(reference, "reference", clock), _Timed(candidate, "candidate", clock))
+    suites = [passage.suite for passage in passages]
+    read = partial(_read, passages)
+    for number, reading in read_windows(windows, models, read, groups=suites, known=known, workers=workers):
+        readings[number] = reading
+        if journal:
+            journal.append(number, reading)
+        tokens += len(windows[number].inputs)
+    return ReadingRun(tuple(readings[number] for number in range(len(passages))), len(known), tokens, clock.seconds)
 
 
-def _read(
-    passages: Sequence[Passage],
-    logits: Mapping[int, LogitsChunks],
-    candidate: CausalDecoder,
-    clock: _Clock,
-    number: int,
-) -> Reading | None:
-    expected = clock.watch("reference", logits[number])
-    found = clock.watch("candidate", decoder_logits(candidate, passages[number].window.inputs))
-    return read_passage(passages[number], expected, found)
+def _read(passages: Sequence[Passage], number: int, logits: Sequence[LogitsChunks]) -> Reading | None:
+    return read_passage(passages[number], logits)
+
+
+class _Timed:
+    """A model whose time is counted, that of making its logits included."""
+
+    def __init__(self, model: ComparedModel, name: str, clock: _Clock) -> None:
+        self._model, self._name, self._clock = model, name, clock
+
+    def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
+        """See `ComparedModel`."""
+        with self._clock.counting(self._name):
+            made = self._model.logits(windows)
+        return [self._clock.watch(self._name, chunks) for chunks in made]
 
 
 class _Clock:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.errors import InputError
-from q3edge.evaluation.answers.questions import question_of
+from q3edge.evaluation.suites.question_files import question_of
 from q3edge.evaluation.suites.suite import LETTERS, AnswerFormat, Item
+from q3edge.gsm8k import without_calculator_notes
 from q3edge.languages import detect_language
 from q3edge.storage.text_files import json_lines, numbered_lines, refusal, table_rows
 
 Reader = Callable[[Path, str], list[Item]]
-_CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's notes for a calculator, <<3*4=12>>, which no one would write
 _MGSM_NAME = re.compile(r"mgsm_([a-z]{2,3})$")
 _LANGUAGE_SAMPLE = 20_000  # characters, from the file's beginning
 _CODE = {"task_id", "prompt", "canonical_solution", "test", "entry_point"}
@@ -34,7 +34,7 @@ def gsm8k(path: Path, text: str) -> list[Item]:
     items = []
     for line, raw in _json_lines(path, text):
         question, answer = _texts(path, line, raw, "question", "answer")
-        solution, mark, final = _CALCULATOR.sub("", answer).rpartition("####")
+        solution, mark, final = without_calculator_notes(answer).rpartition("####")
         if not mark or not final.strip():
             raise InputError(f"{path}, line {line}: answer: expected a last line '#### NUMBER'")
         whole = f"{solution.strip()}\n#### {final.strip()}"
@@ -89,7 +89,7 @@ def choice(path: Path, text: str) -> list[Item]:
 
 
 def questions(path: Path, text: str) -> list[Item]:
-    """q3edge's own questions, JSON Lines; see `q3edge.evaluation.answers.questions.Question`."""
+    """q3edge's own questions, JSON Lines; see `q3edge.evaluation.suites.question_files.Question`."""
     items = []
     for line, raw in json_lines(text, refusal(path, "not JSON")):
         found = question_of(raw, f"{path}, line {line}")

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from q3edge.errors import InputError
-from q3edge.evaluation.distance.windows import built_in_texts
+from q3edge.evaluation.distance.windows import Text, built_in_texts
 from q3edge.evaluation.suites.readers import READERS, Reader, questions, recognise
 from q3edge.evaluation.suites.suite import AnswerFormat, Item, Suite
 from q3edge.storage.text_files import read_utf8
 
 _HEADER = ("name", "area", "language", "reader", "files", "prompt", "answer_format", "source")
 _QUESTION = "{question}"
-_AREA_OF_TEXT = {"english": "knowledge", "maths": "math"}  # the other texts are called as their area
 _SEVERAL_LANGUAGES = "mul"  # ISO 639-2
 
 
@@ -49,17 +48,16 @@ def built_in_suites() -> tuple[Suite, ...]:
     held_out = files("q3edge.data") / "demo_model" / "questions.jsonl"
     text = held_out.read_text(encoding="utf-8")
     texts = built_in_texts()
-    items = tuple(
-        Item(
-            found.name, "text", _AREA_OF_TEXT.get(found.name, found.name),
-            _SEVERAL_LANGUAGES if found.name == "multilingual" else "en", found.content,
-        )
-        for found in texts
-    )  # fmt: skip
+    items = tuple(map(_text_item, texts))
     return (
         Suite("built-in questions", tuple(questions(Path(held_out.name), text)), _digest(text), "q3edge"),
         Suite("built-in texts", items, _digest(*(found.content for found in texts)), "q3edge"),
     )
+
+
+def _text_item(text: Text) -> Item:
+    language = _SEVERAL_LANGUAGES if text.name == "multilingual" else "en"
+    return Item(text.name, "text", text.name, language, text.content)
 
 
 def _described(path: Path) -> Suite:

@@ -12,10 +12,8 @@ MAX_PERPLEXITY_RATIO = 1.5
 
 def check_finite(broken: int, passages: int) -> CheckResult:
     """Every passage had finite logits; the value is how many had not. They are in no average."""
-    if not broken:
-        return CheckResult("finite_logits", "pass", 0.0, 0.0, "all logits are finite")
     reason = f"logits are NaN or infinite in {broken} of {passages} items, which are in no average; export again"
-    return CheckResult("finite_logits", "fail", float(broken), 0.0, reason)
+    return CheckResult.at_most("finite_logits", float(broken), 0.0, reason if broken else "all logits are finite")
 
 
 def check_perplexity(overall: Comparison) -> CheckResult:
@@ -23,6 +21,4 @@ def check_perplexity(overall: Comparison) -> CheckResult:
     # Perplexities as far apart as e^700 would not be a finite number any more.
     ratio = math.exp(min(overall.log_perplexity_ratio.value, 700.0))
     reason = f"perplexity is {ratio:.3g} times the reference's, at most {MAX_PERPLEXITY_RATIO:g} is usual"
-    return CheckResult(
-        "perplexity_ratio", "pass" if ratio <= MAX_PERPLEXITY_RATIO else "fail", ratio, MAX_PERPLEXITY_RATIO, reason
-    )
+    return CheckResult.at_most("perplexity_ratio", ratio, MAX_PERPLEXITY_RATIO, reason)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from q3edge.evaluation.distance.statistics import Comparison
 from q3edge.evaluation.distance.streams import CausalDecoder
-from q3edge.evaluation.validation.results import CheckResult, Status
+from q3edge.evaluation.validation.results import CheckResult
 
 MAX_PATH_DIFFERENCE = 1e-3
 MAX_PATH_DIFFERENCE_ROUNDED = 0.3
@@ -17,20 +17,19 @@ PATH_TOKENS = 32
 
 
 def check_kl(overall: Comparison, max_kl: float) -> CheckResult:
-    """Mean KL to the float model is at most `max_kl` nats."""
+    """The mean KL on the text is at most `max_kl` nats."""
     value = overall.mean_kl.value
-    reason = f"mean KL to the float model {value:.3g} nats, at most {max_kl:g} asked for"
-    return CheckResult("max_kl", _status(value, max_kl), value, max_kl, reason)
+    reason = f"mean KL on the text {value:.3g} nats, at most {max_kl:g} asked for"
+    return CheckResult.at_most("max_text_kl", value, max_kl, reason)
 
 
 def check_float(overall: Comparison) -> list[CheckResult]:
     """A float artifact computes what the float model does, but for the order of summation."""
     kl, error = overall.mean_kl.value, overall.max_logit_error
     return [
-        CheckResult("float_kl", _status(kl, MAX_FLOAT_KL), kl, MAX_FLOAT_KL, "mean KL of a float export, in nats"),
-        CheckResult(
+        CheckResult.at_most("float_kl", kl, MAX_FLOAT_KL, "mean KL of a float export, in nats"),
+        CheckResult.at_most(
             "float_logits",
-            _status(error, MAX_FLOAT_LOGIT_ERROR),
             error,
             MAX_FLOAT_LOGIT_ERROR,
             "largest relative error of one token's logits in a float export",
@@ -59,8 +58,4 @@ def check_prefill_equals_decode(
         f"prefill and token-by-token logits differ by {value:.2g} of their spread with {activations} activations, "
         f"likeliest token the same at {same} of {len(inputs)}"
     )
-    return CheckResult(f"prefill_equals_decode_{activations}", _status(value, limit), value, limit, reason)
-
-
-def _status(value: float, limit: float) -> Status:
-    return "pass" if value <= limit else "fail"
+    return CheckResult.at_most(f"prefill_equals_decode_{activations}", value, limit, reason)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from q3edge.errors import ValidationError
-from q3edge.evaluation.distance.statistics import Comparison
+from q3edge.evaluation.distance.statistics import Comparison, Estimate
 
 Status = Literal["pass", "fail", "skipped"]
 
@@ -21,6 +21,11 @@ class CheckResult:
     value: float | None
     limit: float | None
     reason: str
+
+    @classmethod
+    def at_most(cls, name: str, value: float, limit: float, reason: str) -> CheckResult:
+        """Passed where `value` is not above `limit`; NaN fails."""
+        return cls(name, "pass" if value <= limit else "fail", value, limit, reason)
 
 
 def require_passed(subject: str, checks: Iterable[CheckResult]) -> None:
@@ -48,6 +53,11 @@ class ValidationReport:
         """The checks that failed."""
         return tuple(check for check in self.checks if check.status == "fail")
 
+    @property
+    def text_kl(self) -> Estimate:
+        """Mean KL on the text, in nats."""
+        return self.overall.mean_kl
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object; every number is finite."""
-        return asdict(self)
+        """The fields as a JSON object, and `text_kl`; every number is finite."""
+        return {"text_kl": asdict(self.text_kl), **asdict(self)}

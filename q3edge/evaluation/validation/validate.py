@@ -4,17 +4,17 @@ activations side by side. Loading and metrics are others'; raising on a failed c
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from q3edge import progress
 from q3edge.artifact import MODEL_FILE
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
+from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.statistics import Comparison, summarize
-from q3edge.evaluation.distance.streams import CausalDecoder, ReferenceLogits, compare, decoder_logits
+from q3edge.evaluation.distance.streams import CausalDecoder, ComparedDecoder, ComparedModel
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.activations import ActivationRounding
 from q3edge.evaluation.validation.checks import check_float, check_kl, check_prefill_equals_decode
@@ -22,8 +22,8 @@ from q3edge.evaluation.validation.results import CheckResult, ValidationReport
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
 
-# Metrics window by window: "overall", and "weights" and "activations" where these can be told apart.
-_Collected = defaultdict[str, list[TokenMetrics]]
+# Of the float model, the artifact, and the artifact with exact activations: all error, the weights', the activations'.
+_PAIRS = ((0, 1), (0, 2), (2, 1))
 
 
 def validate_artifact(
@@ -68,45 +68,18 @@ def validate_decoders(
     checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
     if exact:
         checks.append(check_prefill_equals_decode(exact, inputs, rounded=False, int8_cache=int8_cache))
-    collected = _run(decoder, exact, reference, windows)
-    overall = summarize(collected["overall"])
-    weights_part = summarize(collected["weights"]) if exact else None
-    activations_part = summarize(collected["activations"]) if exact else None
+    models: list[ComparedModel] = [FloatReference(reference), ComparedDecoder(decoder)]
+    if exact:
+        models.append(ComparedDecoder(exact))
+    metrics, *parts = compare_models(windows, models, _PAIRS if exact else _PAIRS[:1])
+    overall = summarize(metrics)
+    weights_part, activations_part = map(summarize, parts) if exact else (None, None)
     checks.append(_activation_check(activations_part, inseparable))
     if is_float:
         checks += check_float(overall)
     if max_kl is not None:
         checks.append(check_kl(overall, max_kl))
-    return ValidationReport(
-        overall, _by_text(windows, collected["overall"]), weights_part, activations_part, tuple(checks)
-    )
-
-
-def _run(
-    decoder: CausalDecoder,
-    exact: CausalDecoder | None,
-    reference: WeightSource,
-    windows: Sequence[Window],
-) -> _Collected:
-    logits = ReferenceLogits(reference, windows)
-    collected: _Collected = defaultdict(list)
-    with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:
-        for number, window in enumerate(windows):
-            streams = [logits.chunks(number), decoder_logits(decoder, window.inputs)]
-            if exact:
-                streams.append(decoder_logits(exact, window.inputs))
-            parts: _Collected = defaultdict(list)
-            start = 0
-            for float_logits, found, *exact_logits in zip(*streams, strict=True):
-                parts["overall"].append(compare(window, float_logits, found, start))
-                for precise in exact_logits:
-                    parts["weights"].append(compare(window, float_logits, precise, start))
-                    parts["activations"].append(compare(window, precise, found, start))
-                start += len(found)
-                advance(len(found))
-            for name, chunks in parts.items():
-                collected[name].append(TokenMetrics.concatenate(chunks))
-    return collected
+    return ValidationReport(overall, _by_text(windows, metrics), weights_part, activations_part, tuple(checks))
 
 
 def _by_text(windows: Sequence[Window], metrics: Sequence[TokenMetrics]) -> dict[str, Comparison]:

@@ -8,33 +8,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from q3edge.artifact import MANIFEST_FILE, Manifest, Notice, artifact_digest
+from q3edge.artifact import Notice, artifact_digest
 from q3edge.evaluation.answers.behaviour import Generated
 from q3edge.evaluation.answers.generated import (
-    GeneratedComparison,
     answer_all,
     compare_generated,
     continuation,
 )
 from q3edge.evaluation.answers.sandbox import Sandbox
 from q3edge.evaluation.cache import EvaluationCache
+from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
+from q3edge.pipeline.measure.measuring import Asking, is_onnx_artifact
 from q3edge.runtime.model import Model
-
-MAX_NEW_TOKENS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How models are asked: greedily, or with a `seed` as the checkpoint samples; run_code: whether programs run."""
-
-    max_new_tokens: int = MAX_NEW_TOKENS
-    seed: int | None = None
-    run_code: bool = False
 
 
 def compared_answers(
@@ -77,7 +67,7 @@ def compared_answers(
 @contextmanager
 def _answering(reference: Path, digest: str, cache: EvaluationCache | None) -> Iterator[Path]:
     """The artifact that speaks for the reference: itself, or its float export."""
-    if (reference / MANIFEST_FILE).exists() and Manifest.load(reference).kind == "onnx":
+    if is_onnx_artifact(reference):
         yield reference
         return
     with tempfile.TemporaryDirectory(prefix="q3edge-float-") as name:

@@ -13,7 +13,7 @@ from q3edge.checkpoint import Checkpoint, open_float_model
 from q3edge.evaluation.baselines import Baseline, BaselineDecoder
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
 from q3edge.evaluation.distance.references import FloatReference
-from q3edge.evaluation.distance.windows import WINDOW_LENGTH
+from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.evaluation.scorecard.assemble import Identity, assemble
 from q3edge.evaluation.scorecard.passages import encode_suites
 from q3edge.evaluation.scorecard.scorecard import Scorecard
@@ -21,13 +21,12 @@ from q3edge.evaluation.scorecard.teacher_forced import read_all
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
-from q3edge.machine.tool_versions import tool_versions
+from q3edge.pipeline.measure.identity import identity_of
 from q3edge.pipeline.measure.measured import known_or_measured
-from q3edge.pipeline.measure.measuring import Measuring, here, model_name
+from q3edge.pipeline.measure.measuring import Measuring, here
 from q3edge.pipeline.measure.speed import baseline_speed
 from q3edge.report.content import Speed, Variant
 from q3edge.runtime.text.tokenizer import Tokenizer
-from q3edge.version import VERSION
 
 
 def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
@@ -37,13 +36,16 @@ def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
     """
     assert measuring.reference is not None, "a baseline is made from the reference"
     baseline.check()
-    suites = Selection(measuring.areas, measuring.limit).apply(measuring.suites or built_in_suites())
+    selection = Selection(measuring.areas, measuring.limit)
+    suites = selection.apply(measuring.suites or built_in_suites())
+    packages = (baseline.package, "torch", "numpy", "tokenizers")
     with open_float_model(measuring.reference) as checkpoint:
-        identity = _identity(baseline, checkpoint, suites, measuring)
+        reference = (measuring.reference, checkpoint.digest())
+        identity = identity_of((baseline.name, ""), reference, suites, selection, None, packages)
         scorecard = known_or_measured(
             Scorecard,
             lambda: _evaluate(baseline, identity, checkpoint.folder, checkpoint, suites, measuring),
-            Scorecard.to_json,
+            asdict,
             cache=measuring.cache,
             identity=asdict(identity),
         )
@@ -76,19 +78,6 @@ def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
     )
 
 
-def _identity(baseline: Baseline, checkpoint: Checkpoint, suites: Sequence[Suite], measuring: Measuring) -> Identity:
-    areas = None if measuring.areas is None else list(measuring.areas)
-    return Identity(
-        artifact=baseline.name,
-        artifact_digest="",
-        reference=model_name(measuring.reference or ""),
-        reference_digest=checkpoint.digest(),
-        suite_digests={suite.name: suite.digest for suite in suites},
-        settings={"areas": areas, "limit": measuring.limit, "window": WINDOW_LENGTH, "generate": None},
-        versions={"q3edge": VERSION, **tool_versions(baseline.package, "torch", "numpy", "tokenizers")},
-    )
-
-
 def _evaluate(
     baseline: Baseline,
     identity: Identity,
@@ -105,5 +94,5 @@ def _evaluate(
     context = checkpoint.config.max_position_embeddings
     encoded = encode_suites(folder, tokenizer, context, suites, measuring.limit)
     decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
-    run = read_all(encoded.passages, reference, decoder, None)
+    run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)
     return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)

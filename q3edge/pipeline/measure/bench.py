@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import onnxruntime as ort
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
+from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 from q3edge.errors import InputError, UsageError
 from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.machine.speed import read_bandwidth
@@ -26,8 +26,6 @@ from q3edge.pipeline.measure.bench_process import FIRST_TOKEN_PROMPT
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Spread
 from q3edge.runtime.session.loader import open_artifact
-
-PROMPT, NEW, DEPTHS, REPEATS = 512, 64, (0, 512, 4096), 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +69,21 @@ class BenchResult:
 def bench_artifact(
     folder: Path,
     *,
-    prompt: int = PROMPT,
-    new: int = NEW,
+    prompt: int = BENCH_PROMPT,
+    new: int = BENCH_NEW,
     depths: Sequence[int] | None = None,
     threads: int | None = None,
-    repeats: int = REPEATS,
+    repeats: int = BENCH_REPEATS,
 ) -> BenchResult:
     """Time the artifact in `folder` in `repeats` processes: a prefill of `prompt` tokens, `new` tokens at each depth.
 
-    depths None: those of DEPTHS that the model's context holds.
+    depths None: those of BENCH_DEPTHS that the model's context holds.
     UsageError: prompt or depth beyond the context. InputError: a broken folder, or a process that failed.
     """
     manifest = open_artifact(folder)
     config = Qwen3Config.load(folder)
     context = config.max_position_embeddings
-    chosen = sorted(depths) if depths is not None else [depth for depth in DEPTHS if depth + new <= context]
+    chosen = sorted(depths) if depths is not None else [depth for depth in BENCH_DEPTHS if depth + new <= context]
     if (longest := max([prompt, FIRST_TOKEN_PROMPT, *chosen]) + new) > context:
         raise UsageError(
             f"{longest} tokens of prompt, depth and new ones: the model's context is {context}; ask for less"
@@ -108,9 +106,9 @@ def bench_artifact(
         repeats=repeats,
         prompt=prompt,
         new=new,
-        load=_spread([run["load"] for run in runs]),
-        first_token=_spread([run["first_token"] for run in runs]),
-        prefill_tokens_per_second=_spread([prompt / run["prefill"] for run in runs]),
+        load=Spread.of([run["load"] for run in runs]),
+        first_token=Spread.of([run["first_token"] for run in runs]),
+        prefill_tokens_per_second=Spread.of([prompt / run["prefill"] for run in runs]),
         depths=tuple(_depth(depth, runs, weights + kv * depth, bandwidth) for depth in chosen),
         read_bandwidth=bandwidth,
         cpu=cpu_name(),
@@ -130,10 +128,6 @@ def _run(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _depth(depth: int, runs: Sequence[dict[str, Any]], bytes_per_token: int, bandwidth: float) -> Depth:
-    rates = _spread([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
-    peaks = _spread([run["peak_bytes"][str(depth)] for run in runs])
+    rates = Spread.of([1 / float(np.median(run["decode"][str(depth)])) for run in runs])
+    peaks = Spread.of([run["peak_bytes"][str(depth)] for run in runs])
     return Depth(depth, rates, bytes_per_token, rates.median * bytes_per_token / bandwidth, peaks)
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))

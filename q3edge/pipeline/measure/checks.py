@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from q3edge.artifact import MODEL_FILE
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ValidationError
-from q3edge.evaluation.distance.streams import decoder_logits
+from q3edge.evaluation.distance.references import FloatReference
+from q3edge.evaluation.distance.streams import ComparedDecoder
+from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.activations import ActivationRounding
-from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.runtime.session.decoder import Decoder
 
 TOKENS = 32
@@ -35,15 +36,16 @@ def check_export(folder: Path, source: WeightSource) -> float:
     """Relative logit error of the artifact in `folder` against its own source's (dequantized) weights.
 
     Activations are exact where the kernels can, so only the export is judged. ValidationError: the error is too large.
-    Of the median token where they are rounded: a token whose attention hangs by a thread may end up elsewhere.
+    Of the median token where they are rounded: a token whose attention is undecided may end up elsewhere.
     """
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
-    hidden = hidden_states(source, ids[None], label="check export")[0]
-    expected = LogitsHead(source).logits(hidden).numpy()
     rounding = ActivationRounding.read(folder / MODEL_FILE)
     decoder = Decoder(folder, exact_activations=rounding.switchable)
-    found = np.concatenate(list(decoder_logits(decoder, ids)))
+    window = Window("check", np.append(ids, 0))
+    expected, found = (
+        np.concatenate(list(model.logits([window])[0])) for model in (FloatReference(source), ComparedDecoder(decoder))
+    )
     error = typical_error(found, expected) if rounding.fixed else relative_error(found, expected)
     limit = MAX_ERROR_INT8 if rounding.fixed else MAX_ERROR_EXACT
     if not error <= limit:  # also where it is NaN

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import component_of
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
-from q3edge.evaluation.distance.metrics import TokenMetrics
+from q3edge.defaults import MAX_TOKENS
+from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.statistics import Comparison, summarize
-from q3edge.evaluation.distance.streams import compare, decoder_logits
-from q3edge.evaluation.distance.windows import MAX_TOKENS, Window
+from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.exporters.onnx.dry_run import weight_bytes
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.quantization.recipe import Recipe
@@ -25,7 +24,8 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_artifact
 
 _FLOAT = "float32"
-_LEFT_OUT = ("tensors", "checks")  # of the metrics
+_LEFT_OUT = ("tensors", "checks", "text_kl")  # of the metrics; the last is given by its place among the others
+_TEXT_KL = {"validation.overall.mean_kl": "validation.text_kl"}  # so also in manifests that do not name it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def diff_artifacts(
         notices_only_a=tuple(notice for notice in left.notices if notice not in right.notices),
         notices_only_b=tuple(notice for notice in right.notices if notice not in left.notices),
         versions=tuple(_changes(left.versions, right.versions)),
-        metrics=tuple(_changes(dict(_flat(left.metrics)), dict(_flat(right.metrics)))),
+        metrics=tuple(_changes(_metrics(left), _metrics(right))),
         predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads),
         not_compared=obstacle,
     )
@@ -139,6 +139,10 @@ def _sizes(manifest: Manifest, config: Qwen3Config) -> dict[str, int]:
     return {**sizes, "graph and weights on disk": manifest.metrics["model_bytes"]}
 
 
+def _metrics(manifest: Manifest) -> dict[str, Any]:
+    return {_TEXT_KL.get(name, name): value for name, value in _flat(manifest.metrics)}
+
+
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested objects by their path, an estimate as its value.
 
@@ -166,16 +170,6 @@ def _obstacle(a: Path, b: Path, config_a: Qwen3Config, config_b: Qwen3Config) ->
 
 
 def _compare(a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None) -> Comparison:
-    left, right = Decoder(a, threads=threads), Decoder(b, threads=threads)
-    windows = text_windows(a, config, (), max_tokens)
-    with progress.task("compare", sum(len(window.inputs) for window in windows)) as advance:
-        return summarize([_compare_window(window, left, right, advance) for window in windows])
-
-
-def _compare_window(window: Window, a: Decoder, b: Decoder, advance: Callable[[int], None]) -> TokenMetrics:
-    chunks, start = [], 0
-    for found_a, found_b in zip(decoder_logits(a, window.inputs), decoder_logits(b, window.inputs), strict=True):
-        chunks.append(compare(window, found_a, found_b, start))
-        start += len(found_a)
-        advance(len(found_a))
-    return TokenMetrics.concatenate(chunks)
+    models = [ComparedDecoder(Decoder(folder, threads=threads)) for folder in (a, b)]
+    (metrics,) = compare_models(text_windows(a, config, (), max_tokens), models)
+    return summarize(metrics)

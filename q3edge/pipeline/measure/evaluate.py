@@ -12,13 +12,13 @@ from typing import Any
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.artifact import MANIFEST_FILE, Manifest, artifact_digest
+from q3edge.artifact import artifact_digest
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.errors import InputError, ValidationError
+from q3edge.errors import InputError
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
-from q3edge.evaluation.distance.references import ArtifactReference, FloatReference, Reference
-from q3edge.evaluation.distance.windows import WINDOW_LENGTH
+from q3edge.evaluation.distance.references import FloatReference
+from q3edge.evaluation.distance.streams import ComparedDecoder, ComparedModel
 from q3edge.evaluation.scorecard.assemble import Identity, assemble, judged_passages
 from q3edge.evaluation.scorecard.examples import text_before, worst_places
 from q3edge.evaluation.scorecard.passages import Encoded, encode_suites, passages_digest
@@ -30,11 +30,13 @@ from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
-from q3edge.machine.tool_versions import tool_versions
-from q3edge.pipeline.measure.answers import Asking, compared_answers
+from q3edge.pipeline.measure.answers import compared_answers
+from q3edge.pipeline.measure.identity import identity_of
+from q3edge.pipeline.measure.measuring import Asking, is_onnx_artifact
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
-from q3edge.version import VERSION
+
+_PACKAGES = ("numpy", "onnxruntime", "tokenizers", "torch")
 
 
 def evaluate(
@@ -68,7 +70,9 @@ def evaluate(
     with _opened(reference, threads_of_session, cache) as opened:
         if decoder.config != opened.config:
             raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
-        subject = _subject(folder, reference, opened.digest, chosen, selection, asking)
+        candidate = folder.resolve().name, artifact_digest(folder)  # where it lies says nothing about it
+        identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
+        subject = _Subject(identity, chosen)
         if cache and (known := cache.scorecard(subject.key())):
             progress.note("evaluated before: these results are the cache's (--no-cache evaluates again)")
             return replace(known, artifact=subject.identity.artifact, reference=subject.identity.reference)
@@ -76,7 +80,7 @@ def evaluate(
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
         with _journal(cache, subject, encoded) as journal:
-            run = read_all(encoded.passages, opened.model, decoder, journal, workers=workers)
+            run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
@@ -87,7 +91,8 @@ def evaluate(
         )  # fmt: skip
     dead = check_dead_matrices(folder, decoder.config)
     scorecard = assemble(subject.identity, encoded, run, tokenizer, (dead,), answers)
-    timing = _timing(run, read_seconds, opened.model.cached_tokens)
+    reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
+    timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
     if cache:
         cache.save_scorecard(subject.key(), scorecard)
@@ -96,18 +101,11 @@ def evaluate(
     return scorecard
 
 
-def require_sound(folder: Path, scorecard: Scorecard) -> None:
-    """ValidationError with every check that failed."""
-    failed = [check.reason for check in scorecard.checks if check.status == "fail"]
-    if failed:
-        raise ValidationError(f"{folder}: " + "; ".join(failed))
-
-
 @dataclass(frozen=True, slots=True)
 class _Opened:
     """The reference: its logits, architecture and digest."""
 
-    model: Reference
+    model: ComparedModel
     config: Qwen3Config
     digest: str
 
@@ -115,9 +113,9 @@ class _Opened:
 @contextmanager
 def _opened(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_Opened]:
     folder = resolve_model(reference)
-    if (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx":
+    if is_onnx_artifact(folder):
         decoder = Decoder(folder, threads=threads)
-        yield _Opened(ArtifactReference(decoder), decoder.config, artifact_digest(folder))
+        yield _Opened(ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
         return
     with open_float_model(folder) as checkpoint:
         digest = checkpoint.digest()
@@ -136,29 +134,6 @@ class _Subject:
         nameless = replace(self.identity, artifact="", reference="")
         items = hashlib.sha256(repr([suite.items for suite in self.suites]).encode()).hexdigest()
         return cache_key(identity=asdict(nameless), items=items, **more)
-
-
-def _subject(
-    folder: Path,
-    reference: str,
-    reference_digest: str,
-    suites: tuple[Suite, ...],
-    selection: Selection,
-    asking: Asking | None,
-) -> _Subject:
-    areas = None if selection.areas is None else list(selection.areas)
-    asked = None if asking is None else asdict(asking)
-    local = Path(reference).expanduser()
-    identity = Identity(
-        artifact=folder.resolve().name,  # where it lies says nothing about it
-        artifact_digest=artifact_digest(folder),
-        reference=local.resolve().name if local.is_dir() else reference,
-        reference_digest=reference_digest,
-        suite_digests={suite.name: suite.digest for suite in suites},
-        settings={"areas": areas, "limit": selection.limit, "window": WINDOW_LENGTH, "generate": asked},
-        versions={"q3edge": VERSION, **tool_versions("numpy", "onnxruntime", "tokenizers", "torch")},
-    )
-    return _Subject(identity, suites)
 
 
 @contextmanager

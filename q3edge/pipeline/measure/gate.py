@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact import Manifest, artifact_digest
-from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.errors import InputError, UsageError
+from q3edge.evaluation.distance.kl_names import KLName
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
@@ -21,18 +22,18 @@ from q3edge.storage.json_files import read_json_object
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """Every gate that was asked for, with its result; `source` says where the numbers come from."""
+    """Every gate that was asked for, with its result; `source` says where the numbers come from.
+
+    kl: which KL a gate on the KL reads, by `source`; the other one is None.
+    """
 
     artifact: str
     source: str
+    kl: KLName
     recovery: Estimate | None
-    mean_kl: Estimate | None
+    text_kl: Estimate | None
+    suite_kl: Estimate | None
     results: tuple[CheckResult, ...]
-
-    @property
-    def failures(self) -> tuple[CheckResult, ...]:
-        """The gates that failed."""
-        return tuple(result for result in self.results if result.status == "fail")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -47,24 +48,23 @@ def check_artifact(folder: Path, gates: Gates, measuring: Measuring, *, scorecar
     """
     manifest = open_artifact(folder)
     if scorecard is not None:
-        source = scorecard.name
-        recovery, mean_kl = _numbers(_from_file(scorecard, artifact_digest(folder)))
-    elif measuring.reference is not None:
-        source = "evaluated now"
-        recovery, mean_kl = _numbers(evaluated(folder, measuring))
-    else:
-        source = "the manifest"
-        recovery, mean_kl = None, _built_kl(manifest)
-    results = gates.judge(recovery, mean_kl)
+        return _judged(folder, gates, scorecard.name, _from_file(scorecard, artifact_digest(folder)))
+    if measuring.reference is not None:
+        return _judged(folder, gates, "evaluated now", evaluated(folder, measuring))
+    validation = validation_of(manifest)
+    return _judged(folder, gates, "the manifest", None, validation.mean_kl if validation else None)
+
+
+def _judged(
+    folder: Path, gates: Gates, source: str, scorecard: Scorecard | None, text_kl: Estimate | None = None
+) -> GateReport:
+    """By the scorecard where there is one, else by the KL on the build's text."""
+    kl: KLName = "suite_kl" if scorecard else "text_kl"
+    recovery, suite_kl = (scorecard.recovery, scorecard.suite_kl) if scorecard else (None, None)
+    results = gates.judge(recovery, suite_kl if scorecard else text_kl, kl)
     if unknown := [result.reason for result in results if result.status == "skipped"]:
         raise UsageError(f"{folder}: {'; '.join(unknown)}; add --reference MODEL or --scorecard FILE")
-    return GateReport(folder.name, source, recovery, mean_kl, results)
-
-
-def require_gates(report: GateReport) -> None:
-    """ValidationError with every gate that failed."""
-    if report.failures:
-        raise ValidationError(f"{report.artifact}: " + "; ".join(failure.reason for failure in report.failures))
+    return GateReport(folder.name, source, kl, recovery, text_kl, suite_kl, results)
 
 
 def validation_of(manifest: Manifest) -> Comparison | None:
@@ -76,15 +76,6 @@ def validation_of(manifest: Manifest) -> Comparison | None:
         return from_plain(Comparison, raw["overall"])
     except (TypeError, KeyError) as error:
         raise InputError(f"q3edge.json: its validation is not this q3edge's ({error}); build again") from None
-
-
-def _built_kl(manifest: Manifest) -> Estimate | None:
-    validation = validation_of(manifest)
-    return validation.mean_kl if validation else None
-
-
-def _numbers(scorecard: Scorecard) -> tuple[Estimate | None, Estimate | None]:
-    return scorecard.recovery, scorecard.overall.mean_kl if scorecard.overall else None
 
 
 def _from_file(path: Path, digest: str) -> Scorecard:

@@ -1,19 +1,26 @@
-"""`Measuring`: what a report measures of each variant, and how."""
+"""`Measuring` and `Asking`: what is measured of each variant, and how. Neither needs torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnxruntime as ort
 
+from q3edge.artifact import MANIFEST_FILE, Manifest
+from q3edge.defaults import ANSWER_TOKENS
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.machine.cpu import cpu_name, default_threads
 
-if TYPE_CHECKING:
-    from q3edge.pipeline.measure.answers import Asking
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How models are asked: greedily, or with a `seed` as the checkpoint samples; run_code: whether programs run."""
+
+    max_new_tokens: int = ANSWER_TOKENS
+    seed: int | None = None
+    run_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,11 @@ def here(measuring: Measuring) -> dict[str, str]:
     """What decides a speed beside the model."""
     threads = measuring.threads or default_threads()
     return {"cpu": cpu_name(), "threads": str(threads), "onnxruntime": ort.__version__}
+
+
+def is_onnx_artifact(folder: Path) -> bool:
+    """Whether `folder` holds an exported model, and not a checkpoint, float or quantized."""
+    return (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx"
 
 
 def model_name(model: str) -> str:

@@ -20,7 +20,7 @@ from q3edge.pipeline.measure.measured import known_or_measured
 from q3edge.pipeline.measure.measuring import Measuring, evaluated, here, model_name
 from q3edge.pipeline.measure.speed import artifact_speed
 from q3edge.pipeline.measure.tensor_facts import summarized_schemes, tensor_facts
-from q3edge.report.content import Failure, Reference, Report, Speed, Variant
+from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Variant, compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
 from q3edge.runtime.session.loader import open_artifact
@@ -55,7 +55,9 @@ def assemble(variants: Sequence[Variant], failures: Sequence[Failure], measuring
         variants=tuple(ordered),
         failures=tuple(failures),
         gates=gates,
-        recommendation=recommend(artifacts, gates, reference.stored_bytes if reference else None),
+        recommendation=recommend(
+            artifacts, gates, reference.stored_bytes if reference else None, compared_kl(variants)
+        ),
         machine={"CPU": cpu_name(), "Threads": str(measuring.threads or default_threads())},
         versions=tool_versions("onnxruntime", "torch", "numpy"),
     )
@@ -85,11 +87,11 @@ def measure_artifact(name: str, folder: Path, measuring: Measuring) -> Variant:
     return _timed(variant, folder, measuring) if measuring.speed else variant
 
 
-def describe_reference(model: str) -> Reference:
+def describe_reference(model: str) -> ReferenceFacts:
     """What the report says of MODEL (folder or hub id)."""
     with open_float_model(model) as checkpoint:
         dtypes = [checkpoint.dtype(name) for name in checkpoint.names()]
-        return Reference(
+        return ReferenceFacts(
             name=model_name(model),
             digest=checkpoint.digest(),
             stored_bytes=checkpoint.stored_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +50,7 @@ def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None
         runs = [_layer_seconds(baseline, source, f"model.layers.{layer}.") for layer in layers]
         runs.append(_seconds([_head(baseline, source)]))
     rates = [1 / sum(run[repeat] for run in runs) for repeat in range(REPEATS)]
-    return Speed(_spread(rates), None, None, REPEATS, prompt=0, depth=0, new=1, threads=threads, products_only=True)
+    return Speed(Spread.of(rates), None, None, REPEATS, prompt=0, depth=0, new=1, threads=threads, products_only=True)
 
 
 def _layer_seconds(baseline: Baseline, source: WeightSource, prefix: str) -> list[float]:
@@ -90,7 +89,3 @@ def _torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(float(statistics.median(values)), float(min(values)), float(max(values)))

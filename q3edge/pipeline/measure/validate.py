@@ -7,9 +7,8 @@ from pathlib import Path
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import ValidationError
+from q3edge.defaults import MAX_TOKENS
 from q3edge.evaluation.distance.windows import (
-    MAX_TOKENS,
     WINDOW_LENGTH,
     Window,
     built_in_texts,
@@ -44,9 +43,3 @@ def text_windows(folder: Path, config: Qwen3Config, texts: Sequence[Path], max_t
     return cut_windows(
         chosen, tokenizer.encode_text, context=context, length=min(WINDOW_LENGTH, context), max_tokens=max_tokens
     )
-
-
-def require_passed(folder: Path, report: ValidationReport) -> None:
-    """ValidationError with every check that failed."""
-    if report.failures:
-        raise ValidationError(f"{folder}: " + "; ".join(check.reason for check in report.failures))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from q3edge.evaluation.distance.kl_names import KL_TITLES
 from q3edge.evaluation.scorecard.scorecard import Histogram
 from q3edge.report.content import Report, TensorFact, Variant
 from q3edge.report.page.charts import Point, histogram, scatter
@@ -43,28 +44,34 @@ class Figures:
             )
         )
 
+    @property
+    def kl_title(self) -> str:
+        """Suite KL over size, or text KL."""
+        title = KL_TITLES[self._report.kl]
+        return f"{title[0].upper()}{title[1:]} over size"
+
     def kl(self) -> Markup:
         """Mean KL over size, by its logarithm; without `exact_variants`, which would press the others together."""
-        shown = [v for v in self._variants if v.mean_kl and v.mean_kl.value >= _EXACT]
-        points = [self._point(v, v.mean_kl.value, v.mean_kl.low, v.mean_kl.high) for v in shown if v.mean_kl]
+        found = [(v, kl) for v in self._variants if (kl := self._report.mean_kl(v)) and kl.value >= _EXACT]
+        points = [self._point(v, kl.value, kl.low, kl.high) for v, kl in found]
         if not points:
             return Markup()
         return Markup(
             scatter(
                 points,
                 key="kl",
-                title="Mean KL over size",
+                title=self.kl_title,
                 description=f"Down and left is better. {_listed(points, 'nats')} Bars: 95 % intervals.",
                 x_label="size (MB)",
-                y_label="mean KL (nats, logarithmic)",
-                front=self._front(shown),
+                y_label=f"{KL_TITLES[self._report.kl]} (nats, logarithmic)",
+                front=self._front([v for v, _ in found]),
                 log_y=True,
             )
         )
 
     def exact_variants(self) -> list[Variant]:
         """Those whose KL is that of another order of summation, which the chart of KL leaves out."""
-        return [v for v in self._variants if v.mean_kl and v.mean_kl.value < _EXACT]
+        return [v for v in self._variants if (kl := self._report.mean_kl(v)) and kl.value < _EXACT]
 
     def tokens_per_second(self) -> Markup:
         """Decoding speed over size."""

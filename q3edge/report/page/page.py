@@ -14,6 +14,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from q3edge.evaluation.distance.kl_names import KL_TITLES, KL_WORDS
 from q3edge.report.content import Report, Spread
 from q3edge.report.numbers import STYLES, Interval
 from q3edge.report.page.figures import Figures, shown_tensors
@@ -35,6 +36,8 @@ def render_page(report: Report) -> str:
         "spread": _spread,
         "slice_table": slice_table,
         "shown_tensors": shown_tensors,
+        "kl_titles": KL_TITLES,
+        "kl_words": KL_WORDS,
     }
     environment.filters["shown"] = _shown
     css = _read("report.css")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from q3edge.calibration.data import DOMAINS, load_calibration_set
+from q3edge.areas import AREAS
+from q3edge.calibration.data import load_calibration_set
 from q3edge.calibration.data.quality import words_of
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -21,8 +22,8 @@ DATA = Path(str(files("q3edge.data")))
 RUN = 7  # words in a row that two independent texts hardly share
 
 
-def records(domain: str) -> list[dict[str, Any]]:
-    lines = (DATA / "calibration" / f"{domain}.jsonl").read_text(encoding="utf-8").splitlines()
+def records(area: str) -> list[dict[str, Any]]:
+    lines = (DATA / "calibration" / f"{area}.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(set(lines)) == len(lines)
     return [json.loads(line) for line in lines]
 
@@ -44,25 +45,35 @@ def test_nothing_of_it_is_dropped_or_repaired() -> None:
     template.close()
     assert found.token_ids.shape == (128, 512)
     assert found.notices == ()
-    assert [source.name for source in found.sources] == sorted(f"{domain}.jsonl" for domain in DOMAINS)
+    assert [source.name for source in found.sources] == sorted(f"{area}.jsonl" for area in AREAS)
 
 
-@pytest.mark.parametrize("domain", DOMAINS)
-def test_the_readme_counts_it(domain: str) -> None:
-    items = records(domain)
+def test_its_tokens_are_those_of_every_version() -> None:
+    """Models that were calibrated on it can be made again: with the embedded model's tokenizer and template."""
+    folder = DATA / "demo_model"
+    template = ChatTemplate.load(folder)
+    assert template is not None
+    found = load_calibration_set((), Tokenizer.load(folder, 1280), template, samples=128, seq_len=512)
+    template.close()
+    assert found.digest == "013533d29bf8235e65f7467fac550e93854fac8ad418d202cf750e5b5ea740e0"
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_the_readme_counts_it(area: str) -> None:
+    items = records(area)
     plain = sum("text" in item for item in items)
     answers = [m for item in items for m in item.get("messages", ()) if m["role"] == "assistant"]
     thoughts = sum("reasoning_content" in answer for answer in answers)
     row = f"| {len(items)} | {plain} | {len(items) - plain} | {len(answers)} ({thoughts}) |"
     readme = (DATA / "calibration" / "README.md").read_text(encoding="utf-8")
-    assert row in next(line for line in readme.splitlines() if line.startswith(f"| `{domain}.jsonl`"))
+    assert row in next(line for line in readme.splitlines() if line.startswith(f"| `{area}.jsonl`"))
 
 
 def test_it_shares_no_sentence_with_the_validation_text() -> None:
     judged = set().union(*(runs(path.read_text(encoding="utf-8")) for path in (DATA / "validation").glob("*.txt")))
     assert judged
-    for domain in DOMAINS:
-        for record in records(domain):
+    for area in AREAS:
+        for record in records(area):
             assert not judged & set().union(*map(runs, texts(record)))
 
 

@@ -31,6 +31,7 @@ PROGRAM = "def area(width, height):\n    result = width * height\n    return res
         ("<b>bold</b> &amp; more", "<b>bold</b> &amp; more"),
         ("48/2 = <<48/2=24>>24", "48/2 = 24"),
         ("cout << a = b >> c", "cout << a = b >> c"),
+        ("1 << 2 >> 1", "1 << 2 >> 1"),
         (
             ' It is 3 @.@ 5 m long , red @-@ tipped ( the " tail " ) and it \'s 1 @,@ 000 g . \n',
             'It is 3.5 m long, red-tipped (the "tail") and it\'s 1,000 g.',
@@ -102,14 +103,14 @@ def test_dialogues_code_and_maths_only_have_to_say_something() -> None:
     assert rejection(Document(0, 1, messages=question_and_answer("2+2", " "))) == "empty"
     assert rejection(Document(0, 1, messages=({"role": "system", "content": "x"},))) == "empty"
     assert rejection(Document(0, 1, "x = 1", is_code=True)) is None
-    assert rejection(Document(0, 1, "1 + 1 = 2", domain="math")) is None
+    assert rejection(Document(0, 1, "1 + 1 = 2", area="math")) is None
     assert rejection(Document(0, 1, "  ")) == "empty"
 
 
 @pytest.mark.parametrize(
-    ("document", "domain", "language"),
+    ("document", "area", "language"),
     [
-        (Document(0, 1, PROSE), "general", "en"),
+        (Document(0, 1, PROSE), "knowledge", "en"),
         (Document(0, 1, PROGRAM), "code", "code"),
         (Document(0, 1, PROSE, is_code=True), "code", "code"),
         (Document(0, 1, f"Try this:\n```python\n{PROGRAM}```\n"), "code", "code"),
@@ -119,20 +120,20 @@ def test_dialogues_code_and_maths_only_have_to_say_something() -> None:
             "math",
             "en",
         ),
-        (Document(0, 1, messages=question_and_answer("When did the war end?", "In 1945")), "general", "en"),
+        (Document(0, 1, messages=question_and_answer("When did the war end?", "In 1945")), "knowledge", "en"),
         (
             Document(0, 1, messages=question_and_answer("Wie viele sind es am Ende: 3 und 4?", "7")),
             "multilingual",
             "de",
         ),
-        (Document(0, 1, PROSE, domain="safety"), "safety", "en"),
+        (Document(0, 1, PROSE, area="safety"), "safety", "en"),
         (Document(0, 1, PROSE, language="de"), "multilingual", "de"),
-        (Document(0, 1, PROGRAM, domain="general"), "general", "und"),
+        (Document(0, 1, PROGRAM, area="knowledge"), "knowledge", "und"),
     ],
 )
-def test_tags(document: Document, domain: str, language: str) -> None:
+def test_tags(document: Document, area: str, language: str) -> None:
     tagged = tag_document(document)
-    assert (tagged.domain, tagged.language) == (domain, language)
+    assert (tagged.area, tagged.language) == (area, language)
 
 
 def test_prose_about_code_is_prose() -> None:

@@ -69,15 +69,15 @@ def load(*paths: Path, samples: int = 12, seq_len: int = 64, **options: Any) -> 
 
 
 def test_shares_within_one_row_and_sources_add_up(folder: Path) -> None:
-    found = load(folder, shares={"general": 0.5, "math": 0.25, "code": 0.25}, samples=14)
+    found = load(folder, shares={"knowledge": 0.5, "math": 0.25, "code": 0.25}, samples=14)
     assert found.token_ids.shape == (14, 64)
     assert found.token_ids.dtype == np.int64
     assert not found.token_ids.flags.writeable
-    assert all(abs(found.shares[d] - s) < 1 / 14 for d, s in {"general": 0.5, "math": 0.25, "code": 0.25}.items())
+    assert all(abs(found.shares[d] - s) < 1 / 14 for d, s in {"knowledge": 0.5, "math": 0.25, "code": 0.25}.items())
     assert sum(source.tokens for source in found.sources) == sum(found.languages.values()) == 14 * 64
     for source in found.sources:
         assert source.read == source.kept + sum(source.dropped.values())
-        assert source.kept == sum(source.domains.values())
+        assert source.kept == sum(source.areas.values())
 
 
 def test_everything_dropped_or_repaired_is_counted(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_everything_dropped_or_repaired_is_counted(folder: Path) -> None:
         "calibration-share-not-met": 2 + 1,  # multilingual and safety have no text
     }
     told = next(notice.detail for notice in found.notices if notice.code == "calibration-share-not-met")
-    assert told == "rows went to other domains, for lack of text: multilingual 0% of 15%, safety 0% of 5%"
+    assert told == "rows went to other areas, for lack of text: multilingual 0% of 15%, safety 0% of 5%"
 
 
 def test_the_digest_depends_on_contents_options_and_seed_only(folder: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_what_the_manifest_gets(folder: Path) -> None:
 
 
 def test_decoded_rows_are_the_texts(folder: Path) -> None:
-    found = load(folder, shares={"general": 1})
+    found = load(folder, shares={"knowledge": 1})
     text = "<|endoftext|>".join(TOKENIZER._full.decode(row, skip_special_tokens=False) for row in found.token_ids)
     stories = {story(n) for n in range(30)}
     inside = [piece for row in text.split("<|endoftext|>") if (piece := row.strip())]
@@ -168,7 +168,7 @@ def test_a_long_text_counts_as_its_passages(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "LICENSE", tmp_path / "book.txt")
     found = load(tmp_path / "book.txt")
     assert found.sources[0].read == found.sources[0].kept > 5
-    assert found.shares == {"general": 1.0}
+    assert found.shares == {"knowledge": 1.0}
 
 
 def test_a_huge_file_is_sampled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_refused_dialogues_are_dropped_and_counted(folder: Path) -> None:
     found = load_calibration_set([folder / "sums.jsonl"], TOKENIZER, template, **options)
     refused = sum("7" in f"{n} {n * n}" for n in range(40))
     assert found.sources[0].dropped == {"refused": refused}
-    assert found.sources[0].kept == found.sources[0].domains["math"] == 40 - refused
+    assert found.sources[0].kept == found.sources[0].areas["math"] == 40 - refused
     template.close()
     template = ChatTemplate("{{ raise_exception('no') }}", "x")
     with pytest.raises(InputError, match=r"0 tokens after .*; the chat template refused 40 dialogues"):
@@ -208,8 +208,8 @@ def test_too_little_for_one_row(tmp_path: Path) -> None:
         load(path, seq_len=4096)
 
 
-def test_shares_of_domains_that_are_not_there(folder: Path) -> None:
-    with pytest.raises(InputError, match="no document of safety as the shares ask; found 20 of code, 30 of general"):
+def test_shares_of_areas_that_are_not_there(folder: Path) -> None:
+    with pytest.raises(InputError, match="no document of safety as the shares ask; found 20 of code, 30 of knowledge"):
         load(folder, shares={"safety": 1})
 
 
@@ -219,7 +219,7 @@ def test_shares_of_domains_that_are_not_there(folder: Path) -> None:
         ({"samples": 0}, "samples 0: expected at least 1"),
         ({"seq_len": 15}, "sequence length 15: expected 16 or more"),
         ({"seq_len": 65, "context": 64}, r"sequence length 65: expected 16\.\.64, the model's context"),
-        ({"shares": {"sport": 1}}, "share of sport: expected domains of general, math"),
+        ({"shares": {"sport": 1}}, "share of sport: expected areas of knowledge, math"),
     ],
 )
 def test_bad_requests(folder: Path, options: dict[str, Any], message: str) -> None:

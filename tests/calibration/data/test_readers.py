@@ -48,7 +48,8 @@ def test_a_python_file_is_code() -> None:
             {"prompt": "def f():\n", "canonical_solution": "    pass\n"},
             Document(0, 1, "def f():\n    pass\n", (), True),
         ),
-        ({"text": "x", "domain": "safety", "language": "pt-BR"}, Document(0, 1, "x", (), False, "safety", "pt-BR")),
+        ({"text": "x", "area": "safety", "language": "pt-BR"}, Document(0, 1, "x", (), False, "safety", "pt-BR")),
+        ({"text": "x", "area": "sports", "domain": "safety"}, Document(0, 1, "x", area="safety")),
         ({"text": "x", "domain": "sports", "language": "Python 3"}, Document(0, 1, "x")),
     ],
 )
@@ -74,8 +75,13 @@ def test_thoughts_are_kept_and_blank_lines_skipped() -> None:
 
 
 @pytest.mark.parametrize("name", ["safety.jsonl", "Safety.JSONL"])
-def test_a_file_named_after_a_domain_is_of_that_domain(name: str) -> None:
-    assert one(name, '{"text": "x", "domain": "math"}').domain == "safety"
+def test_a_file_named_after_an_area_is_of_that_area(name: str) -> None:
+    assert one(name, '{"text": "x", "area": "math"}').area == "safety"
+
+
+def test_general_is_another_name_of_knowledge() -> None:
+    assert one("general.jsonl", '{"text": "x", "area": "math"}').area == "knowledge"
+    assert one("a.jsonl", '{"text": "x", "domain": "general"}').area == "knowledge"
 
 
 def test_a_table_with_a_header() -> None:

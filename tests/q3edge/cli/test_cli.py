@@ -310,7 +310,7 @@ def test_demo_shows_the_trade_off(tmp_path: Path) -> None:
     demo = json.loads(result.stdout)
     rows = {row["format"]: row for row in demo["rows"]}
     assert rows["float"]["accuracy"]["value"] > 0.9
-    kl = [rows[name]["mean_kl"]["value"] for name in ("float", "int8", "int4", "int2")]
+    kl = [rows[name]["text_kl"]["value"] for name in ("float", "int8", "int4", "int2")]
     assert kl[0] < 1e-6 < kl[1] < kl[2] < kl[3]
     assert rows["int2"]["accuracy"]["high"] < rows["float"]["accuracy"]["low"]
     assert rows["float"]["model_bytes"] > 3 * rows["int8"]["model_bytes"]

@@ -61,7 +61,7 @@ def test_a_report_is_three_files_with_the_same_advice(folder: Path, report: Path
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--max-kl", 5), 0, "pass  max_kl"),
+        (("--max-kl", 5), 0, "pass  max_text_kl"),
         (("--max-kl", 1e-9), 5, "at most 1e-09 asked for"),
         (("--max-kl", 5, "--min-recovery", 1, "--scorecard", "REPORT"), 0, "pass  min_recovery"),
         (("--max-kl", 5, "--min-recovery", 500, "--scorecard", "REPORT"), 5, "at least 500 % asked for"),

@@ -20,9 +20,10 @@ from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.dead_matrices import dead_matrices
+from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.measure.answers import Asking
-from q3edge.pipeline.measure.evaluate import evaluate, require_sound
+from q3edge.pipeline.measure.evaluate import evaluate
+from q3edge.pipeline.measure.measuring import Asking
 from q3edge.quantization.recipe import Recipe
 from tests.helpers.artifact_support import overwritten
 from tests.helpers.support import write_checkpoint
@@ -86,7 +87,7 @@ def test_int4_against_float(artifact: Path, cache: Path, monkeypatch: pytest.Mon
     assert sum(found.area_weights.values()) == pytest.approx(1)
     assert not [check for check in found.checks if check.status == "fail"]
     assert found.timing["total_over_models"] > 1
-    require_sound(artifact, found)
+    require_passed("artifact", found.checks)
     assert not list((cache / "unfinished").iterdir())
 
     monkeypatch.setattr("q3edge.pipeline.measure.evaluate.read_all", forbidden)
@@ -155,7 +156,7 @@ def test_zeroed_matrix_is_flagged_and_the_float_model_does_not_run_again(
     assert (check.status, check.value) == ("fail", 1.0)
     assert found.timing["cached_tokens"] == found.timing["tokens"]
     with pytest.raises(ValidationError, match=r"1 weights are all zero: model\.layers\.1\.mlp\.down_proj"):
-        require_sound(dead, found)
+        require_passed("dead", found.checks)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from q3edge.errors import InputError, UsageError, ValidationError
-from q3edge.pipeline.measure.gate import check_artifact, require_gates
+from q3edge.evaluation.validation.results import require_passed
+from q3edge.pipeline.measure.gate import check_artifact
 from q3edge.pipeline.measure.measuring import Measuring
 from q3edge.pipeline.measure.report import make_report, unique_names
 from q3edge.pipeline.sweep import builds as sweep_builds
@@ -141,7 +142,10 @@ def test_without_a_reference_a_report_tells_what_build_measured(output: Path) ->
     report = make_report([output / "int8"], Measuring(speed=False), Gates(None, 5.0))
     (variant,) = report.variants
     assert variant.recovery is None
-    assert variant.mean_kl is not None
+    assert report.kl == "text_kl"
+    assert variant.mean_kl("text_kl") is not None
+    assert variant.mean_kl("suite_kl") is None
+    assert report.gates.rule(report.kl) == "a mean KL on the build's text of at most 5 nats"
     assert "give --reference" in variant.missing[0]
     assert report.recommendation.name == "int8"
 
@@ -151,10 +155,13 @@ def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> 
     by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json")
     now = Measuring(str(model), areas=("math",), limit=2, threads=1)
     assert check_artifact(folder, LENIENT, now).recovery == by_file.recovery
-    require_gates(by_file)
+    assert (by_file.kl, by_file.text_kl) == ("suite_kl", None)
+    assert by_file.results[0].name == "max_suite_kl"
+    require_passed(by_file.artifact, by_file.results)
     strict = check_artifact(folder, Gates(None, 1e-9), here)
-    with pytest.raises(ValidationError, match="at most 1e-09 asked for"):
-        require_gates(strict)
+    assert (strict.kl, strict.suite_kl) == ("text_kl", None)
+    with pytest.raises(ValidationError, match=r"mean KL on the build's text .* at most 1e-09 asked for"):
+        require_passed(strict.artifact, strict.results)
     with pytest.raises(UsageError, match="recovery was not measured"):
         check_artifact(folder, Gates(97, None), here)
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.report.content import compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import pareto_front, recommend
-from tests.helpers.report_support import variant
+from tests.helpers.report_support import comparison, variant
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 
@@ -28,9 +29,10 @@ def test_the_front_is_who_nobody_beats(points: list[tuple[int, int]]) -> None:
 
 def test_the_smallest_that_passes_is_advised_and_smaller_ones_are_refused_with_reasons() -> None:
     found = [variant("large", 900, 0.001, 99.9), variant("middle", 500, 0.02, 98.5), variant("small", 300, 0.2, 90.0)]
-    advice = recommend(found, Gates(), 1000)
+    advice = recommend(found, Gates(), 1000, "suite_kl")
     assert (advice.name, advice.smallest, advice.most_accurate) == ("middle", "small", "large")
-    assert advice.sentence.startswith("Ship middle: 0.0 MB, 50 % of the size, recovery 98.5 % [97.8, 99.1], KL 0.02 ")
+    assert advice.sentence.startswith("Ship middle: 0.0 MB, 50 % of the size, recovery 98.5 % [97.8, 99.1], suite KL ")
+    assert advice.rule.endswith("and a mean KL on the suites of at most 0.05 nats.")
     assert set(advice.refused) == {"small"}
     assert "at most 0.05" in advice.refused["small"]
     assert "at least 97 %" in advice.refused["small"]
@@ -38,22 +40,22 @@ def test_the_smallest_that_passes_is_advised_and_smaller_ones_are_refused_with_r
 
 def test_it_is_the_lower_bound_that_has_to_reach_the_limit() -> None:
     found = [variant("close", 300, 0.01, 97.5)]  # its interval begins at 96.8
-    assert recommend(found, Gates(), None).name is None
-    assert recommend(found, Gates(min_recovery=96.8 - 1e-6), None).name == "close"
+    assert recommend(found, Gates(), None, "suite_kl").name is None
+    assert recommend(found, Gates(min_recovery=96.8 - 1e-6), None, "suite_kl").name == "close"
 
 
 def test_if_none_passes_it_says_so() -> None:
-    advice = recommend([variant("bad", 300, 1.0, 60.0)], Gates(), 1000)
+    advice = recommend([variant("bad", 300, 1.0, 60.0)], Gates(), 1000, "suite_kl")
     assert advice.name is None
     assert advice.sentence == "Ship none of these: no variant passes."
     assert set(advice.refused) == {"bad"}
-    assert recommend([], Gates(), 1000).sentence == "There is no variant to judge."
+    assert recommend([], Gates(), 1000, "suite_kl").sentence == "There is no variant to judge."
 
 
 def test_what_was_not_measured_does_not_pass() -> None:
     unknown = variant("unknown", 300, 0.0, 100.0, scorecard=None)
-    assert recommend([unknown], Gates(), None).name is None
-    assert recommend([unknown], Gates(min_recovery=None, max_kl=None), None).name == "unknown"
+    assert recommend([unknown], Gates(), None, "suite_kl").name is None
+    assert recommend([unknown], Gates(min_recovery=None, max_kl=None), None, "suite_kl").name == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,21 @@ def test_what_was_not_measured_does_not_pass() -> None:
     ],
 )
 def test_gates(recovery: Estimate | None, kl: Estimate | None, statuses: list[str]) -> None:
-    assert [result.status for result in Gates().judge(recovery, kl)] == statuses
+    assert [result.status for result in Gates().judge(recovery, kl, "suite_kl")] == statuses
+
+
+def test_the_two_kls_never_stand_in_for_each_other() -> None:
+    built = variant("built", 300, 0.0, 100.0, scorecard=None, validation=comparison(0.01))
+    evaluated = variant("evaluated", 400, 0.02, 99.0, validation=comparison(0.001))
+    gates = Gates(min_recovery=None)
+    assert recommend([built, evaluated], gates, None, "text_kl").name == "built"
+    by_suites = recommend([built, evaluated], gates, None, "suite_kl")
+    assert (by_suites.name, by_suites.most_accurate) == ("evaluated", "evaluated")
+    assert by_suites.refused == {"built": "mean KL on the suites was not measured"}
+    assert (compared_kl([built]), compared_kl([built, evaluated])) == ("text_kl", "suite_kl")
+    assert [result.name for result in gates.judge(None, None, "text_kl")] == ["max_text_kl"]
 
 
 def test_a_float_export_is_not_the_most_accurate_alternative() -> None:
     found = [variant("float", 2000, 0.0001, 100.0), variant("int8", 600, 0.001, 99.9)]
-    assert recommend(found, Gates(), 1200).most_accurate == "int8"
+    assert recommend(found, Gates(), 1200, "suite_kl").most_accurate == "int8"

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from q3edge.evaluation.answers.behaviour import Generated, behaviour, language_kept, thinking_closed
-from q3edge.evaluation.answers.questions import wilson
+from q3edge.evaluation.distance.statistics import wilson
 from q3edge.evaluation.suites.suite import Item
 
 ENGLISH = Item("en", "answer", "math", "en", "How many eggs does she have on each of the days in the week?")

@@ -14,8 +14,8 @@ from q3edge.errors import ResourceError
 from q3edge.evaluation.answers import generated as module
 from q3edge.evaluation.answers.behaviour import Generated
 from q3edge.evaluation.answers.generated import answer_all, compare_generated, left_out
-from q3edge.evaluation.answers.questions import wilson
 from q3edge.evaluation.answers.sandbox import Outcome
+from q3edge.evaluation.distance.statistics import wilson
 from q3edge.evaluation.scorecard.slices import recovery_score
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.runtime.model import Completion, Model

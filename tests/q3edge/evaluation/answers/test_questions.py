@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from q3edge.errors import InputError
-from q3edge.evaluation.answers.questions import Question, final_answer, read_questions, score_answers, wilson
+from q3edge.evaluation.answers.questions import final_answer, score_answers
+from q3edge.evaluation.distance.statistics import wilson
+from q3edge.evaluation.suites.question_files import Question, read_questions
 
 LINE: dict[str, Any] = {"id": "a-1", "area": "a", "language": "en", "thinking": True, "question": "1+1?", "answer": "2"}
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from q3edge.evaluation.distance.metrics import TokenMetrics, compare_logits
+from q3edge.evaluation.distance.logits import compare_logits
+from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.statistics import BLOCK, Comparison, Estimate, summarize
 
 ESTIMATES = [name for name in Comparison.__annotations__ if name not in ("tokens", "windows", "max_logit_error")]

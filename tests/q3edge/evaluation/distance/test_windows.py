@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from q3edge.areas import AREAS
 from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.distance.windows import (  # fmt: skip
-    BUILT_IN,
     MIN_SCORED,
     Text,
     Window,
@@ -62,7 +62,7 @@ def test_padding_is_on_the_right() -> None:
 
 def test_built_in_texts_cover_the_areas() -> None:
     texts = built_in_texts()
-    assert [text.name for text in texts] == list(BUILT_IN)
+    assert [text.name for text in texts] == list(AREAS)
     assert all(3000 <= len(text.content.encode()) <= 5000 for text in texts)
 
 

@@ -12,7 +12,7 @@ from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.readings import TOP, Place, Reading, read_passage
-from q3edge.evaluation.scorecard.slices import Judged, histogram, recovery_score, slices
+from q3edge.evaluation.scorecard.slices import ReadPassage, histogram, recovery_score, slices
 from q3edge.evaluation.suites.suite import Item
 
 RANDOM = np.random.default_rng(0)
@@ -20,20 +20,20 @@ NOWHERE = Place(0, 0.0, (), ())
 AREA: Callable[[Passage], str] = lambda passage: passage.item.area  # noqa: E731
 
 
-def question(area: str, reference: float, candidate: float, tokens: int = 4) -> Judged:
+def question(area: str, reference: float, candidate: float, tokens: int = 4) -> ReadPassage:
     """A question whose answer's last two of `tokens` tokens have these -log probabilities."""
     nll = [np.r_[np.full(tokens - 2, 9.0), value, value] for value in (reference, candidate)]
     metrics = TokenMetrics(np.full(tokens, 0.1), np.ones(tokens), *nll, np.zeros(tokens), np.zeros(tokens))
     window = Window(area, np.arange(tokens + 1))
     item = Item("i", "answer", area, "en", "?", "a", "a")
-    return Judged(Passage("s", item, window, tokens - 2, tokens), Reading(metrics, NOWHERE))
+    return ReadPassage(Passage("s", item, window, tokens - 2, tokens), Reading(metrics, NOWHERE))
 
 
-def choice(reference: int, candidate: int, right: str = "B") -> Judged:
+def choice(reference: int, candidate: int, right: str = "B") -> ReadPassage:
     made = question("knowledge", 1.0, 1.0)
     item = Item("i", "choice", "knowledge", "en", "?", right, right, choices=("x", "y"))
     passage = Passage("s", item, made.passage.window, 2, 3, (7, 8))
-    return Judged(passage, Reading(made.reading.metrics, NOWHERE, reference, candidate))
+    return ReadPassage(passage, Reading(made.reading.metrics, NOWHERE, reference, candidate))
 
 
 def test_likelihood_counts_the_answer_only() -> None:
@@ -140,10 +140,10 @@ def test_the_same_items_have_the_same_interval() -> None:
 
 
 def test_histogram_counts_every_token() -> None:
-    def with_kl(*kl: float) -> Judged:
+    def with_kl(*kl: float) -> ReadPassage:
         made = question("math", 1.0, 1.0, len(kl))
         metrics = made.reading.metrics
-        return Judged(
+        return ReadPassage(
             made.passage,
             Reading(TokenMetrics(np.array(kl), *[metrics.same_top] * 5), NOWHERE),
         )
@@ -171,7 +171,7 @@ def logits_and_passage(tokens: int = 20, vocab: int = 50) -> tuple[NDArray[np.fl
 
 def test_reading_agrees_with_naive_float64() -> None:
     reference, candidate, passage = logits_and_passage()
-    found = read_passage(passage, iter(in_chunks(reference)), iter(in_chunks(candidate)))
+    found = read_passage(passage, [iter(in_chunks(reference)), iter(in_chunks(candidate))])
     assert found is not None
     p, q = (
         x.astype(np.float64) - np.log(np.exp(x.astype(np.float64)).sum(-1, keepdims=True))
@@ -191,4 +191,4 @@ def test_reading_agrees_with_naive_float64() -> None:
 def test_reading_of_broken_logits(value: float) -> None:
     reference, candidate, passage = logits_and_passage()
     candidate[15, 3] = value
-    assert read_passage(passage, iter(in_chunks(reference)), iter(in_chunks(candidate))) is None
+    assert read_passage(passage, [iter(in_chunks(reference)), iter(in_chunks(candidate))]) is None

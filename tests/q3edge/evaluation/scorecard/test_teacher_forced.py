@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.references import FloatReference
+from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
@@ -49,8 +50,8 @@ class Noisy(ReferenceDecoder):
 def run(passages: list[Passage], workers: int, journal: ReadingJournal | None = None) -> tuple[ReadingRun, Noisy]:
     source = InMemoryWeights.random(1)
     decoder = Noisy(source)
-    reference = FloatReference(source, "digest", None)
-    return read_all(passages, reference, decoder, journal, workers=workers), decoder
+    reference = FloatReference(source)
+    return read_all(passages, reference, ComparedDecoder(decoder), journal, workers=workers), decoder
 
 
 def same(one: Reading | None, other: Reading | None) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.errors import ValidationError
-from q3edge.evaluation.distance.metrics import compare_logits
+from q3edge.evaluation.distance.logits import compare_logits
 from q3edge.evaluation.distance.streams import CHUNK, decoder_logits
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.checks import check_float, check_kl, check_prefill_equals_decode
@@ -79,7 +79,7 @@ def test_parts_are_told_apart(report: ValidationReport) -> None:
 
 
 def test_threshold_fails_the_check(report: ValidationReport) -> None:
-    assert [check.name for check in report.failures] == ["max_kl"]
+    assert [check.name for check in report.failures] == ["max_text_kl"]
     assert report.failures[0].value == report.overall.mean_kl.value
     assert report.failures[0].limit == 1e-9
 
@@ -109,7 +109,7 @@ def test_float_model_against_itself(source: InMemoryWeights) -> None:
     assert [(check.name, check.value, check.reason) for check in skipped] == [
         ("activation_error", None, "nothing is rounded")
     ]
-    assert {check.name for check in found.checks} >= {"float_kl", "float_logits", "max_kl"}
+    assert {check.name for check in found.checks} >= {"float_kl", "float_logits", "max_text_kl"}
 
 
 def test_float_checks_see_a_quantized_model(report: ValidationReport) -> None:

@@ -1,0 +1,17 @@
+"""What a text or a question is about: the areas that calibration mixes, suites judge and reports weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Percent of calibration's tokens, and of the recovery score: Qwen3's evaluation matrix (arXiv 2505.09388, its tables of
+# benchmarks).
+AREA_WEIGHTS: Mapping[str, int] = {"knowledge": 35, "math": 25, "code": 20, "multilingual": 15, "safety": 5}
+AREAS = tuple(AREA_WEIGHTS)
+_ALIASES = {"general": "knowledge"}  # as calibration files may call it
+
+
+def area_named(name: object) -> str | None:
+    """The area of AREAS that `name` or its alias (general: knowledge) is; None for any other value."""
+    found = _ALIASES.get(name, name) if isinstance(name, str) else None
+    return found if found in AREAS else None

@@ -1,0 +1,30 @@
+"""What two models' answers in their own words come to: the part of a scorecard that is not read token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from q3edge.artifact import Notice
+from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.evaluation.scorecard.scorecard import Behaviour, LostAnswer, Slice
+from q3edge.evaluation.scorecard.slices import AreaScore
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedComparison:
+    """Two models over the items that both have a judgement of. length_ratio: candidate's tokens over the reference's.
+
+    lost: what the reference answered right and the candidate wrong. notices: what was left out. continuations: how the
+    reference and the candidate went on from the worst places, in their order.
+    """
+
+    areas: Mapping[str, AreaScore]
+    languages: Mapping[str, Slice]
+    suites: Mapping[str, Slice]
+    reference_behaviour: Behaviour | None
+    candidate_behaviour: Behaviour | None
+    length_ratio: Estimate | None
+    lost: tuple[LostAnswer, ...]
+    notices: tuple[Notice, ...]
+    continuations: tuple[tuple[str, str], ...] = ()
