@@ -57,7 +57,7 @@ class LentWeights:
 
     @contextmanager
     def read_pages_dropped(self) -> Iterator[None]:
-        """Pages that are read inside, by whomever, do not stay resident; read again, they come from the page cache."""
+        """Pages that any thread reads inside do not stay resident; read again, they come from the page cache."""
         file = self._file
         if file is None or not hasattr(mmap, "MADV_DONTNEED"):  # Windows
             yield

@@ -18,7 +18,8 @@ from q3edge.evaluation.answers.sandbox import Outcome
 from q3edge.evaluation.distance.statistics import wilson
 from q3edge.evaluation.scorecard.slices import recovery_score
 from q3edge.evaluation.suites.suite import Item, Suite
-from q3edge.runtime.model import Completion, Model
+from q3edge.runtime.completion import Completion
+from q3edge.runtime.model import Model
 from tests.helpers.runtime_support import write_artifact
 
 QUESTION = Item("q", "answer", "math", "en", "the cat sat on", final="the mat", thinking=False)
