@@ -81,7 +81,7 @@ def validation_of(manifest: Manifest) -> Comparison | None:
 def _from_file(path: Path, digest: str) -> Scorecard:
     """The scorecard of the artifact with this digest, alone in the file or among a report's variants."""
     if not path.is_file():
-        raise InputError(f"{path}: not found; expected the JSON of `q3edge evaluate` or `q3edge report`")
+        raise InputError(f"{path}: not found; expected the JSON of `q3edge eval` or `q3edge report`")
     raw = read_json_object(path)
     found: list[Mapping[str, Any]] = [raw]
     if "variants" in raw:
