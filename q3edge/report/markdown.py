@@ -27,7 +27,7 @@ def render_markdown(report: Report) -> str:
             "Not measured", [f"{_escaped(v.name)}: {_escaped(reason)}" for v in report.variants for reason in v.missing]
         ),
         "Recovery: the score kept, in percent of the reference's. "
-        f"{KL_TITLES[report.kl].capitalize()}: {KL_WORDS[report.kl]}, the divergence of the next-token distribution "
+        f"The {KL_TITLES[report.kl]} is the {KL_WORDS[report.kl]}: the divergence of the next-token distribution "
         "from the reference's, in nats. Brackets: 95 % intervals; of speed and memory, the smallest and largest.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -19,7 +19,7 @@ from q3edge import progress
 from q3edge.artifact import Notice
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.windows import MIN_SCORED, WINDOW_LENGTH, Text, Window, cut_windows
-from q3edge.evaluation.suites.selection import spread
+from q3edge.evaluation.suites.selection import evenly_chosen
 from q3edge.evaluation.suites.suite import LETTERS, Item, Suite
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
@@ -84,7 +84,7 @@ class PassageEncoder:
                     except _LeftOut as reason:
                         left_out[str(reason)] += 1
                     advance(1)
-                texts = spread([passage for passage in found if passage.item.kind == "text"], limit)
+                texts = evenly_chosen([passage for passage in found if passage.item.kind == "text"], limit)
                 passages += [passage for passage in found if passage.item.kind != "text"] + texts
         notices = tuple(Notice(code, count, _DETAILS[code]) for code, count in left_out.items())
         if not passages:

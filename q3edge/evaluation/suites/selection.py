@@ -34,13 +34,13 @@ class Selection:
         chosen = []
         for suite in suites:
             items = [item for item in suite.items if self.areas is None or item.area in self.areas]
-            kept = {item.id for item in spread([item for item in items if item.kind != "text"], self.limit)}
+            kept = {item.id for item in evenly_chosen([item for item in items if item.kind != "text"], self.limit)}
             if items := [item for item in items if item.kind == "text" or item.id in kept]:
                 chosen.append(replace(suite, items=tuple(items)))
         return tuple(chosen)
 
 
-def spread(values: Sequence[Value], limit: int | None) -> list[Value]:
+def evenly_chosen(values: Sequence[Value], limit: int | None) -> list[Value]:
     """At most `limit` of the values (None: all), in their order, at equal distances."""
     if limit is None or len(values) <= limit:
         return list(values)

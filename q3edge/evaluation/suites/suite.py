@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # text: read, no answer. answer: exact match. choice: one of `choices`. code: `test` must run.
-Kind = Literal["text", "answer", "choice", "code"]
+ItemKind = Literal["text", "answer", "choice", "code"]
 # How two answers are compared: as they are, as numbers, or as JSON values.
 AnswerFormat = Literal["text", "number", "json"]
 LETTERS = "ABCDEFGHIJ"  # of the choices
@@ -23,7 +23,7 @@ class Item:
     """
 
     id: str
-    kind: Kind
+    kind: ItemKind
     area: str
     language: str
     prompt: str

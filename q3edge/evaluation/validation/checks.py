@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.architecture.config import Qwen3Config
+from q3edge.errors import InputError
 from q3edge.evaluation.distance.statistics import Comparison
 from q3edge.evaluation.distance.streams import CausalDecoder
 from q3edge.evaluation.validation.results import CheckResult
@@ -14,6 +18,12 @@ MAX_PATH_DIFFERENCE_ROUNDED = 0.3
 MAX_FLOAT_KL = 1e-6
 MAX_FLOAT_LOGIT_ERROR = 1e-3
 PATH_TOKENS = 32
+
+
+def require_same_architecture(folder: Path, config: Qwen3Config, reference: Qwen3Config) -> None:
+    """InputError: `folder`, whose config is given first, is of another shape than the reference."""
+    if config != reference:
+        raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
 
 
 def check_kl(overall: Comparison, max_kl: float) -> CheckResult:

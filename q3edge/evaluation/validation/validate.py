@@ -9,7 +9,6 @@ from pathlib import Path
 
 from q3edge.artifact import MODEL_FILE
 from q3edge.checkpoint.source import WeightSource
-from q3edge.errors import InputError
 from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.references import FloatReference
@@ -17,7 +16,12 @@ from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import CausalDecoder, ComparedDecoder, ComparedModel
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.activations import ActivationRounding
-from q3edge.evaluation.validation.checks import check_float, check_kl, check_prefill_equals_decode
+from q3edge.evaluation.validation.checks import (
+    check_float,
+    check_kl,
+    check_prefill_equals_decode,
+    require_same_architecture,
+)
 from q3edge.evaluation.validation.results import CheckResult, ValidationReport
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
@@ -44,8 +48,7 @@ def validate_artifact(
     reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
     exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
     is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
-    if decoder.config != reference.config:
-        raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
+    require_same_architecture(folder, decoder.config, reference.config)
     return validate_decoders(
         decoder, exact, reference, windows,
         inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,

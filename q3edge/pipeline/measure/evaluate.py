@@ -15,7 +15,6 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import artifact_digest
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
-from q3edge.errors import InputError
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.streams import ComparedDecoder, ComparedModel
@@ -28,6 +27,7 @@ from q3edge.evaluation.scorecard.teacher_forced import MAX_WORKERS, ReadingRun, 
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
+from q3edge.evaluation.validation.checks import require_same_architecture
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.answers import compared_answers
@@ -68,8 +68,7 @@ def evaluate(
     decoder = Decoder(folder, threads=threads_of_session)
     cache = EvaluationCache(cache_folder()) if use_cache else None
     with _opened(reference, threads_of_session, cache) as opened:
-        if decoder.config != opened.config:
-            raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
+        require_same_architecture(folder, decoder.config, opened.config)
         candidate = folder.resolve().name, artifact_digest(folder)  # where it lies says nothing about it
         identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
         subject = _Subject(identity, chosen)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from q3edge.artifact import Manifest
 from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
 from q3edge.evaluation.validation.results import require_passed
+from q3edge.pipeline.measure.diff import diff_artifacts
 from q3edge.pipeline.measure.gate import check_artifact
 from q3edge.pipeline.measure.measuring import Measuring
 from q3edge.pipeline.measure.report import make_report, unique_names
@@ -148,6 +152,22 @@ def test_without_a_reference_a_report_tells_what_build_measured(output: Path) ->
     assert report.gates.rule(report.kl) == "a mean KL on the build's text of at most 5 nats"
     assert "give --reference" in variant.missing[0]
     assert report.recommendation.name == "int8"
+
+
+def test_what_was_made_before_the_kls_had_names_is_still_read(output: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(output / "int8", tmp_path / "old")
+    manifest = Manifest.load(old)
+    validation = {name: found for name, found in manifest.metrics["validation"].items() if name != "text_kl"}
+    assert len(validation) == len(manifest.metrics["validation"]) - 1
+    replace(manifest, metrics={**manifest.metrics, "validation": validation}).save(old)
+    here, gates = Measuring(speed=False), Gates(None, 5.0)
+    by_old, by_new = (check_artifact(folder, gates, here) for folder in (old, output / "int8"))
+    assert by_old.text_kl == by_new.text_kl
+    assert make_report([old], here, gates).variants[0].mean_kl("text_kl") == by_new.text_kl
+    assert diff_artifacts(old, output / "int8", max_tokens=32, threads=1).metrics == ()
+    card = json.loads((output / "report.json").read_text())["variants"][0]["scorecard"]
+    assert scorecard_from_json(card).suite_kl is not None  # the report's own, which do not name it either
+    assert scorecard_from_json(scorecard_from_json(card).to_json()) == scorecard_from_json(card)
 
 
 def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> None:

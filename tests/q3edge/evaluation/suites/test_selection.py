@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from q3edge.errors import UsageError
-from q3edge.evaluation.suites.selection import Selection, spread
+from q3edge.evaluation.suites.selection import Selection, evenly_chosen
 from q3edge.evaluation.suites.suite import Item, Suite
 
 
@@ -30,5 +30,5 @@ def test_refused(selection: Selection, message: str) -> None:
 
 
 def test_spread() -> None:
-    assert spread("abcdefgh", 4) == list("aceg")
-    assert spread("ab", 4) == spread("ab", None) == ["a", "b"]
+    assert evenly_chosen("abcdefgh", 4) == list("aceg")
+    assert evenly_chosen("ab", 4) == evenly_chosen("ab", None) == ["a", "b"]
