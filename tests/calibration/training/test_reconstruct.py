@@ -19,7 +19,7 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import LayerWeights, decoder_layer, tensor_name
 from q3edge.reference.model import embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
-from tests.helpers.calibration_support import (
+from tests.helpers.calibration import (
     calibrate,
     linear_schemes,
     outlier_model,

@@ -16,8 +16,8 @@ from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import LayerWeights, decoder_layer, normalize, tensor_name
 from q3edge.reference.rotary import RotaryTables
+from tests.helpers.models import InMemoryWeights
 from tests.helpers.onnx_models import dequantized, quantized_model
-from tests.helpers.support import InMemoryWeights
 
 SCHEME = Scheme(4, 16, symmetric=False)
 

@@ -18,6 +18,7 @@ from q3edge.exporters.onnx.export import export_decoder
 from q3edge.exporters.onnx.external_data import ExternalData
 from q3edge.exporters.onnx.linear import Matrices
 from q3edge.quantization.scheme import Scheme
+from tests.helpers.models import InMemoryWeights, tiny_config
 from tests.helpers.onnx_models import (
     ExportedDecoder,
     dequantized,
@@ -26,7 +27,6 @@ from tests.helpers.onnx_models import (
     relative_error,
     session,
 )
-from tests.helpers.support import InMemoryWeights, tiny_config
 
 A8 = Scheme(8, None, activations="int8_per_token")
 TABLE = Scheme(8, 32)

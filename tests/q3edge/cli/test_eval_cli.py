@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
-from tests.helpers.artifact_support import overwritten
+from tests.helpers.artifacts import overwritten
 
 DEMO = Path(str(files("q3edge.data") / "demo_model"))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import pareto_front, recommend
-from tests.helpers.report_support import variant
+from tests.helpers.reports import variant
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 

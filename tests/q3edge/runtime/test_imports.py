@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 _PROGRAM = """
 import sys

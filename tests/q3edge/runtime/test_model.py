@@ -17,7 +17,7 @@ from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.chat_template import Message
-from tests.helpers.runtime_support import seal, write_artifact
+from tests.helpers.runtime import seal, write_artifact
 
 HELLO: list[Message] = [{"role": "user", "content": "the cat"}]
 CHATTY = GenerationSettings(30, temperature=2.0, seed=1)  # its first tokens are text already

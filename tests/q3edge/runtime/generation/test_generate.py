@@ -17,7 +17,7 @@ from q3edge.runtime.generation.model_draft import ModelDraft
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
-from tests.helpers.runtime_support import FakeDecoder
+from tests.helpers.runtime import FakeDecoder
 
 PROMPT = [1, 2, 3, 4, 1, 2, 3]
 

@@ -12,7 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from q3edge.errors import InputError, Q3EdgeError, UsageError
 from q3edge.runtime.text.chat_template import ChatTemplate, Message
-from tests.helpers.runtime_support import CHAT_TEMPLATE
+from tests.helpers.runtime import CHAT_TEMPLATE
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 
