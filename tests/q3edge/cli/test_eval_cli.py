@@ -92,9 +92,7 @@ def test_killed_and_repeated(folder: Path, artifact: Path) -> None:
     line, environment = command(folder, "eval", artifact, "--reference", DEMO, "--limit", 60, "--json")
     unfinished = folder / "cache" / "evaluations" / "unfinished"
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
-        deadline = time.monotonic() + 60
         while not (found := list(unfinished.glob("*.jsonl"))) or found[0].read_bytes().count(b"\n") < 3:
-            assert time.monotonic() < deadline
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)

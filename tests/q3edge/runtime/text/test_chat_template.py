@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -35,10 +34,8 @@ LOOPS = [
 
 @pytest.mark.parametrize("template", LOOPS)
 def test_endless_template_is_stopped(template: str) -> None:
-    start = time.monotonic()
     with pytest.raises(InputError, match=r"^template: the chat template (took more than 2 s|fails)"):
         render(template)
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
