@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from machine import machine_line
 from processes import Run, interleaved, measure, table
 
 
@@ -57,6 +58,7 @@ def main() -> None:
         if options.peer:
             python = options.peer / "bin" / "python"
             jobs["onnxruntime-genai builder int4"] = partial(genai_builder, python, options.checkpoint, work)
+        print(machine_line(), end="\n\n")
         print(table(interleaved(jobs, options.repeats)))
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine_line
 from processes import measure
 
 from q3edge.checkpoint import open_float_model
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--reconstruct", action="store_true")
     parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
+    print(machine_line(), end="\n\n")
     print("| rows | seconds | CPU s | RAM MB | disk MB | probe GFLOP/s |\n|---|---|---|---|---|---|")
     for rows in map(int, options.rows.split(",")):
         print(_row(options, rows), flush=True)

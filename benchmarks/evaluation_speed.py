@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine_line
 from numpy.typing import NDArray
 
 from q3edge.evaluation.scorecard.passages import encode_suites
@@ -82,6 +83,7 @@ def main() -> None:
     suites = [flag for path in options.suite for flag in ("--suite", str(path))]
     limit = [] if options.limit is None else ["--limit", str(options.limit)]
     models = [str(options.checkpoint), str(options.artifact)]
+    print(machine_line())
     ratios = []
     for _ in range(options.rounds):
         by_pass = [_answer([__file__, *models, *suites, *limit, "--only", name]) for name in ("float", "quantized")]

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from machine import machine_line
 from processes import measure
 
 _PROBE = """
@@ -62,6 +63,7 @@ def main() -> None:
     command = [sys.executable, "-m", "q3edge", "inspect", str(options.checkpoint), "--json"]
     predictions = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["predictions"]
     predicted = {entry["format"]: entry for entry in predictions}
+    print(machine_line(), end="\n\n")
     print("| format | disk MB | RAM MB | tokens/s | build s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.formats.split(","):

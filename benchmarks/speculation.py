@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine import machine_line
+
 from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.settings import GenerationSettings
@@ -76,6 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     decoder = Decoder(options.artifact)
     tokenizer = Tokenizer.load(options.artifact, decoder.config.vocab_size)
+    print(machine_line())
     for name, prompts in (("answers", answered(options.questions)), ("renaming", renamed(options.programs))):
         chosen = prompts[: options.texts]
         print(f"{name}: {compared(decoder, tokenizer, chosen, options.new, options.rounds)}", flush=True)

@@ -33,9 +33,9 @@ from q3edge.reference import blocks as references
 from q3edge.reference.layer import block_output, decoder_layer, first_input
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize
-from tests.helpers.calibration_support import random_tokens
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import InMemoryWeights, write_checkpoint
+from tests.helpers.calibration import random_tokens
+from tests.helpers.models import InMemoryWeights, write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 WIDTH = 32
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from judge import interval
+from machine import machine_line
 from numpy.typing import NDArray
 
 from q3edge.checkpoint import open_float_model
@@ -41,6 +42,7 @@ def main() -> None:
     with open_float_model(options.checkpoint) as checkpoint:
         head, states = LogitsHead(checkpoint), hidden_states(checkpoint, windows[:, :-1])
         exact = [head.logits(state).numpy() for state in states]
+    print(machine_line())
     found = {str(path): stored[:, : windows.shape[1] - 1] for path, stored in files.items()}
     for name, candidates in [*found.items(), *((str(path), read(path, windows)) for path in options.artifacts)]:
         compared = [

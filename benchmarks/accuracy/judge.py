@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from q3edge.evaluation.distance.statistics import Comparison, Estimate, summariz
 from q3edge.evaluation.distance.windows import Window
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.storage.json_files import read_json_object
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import machine, machine_line
 
 DEQUANTIZED = "dequantized.safetensors"
 _CHUNK = 128  # tokens whose candidate logits are in memory at once
@@ -168,10 +171,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write everything here")
     options = parser.parse_args()
     results = judge(options.checkpoint, options.tokens, options.folders)
-    print(table(results))
+    print(machine_line(), table(results), sep="\n\n")
     if options.json:
-        document = {
-            str(folder): {name: asdict(value) for name, value in found.items()} for folder, found in results.items()
+        document: dict[str, Any] = {
+            str(folder): {"machine": machine()} | {name: asdict(value) for name, value in found.items()}
+            for folder, found in results.items()
         }
         options.json.write_text(json.dumps(document, indent=1))
 
@@ -182,7 +186,7 @@ def _compare(
     def part(rows: slice, logits: NDArray[np.float32]) -> TokenMetrics:
         return compare_logits(exact[rows], logits[rows.start - start : rows.stop - start], targets[rows])
 
-    parts = []
+    parts: list[TokenMetrics] = []
     piece = -(-_CHUNK // _THREADS)
     with ThreadPoolExecutor(_THREADS) as pool:  # numpy leaves the interpreter's lock inside every row's functions
         for start in range(0, len(hidden), _CHUNK):

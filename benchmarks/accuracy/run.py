@@ -15,7 +15,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,9 @@ from q3edge.version import VERSION
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import environments
+from choice import chosen
 from environments import PEER_FOLDER, last_line, python_of
+from machine import machine
 from processes import measure
 
 # Name -> flags of `q3edge quantize`. {calibration}: the tokens that every tool is given, as a .npy file.
@@ -63,6 +64,7 @@ PEERS: dict[str, tuple[str, ...]] = {
 }
 SLOW: dict[str, tuple[str, ...]] = {"auto-round": ("default-g32-asym", "default-g64-asym", "default-g64-sym")}
 _ONNX_FOLDER = "onnx"
+_RESULT = "result.json"
 _FAILED = "failed"  # an empty file: without it, a row that has no result was cut off
 _JUDGED_AT_ONCE = 4  # share the float model's logits; what was judged is saved after each batch
 
@@ -78,7 +80,7 @@ class Row:
     @property
     def result(self) -> dict[str, Any] | None:
         """result.json; None: it failed or was not run."""
-        path = self.out / "result.json"
+        path = self.out / _RESULT
         return json.loads(path.read_text()) if path.exists() else None
 
     @property
@@ -121,6 +123,8 @@ class Benchmark:
                 self._make_q3edge(row)
             else:
                 self._make_peer(row)
+            if result := row.result:
+                (row.out / _RESULT).write_text(json.dumps(result | {"machine": machine()}, indent=1) + "\n")
         except SystemExit:  # `measure` ends on a failed command; the log says why
             (row.out / _FAILED).touch()
 
@@ -153,19 +157,20 @@ class Benchmark:
             "seconds": round(run.wall, 1), "cpu_seconds": round(run.cpu, 1), "peak_rss_mb": round(run.peak_mb),
             "embedding": "8-bit", "note": "quantize and export",
         }  # fmt: skip
-        (row.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        (row.out / _RESULT).write_text(json.dumps(result))
 
 
-def judged(benchmark: Benchmark, rows: Sequence[Row], chosen: Sequence[Row]) -> dict[Row, dict[str, Comparison]]:
-    """Row -> its comparisons: the chosen ones that have a result, and all that were judged before on these tokens."""
+def judged(benchmark: Benchmark, rows: Sequence[Row], wanted: Sequence[Row]) -> dict[Row, dict[str, Comparison]]:
+    """Row -> its comparisons: the wanted ones that have a result, and all that were judged before on these tokens."""
     court = Judge(benchmark.checkpoint, benchmark.tokens)
     tokens = hashlib.sha256(benchmark.tokens.read_bytes()).hexdigest()
-    missing = [row for row in chosen if row.result and _load(row, tokens) is None]
+    missing = [row for row in wanted if row.result and _load(row, tokens) is None]
     for start in range(0, len(missing), _JUDGED_AT_ONCE):
         by_folder = {row.weights: row for row in missing[start : start + _JUDGED_AT_ONCE]}
         for folder, windows in court.metrics(list(by_folder)):
             _save(by_folder[folder], tokens, windows)
-    return {row: court.summary(windows) for row in rows if row.result and (windows := _load(row, tokens))}
+    stored = {row: _load(row, tokens) for row in rows if row.result}
+    return {row: court.summary(windows) for row, windows in stored.items() if windows}
 
 
 def table(results: Mapping[Row, Mapping[str, Comparison]], failed: Sequence[Row]) -> str:
@@ -192,7 +197,16 @@ def table(results: Mapping[Row, Mapping[str, Comparison]], failed: Sequence[Row]
         lines.append("| " + " | ".join(cells) + " |")
     rest = " |" * (len(columns) - 3)
     lines += [f"| {row.tool} | {row.variant} | {row.failure} |{rest}" for row in failed]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_machines([row for row, _ in found])])
+
+
+def _machines(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each machine that rows were made on."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        of = (row.result or {}).get("machine")
+        names.setdefault("{cpu}: {flags}".format_map(of) if of else "a machine not recorded", []).append(row.out.name)
+    yield from (f"- made on {machine}: {', '.join(made)}" for machine, made in names.items())
 
 
 def main() -> None:
@@ -211,26 +225,23 @@ def main() -> None:
     work = options.work
     benchmark = Benchmark(options.checkpoint, options.tokens, work, options.envs or work / "envs", options.slow)
     rows = list(benchmark.rows())
-    chosen = [row for row in rows if _matches(row, options.only)]
+    names = chosen([row.out.name for row in rows], options.only)
+    wanted = [row for row in rows if row.out.name in names]
     if options.make_envs:
-        for peer in dict.fromkeys(row.tool for row in chosen if row.tool != "q3edge"):
+        for peer in dict.fromkeys(row.tool for row in wanted if row.tool != "q3edge"):
             environments.make(peer, benchmark.envs)
-    for row in chosen if not options.judge_only else ():
+    for row in wanted if not options.judge_only else ():
         if options.again or row.result is None:
             _say(f"{row.tool} {row.variant}")
             benchmark.make(row)
-    failed = [row for row in rows if row.result is None and (row in chosen or row.out.exists())]
-    text = table(judged(benchmark, rows, chosen), failed)
+    failed = [row for row in rows if row.result is None and (row in wanted or row.out.exists())]
+    text = table(judged(benchmark, rows, wanted), failed)
     (work / "table.md").write_text(text + "\n")
     print(text)
 
 
 def _megabytes(size: float) -> str:
     return f"{size / 1e6:.{1 if size >= 1e7 else 3}f}"
-
-
-def _matches(row: Row, globs: Sequence[str] | None) -> bool:
-    return globs is None or any(fnmatchcase(row.out.name, glob) for glob in globs)
 
 
 def _fingerprint(row: Row, tokens: str) -> str:

@@ -59,6 +59,7 @@ def _padded(values: torch.Tensor, name: str, config: Mapping[str, Any], factor: 
     rows = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads, "o_proj": config["hidden_size"]}
     rows |= {"down_proj": config["hidden_size"]}
     columns = {"o_proj": heads, "down_proj": config["intermediate_size"]}
+    shape: tuple[int, ...]
     if name.endswith(_BLOCK_NORMS):
         shape, values = (config["hidden_size"],), values * factor
     elif values.ndim == 1:

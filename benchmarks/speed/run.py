@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,15 @@ from table import table
 from worker import Work, WorkerFailedError, measure, warm_up
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.machine.cpu import default_threads
 from q3edge.machine.speed import read_bandwidth
 
 sys.path.extend([str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "peers")])
 import environments
 import processes
+from choice import chosen
 from environments import PEER_FOLDER, last_line, python_of
+from machine import machine
 from speed_contract import CONVERTED
 
 # Tool -> variants. benchmarks/peers/TOOL.txt is its environment (q3edge: this one), speed_TOOL.py its worker.
@@ -44,7 +45,6 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "mnn": ("int4 g64", "int4 g32"),
     "transformers": ("quantize_dynamic", "bf16", "fp32"),
 }
-_FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ class Results:
     def __init__(self, path: Path, benchmark: Benchmark) -> None:
         self._path = path
         work = asdict(benchmark.work) | {"depths": list(benchmark.work.depths)}
-        machine = {"cpu": cpu_name(), "flags": _cpu_flags()}
-        of = {"checkpoint": benchmark.checkpoint.name, "work": work, "machine": machine}
+        of = {"checkpoint": benchmark.checkpoint.name, "work": work, "machine": machine()}
         self.values: dict[str, Any] = {**of, "runs": {}, "rows": {}}
         if path.exists():
             kept = json.loads(path.read_text())
@@ -211,7 +210,8 @@ def main() -> None:
             parser.error(f"{longest} tokens and {options.new} more: the model's context is {context}")
         work = Work(options.prompt, options.new, options.depth, options.threads)
         benchmark = Benchmark(checkpoint, folder, options.envs or options.work / "envs", work)
-        rows = [row for row in benchmark.rows() if _matches(row, options.only)]
+        names = chosen([row.name for row in benchmark.rows()], options.only)
+        rows = [row for row in benchmark.rows() if row.name in names]
         if options.make_envs:
             for peer in dict.fromkeys(row.tool for row in rows if row.tool != "q3edge"):
                 environments.make(peer, benchmark.envs)
@@ -224,18 +224,8 @@ def main() -> None:
     print(text)
 
 
-def _matches(row: Row, globs: Sequence[str] | None) -> bool:
-    return globs is None or any(fnmatchcase(row.name, glob) for glob in globs)
-
-
 def _depths(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in text.split(",")}))
-
-
-def _cpu_flags() -> str:
-    """Which of the instructions that matter here the CPU has."""
-    words = set(Path("/proc/cpuinfo").read_text().split())
-    return " ".join(flag for flag in _FLAGS if flag in words) or "no vector instructions known here"
 
 
 def _say(text: str) -> None:

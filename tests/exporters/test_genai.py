@@ -14,8 +14,8 @@ from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.genai import GENAI_CONFIG_FILE, write_genai_config
 from q3edge.quantization.scheme import Scheme
+from tests.helpers.models import tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, quantized_model
-from tests.helpers.support import tiny_config
 
 
 def written(folder: Path, generation: dict[str, Any] | None = None, **overrides: Any) -> dict[str, Any]:

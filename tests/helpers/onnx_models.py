@@ -16,7 +16,7 @@ from q3edge.machine.cpu import int8_products_saturate
 from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 Past = dict[str, NDArray[np.float32]]
 

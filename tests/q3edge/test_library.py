@@ -15,7 +15,7 @@ import pytest
 
 import q3edge
 from q3edge import progress
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 MODEL = Path(str(files("q3edge.data") / "demo_model"))
 CALIBRATION = MODEL / "calibration.jsonl"

@@ -21,8 +21,8 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.calibration_support import outlier_model, random_tokens
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.calibration import outlier_model, random_tokens
+from tests.helpers.models import InMemoryWeights
 
 FOUR, TWO, EIGHT = Scheme(4, 32, False), Scheme(2, 16, False), Scheme(8, 32)
 WIDTHS = (TWO, FOUR, EIGHT, None)

@@ -15,7 +15,7 @@ from q3edge.calibration.data import load_calibration_set
 from q3edge.calibration.data.quality import words_of
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
-from tests.helpers.runtime_support import build_tokenizer
+from tests.helpers.runtime import build_tokenizer
 from tools.demo_model.chat_template import CHAT_TEMPLATE as QWEN3_RULES
 
 DATA = Path(str(files("q3edge.data")))

@@ -15,7 +15,7 @@ from q3edge.calibration.data.records import question_and_answer
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
-from tests.helpers.runtime_support import CHAT_TEMPLATE, MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer
+from tests.helpers.runtime import CHAT_TEMPLATE, MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer
 from tools.demo_model.chat_template import CHAT_TEMPLATE as QWEN3_RULES
 
 ASKED = "<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"

@@ -18,7 +18,7 @@ from q3edge.calibration.data import CalibrationSet, load_calibration_set, loadin
 from q3edge.errors import InputError, UsageError
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
-from tests.helpers.runtime_support import build_tokenizer
+from tests.helpers.runtime import build_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKENIZER = Tokenizer(build_tokenizer(), "tokenizer", 320)

@@ -24,7 +24,7 @@ from q3edge.calibration.layers.walk import Walk
 from q3edge.errors import ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from tests.helpers.calibration_support import (
+from tests.helpers.calibration import (
     Killed,
     calibrate,
     linear_schemes,
@@ -33,7 +33,7 @@ from tests.helpers.calibration_support import (
     result_bytes,
     solver_calls,
 )
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 INT4 = Scheme(4, 16, False)
 TOKENS = random_tokens(5, 16, vocab=64)
@@ -153,7 +153,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 import torch; torch.set_num_threads(1)
 from q3edge.calibration.layers import stage; stage.EXPONENTS = (0.5,)
-from tests.helpers.calibration_support import calibrate
+from tests.helpers.calibration import calibrate
 import test_journal as t
 from {module} import {owner}
 original = {owner}.{name}

@@ -18,8 +18,8 @@ from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
-from tests.helpers.calibration_support import Schemes, linear_schemes, outlier_model, random_tokens, stored_states
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.calibration import Schemes, linear_schemes, outlier_model, random_tokens, stored_states
+from tests.helpers.models import InMemoryWeights
 
 SEQUENCES, LENGTH = 40, 32
 INT8, INT4 = Scheme(8, 16), Scheme(4, 32, False)

@@ -15,7 +15,7 @@ from q3edge.calibration.rounding.grid import choose_grid, dequantized
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.calibration_support import correlated_inputs, gaussian_weights, output_loss
+from tests.helpers.calibration import correlated_inputs, gaussian_weights, output_loss
 
 WIDTH = 64
 SCHEME = Scheme(4, 32, False)

@@ -20,8 +20,8 @@ from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.reference.weights import LayerWeights
-from tests.helpers.calibration_support import calibrate, correlated_inputs, outlier_model, output_loss, random_tokens
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.calibration import calibrate, correlated_inputs, outlier_model, output_loss, random_tokens
+from tests.helpers.models import InMemoryWeights
 
 INT4 = Scheme(4, 16, False)
 TOKENS = random_tokens(24, 32)

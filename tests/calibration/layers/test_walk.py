@@ -19,7 +19,7 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
-from tests.helpers.calibration_support import (
+from tests.helpers.calibration import (
     calibrate,
     linear_schemes,
     outlier_model,
@@ -27,7 +27,7 @@ from tests.helpers.calibration_support import (
     result_bytes,
     rounded_model,
 )
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 INT4, INT8 = Scheme(4, 32), Scheme(8, 16)
 TRAINING = random_tokens(40, 32)

@@ -12,7 +12,7 @@ from q3edge.calibration.rounding.grid import Grid, as_tensor, choose_grid, dequa
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.calibration_support import gaussian_weights
+from tests.helpers.calibration import gaussian_weights
 
 SCHEMES = [
     *(Scheme(bits, group, symmetric) for bits in (2, 4, 8) for group in (16, 64) for symmetric in (True, False)),

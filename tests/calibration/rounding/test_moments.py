@@ -9,7 +9,7 @@ import torch
 
 from q3edge.calibration.rounding import moments
 from q3edge.calibration.rounding.moments import Moments, add_products
-from tests.helpers.calibration_support import correlated_inputs
+from tests.helpers.calibration import correlated_inputs
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
-from tests.helpers.calibration_support import (
+from tests.helpers.calibration import (
     calibrate,
     linear_schemes,
     outlier_model,

@@ -11,7 +11,7 @@ from q3edge.calibration.training.trained_layer import BATCH_TOKENS, Parameter, b
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
-from tests.helpers.calibration_support import outlier_model
+from tests.helpers.calibration import outlier_model
 
 
 @pytest.mark.parametrize(("rows", "length"), [(112, 512), (7, 4096), (35, 32), (1, 16)])

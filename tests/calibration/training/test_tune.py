@@ -18,8 +18,8 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize
+from tests.helpers.models import InMemoryWeights
 from tests.helpers.onnx_models import dequantized, quantized_model
-from tests.helpers.support import InMemoryWeights
 
 SCHEME = Scheme(4, 16, symmetric=False)
 

@@ -16,8 +16,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.export import export_decoder
+from tests.helpers.models import InMemoryWeights, tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, relative_error
-from tests.helpers.support import InMemoryWeights, tiny_config
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -29,8 +29,8 @@ from q3edge.progress import Advance, Silent, reported_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from tests.helpers.models import InMemoryWeights, tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, quantized_model, relative_error, session
-from tests.helpers.support import InMemoryWeights, tiny_config
 
 # Official dense sizes: hidden, intermediate, layers, heads, KV heads, tied.
 OFFICIAL = {

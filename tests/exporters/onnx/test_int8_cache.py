@@ -19,8 +19,8 @@ from q3edge.checkpoint.compressed_tensors.kv_scales import KV_SCALES_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.runtime.session.decoder import Decoder, KVCache
-from tests.helpers.runtime_support import seal, write_tokenizer
-from tests.helpers.support import InMemoryWeights, tiny_config, write_checkpoint
+from tests.helpers.models import InMemoryWeights, tiny_config, write_checkpoint
+from tests.helpers.runtime import seal, write_tokenizer
 
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 320, (1, 64))

@@ -23,6 +23,7 @@ from q3edge.exporters.onnx.linear import Matrices
 from q3edge.quantization.packing import pack_blocks
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from tests.helpers.models import InMemoryWeights, tiny_config
 from tests.helpers.onnx_models import (
     ExportedDecoder,
     dequantized,
@@ -31,7 +32,6 @@ from tests.helpers.onnx_models import (
     relative_error,
     session,
 )
-from tests.helpers.support import InMemoryWeights, tiny_config
 
 A8 = Scheme(8, None, activations="int8_per_token")
 TABLE = Scheme(8, 32)

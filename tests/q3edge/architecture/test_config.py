@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 from q3edge.architecture.config import MoeConfig, Qwen3Config
 from q3edge.errors import InputError
-from tests.helpers.support import tiny_config
+from tests.helpers.models import tiny_config
 
 MOE = {
     "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,

@@ -11,7 +11,7 @@ import pytest
 from q3edge.architecture.config import Qwen3Config
 from q3edge.errors import InputError
 from q3edge.reference.rotary import RotaryTables
-from tests.helpers.support import tiny_config
+from tests.helpers.models import tiny_config
 
 QWEN_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 SCALINGS: dict[str, dict[str, Any] | None] = {

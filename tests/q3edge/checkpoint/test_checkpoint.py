@@ -18,7 +18,7 @@ from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.safetensors.shards import Shards
 from q3edge.errors import InputError
-from tests.helpers.support import InMemoryWeights, write_checkpoint
+from tests.helpers.models import InMemoryWeights, write_checkpoint
 
 NORM = "model.norm.weight"
 Tensors = dict[str, torch.Tensor]

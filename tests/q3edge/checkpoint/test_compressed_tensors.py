@@ -33,7 +33,7 @@ from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import GROUP_SIZES, Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.storage.json_files import read_json_object
-from tests.helpers.support import write_checkpoint
+from tests.helpers.models import write_checkpoint
 
 Schemes = dict[str, Scheme | None]
 UP = "model.layers.0.mlp.up_proj.weight"

@@ -21,7 +21,7 @@ from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.storage.json_files import read_json_object
-from tests.helpers.support import write_checkpoint
+from tests.helpers.models import write_checkpoint
 
 NORM = "model.norm.weight"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import write_checkpoint
+from tests.helpers.models import write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 LIMITS = ("--areas", "math", "--limit", 1, "--no-speed", "--threads", 1)
 

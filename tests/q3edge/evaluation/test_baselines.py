@@ -17,7 +17,7 @@ from q3edge.evaluation.distance.streams import decoder_logits
 from q3edge.evaluation.distance.windows import Window
 from q3edge.pipeline.measure.speed import baseline_speed
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 
 def needs(baseline: Baseline) -> Baseline:

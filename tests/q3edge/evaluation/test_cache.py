@@ -14,7 +14,7 @@ from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.readings import Place, Reading
 from q3edge.storage.code_digest import code_digest
-from tests.helpers.report_support import scorecard
+from tests.helpers.reports import scorecard
 
 RANDOM = np.random.default_rng(0)
 

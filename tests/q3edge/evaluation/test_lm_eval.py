@@ -12,7 +12,7 @@ import pytest
 
 from q3edge.errors import UsageError
 from q3edge.evaluation.distance.streams import decoder_logits
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
 tasks = pytest.importorskip("lm_eval.tasks")

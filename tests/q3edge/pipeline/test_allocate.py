@@ -28,10 +28,10 @@ from q3edge.pipeline.quantize.plans import Plan, make_plans, widths_of
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.calibration_support import Killed, random_tokens, solver_calls
+from tests.helpers.calibration import Killed, random_tokens, solver_calls
+from tests.helpers.models import tiny_config, write_checkpoint
 from tests.helpers.onnx_models import quantized_model
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import tiny_config, write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 BITS = 5.2
 CACHES: list[tuple[CacheType, int]] = [("float32", 85_000), ("int8", 100_000)]

@@ -19,7 +19,7 @@ from q3edge.pipeline.measure.bench import BenchResult, bench_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 

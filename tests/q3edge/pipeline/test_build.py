@@ -28,7 +28,7 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.runtime.session.decoder import Decoder
-from tests.helpers.support import tiny_config, write_checkpoint
+from tests.helpers.models import tiny_config, write_checkpoint
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 

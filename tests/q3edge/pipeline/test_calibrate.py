@@ -15,9 +15,9 @@ from q3edge.pipeline.quantize import calibrate
 from q3edge.pipeline.quantize.calibrate import Calibration, choose_method, work_folder
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
-from tests.helpers.calibration_support import killed_after_the_first_layer, random_tokens, solver_calls
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import write_checkpoint
+from tests.helpers.calibration import killed_after_the_first_layer, random_tokens, solver_calls
+from tests.helpers.models import write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 
 class Quantizing:

@@ -13,8 +13,8 @@ from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure.diff import ArtifactDiff, diff_artifacts
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
-from tests.helpers.runtime_support import write_artifact, write_tokenizer
-from tests.helpers.support import write_checkpoint
+from tests.helpers.models import write_checkpoint
+from tests.helpers.runtime import write_artifact, write_tokenizer
 
 TOKENS = 256
 

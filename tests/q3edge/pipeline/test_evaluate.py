@@ -25,8 +25,8 @@ from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.measure.evaluate import evaluate
 from q3edge.pipeline.measure.measuring import Asking
 from q3edge.quantization.recipe import Recipe
-from tests.helpers.artifact_support import overwritten
-from tests.helpers.support import write_checkpoint
+from tests.helpers.artifacts import overwritten
+from tests.helpers.models import write_checkpoint
 
 DEMO = str(files("q3edge.data") / "demo_model")
 CHOICES = Suite(

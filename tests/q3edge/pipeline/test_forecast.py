@@ -31,7 +31,7 @@ from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.progress import Silent, reported_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.calibration_support import (
+from tests.helpers.calibration import (
     calibrate,
     killed_after_the_first_layer,
     linear_schemes,
@@ -39,8 +39,8 @@ from tests.helpers.calibration_support import (
     random_tokens,
     solver_calls,
 )
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import tiny_config, write_checkpoint
+from tests.helpers.models import tiny_config, write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 MACHINE = Machine(1e11, 2, False)
 GB = 10**9

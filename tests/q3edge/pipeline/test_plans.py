@@ -14,7 +14,7 @@ from q3edge.errors import UsageError
 from q3edge.pipeline.quantize.plans import Plan, check_budget, largest_plan, make_plans, widths_of
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.support import tiny_config
+from tests.helpers.models import tiny_config
 
 CONFIG = Qwen3Config.from_dict(tiny_config(num_hidden_layers=4))
 COSTS = {

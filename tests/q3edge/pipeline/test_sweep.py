@@ -22,8 +22,8 @@ from q3edge.pipeline.sweep import builds as sweep_builds
 from q3edge.pipeline.sweep.sweep import SweepResult, run_sweep
 from q3edge.pipeline.sweep.variants import parse_variants
 from q3edge.report.gates import Gates
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import write_checkpoint
+from tests.helpers.models import write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 FORMATS = ["int8", "int4-g128", "torch-int8"]  # the second does not fit the model's width of 64
 LENIENT = Gates(min_recovery=1.0, max_kl=5.0)

@@ -20,8 +20,8 @@ from q3edge.exporters.onnx.linear import Matrices
 from q3edge.quantization.packing import pack_blocks, pack_codes, pack_zero_points
 from q3edge.quantization.scheme import GROUP_SIZES, Scales, Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from tests.helpers.models import InMemoryWeights, tiny_config
 from tests.helpers.onnx_models import random_quantized, session
-from tests.helpers.support import InMemoryWeights, tiny_config
 
 SCALES: tuple[Scales, ...] = ("int8", "float16")
 SCHEMES = [

@@ -13,7 +13,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.formats import FORMATS
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.support import tiny_config
+from tests.helpers.models import tiny_config
 
 CONFIG = Qwen3Config.from_dict(tiny_config())
 Q_PROJ, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"

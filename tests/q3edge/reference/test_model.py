@@ -21,7 +21,7 @@ from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
-from tests.helpers.support import InMemoryWeights, tiny_config
+from tests.helpers.models import InMemoryWeights, tiny_config
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}  # as Qwen's model cards give it
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from q3edge.report.page.page import render_page
-from tests.helpers.report_support import make_report
+from tests.helpers.reports import make_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE = 360  # CSS pixels

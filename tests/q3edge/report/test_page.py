@@ -19,7 +19,7 @@ from q3edge.report.markdown import render_markdown
 from q3edge.report.numbers import STYLES
 from q3edge.report.page.page import MAX_BYTES, render_page
 from q3edge.report.plain_text import visible
-from tests.helpers.report_support import estimate, make_report, scorecard, usual_variants, variant
+from tests.helpers.reports import estimate, make_report, scorecard, usual_variants, variant
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = [

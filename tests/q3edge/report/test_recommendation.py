@@ -10,7 +10,7 @@ from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.report.content import compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import pareto_front, recommend
-from tests.helpers.report_support import comparison, variant
+from tests.helpers.reports import comparison, variant
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12)
 

@@ -19,7 +19,7 @@ from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message
-from tests.helpers.runtime_support import seal, write_artifact
+from tests.helpers.runtime import seal, write_artifact
 
 HELLO: list[Message] = [{"role": "user", "content": "the cat"}]
 BAD: Any = {"role": "root", "content": "x"}

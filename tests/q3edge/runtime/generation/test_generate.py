@@ -18,7 +18,7 @@ from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
-from tests.helpers.runtime_support import FakeDecoder
+from tests.helpers.runtime import FakeDecoder
 
 PROMPT = [1, 2, 3, 4, 1, 2, 3]
 

@@ -16,7 +16,7 @@ from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.session.decoder import Decoder
-from tests.helpers.runtime_support import FakeDecoder, write_artifact
+from tests.helpers.runtime import FakeDecoder, write_artifact
 
 CONTEXT = 60
 

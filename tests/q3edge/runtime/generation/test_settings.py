@@ -10,7 +10,7 @@ import pytest
 from q3edge.architecture.config import Qwen3Config
 from q3edge.errors import InputError, UsageError
 from q3edge.runtime.generation.settings import GenerationSettings
-from tests.helpers.support import tiny_config
+from tests.helpers.models import tiny_config
 
 CONFIG = Qwen3Config.from_dict(tiny_config(eos_token_id=[7, 9]))
 

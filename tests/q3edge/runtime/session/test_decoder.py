@@ -15,8 +15,8 @@ from q3edge.errors import UsageError
 from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.session.decoder import Decoder
-from tests.helpers.runtime_support import write_artifact
-from tests.helpers.support import write_checkpoint
+from tests.helpers.models import write_checkpoint
+from tests.helpers.runtime import write_artifact
 
 RANDOM = np.random.default_rng(0)
 

@@ -20,8 +20,8 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.exact_activations import with_exact_activations
-from tests.helpers.runtime_support import write_tokenizer
-from tests.helpers.support import InMemoryWeights, tiny_config
+from tests.helpers.models import InMemoryWeights, tiny_config
+from tests.helpers.runtime import write_tokenizer
 
 RECIPES = {
     "int4 group 16": Recipe.for_format("int4", 16),

@@ -14,7 +14,7 @@ from q3edge.architecture.kv_cache import CacheBuffer
 from q3edge.errors import UsageError
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import KVCache
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 KEYS = CacheBuffer("past.key", "present.key", (2, 0, 4), "float32", length_axis=1)
 STATE = CacheBuffer("past.state", "present.state", (3, 5), "float32", length_axis=None)

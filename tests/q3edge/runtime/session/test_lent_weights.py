@@ -19,7 +19,7 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import open_graph
 from q3edge.runtime.session.onnx_references import ExternalData
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 UINT8, FLOAT16 = 2, 10  # TensorProto.DataType

@@ -14,7 +14,7 @@ from q3edge.errors import InputError
 from q3edge.runtime.model import Model
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_artifact
-from tests.helpers.runtime_support import seal, write_artifact
+from tests.helpers.runtime import seal, write_artifact
 
 
 @pytest.fixture(scope="module")

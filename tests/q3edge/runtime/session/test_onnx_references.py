@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from q3edge.errors import InputError
 from q3edge.runtime.session.onnx_references import ExternalData, check_external_data, read_external_data
-from tests.helpers.runtime_support import write_artifact
+from tests.helpers.runtime import write_artifact
 
 
 def external_tensor(name: str = "weight", **entries: str) -> TensorProto:

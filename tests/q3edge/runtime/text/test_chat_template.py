@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from q3edge.errors import InputError, Q3EdgeError, UsageError
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message, Tool, ToolCall
-from tests.helpers.runtime_support import CHAT_TEMPLATE, TOOL_TEMPLATE
+from tests.helpers.runtime import CHAT_TEMPLATE, TOOL_TEMPLATE
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
 
@@ -36,10 +35,8 @@ LOOPS = [
 
 @pytest.mark.parametrize("template", LOOPS)
 def test_endless_template_is_stopped(template: str) -> None:
-    start = time.monotonic()
     with pytest.raises(InputError, match=r"^template: the chat template (took more than 2 s|fails)"):
         render(template)
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

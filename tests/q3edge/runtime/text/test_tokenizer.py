@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from q3edge.errors import InputError
 from q3edge.runtime.text.thinking import ThinkingSplitter
 from q3edge.runtime.text.tokenizer import Tokenizer, unused_character
-from tests.helpers.runtime_support import MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer, write_tokenizer
+from tests.helpers.runtime import MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer, write_tokenizer
 
 FULL = build_tokenizer()
 SIZE = FULL.get_vocab_size()

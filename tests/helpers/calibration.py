@@ -18,7 +18,7 @@ from q3edge.calibration.layers.layer import LayerResult, LayerSolver
 from q3edge.calibration.layers.streams import Stream
 from q3edge.calibration.layers.walk import Walk
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 Schemes = Mapping[str, Scheme | None]
 

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from q3edge.artifact import Manifest
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.export import export_decoder
-from tests.helpers.support import InMemoryWeights, tiny_config
+from tests.helpers.models import InMemoryWeights, tiny_config
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKUP_TOKENS = ("<think>", "</think>")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.support import InMemoryWeights
+from tests.helpers.models import InMemoryWeights
 
 
 class ReferenceDecoder:
