@@ -24,13 +24,13 @@ def main() -> None:
             cache=False,
             min_recovery=90,
         )
-    for variant in result.report.variants:
-        size, kl = variant.model_bytes / 1e6, variant.scorecard.overall.mean_kl.value
-        print(f"{variant.name}: {size:.2f} MB, mean KL {kl:.4f} nats")
+    variants = {variant.name: variant for variant in result.report.variants}
+    kl = {name: variant.scorecard.overall.mean_kl.value for name, variant in variants.items()}
+    for name, variant in variants.items():
+        print(f"{name}: {variant.model_bytes / 1e6:.2f} MB, mean KL {kl[name]:.4f} nats")
     print(f"advice: {result.report.recommendation.sentence}")
-    fitting = [variant for variant in result.report.variants if variant.model_bytes <= BUDGET]
-    best = min(fitting, key=lambda variant: variant.scorecard.overall.mean_kl.value)
-    print(f"within {BUDGET / 1e6:g} MB: {best.name}")
+    fitting = [name for name, variant in variants.items() if variant.model_bytes <= BUDGET]
+    print(f"within {BUDGET / 1e6:g} MB: {min(fitting, key=kl.__getitem__)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, CacheType
 
 if TYPE_CHECKING:
+    from q3edge.evaluation.suites.suite import Suite
     from q3edge.pipeline.measure.measuring import Asking, Measuring
     from q3edge.pipeline.quantize.calibrate import Budget, Calibration
     from q3edge.quantization.recipe import Recipe
@@ -127,13 +128,11 @@ def measuring_for(
     speed: bool = False,
 ) -> Measuring:
     """What is measured, and how. InputError: a suite is broken. UsageError: allow_code without generate."""
-    from q3edge.evaluation.suites.suite_files import read_suites
     from q3edge.pipeline.measure.measuring import Measuring
 
-    files = paths(suites)
     return Measuring(
         reference=None if reference is None else str(reference),
-        suites=read_suites(files) if files else None,
+        suites=_suites(paths(suites)),
         areas=None if areas is None else words(areas),
         limit=limit,
         asking=_asking(generate, allow_code),
@@ -141,6 +140,14 @@ def measuring_for(
         threads=threads,
         cache=cache,
     )
+
+
+def _suites(files: tuple[Path, ...]) -> tuple[Suite, ...] | None:
+    if not files:
+        return None
+    from q3edge.evaluation.suites.suite_files import read_suites
+
+    return read_suites(files)
 
 
 def _asking(generate: int | None, allow_code: bool) -> Asking | None:
