@@ -43,7 +43,7 @@ class ValidationError(Q3EdgeError):
     exit_code = 5
 
 
-def described(error: BaseException) -> tuple[str, int]:
+def describe_error(error: BaseException) -> tuple[str, int]:
     """One line for people and the exit code, of any exception."""
     if isinstance(error, Q3EdgeError):
         return str(error), error.exit_code

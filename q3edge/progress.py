@@ -3,7 +3,7 @@
     with progress.task("quantize", total) as advance:
         advance(n)
 
-Whoever wants to see it says so once, with `reported_to`; nothing in between passes a listener on.
+Whoever wants to see it says so once, with `report_to`; nothing in between passes a listener on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _listener: ContextVar[Listener] = ContextVar("listener", default=Silent())  # no
 
 
 @contextmanager
-def reported_to(listener: Listener) -> Iterator[None]:
+def report_to(listener: Listener) -> Iterator[None]:
     """Let `listener` know of all work inside the block that this thread does."""
     token = _listener.set(listener)
     try:

@@ -20,14 +20,14 @@ from q3edge.architecture.blocks import Block, InputGroup, NormFold, Tensor
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer
 from q3edge.artifact import MODEL_FILE, Manifest
-from q3edge.calibration.layers.units import units_of
+from q3edge.calibration.layers.scheme_groups import scheme_groups
 from q3edge.checkpoint import open_float_model
 from q3edge.exporters.onnx import blocks as exporters
 from q3edge.exporters.onnx.blocks import BlockExporter
 from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.quantize.calibrate import Calibration
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.quantization.recipe import Recipe
 from q3edge.reference import blocks as references
 from q3edge.reference.layer import block_output, decoder_layer, first_input
@@ -103,7 +103,7 @@ def test_the_reference_computes_it_in_its_place() -> None:
 
 
 def test_a_budget_knows_its_groups() -> None:
-    names = [unit.name for unit in units_of(InMemoryWeights.random().config)]
+    names = [unit.name for unit in scheme_groups(InMemoryWeights.random().config)]
     layers = [f"layer.0.{name}" for name in ("qkv", "o", "gate_up", "down")]
     layers += [f"layer.1.{name}" for name in ("qkv", "o", "adapter_in", "adapter_out", "gate_up", "down")]
     assert names == [*layers, "tables"]
@@ -114,7 +114,7 @@ def test_it_is_calibrated_exported_and_judged(trained: bool, tmp_path: Path) -> 
     model = write_checkpoint(tmp_path / "model", seed=5)
     write_tokenizer(model)
     np.save(tmp_path / "tokens.npy", random_tokens(8, 32, vocab=300))
-    calibration = Calibration((tmp_path / "tokens.npy",), reconstruct=trained, tune=trained)
+    calibration = CalibrationOptions((tmp_path / "tokens.npy",), reconstruct=trained, tune=trained)
     built = build_artifact(str(model), tmp_path / "out", Recipe.for_format("int8", 32), calibration)
     assert built.report.overall.mean_kl.value < 0.02
     metrics = built.manifest.metrics

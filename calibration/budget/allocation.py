@@ -19,7 +19,7 @@ class Choice:
     cost: float
 
 
-def allocate(units: Sequence[Sequence[Choice]], budget: int) -> list[int] | None:
+def solve_knapsack(units: Sequence[Sequence[Choice]], budget: int) -> list[int] | None:
     """For every unit the number of its choice: the smallest summed cost within `budget` bytes; None: nothing fits.
 
     Exact by dynamic programming over the bytes beyond the smallest choices, in their common divisor (Kellerer,

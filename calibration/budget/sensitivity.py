@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from q3edge import progress
 from q3edge.architecture.tensors import FINAL_NORM
-from q3edge.calibration.layers.stage import sampled_losses, solve_stage
-from q3edge.calibration.layers.streams import Stream, Tokens
-from q3edge.calibration.layers.tables import RoundedHead, embed_rounded, embedding_share, solve_head
-from q3edge.calibration.layers.units import Unit
-from q3edge.calibration.rounding.balance import foldable
+from q3edge.calibration.layers.input_group import sampled_losses, solve_input_group
+from q3edge.calibration.layers.scheme_groups import SchemeGroup
+from q3edge.calibration.layers.streams import StateStream, Tokens
+from q3edge.calibration.layers.tables import ReplacedHead, embed_quantized, embedding_share, solve_head
+from q3edge.calibration.rounding.channel_scaling import nearest_foldable
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
 from q3edge.quantization.scheme import Scheme
@@ -46,7 +46,7 @@ class Sensitivity:
     def __init__(
         self,
         source: WeightSource,
-        widths: Mapping[Unit, Widths],
+        widths: Mapping[SchemeGroup, Widths],
         token_ids: NDArray[np.int64],
         held_out: int,
         folder: Path,
@@ -61,12 +61,12 @@ class Sensitivity:
         self._rotary = {length: RotaryTables.of(source.config, length) for length in lengths}
         self._tokens = Tokens(len(self._solved), self._solved.shape[1], 0, bfloat16)
         # Hidden states of the float model, and of one variant of it after another: each has one unit rounded.
-        self._states = Stream(folder / "float.bin", self._tokens, source.config.hidden_size)
-        self._variants = Stream(folder / "variants.bin", self._probe_tokens(1), source.config.hidden_size)
-        self._begun: list[tuple[Unit, int] | None] = []
-        self._losses: dict[Unit, list[float]] = {}
+        self._states = StateStream(folder / "float.bin", self._tokens, source.config.hidden_size)
+        self._variants = StateStream(folder / "variants.bin", self._probe_tokens(1), source.config.hidden_size)
+        self._begun: list[tuple[SchemeGroup, int] | None] = []
+        self._losses: dict[SchemeGroup, list[float]] = {}
 
-    def run(self) -> dict[Unit, list[float]]:
+    def run(self) -> dict[SchemeGroup, list[float]]:
         """The cost of every width of every unit, in nats."""
         layers = self._config.num_hidden_layers
         try:
@@ -82,7 +82,7 @@ class Sensitivity:
             self._variants.delete()
         return {unit: self._costs(unit, divergences) for unit in self._widths}
 
-    def _costs(self, unit: Unit, divergences: Mapping[tuple[Unit, int], float]) -> list[float]:
+    def _costs(self, unit: SchemeGroup, divergences: Mapping[tuple[SchemeGroup, int], float]) -> list[float]:
         if unit.layer is None:
             return [divergences.get((unit, number), 0.0) for number in range(len(self._widths[unit]))]
         probed, losses = _probed_width(self._widths[unit]), self._losses[unit]
@@ -91,13 +91,13 @@ class Sensitivity:
 
     def _embed(self) -> None:
         for part in self._tokens.parts:
-            self._states.write(part, embed_rounded(self._source, self._solved[part], None))
-        self._begin(None, embed_rounded(self._source, self._probed, None))
+            self._states.write(part, embed_quantized(self._source, self._solved[part], None))
+        self._begin(None, embed_quantized(self._source, self._probed, None))
         for unit, widths in self._widths.items():
             if unit.layer is None:
                 for number, scheme in enumerate(widths):
                     if scheme is not None:
-                        self._begin((unit, number), embed_rounded(self._source, self._probed, scheme))
+                        self._begin((unit, number), embed_quantized(self._source, self._probed, scheme))
 
     def _pass_layer(self, layer: int) -> None:
         """Take all variants through the layer, and begin those that have one of its units rounded."""
@@ -149,28 +149,28 @@ class Sensitivity:
                     moments[name].add(values.flatten(0, 1), held_out=held_out)
         return moments
 
-    def _rounded(self, unit: Unit, weights: LayerWeights, moments: Moments) -> LayerWeights:
+    def _rounded(self, unit: SchemeGroup, weights: LayerWeights, moments: Moments) -> LayerWeights:
         """The layer with one unit rounded at the width it is probed at; notes what every width loses."""
         widths = self._widths[unit]
         scheme = widths[_probed_width(widths)]
         assert scheme is not None
         group = next(group for group in weights.layer.groups if group.name == unit.role)
         matrices = {name: weights[name] for name in group.matrices}
-        allowed = partial(foldable, fold=group.fold)
-        solution = solve_stage(matrices, dict.fromkeys(matrices, scheme), moments, allowed)
-        self._losses[unit] = sampled_losses(list(matrices.values()), widths, moments, solution.balance)
+        allowed = partial(nearest_foldable, fold=group.fold)
+        solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), moments, allowed)
+        self._losses[unit] = sampled_losses(list(matrices.values()), widths, moments, solution.channel_scale)
         values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
-        return weights.replaced({name: value / solution.balance for name, value in values.items()})
+        return weights.replaced({name: value / solution.channel_scale for name, value in values.items()})
 
-    def _divergences(self) -> dict[tuple[Unit, int], float]:
+    def _divergences(self) -> dict[tuple[SchemeGroup, int], float]:
         """Mean KL of every variant to the float model."""
         float_head, norm = LogitsHead(self._source), read_tensor(self._source, FINAL_NORM)
-        by_head: dict[tuple[Unit, int] | None, list[int]] = {}
+        by_head: dict[tuple[SchemeGroup, int] | None, list[int]] = {}
         for number, variant in enumerate(self._begun):
             own_head = variant is not None and variant[0].layer is None
             by_head.setdefault(variant if own_head else None, []).append(number)
         solved = self._heads(norm)
-        found: dict[tuple[Unit, int], float] = {}
+        found: dict[tuple[SchemeGroup, int], float] = {}
         for variant, numbers in by_head.items():
             head = float_head if variant is None else LogitsHead(solved(*variant))
             totals = np.zeros(len(numbers))
@@ -182,7 +182,7 @@ class Sensitivity:
                     found[begun] = float(total)
         return found
 
-    def _heads(self, norm: torch.Tensor) -> Callable[[Unit, int], WeightSource]:
+    def _heads(self, norm: torch.Tensor) -> Callable[[SchemeGroup, int], WeightSource]:
         """Gives the model whose head has one of its widths, solved when it is asked for."""
         moments = Moments.empty(self._config.hidden_size)
         for _, final in self._tokens.map(lambda part: normalize(self._states.read(part), norm, self._config)):
@@ -195,12 +195,12 @@ class Sensitivity:
             layers = (LayerWeights.read(self._source, layer) for layer in range(self._config.num_hidden_layers))
             return embedding_share(self._source, layers, self._probed, probed, bfloat16=self._tokens.bfloat16)
 
-        def head(unit: Unit, number: int) -> WeightSource:
+        def head(unit: SchemeGroup, number: int) -> WeightSource:
             widths = self._widths[unit]
             scheme, probed = widths[number], widths[_probed_width(widths)]
             assert scheme is not None
             assert probed is not None
-            return RoundedHead(self._source, solve_head(self._source, scheme, moments, share(probed))[0])
+            return ReplacedHead(self._source, solve_head(self._source, scheme, moments, share(probed))[0])
 
         return head
 
@@ -208,7 +208,7 @@ class Sensitivity:
         first = variant * len(self._probed) + row
         return normalize(self._variants.read(slice(first, first + 1))[0], norm, self._config)
 
-    def _begin(self, variant: tuple[Unit, int] | None, states: torch.Tensor) -> None:
+    def _begin(self, variant: tuple[SchemeGroup, int] | None, states: torch.Tensor) -> None:
         self._variants.write(self._place(len(self._begun)), states)
         self._begun.append(variant)
 

@@ -13,7 +13,7 @@ import torch
 
 from q3edge.architecture.blocks import Block, InputGroup
 from q3edge.calibration.layers.rounded import LayerResult, RoundedLayer
-from q3edge.calibration.layers.streams import Stream, Tokens
+from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
 from q3edge.progress import Advance
@@ -43,7 +43,7 @@ class LayerSolver:
         self._rotary = RotaryTables.of(source.config, tokens.length)
         self._last: InputGroup | None = None  # that was rounded
 
-    def solve(self, before: Stream, after: Stream) -> LayerResult:
+    def solve(self, before: StateStream, after: StateStream) -> LayerResult:
         """Round all groups of all blocks: hidden states `before` the layer in, `after` it out."""
         hidden, obsolete = _Spilled(before), list[_Spilled]()
         for block in self._rounded.layer.blocks:
@@ -68,9 +68,9 @@ class LayerSolver:
             spilled.delete()
         return self._rounded.result
 
-    def balanced(self) -> LayerWeights:
-        """Build the float layer that the solved one stands for; see `RoundedLayer.balanced`."""
-        return self._rounded.balanced()
+    def scaled_layer(self) -> LayerWeights:
+        """Build the float layer that the solved one stands for; see `RoundedLayer.scaled_layer`."""
+        return self._rounded.scaled_layer()
 
     def _round(self, group: InputGroup, inputs: _Read) -> torch.Tensor:
         """Round a group for what `inputs` gives; returns the balance [K] that was folded."""
@@ -80,12 +80,12 @@ class LayerSolver:
         for part, values in self._tokens.map(inputs):
             if schemes:  # a group that stays float still has to pass its inputs on
                 moments.add(values.flatten(0, 1), held_out=self._tokens.is_held_out(part))
-        balance = self._rounded.round(group, moments)
+        channel_scale = self._rounded.round(group, moments)
         if self._last is not None:
             self._rounded.release(self._last)
         self._last = group
         self._advance(1)
-        return balance
+        return channel_scale
 
     def _first_input(self, block: Block, hidden: _Spilled, part: slice) -> torch.Tensor:
         return first_input(hidden.read(part), block, self._rounded.weights, self._config)
@@ -100,14 +100,14 @@ class LayerSolver:
     def _width(self, group: InputGroup) -> int:
         return self._rounded.layer.tensors[group.matrices[0]].shape[1]
 
-    def _stream(self, name: str, width: int) -> Stream:
-        return Stream(self._folder / f"{name}.bin", self._tokens, width)
+    def _stream(self, name: str, width: int) -> StateStream:
+        return StateStream(self._folder / f"{name}.bin", self._tokens, width)
 
 
 class _Spilled:
     """Values of all tokens in a stream, written there as they are computed, until `settle` says that all are."""
 
-    def __init__(self, stream: Stream, compute: _Read | None = None) -> None:
+    def __init__(self, stream: StateStream, compute: _Read | None = None) -> None:
         """compute None: the stream holds them already."""
         self._stream, self._compute = stream, compute
         self._divisor: torch.Tensor | None = None

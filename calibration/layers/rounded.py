@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge.architecture.blocks import Fold, InputGroup, NormFold, RowFold
-from q3edge.calibration.layers.stage import Solution, TensorReport, solve_stage
-from q3edge.calibration.rounding.balance import by_row, foldable
+from q3edge.calibration.layers.input_group import Solution, TensorReport, solve_input_group
+from q3edge.calibration.rounding.channel_scaling import by_row, nearest_foldable
 from q3edge.calibration.rounding.grid import stored_scales
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
@@ -28,7 +28,7 @@ from q3edge.reference.weights import LayerWeights
 
 
 @dataclass(frozen=True, slots=True)
-class Reconstruction:
+class ReconstructionReport:
     """What training the whole layer bought: squared error of its output for the float model's, on held-out tokens.
 
     Relative to the float model's; both are alike where nothing was kept. moved_codes: share of the codes that changed.
@@ -51,7 +51,7 @@ class LayerResult:
     tensors: Mapping[str, QuantizedTensor]
     floats: Mapping[str, NDArray[np.float32]]
     reports: Mapping[str, TensorReport]
-    reconstruction: Reconstruction | None = None
+    reconstruction: ReconstructionReport | None = None
 
 
 class RoundedLayer:
@@ -65,7 +65,7 @@ class RoundedLayer:
         self._tensors: dict[str, QuantizedTensor] = {}
         self._floats: dict[str, NDArray[np.float32]] = {}
         self._reports: dict[str, TensorReport] = {}
-        self._balances: dict[str, torch.Tensor] = {}  # by group
+        self._channel_scales: dict[str, torch.Tensor] = {}  # by group
 
     @property
     def result(self) -> LayerResult:
@@ -89,46 +89,46 @@ class RoundedLayer:
             if field in schemes:
                 self._tensors[name], self._reports[name] = solution.tensors[field], solution.reports[field]
                 self._replace(field, torch.from_numpy(solution.tensors[field].dequantize()))
-            elif (solution.balance != 1).any():  # it shares the input, so it has to be balanced with the others
-                self._set_float(field, self.weights[field] * solution.balance)
-        self._balances[group.name] = solution.balance
-        if (solution.balance != 1).any():
-            self._fold(group.fold, solution.balance)
-        return solution.balance
+            elif (solution.channel_scale != 1).any():  # it shares the input, so it has to be balanced with the others
+                self._set_float(field, self.weights[field] * solution.channel_scale)
+        self._channel_scales[group.name] = solution.channel_scale
+        if (solution.channel_scale != 1).any():
+            self._fold(group.fold, solution.channel_scale)
+        return solution.channel_scale
 
     def release(self, group: InputGroup) -> None:
         """Forget matrices that no later group needs: memory stays at what one group holds."""
         self.weights = self.weights.replaced(dict.fromkeys(group.matrices, torch.empty(0)))
 
-    def balanced(self) -> LayerWeights:
+    def scaled_layer(self) -> LayerWeights:
         """The float layer that the rounded one stands for: the same function, with all that is folded folded in."""
         weights = LayerWeights.read(self._source, self.layer.number)
         changed = {
-            field: weights[field] * self._balances[group.name]
+            field: weights[field] * self._channel_scales[group.name]
             for group in self.layer.groups
             for field in group.matrices
         }
         for group in self.layer.groups:
-            balance = self._balances[group.name]
+            channel_scale = self._channel_scales[group.name]
             match group.fold:
                 case NormFold(norm):
-                    changed[norm] = weights[norm] / balance
+                    changed[norm] = weights[norm] / channel_scale
                 case RowFold(matrix) as fold:
-                    changed[matrix] = changed[matrix] / by_row(balance, fold).unsqueeze(-1)
+                    changed[matrix] = changed[matrix] / by_row(channel_scale, fold).unsqueeze(-1)
         return weights.replaced(changed)
 
     def _solve(self, group: InputGroup, schemes: Mapping[str, Scheme], moments: Moments) -> Solution:
         if not schemes:
             return Solution({}, torch.ones(self.weights[group.matrices[0]].shape[1]), {})
         matrices = {field: self.weights[field] for field in schemes}
-        return solve_stage(matrices, schemes, moments, partial(foldable, fold=group.fold))
+        return solve_input_group(matrices, schemes, moments, partial(nearest_foldable, fold=group.fold))
 
-    def _fold(self, fold: Fold | None, balance: torch.Tensor) -> None:
+    def _fold(self, fold: Fold | None, channel_scale: torch.Tensor) -> None:
         match fold:
             case NormFold(norm):
-                self._set_float(norm, self.weights[norm] / balance)
+                self._set_float(norm, self.weights[norm] / channel_scale)
             case RowFold(matrix):
-                self._divide_rows(matrix, by_row(balance, fold).unsqueeze(-1))
+                self._divide_rows(matrix, by_row(channel_scale, fold).unsqueeze(-1))
 
     def _divide_rows(self, field: str, divisor: torch.Tensor) -> None:
         """Divide the rows of a matrix by powers of two [N, 1]: only the scales of a rounded one change, and exactly."""

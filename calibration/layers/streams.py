@@ -60,7 +60,7 @@ class Tokens:
         return ordered_map(run, (part for part in self.parts if not held_out or self.is_held_out(part)))
 
 
-class Stream:
+class StateStream:
     """float32 [sequences, length, width] in a file, read and written in ranges of sequences, and deleted at the end."""
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
@@ -98,16 +98,16 @@ class Stream:
         return 4 * sequence * math.prod(self._shape)
 
 
-class CheckedStream(Stream):
+class CheckedStateStream(StateStream):
     """A stream that outlives the process: written in the parts of its tokens, with the sha256 of each behind them."""
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
-        """As `Stream`."""
+        """As `StateStream`."""
         super().__init__(path, tokens, width)
         self._checksums: dict[int, bytes] = {}  # of the parts that this process wrote, by their first sequence
 
     def write(self, part: slice, values: torch.Tensor) -> None:
-        """As `Stream`; `part` is one of the tokens' parts."""
+        """As `StateStream`; `part` is one of the tokens' parts."""
         super().write(part, values)
         self._checksums[part.start] = _checksum(values)
 
@@ -137,8 +137,8 @@ class Boundary:
 
     def __init__(self, folder: Path, number: int, tokens: Tokens, width: int, *, with_target: bool) -> None:
         """Open the files of boundary `number`, or create them; width of the hidden states."""
-        self.own = CheckedStream(self._path(folder, "hidden", number), tokens, width)
-        self.target = CheckedStream(self._path(folder, "float", number), tokens, width) if with_target else None
+        self.own = CheckedStateStream(self._path(folder, "hidden", number), tokens, width)
+        self.target = CheckedStateStream(self._path(folder, "float", number), tokens, width) if with_target else None
 
     @classmethod
     def exists(cls, folder: Path, number: int) -> bool:
@@ -166,7 +166,7 @@ class Boundary:
             stream.delete()
 
     @property
-    def _streams(self) -> list[CheckedStream]:
+    def _streams(self) -> list[CheckedStateStream]:
         return [self.own] if self.target is None else [self.own, self.target]
 
     @staticmethod

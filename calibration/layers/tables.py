@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import FINAL_NORM, head_tensor
-from q3edge.calibration.layers.stage import TensorReport, solve_unbalanced
+from q3edge.calibration.layers.input_group import TensorReport, solve_unscaled
 from q3edge.calibration.layers.streams import Tokens
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.rounding.rtn import round_to_nearest
@@ -34,7 +34,7 @@ _LEAST_KL = 1e-6  # below, a KL of float32 logits is noise
 _BLOCK_ROWS = 4096  # rounded to nearest at a time
 
 
-def embed_rounded(source: WeightSource, token_ids: NDArray[np.int64], scheme: Scheme | None) -> torch.Tensor:
+def embed_quantized(source: WeightSource, token_ids: NDArray[np.int64], scheme: Scheme | None) -> torch.Tensor:
     """Rows of the embedding rounded to nearest (None: as they are), float32 [B, S, H]; only rows that occur are."""
     rows = embed(source, token_ids)
     if scheme is None:
@@ -42,7 +42,7 @@ def embed_rounded(source: WeightSource, token_ids: NDArray[np.int64], scheme: Sc
     return torch.from_numpy(round_to_nearest(rows.flatten(0, 1).numpy(), scheme).dequantize()).view_as(rows)
 
 
-class RoundedHead:
+class ReplacedHead:
     """`source` with another table [V, H] as its head; all else is what it was."""
 
     def __init__(self, source: WeightSource, table: QuantizedTensor) -> None:
@@ -77,7 +77,7 @@ def solve_head(
     name = head_tensor(source.config)
     hessian, held_out = (_with_identity(total, embedding_share) for total in (moments.hessian, moments.held_out))
     both = Moments(hessian, held_out)
-    return solve_unbalanced(lambda rows: read_tensor(source, name, rows), source.config.vocab_size, scheme, both)
+    return solve_unscaled(lambda rows: read_tensor(source, name, rows), source.config.vocab_size, scheme, both)
 
 
 def _with_identity(total: torch.Tensor, share: float) -> torch.Tensor:
@@ -104,7 +104,7 @@ def embedding_share(
     if not config.tie_word_embeddings:
         return 0.0
     probe = token_ids[-_PROBED:, :_PROBED_LENGTH]
-    states = torch.cat([embed_rounded(source, probe, None), embed_rounded(source, probe, scheme)])
+    states = torch.cat([embed_quantized(source, probe, None), embed_quantized(source, probe, scheme)])
     tokens = Tokens(len(states), states.shape[1], 0, bfloat16)
     rotary = RotaryTables.of(config, tokens.length)
 
@@ -116,7 +116,7 @@ def embedding_share(
         states = output(weights, states)
     exact, rounded = normalize(states, read_tensor(source, FINAL_NORM), config).flatten(0, 1).chunk(2)
     float_head = LogitsHead(source, max_table_bytes=0)
-    own_head = LogitsHead(RoundedHead(source, _nearest(source, scheme)), max_table_bytes=0)
+    own_head = LogitsHead(ReplacedHead(source, _nearest(source, scheme)), max_table_bytes=0)
     (as_embedding,) = mean_kl(float_head, exact, float_head, [rounded])
     (as_head,) = mean_kl(float_head, exact, own_head, [exact])
     return float(2.0 ** round(math.log2(max(as_embedding, _LEAST_KL) / max(as_head, _LEAST_KL))))

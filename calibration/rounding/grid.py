@@ -23,21 +23,21 @@ _SHRINK = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 class Grid:
     """scales: float32 [N, K/G] that can be stored, never 0; zero_points: float32 [N, K/G], whole numbers.
 
-    A weight w becomes the step clamp(round(w * balance / scale), -zero_point, max_code - zero_point). `balance`,
+    A weight w becomes the step clamp(round(w * balance / scale), -zero_point, max_code - zero_point). `channel_scale`,
     float32 [K] or None for ones, belongs to whatever feeds the matrix, which is divided by it: codes and scales that
     are stored stand for balanced weights, while everything that solvers see is as it was before.
     """
 
     scales: torch.Tensor
     zero_points: torch.Tensor
-    balance: torch.Tensor | None = None
+    channel_scale: torch.Tensor | None = None
 
     def by_channel(self, order: torch.Tensor, scheme: Scheme) -> ChannelGrid:
         """The grid of every weight, channels first in the given order."""
         group = order // (len(order) // self.scales.shape[1])
         sizes, zero_points = self.scales.T[group], self.zero_points.T[group]
-        if self.balance is not None:
-            sizes = sizes / self.balance[order].unsqueeze(-1)
+        if self.channel_scale is not None:
+            sizes = sizes / self.channel_scale[order].unsqueeze(-1)
         return ChannelGrid(sizes, 1 / sizes, -zero_points, scheme.max_code - zero_points)
 
 
@@ -65,7 +65,7 @@ def choose_grid(
     weights: torch.Tensor,
     scheme: Scheme,
     importance: torch.Tensor | None = None,
-    balance: torch.Tensor | None = None,
+    channel_scale: torch.Tensor | None = None,
 ) -> Grid:
     """The grid of float32 weights [N, K]; rows are independent.
 
@@ -73,9 +73,9 @@ def choose_grid(
     balance: float32 [K], see Grid. Eight-bit groups keep at least the full-range scale: clipping gains nothing there.
     """
     groups = scheme.groups(weights.shape[1])
-    if balance is not None:
-        weights = weights * balance
-        importance = None if importance is None else importance / balance.square()
+    if channel_scale is not None:
+        weights = weights * channel_scale
+        importance = None if importance is None else importance / channel_scale.square()
     block = weights.reshape(len(weights), groups, -1)
     full, zero_point = _full_range(block, scheme)
     best, best_gain = full, torch.full_like(full, -1.0)
@@ -91,7 +91,7 @@ def choose_grid(
         better = gain > best_gain
         best = torch.where(better, dot / norm, best)
         best_gain = torch.maximum(gain, best_gain)
-    return Grid(stored_scales(best.squeeze(-1), scheme, up=scheme.bits == 8), zero_point.squeeze(-1), balance)
+    return Grid(stored_scales(best.squeeze(-1), scheme, up=scheme.bits == 8), zero_point.squeeze(-1), channel_scale)
 
 
 def _full_range(block: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,8 +115,8 @@ def to_steps(values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
 
 def round_to_grid(weights: torch.Tensor, grid: Grid, scheme: Scheme) -> torch.Tensor:
     """Steps float32 [N, K]: every weight [N, K] on the nearest point of its group's grid."""
-    if grid.balance is not None:
-        weights = weights * grid.balance
+    if grid.channel_scale is not None:
+        weights = weights * grid.channel_scale
     block = weights.reshape(len(weights), grid.scales.shape[1], -1)
     steps = to_steps(block, grid.scales.unsqueeze(-1), grid.zero_points.unsqueeze(-1), scheme)
     return steps.view(len(weights), -1)
@@ -126,7 +126,7 @@ def dequantized(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
     """float32 [N, K] that steps [N, K] stand for, with the balance taken out again."""
     block = steps.view(len(steps), grid.scales.shape[1], -1)
     values = (block * grid.scales.unsqueeze(-1)).view(len(steps), -1)
-    return values if grid.balance is None else values / grid.balance
+    return values if grid.channel_scale is None else values / grid.channel_scale
 
 
 def as_tensor(steps: torch.Tensor, grid: Grid, scheme: Scheme) -> QuantizedTensor:

@@ -50,8 +50,8 @@ def refit_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: torch.Tens
     rows, width = weights.shape
     groups = grid.scales.shape[1]
     size = width // groups
-    if grid.balance is not None:
-        steps = steps / grid.balance
+    if grid.channel_scale is not None:
+        steps = steps / grid.channel_scale
     target = ((weights @ hessian) * steps).view(rows, groups, size).sum(-1)
     system = torch.empty(rows, groups, groups, dtype=weights.dtype)
     for group in range(groups):

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
-from q3edge.calibration.layers.streams import Stream, Tokens
+from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
+from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.training.trained_layer import (
     Adam,
     Parameter,
@@ -84,7 +84,7 @@ class _Layer:
         for field, norm in self._norms.items():
             norm.step(gradients[field], share * NORM_RATE, number)
 
-    def result(self, before: LayerResult, found: Reconstruction) -> LayerResult:
+    def result(self, before: LayerResult, found: ReconstructionReport) -> LayerResult:
         """What `before` has become."""
         tensors = {self._layer.name(field): matrix.tensor for field, matrix in self._codes.items()}
         norms = {self._layer.name(field): norm.numpy() for field, norm in self._norm_values.items()}
@@ -136,16 +136,16 @@ class _Codes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reconstructor:
+class LayerTrainer:
     """Trains layers on `before`, hidden states of the rounded model in front of each, towards `target` behind it."""
 
     config: Qwen3Config
     tokens: Tokens
-    before: Stream
-    target: Stream
+    before: StateStream
+    target: StateStream
 
     def run(self, solved: LayerResult, wanted: Callable[[], LayerWeights], advance: Advance) -> LayerResult:
-        """`solved` or what became of it. `wanted`: `LayerSolver.balanced`. `advance` is told 1 after every epoch."""
+        """Train `solved`. `wanted`: see `LayerSolver.scaled_layer`. `advance` is told 1 after every epoch."""
         result = self._attempt(solved, wanted, _SHARES[0], advance)
         for share in _SHARES[1:]:
             if result.tensors is solved.tensors:
@@ -161,8 +161,8 @@ class Reconstructor:
         self._train(trained, share, rotary, advance)
         after = self._held_out(trained.stored, rotary)[0]
         if after < before:
-            return trained.result(solved, Reconstruction(before / power, after / power, trained.moved, share))
-        return replace(solved, reconstruction=Reconstruction(before / power, before / power, 0.0, 0.0))
+            return trained.result(solved, ReconstructionReport(before / power, after / power, trained.moved, share))
+        return replace(solved, reconstruction=ReconstructionReport(before / power, before / power, 0.0, 0.0))
 
     def _train(self, trained: _Layer, share: float, rotary: RotaryTables, advance: Advance) -> None:
         rows = self.tokens.sequences - self.tokens.held_out
@@ -190,5 +190,5 @@ class Reconstructor:
         power = sum(power for _, power in found)
         return sum(error for error, _ in found), max(power, torch.finfo(torch.float32).tiny)
 
-    def _rows(self, stream: Stream, rows: np.ndarray) -> torch.Tensor:
+    def _rows(self, stream: StateStream, rows: np.ndarray) -> torch.Tensor:
         return torch.cat([stream.read(slice(row, row + 1)) for row in rows.tolist()])

@@ -45,7 +45,7 @@ _LOGITS_AT_ONCE = 128  # tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tuned:
+class TuningResult:
     """New float16 scales [N, K/G] and float32 norms by tensor name; KL in nats on held-out tokens before and after."""
 
     scales: Mapping[str, NDArray[np.float16]]
@@ -55,7 +55,7 @@ class Tuned:
     steps: int
 
 
-class Tuner:
+class ScaleTuner:
     """Trains the scales and norms of `quantized` towards `source`, the float model it was made from."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Tuner:
                 self._add(layer.name(field))
         self._add(FINAL_NORM)
 
-    def run(self, *, epochs: int = EPOCHS, rate: float = RATE) -> Tuned:
+    def run(self, *, epochs: int = EPOCHS, rate: float = RATE) -> TuningResult:
         """Train; the state with the smallest held-out KL wins, which may be the one at the start."""
         self._target = hidden_states(self._source, self._ids, label="float model")
         planned = batches(self._train, self._ids.shape[1], epochs)
@@ -91,7 +91,7 @@ class Tuner:
         scales = {name: value for name, value in kept.items() if self._quantized.scheme(name) is not None}
         norms = {name: value.numpy() for name, value in kept.items() if name not in scales}
         halves = {name: value.numpy().astype(np.float16) for name, value in scales.items()}
-        return Tuned(halves, norms, before, best, len(planned))
+        return TuningResult(halves, norms, before, best, len(planned))
 
     def _add(self, name: str) -> None:
         """Train the scales of a rounded matrix, and a norm; a float matrix stays as it is."""
@@ -173,9 +173,9 @@ class Tuner:
     def _layer(self, layer: int) -> tuple[LayerWeights, dict[str, torch.Tensor]]:
         """float32 weights with the parameters as they are now, and the steps [N, K] of every rounded matrix."""
         values, steps = {}, {}
-        described = Layer.of(self._config, layer)
-        for field in described.tensors:
-            name = described.name(field)
+        describe_error = Layer.of(self._config, layer)
+        for field in describe_error.tensors:
+            name = describe_error.name(field)
             if self._quantized.scheme(name) is not None:
                 steps[field] = steps_of(self._quantized.read_quantized(name))
                 values[field] = times_scales(steps[field], self._parameters[name].stored)
@@ -183,4 +183,4 @@ class Tuner:
                 values[field] = self._parameters[name].stored
             else:
                 values[field] = read_tensor(self._quantized, name)
-        return LayerWeights(described, values), steps
+        return LayerWeights(describe_error, values), steps

@@ -27,8 +27,8 @@ from q3edge.cli.report import report
 from q3edge.cli.run import run
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
-from q3edge.errors import Q3EdgeError, described
-from q3edge.progress import reported_to
+from q3edge.errors import Q3EdgeError, describe_error
+from q3edge.progress import report_to
 from q3edge.terminal import TerminalProgress
 from q3edge.version import VERSION
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments.remove("--debug")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with reported_to(TerminalProgress()):
+        with report_to(TerminalProgress()):
             result = cli.main(args=arguments, prog_name="q3edge", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    message, code = described(error)
+    message, code = describe_error(error)
     return message + " (add --debug for the traceback)" * (code == Q3EdgeError.exit_code), code
 
 

@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES
-from q3edge.progress import Listener, reported_to
+from q3edge.progress import Listener, report_to
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -179,8 +179,8 @@ def _shown(progress: object) -> AbstractContextManager[None]:
     if progress is True:
         from q3edge.terminal import TerminalProgress
 
-        return reported_to(TerminalProgress())
+        return report_to(TerminalProgress())
     if not (hasattr(progress, "task") and hasattr(progress, "note")):
         raise wrong_type("progress", progress, "True, False or a listener with task() and note()")
     listener: Listener = progress
-    return reported_to(listener)
+    return report_to(listener)

@@ -75,10 +75,10 @@ def evaluate(
     generate: both also answer in their own words, in up to so many tokens. The scorecard's `checks` say whether the
     model looks broken. Raises UsageError, InputError, ResourceError, and ValidationError where nothing can be judged.
     """
-    from q3edge.pipeline.measure.measuring import evaluated
+    from q3edge.pipeline.measure.measurement import evaluate_with
 
     measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
-    return evaluated(Path(folder), measuring)
+    return evaluate_with(Path(folder), measuring)
 
 
 @public()

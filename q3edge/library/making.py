@@ -22,7 +22,7 @@ from q3edge.progress import Listener
 
 if TYPE_CHECKING:
     from q3edge.artifact import Manifest
-    from q3edge.pipeline.build import Built
+    from q3edge.pipeline.build import BuildResult
     from q3edge.pipeline.demo import DemoResult
     from q3edge.quantization.recipe import Recipe
 
@@ -116,7 +116,7 @@ def build(
     threads: int | None = None,
     overwrite: bool = False,
     progress: bool | Listener = False,
-) -> Built:
+) -> BuildResult:
     """Turn the float checkpoint `model` (folder or hub id) into a verified ONNX model in the folder `output`.
 
     Quantizes as `quantize` does (recipe "float" keeps the weights), exports, and validates on `texts` (none: built in).

@@ -14,8 +14,8 @@ from q3edge.formats import FLOAT, CacheType
 
 if TYPE_CHECKING:
     from q3edge.evaluation.suites.suite import Suite
-    from q3edge.pipeline.measure.measuring import Asking, Measuring
-    from q3edge.pipeline.quantize.calibrate import Budget, Calibration
+    from q3edge.pipeline.measure.measurement import AnswerOptions, MeasurementOptions
+    from q3edge.pipeline.quantize.calibrate import Budget, CalibrationOptions
     from q3edge.quantization.recipe import Recipe
 
 PathLike = str | Path
@@ -95,11 +95,11 @@ def calibration_for(
     tune: bool = False,
     restart: bool = False,
     budget: Budget | None = None,
-) -> Calibration:
+) -> CalibrationOptions:
     """The calibration asked for."""
-    from q3edge.pipeline.quantize.calibrate import Calibration
+    from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 
-    return Calibration(
+    return CalibrationOptions(
         paths(calibration), samples, seq_len, seed,
         reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
     )  # fmt: skip
@@ -126,11 +126,11 @@ def measuring_for(
     threads: int | None,
     *,
     speed: bool = False,
-) -> Measuring:
+) -> MeasurementOptions:
     """What is measured, and how. InputError: a suite is broken. UsageError: allow_code without generate."""
-    from q3edge.pipeline.measure.measuring import Measuring
+    from q3edge.pipeline.measure.measurement import MeasurementOptions
 
-    return Measuring(
+    return MeasurementOptions(
         reference=None if reference is None else str(reference),
         suites=_suites(paths(suites)),
         areas=None if areas is None else words(areas),
@@ -150,11 +150,11 @@ def _suites(files: tuple[Path, ...]) -> tuple[Suite, ...] | None:
     return read_suites(files)
 
 
-def _asking(generate: int | None, allow_code: bool) -> Asking | None:
+def _asking(generate: int | None, allow_code: bool) -> AnswerOptions | None:
     if generate is None:
         if allow_code:
             raise UsageError("--allow-code runs what --generate writes: add --generate")
         return None
-    from q3edge.pipeline.measure.measuring import Asking
+    from q3edge.pipeline.measure.measurement import AnswerOptions
 
-    return Asking(max_new_tokens=generate, run_code=allow_code)
+    return AnswerOptions(max_new_tokens=generate, run_code=allow_code)

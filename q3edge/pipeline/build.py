@@ -18,7 +18,7 @@ from q3edge.exporters.onnx.export import check_exportable
 from q3edge.pipeline.export import finish_artifact, write_artifact
 from q3edge.pipeline.measure.checks import check_export
 from q3edge.pipeline.measure.validate import text_windows
-from q3edge.pipeline.quantize.calibrate import Calibration, discard_work, work_folder
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions, discard_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.quantization.recipe import Recipe
 from q3edge.storage.whole_files import partial_folder
@@ -27,7 +27,7 @@ ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuildResult:
     """What `build_artifact` made: the manifest in the folder and the full validation report."""
 
     manifest: Manifest
@@ -38,7 +38,7 @@ def build_artifact(
     model: str,
     output: Path,
     recipe: Recipe | None,
-    calibration: Calibration | None = None,
+    calibration: CalibrationOptions | None = None,
     *,
     texts: Sequence[Path] = (),
     windows: ChooseWindows | None = None,
@@ -46,7 +46,7 @@ def build_artifact(
     max_kl: float | None = None,
     threads: int | None = None,
     overwrite: bool = False,
-) -> Built:
+) -> BuildResult:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
     Judged on `texts` (none: built in), or on what `windows` chooses given the artifact and the checkpoint.
@@ -68,14 +68,14 @@ def build_artifact(
         require_passed(str(output), report.checks)
         manifest = finish_artifact(staging, {"validation": report.to_json()})
     discard_work(output, manifest)
-    return Built(manifest, report)
+    return BuildResult(manifest, report)
 
 
 @contextmanager
 def _quantized(
     checkpoint: Checkpoint,
     recipe: Recipe | None,
-    calibration: Calibration | None,
+    calibration: CalibrationOptions | None,
     output: Path,
 ) -> Iterator[ModelFolder]:
     """The checkpoint quantized into a temporary folder on the output's disk, or as it is where `recipe` is None."""

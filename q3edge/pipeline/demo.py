@@ -24,7 +24,7 @@ from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.suites.question_files import Question, read_questions
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.quantize.calibrate import Calibration
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message
@@ -83,8 +83,8 @@ def _variants() -> dict[str, Recipe | None]:
     return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": Recipe(tuple(rules))}
 
 
-def _calibration(model: Path) -> Calibration:
-    return Calibration((model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES)
+def _calibration(model: Path) -> CalibrationOptions:
+    return CalibrationOptions((model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES)
 
 
 def _judge(
@@ -92,7 +92,7 @@ def _judge(
     output: Path,
     name: str,
     recipe: Recipe | None,
-    calibration: Calibration | None,
+    calibration: CalibrationOptions | None,
     questions: Sequence[Question],
 ) -> DemoRow:
     def windows(artifact: Path, _checkpoint: Checkpoint) -> list[Window]:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from q3edge.calibration.layers import walk
-from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers import layerwise
 from q3edge.calibration.layers.layer import LayerResult, LayerSolver
-from q3edge.calibration.layers.streams import Stream
-from q3edge.calibration.layers.walk import Walk
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.streams import StateStream
+from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.models import InMemoryWeights
 
@@ -77,8 +77,10 @@ def calibrate(
     reconstruct: bool = False,
 ) -> tuple[list[LayerResult], torch.Tensor]:
     """Results of layers and head, and the hidden states behind the last layer; `folder` is the journal's and stays."""
-    with Journal(folder, {"test": "1"}) as journal:
-        calibration = Walk(source, schemes, token_ids, journal, bfloat16=bfloat16, reconstruct=reconstruct)
+    with WorkFolder(folder, {"test": "1"}) as journal:
+        calibration = LayerwiseCalibration(
+            source, schemes, token_ids, journal, bfloat16=bfloat16, reconstruct=reconstruct
+        )
         stream = calibration.run()
         states = stream.read(slice(0, len(token_ids)))
         stream.close()
@@ -106,7 +108,7 @@ def result_bytes(results: list[LayerResult]) -> dict[str, Any]:
     return found
 
 
-def stored_states(stream: Stream, parts: list[slice]) -> list[torch.Tensor]:
+def stored_states(stream: StateStream, parts: list[slice]) -> list[torch.Tensor]:
     """What a stream holds, part by part."""
     return [stream.read(part) for part in parts]
 
@@ -118,7 +120,7 @@ class Killed(BaseException):
 def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the number of every layer that is solved from now on; the head counts as one behind the last."""
     calls: list[int] = []
-    original, original_head = LayerSolver.__init__, walk.solve_head
+    original, original_head = LayerSolver.__init__, layerwise.solve_head
 
     def counting(self: LayerSolver, source: Any, layer: int, *rest: Any, **named: Any) -> None:
         calls.append(layer)
@@ -129,20 +131,20 @@ def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original_head(source, *rest)
 
     monkeypatch.setattr(LayerSolver, "__init__", counting)
-    monkeypatch.setattr(walk, "solve_head", counting_head)
+    monkeypatch.setattr(layerwise, "solve_head", counting_head)
     return calls
 
 
 @contextmanager
 def killed_after_the_first_layer() -> Iterator[None]:
     """A calibration inside dies once its first layer is durable."""
-    save = Journal.save
+    save = WorkFolder.save
 
-    def then_die(journal: Journal, *arguments: Any) -> None:
+    def then_die(journal: WorkFolder, *arguments: Any) -> None:
         save(journal, *arguments)
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "save", then_die)
+        patch.setattr(WorkFolder, "save", then_die)
         with pytest.raises(Killed):
             yield

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from q3edge.errors import InputError, described
+from q3edge.errors import InputError, describe_error
 
 EXBIBYTE = 2**60
 
@@ -28,7 +28,7 @@ def raised_by(allocate: object) -> Exception:
     ids=["torch", "numpy", "python", "onnxruntime"],
 )
 def test_bad_input_27_too_little_memory_is_a_resource(error: Exception) -> None:
-    line, code = described(error)
+    line, code = describe_error(error)
     assert code == 4
     assert line.startswith("not enough memory")
     assert "\n" not in line
@@ -37,5 +37,5 @@ def test_bad_input_27_too_little_memory_is_a_resource(error: Exception) -> None:
 
 
 def test_deliberate_errors_and_others() -> None:
-    assert described(InputError("model.safetensors: broken")) == ("model.safetensors: broken", 3)
-    assert described(KeyError("x")) == ("internal error: KeyError: 'x'", 1)
+    assert describe_error(InputError("model.safetensors: broken")) == ("model.safetensors: broken", 3)
+    assert describe_error(KeyError("x")) == ("internal error: KeyError: 'x'", 1)

@@ -156,7 +156,7 @@ def test_progress_is_silent_shown_or_told(tmp_path: Path, capsys: pytest.Capture
     assert captured.err == "write: started\n"
     assert captured.out == ""
     mine, outer = Told(), Told()
-    with progress.reported_to(outer):
+    with progress.report_to(outer):
         q3edge.quantize(MODEL, tmp_path / "mine", method="rtn", progress=mine)
         q3edge.quantize(MODEL, tmp_path / "outer", method="rtn")
     assert mine.labels == outer.labels == ["write"]

@@ -20,7 +20,7 @@ class Clock:
 
 def test_long_work_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with progress.reported_to(TerminalProgress(clock)):
+    with progress.report_to(TerminalProgress(clock)):
         with progress.task("calibrate", 200) as advance:
             for _ in range(19):
                 clock.now += 10

@@ -1,5 +1,7 @@
-"""`Generated`, what a model wrote for one item, and how it writes over many: does it close its thinking, end by itself,
-keep to JSON and to the language of the question. Whether its answers are right is others' business.
+"""`GeneratedAnswer`, what a model wrote for one item, and how it writes over many.
+
+Whether it closes its thinking, ends by itself, keeps to JSON and to the language of the question. Correctness is judged
+in `number_match`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from q3edge.evaluation.answers.number_match import json_value
-from q3edge.evaluation.distance.statistics import Draws, Estimate, wilson
+from q3edge.evaluation.distance.statistics import Bootstrap, Estimate, wilson
 from q3edge.evaluation.scorecard.scorecard import Behaviour
 from q3edge.evaluation.suites.suite import Item
 from q3edge.languages import UNKNOWN, detect_language
@@ -22,7 +24,7 @@ _ALIKE = {"no": "da"}  # the detector cannot tell them apart: they share their s
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class GeneratedAnswer:
     """What a model wrote for one item, and whether it is right.
 
     text: all of it; thinking and answer: its two parts. tokens: without the stop token. finish_reason: None where the
@@ -39,7 +41,7 @@ class Generated:
     reason: str = ""
 
 
-def behaviour(items: Sequence[Item], generated: Sequence[Generated]) -> Behaviour | None:
+def behaviour(items: Sequence[Item], generated: Sequence[GeneratedAnswer]) -> Behaviour | None:
     """How the model writes, over the items it was asked (one of `generated` each); None where it was asked none.
 
     Shares have Wilson intervals, the length one from the bootstrap over items.
@@ -53,11 +55,11 @@ def behaviour(items: Sequence[Item], generated: Sequence[Generated]) -> Behaviou
         ended=_share([found.finish_reason == "stop" for _, found in asked]),
         json_valid=_share([_is_json(found.answer) for item, found in asked if item.answer_format == "json"]),
         language_kept=_share([language_kept(item, found) for item, found in asked]),
-        length=Draws(np.arange(len(asked))).mean(lengths, lambda mean: mean),
+        length=Bootstrap(np.arange(len(asked))).mean(lengths, lambda mean: mean),
     )
 
 
-def thinking_closed(found: Generated) -> bool | None:
+def thinking_closed(found: GeneratedAnswer) -> bool | None:
     """Whether the last thinking, opened by the model or by its template, was closed; None where there is none."""
     opened, closed = found.text.rfind(THINK_START), found.text.rfind(THINK_END)
     if opened < 0 and closed < 0 and not found.thinking:
@@ -65,7 +67,7 @@ def thinking_closed(found: Generated) -> bool | None:
     return closed > opened
 
 
-def language_kept(item: Item, found: Generated) -> bool | None:
+def language_kept(item: Item, found: GeneratedAnswer) -> bool | None:
     """Whether the answer is in the language that the question is in; None for programs, and where either is unknown.
 
     Both are told by `detect_language`, so that no tag that a file gives is compared with one that the detector has.

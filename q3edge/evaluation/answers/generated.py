@@ -17,11 +17,11 @@ import numpy as np
 
 from q3edge import progress
 from q3edge.artifact import Notice, artifact_digest
-from q3edge.evaluation.answers.behaviour import Generated, behaviour
+from q3edge.evaluation.answers.behaviour import GeneratedAnswer, behaviour
 from q3edge.evaluation.answers.number_match import is_right, program
 from q3edge.evaluation.answers.sandbox import Sandbox
 from q3edge.evaluation.cache import ADVICE, cache_key
-from q3edge.evaluation.distance.statistics import Draws, Estimate
+from q3edge.evaluation.distance.statistics import Bootstrap, Estimate
 from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.scorecard import LostAnswer
@@ -49,7 +49,7 @@ def answer_all(
     seed: int | None = None,
     sandbox: Sandbox | None = None,
     journal: Path | None = None,
-) -> list[Generated]:
+) -> list[GeneratedAnswer]:
     """What the model answers to each item, judged; greedily, or with a `seed` as the checkpoint samples.
 
     sandbox None: programs are written, but not run. What is in the file `journal` already, from the same model and
@@ -82,14 +82,14 @@ def continuation(model: Model, ids: Sequence[int]) -> str:
     return model.generate(ids, settings).text
 
 
-def left_out(generated: Sequence[Generated]) -> tuple[Notice, ...]:
+def left_out(generated: Sequence[GeneratedAnswer]) -> tuple[Notice, ...]:
     """What has no judgement, counted by its reason."""
     reasons = Counter(found.reason for found in generated if found.correct is None)
     return tuple(Notice(_CODES[reason], count, reason) for reason, count in reasons.items())
 
 
 def compare_generated(
-    reference: Sequence[Generated], candidate: Sequence[Generated], suites: Sequence[Suite]
+    reference: Sequence[GeneratedAnswer], candidate: Sequence[GeneratedAnswer], suites: Sequence[Suite]
 ) -> GeneratedComparison:
     """Both models' answers to all items of the suites, in their order; recovery is paired, in percent.
 
@@ -114,35 +114,35 @@ def compare_generated(
     )
 
 
-def _write(model: Model, item: Item, settings: GenerationSettings) -> Generated:
+def _write(model: Model, item: Item, settings: GenerationSettings) -> GeneratedAnswer:
     if item.kind == "text":
-        return Generated("", "", "", 0, None, None, _TEXT)
+        return GeneratedAnswer("", "", "", 0, None, None, _TEXT)
     if model.template is None:
         return _continue(model, item, settings)
     prompt = _COMPLETE.format(item.prompt) if item.kind == "code" else item.prompt
     messages: list[Message] = [{"role": "user", "content": prompt}]
     if _too_long(model, model.encode_chat(messages, thinking=item.thinking)):
-        return Generated("", "", "", 0, None, None, _TOO_LONG)
+        return GeneratedAnswer("", "", "", 0, None, None, _TOO_LONG)
     said = model.chat(messages, settings, thinking=item.thinking)
-    return Generated(said.text, said.thinking, said.answer, len(said.token_ids), said.stats.finish_reason, None)
+    return GeneratedAnswer(said.text, said.thinking, said.answer, len(said.token_ids), said.stats.finish_reason, None)
 
 
-def _continue(model: Model, item: Item, settings: GenerationSettings) -> Generated:
+def _continue(model: Model, item: Item, settings: GenerationSettings) -> GeneratedAnswer:
     """A model that knows no conversations goes on with the program, or with "Question: ... Answer:"."""
     code = item.kind == "code"
     ids = model.tokenizer.encode_text(item.prompt if code else f"Question: {item.prompt}\nAnswer:")
     if _too_long(model, ids):
-        return Generated("", "", "", 0, None, None, _TOO_LONG)
+        return GeneratedAnswer("", "", "", 0, None, None, _TOO_LONG)
     said = model.generate(ids, settings)
     answer = said.text if code else said.text.partition(_NEXT_QUESTION)[0]
-    return Generated(said.text, "", answer, len(said.token_ids), said.stats.finish_reason, None)
+    return GeneratedAnswer(said.text, "", answer, len(said.token_ids), said.stats.finish_reason, None)
 
 
 def _too_long(model: Model, prompt_ids: Sequence[int]) -> bool:
     return len(prompt_ids) >= model.decoder.config.max_position_embeddings
 
 
-def _judge(item: Item, found: Generated, sandbox: Sandbox | None) -> Generated:
+def _judge(item: Item, found: GeneratedAnswer, sandbox: Sandbox | None) -> GeneratedAnswer:
     if found.finish_reason is None:
         return found
     if item.kind != "code":
@@ -158,23 +158,23 @@ class _Journal:
 
     def __init__(self, path: Path | None) -> None:
         self._lines = None if path is None else JsonLines(path, ADVICE)
-        self._known: dict[str, Generated] = {}
+        self._known: dict[str, GeneratedAnswer] = {}
 
     def __enter__(self) -> Self:
         if self._lines is not None:
             self._lines.__enter__()
-            self._known = {raw["key"]: from_plain(Generated, raw["written"]) for raw in self._lines.values()}
+            self._known = {raw["key"]: from_plain(GeneratedAnswer, raw["written"]) for raw in self._lines.values()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if self._lines is not None:
             self._lines.close()
 
-    def load(self, key: str) -> Generated | None:
+    def load(self, key: str) -> GeneratedAnswer | None:
         """What is there already."""
         return self._known.get(key)
 
-    def append(self, key: str, written: Generated) -> None:
+    def append(self, key: str, written: GeneratedAnswer) -> None:
         """Make one item durable; ResourceError: the disk is full."""
         if self._lines is not None:
             self._lines.append({"key": key, "written": asdict(written)})
@@ -184,11 +184,11 @@ class _Journal:
 class _Pair:
     suite: str
     item: Item
-    reference: Generated
-    candidate: Generated
+    reference: GeneratedAnswer
+    candidate: GeneratedAnswer
 
 
-def _judged_alike(candidate: Generated, reference: Generated) -> Generated:
+def _judged_alike(candidate: GeneratedAnswer, reference: GeneratedAnswer) -> GeneratedAnswer:
     if candidate.text != reference.text or None in (candidate.correct, reference.correct):
         return candidate
     return replace(candidate, correct=reference.correct, reason=reference.reason)
@@ -213,7 +213,7 @@ def _length_ratio(pairs: Sequence[_Pair]) -> Estimate | None:
     if not both:
         return None
     tokens = np.array([(pair.candidate.tokens, pair.reference.tokens) for pair in both], np.float64)
-    ratio = Draws(np.arange(len(both))).sampled_ratio(tokens[:, 0], tokens[:, 1])
+    ratio = Bootstrap(np.arange(len(both))).resampled_ratio(tokens[:, 0], tokens[:, 1])
     return ratio.estimate() if ratio else None
 
 

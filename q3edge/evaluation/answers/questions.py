@@ -13,7 +13,7 @@ from q3edge.runtime.text.thinking import THINK_END
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class GivenAnswer:
     """What came back for a question; `given` is the text after thinking, stripped."""
 
     id: str
@@ -27,7 +27,7 @@ class AnswerReport:
 
     overall: Estimate
     by_area: Mapping[str, Estimate]
-    answers: tuple[Answered, ...]
+    answers: tuple[GivenAnswer, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -45,7 +45,7 @@ def score_answers(questions: Sequence[Question], generate: Callable[[Question], 
     with progress.task("answers", len(questions)) as advance:
         for question in questions:
             given = final_answer(generate(question))
-            answers.append(Answered(question.id, given, given == question.answer.strip()))
+            answers.append(GivenAnswer(question.id, given, given == question.answer.strip()))
             advance(1)
     correct = [answer.correct for answer in answers]
     areas = dict.fromkeys(question.area for question in questions)

@@ -23,7 +23,7 @@ class TokenMetrics:
     """
 
     kl: Float64Array
-    same_top: Float64Array
+    top1_agreement: Float64Array
     reference_nll: Float64Array
     candidate_nll: Float64Array
     probability_change: Float64Array

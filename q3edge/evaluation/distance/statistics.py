@@ -33,7 +33,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sampled:
+class BootstrapSamples:
     """A value and its bootstrap samples, for what is computed from several such.
 
     samples: [RESAMPLES], NaN where a sample gives no value; empty where there is too little data.
@@ -73,7 +73,7 @@ class Comparison:
 def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
     """Estimates over all positions of the windows (at least one, none empty); percentile intervals, deterministic."""
     tokens = TokenMetrics.concatenate(windows)
-    draws = Draws(block_ids([len(window) for window in windows]))
+    draws = Bootstrap(block_ids([len(window) for window in windows]))
     identity: Callable[[Float64Array], Float64Array] = lambda mean: mean  # noqa: E731
     median, p99, p999 = draws.quantiles(tokens.kl, (0.5, 0.99, 0.999))
     return Comparison(
@@ -83,7 +83,7 @@ def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
         median_kl=median,
         p99_kl=p99,
         p999_kl=p999,
-        top1_agreement=draws.mean(tokens.same_top, identity),
+        top1_agreement=draws.mean(tokens.top1_agreement, identity),
         reference_perplexity=draws.mean(tokens.reference_nll, np.exp),
         candidate_perplexity=draws.mean(tokens.candidate_nll, np.exp),
         log_perplexity_ratio=draws.mean(tokens.candidate_nll - tokens.reference_nll, identity),
@@ -101,12 +101,12 @@ def wilson(correct: Sequence[bool]) -> Estimate:
     return Estimate(share, max(0.0, center - half), min(1.0, center + half))
 
 
-def weighted_sum(parts: Sequence[Sampled], weights: Sequence[float]) -> Sampled:
+def weighted_sum(parts: Sequence[BootstrapSamples], weights: Sequence[float]) -> BootstrapSamples:
     """Of independently drawn parts; without samples if one of them is."""
     value = sum(weight * part.value for weight, part in zip(weights, parts, strict=True))
     if not all(len(part.samples) for part in parts):
-        return Sampled(value, np.empty(0))
-    return Sampled(value, np.sum([weight * part.samples for weight, part in zip(weights, parts)], axis=0))
+        return BootstrapSamples(value, np.empty(0))
+    return BootstrapSamples(value, np.sum([weight * part.samples for weight, part in zip(weights, parts)], axis=0))
 
 
 def block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
@@ -118,7 +118,7 @@ def block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate(ids)
 
 
-class Draws:
+class Bootstrap:
     """How often each unit of the data occurs in each of RESAMPLES bootstrap samples; a unit is drawn as a whole.
 
     What is drawn with different seeds varies independently.
@@ -135,18 +135,22 @@ class Draws:
 
     def mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Estimate:
         """`transform` of the mean over all values."""
-        return self.sampled_mean(values, transform).estimate()
+        return self.resampled_mean(values, transform).estimate()
 
-    def sampled_mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Sampled:
+    def resampled_mean(
+        self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]
+    ) -> BootstrapSamples:
         """`mean` with its samples."""
-        return Sampled(float(transform(values.mean())), transform(self._means(values)))
+        return BootstrapSamples(float(transform(values.mean())), transform(self._means(values)))
 
-    def sampled_ratio(self, values: Float64Array, by: Float64Array) -> Sampled | None:
+    def resampled_ratio(self, values: Float64Array, by: Float64Array) -> BootstrapSamples | None:
         """The ratio of two means from the same draws; None where the mean of `by` is 0."""
         if not by.mean():
             return None
         below = self._means(by)
-        return Sampled(float(values.mean() / by.mean()), self._means(values) / np.where(below == 0, np.nan, below))
+        return BootstrapSamples(
+            float(values.mean() / by.mean()), self._means(values) / np.where(below == 0, np.nan, below)
+        )
 
     def _means(self, values: Float64Array) -> Float64Array:
         """The mean in every sample, [RESAMPLES]."""

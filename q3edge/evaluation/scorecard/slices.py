@@ -17,10 +17,10 @@ from q3edge.areas import AREA_WEIGHTS
 from q3edge.artifact import Notice
 from q3edge.evaluation.distance.metrics import Float64Array
 from q3edge.evaluation.distance.statistics import (
+    Bootstrap,
+    BootstrapSamples,
     Comparison,
-    Draws,
     Estimate,
-    Sampled,
     block_ids,
     summarize,
     weighted_sum,
@@ -48,7 +48,7 @@ class AreaScore:
     """A slice, and its recovery in percent with the samples it was drawn from."""
 
     slice: Slice
-    recovery: Sampled | None
+    recovery: BootstrapSamples | None
 
 
 def slices(judged: Sequence[ReadPassage], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
@@ -80,14 +80,14 @@ def recovery_score(areas: Mapping[str, AreaScore]) -> tuple[Estimate | None, dic
     recoveries, weights = zip(*counted.values())
     # Divided last: whole weights keep a recovery of exactly 100 in every area exactly 100.
     total, added = sum(weights), weighted_sum(recoveries, weights)
-    recovery = Sampled(added.value / total, added.samples / total).estimate()
+    recovery = BootstrapSamples(added.value / total, added.samples / total).estimate()
     if recovery.high is not None:  # cut samples lie below the value where several areas are near 100
         recovery = replace(recovery, high=max(recovery.high, recovery.value))
     return recovery, {name: weight / total for name, (_, weight) in counted.items()}, notices
 
 
-def _at_most_100(recovery: Sampled) -> Sampled:
-    return Sampled(min(recovery.value, 100.0), np.minimum(recovery.samples, 100.0))
+def _at_most_100(recovery: BootstrapSamples) -> BootstrapSamples:
+    return BootstrapSamples(min(recovery.value, 100.0), np.minimum(recovery.samples, 100.0))
 
 
 def histogram(judged: Sequence[ReadPassage]) -> Histogram:
@@ -117,13 +117,13 @@ class Scores:
 
     reference: Estimate
     candidate: Estimate
-    recovery: Sampled | None
+    recovery: BootstrapSamples | None
 
 
 def accuracy_scores(by_reference: Sequence[bool], by_candidate: Sequence[bool], seed: int) -> Scores:
     """Of which items each model got right, in the same order."""
-    draws = Draws(np.arange(len(by_reference)), seed)
-    recovery = draws.sampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
+    draws = Bootstrap(np.arange(len(by_reference)), seed)
+    recovery = draws.resampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
     return Scores(wilson(by_reference), wilson(by_candidate), _percent(recovery))
 
 
@@ -135,13 +135,13 @@ def _accuracy(judged: Sequence[ReadPassage], seed: int) -> Scores:
 
 
 def _likelihood(judged: Sequence[ReadPassage], seed: int) -> Scores:
-    draws = Draws(_units(judged), seed)
+    draws = Bootstrap(_units(judged), seed)
     reference = np.concatenate([_scored(found, found.reading.metrics.reference_nll) for found in judged])
     candidate = np.concatenate([_scored(found, found.reading.metrics.candidate_nll) for found in judged])
     return Scores(
         draws.mean(reference, _probability),
         draws.mean(candidate, _probability),
-        _percent(draws.sampled_mean(candidate - reference, _probability)),
+        _percent(draws.resampled_mean(candidate - reference, _probability)),
     )
 
 
@@ -164,5 +164,5 @@ def _probability(nll: Float64Array) -> Float64Array:
     return np.exp(-nll)
 
 
-def _percent(ratio: Sampled | None) -> Sampled | None:
-    return ratio and Sampled(100 * ratio.value, 100 * ratio.samples)
+def _percent(ratio: BootstrapSamples | None) -> BootstrapSamples | None:
+    return ratio and BootstrapSamples(100 * ratio.value, 100 * ratio.samples)

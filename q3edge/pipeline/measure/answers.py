@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from q3edge.artifact import Notice, artifact_digest
-from q3edge.evaluation.answers.behaviour import Generated
+from q3edge.evaluation.answers.behaviour import GeneratedAnswer
 from q3edge.evaluation.answers.generated import (
     answer_all,
     compare_generated,
@@ -23,16 +23,16 @@ from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
-from q3edge.pipeline.measure.measuring import Asking, is_onnx_artifact
+from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact
 from q3edge.runtime.model import Model
 
 
-def compared_answers(
+def compare_answers(
     folder: Path,
     reference: Path,
     reference_digest: str,
     suites: Sequence[Suite],
-    asking: Asking,
+    asking: AnswerOptions,
     beginnings: Sequence[Sequence[int]] = (),
     *,
     threads: int | None,
@@ -44,7 +44,7 @@ def compared_answers(
     """
     sandbox = Sandbox.open() if asking.run_code else None
 
-    def written(artifact: Path) -> tuple[list[Generated], list[str]]:
+    def written(artifact: Path) -> tuple[list[GeneratedAnswer], list[str]]:
         journal = cache.answers_file(artifact_digest(artifact)) if cache else None
         with Model.open(artifact, threads=threads) as model:
             answers = answer_all(

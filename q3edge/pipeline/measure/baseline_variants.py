@@ -22,14 +22,14 @@ from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.pipeline.measure.identity import identity_of
-from q3edge.pipeline.measure.measured import known_or_measured
-from q3edge.pipeline.measure.measuring import Measuring, here
+from q3edge.pipeline.measure.measurement import MeasurementOptions, here
+from q3edge.pipeline.measure.measurement_cache import cached_measurement
 from q3edge.pipeline.measure.speed import baseline_speed
 from q3edge.report.content import Speed, Variant
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 
-def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
+def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Variant:
     """Everything a report says about one baseline of the reference. ResourceError: its library is not installed.
 
     Baselines read and do not answer in their own words, whatever `measuring` asks of artifacts: they have no decoder.
@@ -42,7 +42,7 @@ def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
     with open_float_model(measuring.reference) as checkpoint:
         reference = (measuring.reference, checkpoint.digest())
         identity = identity_of((baseline.name, ""), reference, suites, selection, None, packages)
-        scorecard = known_or_measured(
+        scorecard = cached_measurement(
             Scorecard,
             lambda: _evaluate(baseline, identity, checkpoint.folder, checkpoint, suites, measuring),
             asdict,
@@ -51,7 +51,7 @@ def measure_baseline(baseline: Baseline, measuring: Measuring) -> Variant:
         )
         speed = None
         if measuring.speed:
-            speed = known_or_measured(
+            speed = cached_measurement(
                 Speed,
                 lambda: baseline_speed(baseline, checkpoint, measuring.threads),
                 asdict,
@@ -84,7 +84,7 @@ def _evaluate(
     folder: Path,
     checkpoint: Checkpoint,
     suites: Sequence[Suite],
-    measuring: Measuring,
+    measuring: MeasurementOptions,
 ) -> Scorecard:
     """As `evaluate` judges an artifact, with the baseline in its place and the checkpoint's own tokenizer."""
     start = time.perf_counter()

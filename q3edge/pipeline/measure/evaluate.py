@@ -30,9 +30,9 @@ from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.checks import require_same_architecture
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
-from q3edge.pipeline.measure.answers import compared_answers
+from q3edge.pipeline.measure.answers import compare_answers
 from q3edge.pipeline.measure.identity import identity_of
-from q3edge.pipeline.measure.measuring import Asking, is_onnx_artifact
+from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 
@@ -46,7 +46,7 @@ def evaluate(
     *,
     areas: Sequence[str] | None = None,
     limit: int | None = None,
-    asking: Asking | None = None,
+    asking: AnswerOptions | None = None,
     threads: int | None = None,
     use_cache: bool = True,
 ) -> Scorecard:
@@ -84,7 +84,7 @@ def evaluate(
     answers = None
     if asking is not None:
         beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
-        answers = compared_answers(
+        answers = compare_answers(
             folder, resolve_model(reference), opened.digest, chosen, asking, beginnings,
             threads=threads, cache=cache,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.plain_values import from_plain
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.validation.results import CheckResult
-from q3edge.pipeline.measure.measuring import Measuring, evaluated
+from q3edge.pipeline.measure.measurement import MeasurementOptions, evaluate_with
 from q3edge.report.gates import Gates
 from q3edge.runtime.session.loader import open_artifact
 from q3edge.storage.json_files import read_json_object
@@ -40,7 +40,9 @@ class GateReport:
         return asdict(self)
 
 
-def check_artifact(folder: Path, gates: Gates, measuring: Measuring, *, scorecard: Path | None = None) -> GateReport:
+def check_artifact(
+    folder: Path, gates: Gates, measuring: MeasurementOptions, *, scorecard: Path | None = None
+) -> GateReport:
     """Judge the artifact in `folder` by a file (a scorecard's or a report's JSON), else by evaluating it now where
     `measuring` has a reference, else by what its manifest says that `build` measured.
 
@@ -50,8 +52,8 @@ def check_artifact(folder: Path, gates: Gates, measuring: Measuring, *, scorecar
     if scorecard is not None:
         return _judged(folder, gates, scorecard.name, _from_file(scorecard, artifact_digest(folder)))
     if measuring.reference is not None:
-        return _judged(folder, gates, "evaluated now", evaluated(folder, measuring))
-    validation = validation_of(manifest)
+        return _judged(folder, gates, "evaluated now", evaluate_with(folder, measuring))
+    validation = recorded_validation(manifest)
     return _judged(folder, gates, "the manifest", None, validation.mean_kl if validation else None)
 
 
@@ -67,7 +69,7 @@ def _judged(
     return GateReport(folder.name, source, kl, recovery, text_kl, suite_kl, results)
 
 
-def validation_of(manifest: Manifest) -> Comparison | None:
+def recorded_validation(manifest: Manifest) -> Comparison | None:
     """What `build` measured token by token; None where the artifact was only exported. InputError: it is damaged."""
     raw = manifest.metrics.get("validation")
     if raw is None:

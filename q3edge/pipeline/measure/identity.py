@@ -10,7 +10,7 @@ from q3edge.evaluation.scorecard.assemble import Identity
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.machine.tool_versions import tool_versions
-from q3edge.pipeline.measure.measuring import Asking, model_name
+from q3edge.pipeline.measure.measurement import AnswerOptions, model_name
 from q3edge.version import VERSION
 
 
@@ -19,7 +19,7 @@ def identity_of(
     reference: tuple[str, str],
     suites: Sequence[Suite],
     selection: Selection,
-    asking: Asking | None,
+    asking: AnswerOptions | None,
     packages: Sequence[str],
 ) -> Identity:
     """candidate: its name and digest; reference: MODEL (folder or hub id) and its digest; packages: that compute."""

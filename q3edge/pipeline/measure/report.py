@@ -15,9 +15,9 @@ from q3edge.checkpoint import open_float_model
 from q3edge.errors import Q3EdgeError, UsageError
 from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.machine.tool_versions import tool_versions
-from q3edge.pipeline.measure.gate import validation_of
-from q3edge.pipeline.measure.measured import known_or_measured
-from q3edge.pipeline.measure.measuring import Measuring, evaluated, here, model_name
+from q3edge.pipeline.measure.gate import recorded_validation
+from q3edge.pipeline.measure.measurement import MeasurementOptions, evaluate_with, here, model_name
+from q3edge.pipeline.measure.measurement_cache import cached_measurement
 from q3edge.pipeline.measure.speed import artifact_speed
 from q3edge.pipeline.measure.tensor_facts import summarized_schemes, tensor_facts
 from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Variant, compared_kl
@@ -26,7 +26,7 @@ from q3edge.report.recommendation import recommend
 from q3edge.runtime.session.loader import open_artifact
 
 
-def make_report(folders: Sequence[Path], measuring: Measuring, gates: Gates) -> Report:
+def make_report(folders: Sequence[Path], measuring: MeasurementOptions, gates: Gates) -> Report:
     """A report of the artifacts in `folders` (at least one).
 
     Every folder is checked before anything is measured. InputError: one is broken. What cannot be measured is told in
@@ -42,7 +42,9 @@ def make_report(folders: Sequence[Path], measuring: Measuring, gates: Gates) -> 
     return assemble(variants, (), measuring, gates)
 
 
-def assemble(variants: Sequence[Variant], failures: Sequence[Failure], measuring: Measuring, gates: Gates) -> Report:
+def assemble(
+    variants: Sequence[Variant], failures: Sequence[Failure], measuring: MeasurementOptions, gates: Gates
+) -> Report:
     """The report of what was measured, artifacts from the largest on, then baselines.
 
     Only artifacts are recommended: baselines are there to compare with.
@@ -63,7 +65,7 @@ def assemble(variants: Sequence[Variant], failures: Sequence[Failure], measuring
     )
 
 
-def measure_artifact(name: str, folder: Path, measuring: Measuring) -> Variant:
+def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> Variant:
     """Everything a report says about one artifact; what cannot be measured is in `missing` with the reason.
 
     InputError: the folder is no sound artifact.
@@ -78,7 +80,7 @@ def measure_artifact(name: str, folder: Path, measuring: Measuring) -> Variant:
         bits_per_weight=manifest.metrics.get("bits_per_weight"),
         formats=summarized_schemes(facts),
         method=manifest.recipe["method"],
-        validation=validation_of(manifest),
+        validation=recorded_validation(manifest),
         tensors=facts,
         notices=manifest.notices,
         versions=manifest.versions,
@@ -111,19 +113,19 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     ]
 
 
-def _evaluated(variant: Variant, folder: Path, measuring: Measuring) -> Variant:
+def _evaluated(variant: Variant, folder: Path, measuring: MeasurementOptions) -> Variant:
     if measuring.reference is None:
         return _lacking(variant, "recovery was not measured: give --reference MODEL")
     try:
-        scorecard = evaluated(folder, measuring)
+        scorecard = evaluate_with(folder, measuring)
     except Q3EdgeError as error:
         return _lacking(variant, f"not evaluated: {error}")
     return replace(variant, scorecard=scorecard)
 
 
-def _timed(variant: Variant, folder: Path, measuring: Measuring) -> Variant:
+def _timed(variant: Variant, folder: Path, measuring: MeasurementOptions) -> Variant:
     try:
-        speed = known_or_measured(
+        speed = cached_measurement(
             Speed,
             lambda: artifact_speed(folder, measuring.threads),
             asdict,

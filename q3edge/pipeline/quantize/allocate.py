@@ -21,20 +21,20 @@ from q3edge import progress
 from q3edge.architecture.tensors import FINAL_NORM
 from q3edge.calibration.budget.sensitivity import Sensitivity
 from q3edge.calibration.data import CalibrationSet
-from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.streams import Stream
-from q3edge.calibration.layers.tables import RoundedHead
-from q3edge.calibration.layers.units import Unit
-from q3edge.calibration.layers.walk import Walk, held_out_rows
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration, held_out_rows
+from q3edge.calibration.layers.scheme_groups import SchemeGroup
+from q3edge.calibration.layers.streams import StateStream
+from q3edge.calibration.layers.tables import ReplacedHead
+from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.checkpoint import Checkpoint
 from q3edge.machine.cpu import has_fast_bfloat16
 from q3edge.pipeline.quantize.calibrate import (
     Budget,
-    Calibrated,
-    Calibration,
-    calibrated_walk,
+    CalibrationOptions,
+    SolvedLayers,
+    calibration_inputs,
     load_tokens,
-    run_inputs,
+    solved_layers,
 )
 from q3edge.pipeline.quantize.forecast import Workload
 from q3edge.pipeline.quantize.outlook import outlook
@@ -56,20 +56,20 @@ _COSTS, _JUDGED = "costs", "judged"
 
 
 @contextmanager
-def allocated(
+def search_plans(
     checkpoint: Checkpoint,
-    calibration: Calibration,
+    calibration: CalibrationOptions,
     budget: Budget,
     model_digest: str,
     work: Path,
     *,
     exported: bool = False,
     int8_cache: bool = False,
-) -> Iterator[Calibrated]:
+) -> Iterator[SolvedLayers]:
     """Calibrate in `work` by the best recipe within `budget`, or go on where an earlier process stopped.
 
     exported, int8_cache: what follows, as in `Workload`; the recipe that is found says nothing of a cache.
-    Errors are those of `calibrated`, and UsageError where nothing fits the budget.
+    Errors are those of `run_calibration`, and UsageError where nothing fits the budget.
     """
     config, tokens = checkpoint.config, load_tokens(checkpoint, calibration)
     limit = budget.bytes_for(config)
@@ -80,17 +80,17 @@ def allocated(
         config, schemes, sequences, length,
         reconstructed=calibration.reconstruct, tuned=calibration.tune, exported=exported, int8_cache=int8_cache,
     )  # fmt: skip
-    inputs = run_inputs(model_digest, tokens, calibration)
+    inputs = calibration_inputs(model_digest, tokens, calibration)
     ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
     ours = {
         "budget": str(limit),
         "int8 KV cache": str(int8_cache),
         "q3edge's code that makes plans": code_digest("exporters", "pipeline.quantize"),
     }
-    with Journal(work, inputs | ours, restart=calibration.restart) as journal:
+    with WorkFolder(work, inputs | ours, restart=calibration.restart) as journal:
         for line in ahead:
             progress.note(line)
-        contest = _Contest(checkpoint, tokens, inputs, journal)
+        contest = _PlanSearch(checkpoint, tokens, inputs, journal)
         plans = make_plans(config, contest.costs(), limit, int8_cache=int8_cache)
         kl = contest.judge(plans)
         best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
@@ -100,11 +100,11 @@ def allocated(
             best = min(plans, key=lambda plan: kl[plan.name])
         progress.note(f"kept: {best.name} plan, KL {kl[best.name]:.4f} on held-out tokens")
         with contest.walked(best) as (walk, _):
-            found = calibrated_walk(best.recipe, walk, tokens)
+            found = solved_layers(best.recipe, walk, tokens)
             yield replace(found, metrics=found.metrics | {"allocation": _to_json(limit, best, plans, kl)})
 
 
-class _Contest:
+class _PlanSearch:
     """Measures, calibrates and judges plans; what is finished is durable in `journal`, each plan in its own folder."""
 
     def __init__(
@@ -112,14 +112,14 @@ class _Contest:
         checkpoint: Checkpoint,
         tokens: CalibrationSet,
         inputs: dict[str, str],
-        journal: Journal,
+        journal: WorkFolder,
     ) -> None:
         self._checkpoint, self._ids, self._inputs = checkpoint, tokens.token_ids, inputs
         self._journal = journal
         self._held_out = held_out_rows(len(tokens.token_ids))
         self._bfloat16 = has_fast_bfloat16()
 
-    def costs(self) -> dict[Unit, Sequence[float]]:
+    def costs(self) -> dict[SchemeGroup, Sequence[float]]:
         """Nats by unit and width."""
         widths = widths_of(self._checkpoint.config)
         stored = self._journal.recall(_COSTS)
@@ -150,12 +150,12 @@ class _Contest:
         return judged
 
     @contextmanager
-    def walked(self, plan: Plan) -> Iterator[tuple[Walk, Stream]]:
+    def walked(self, plan: Plan) -> Iterator[tuple[LayerwiseCalibration, StateStream]]:
         """The finished walk of a plan, and the hidden states behind the last layer."""
         schemes = plan.recipe.resolve(self._checkpoint.config)
         inputs = self._inputs | {"recipe": plan.recipe.digest}
-        with Journal(self._journal.folder / plan.name, inputs) as journal:
-            walk = Walk(
+        with WorkFolder(self._journal.folder / plan.name, inputs) as journal:
+            walk = LayerwiseCalibration(
                 self._checkpoint, schemes, self._ids, journal, bfloat16=self._bfloat16, reconstruct=plan.reconstruct
             )
             states = walk.run()
@@ -164,11 +164,11 @@ class _Contest:
             finally:
                 states.close()
 
-    def _held_out_kl(self, walk: Walk, states: Stream) -> float:
+    def _held_out_kl(self, walk: LayerwiseCalibration, states: StateStream) -> float:
         source, table = self._checkpoint, walk.head()
         norm = read_tensor(source, FINAL_NORM)
         own = states.read(slice(len(self._ids) - self._held_out, len(self._ids))).flatten(0, 1)
-        head = LogitsHead(source if table is None else RoundedHead(source, table))
+        head = LogitsHead(source if table is None else ReplacedHead(source, table))
         return mean_kl(LogitsHead(source), self._float_states, head, [normalize(own, norm, source.config)])[0]
 
     @cached_property

@@ -20,10 +20,10 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.calibration.data import CalibrationSet, load_calibration_set
-from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
-from q3edge.calibration.layers.stage import TensorReport
-from q3edge.calibration.layers.walk import Walk
+from q3edge.calibration.layers.input_group import TensorReport
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
+from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.checkpoint import Checkpoint
 from q3edge.defaults import SAMPLES, SEQ_LEN
 from q3edge.errors import InputError, UsageError
@@ -57,7 +57,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class CalibrationOptions:
     """What a user may choose: texts (none: built in), how many rows of how many tokens, the seed of their choice.
 
     reconstruct: train each layer behind the solver; tune: train scales and norms of the whole model at the end.
@@ -75,7 +75,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class SolvedLayers:
     """What a calibration by `recipe` gave; `layers` reads the results one by one, from their files, so once is enough.
 
     balanced: names of the float tensors in them. Empty where there was no calibration.
@@ -102,7 +102,7 @@ def discard_work(output: Path, manifest: Manifest) -> None:
 
 
 def choose_method(
-    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None
+    checkpoint: Checkpoint, recipe: Recipe, calibration: CalibrationOptions | None
 ) -> tuple[Recipe, tuple[Notice, ...]]:
     """The recipe with its method decided. InputError: it needs calibration, but the model has experts or no tokenizer.
 
@@ -153,15 +153,15 @@ def _loses_much(checkpoint: Checkpoint, recipe: Recipe) -> bool:
 
 
 @contextmanager
-def calibrated(
+def run_calibration(
     checkpoint: Checkpoint,
     recipe: Recipe,
-    calibration: Calibration,
+    calibration: CalibrationOptions,
     model_digest: str,
     work: Path,
     *,
     exported: bool = False,
-) -> Iterator[Calibrated]:
+) -> Iterator[SolvedLayers]:
     """Calibrate in `work`, or go on where an earlier process stopped with the same model, recipe and tokens.
 
     exported: an ONNX model follows while `work` is still there, which the disk has to hold too.
@@ -176,15 +176,15 @@ def calibrated(
         reconstructed=calibration.reconstruct, tuned=calibration.tune,
         exported=exported, int8_cache=recipe.kv_cache == "int8",
     )  # fmt: skip
-    inputs = run_inputs(model_digest, tokens, calibration) | {"recipe": recipe.digest}
-    journal = Journal(work, inputs, restart=calibration.restart)
+    inputs = calibration_inputs(model_digest, tokens, calibration) | {"recipe": recipe.digest}
+    journal = WorkFolder(work, inputs, restart=calibration.restart)
     layers = checkpoint.config.num_hidden_layers
     finished = 0 if calibration.restart else sum(layer < layers for layer in journal.finished_layers())
     ahead = outlook(load, work, bfloat16=bfloat16, finished=finished)
     with journal:
         for line in ahead:
             progress.note(line)
-        walk = Walk(
+        walk = LayerwiseCalibration(
             checkpoint,
             schemes,
             tokens.token_ids,
@@ -193,10 +193,10 @@ def calibrated(
             reconstruct=calibration.reconstruct,
         )
         walk.run().close()
-        yield calibrated_walk(recipe, walk, tokens)
+        yield solved_layers(recipe, walk, tokens)
 
 
-def run_inputs(model_digest: str, tokens: CalibrationSet, calibration: Calibration) -> dict[str, str]:
+def calibration_inputs(model_digest: str, tokens: CalibrationSet, calibration: CalibrationOptions) -> dict[str, str]:
     """What decides the result of a calibration, beside the recipe."""
     return {
         "model": model_digest,
@@ -208,10 +208,10 @@ def run_inputs(model_digest: str, tokens: CalibrationSet, calibration: Calibrati
     }
 
 
-def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calibrated:
+def solved_layers(recipe: Recipe, walk: LayerwiseCalibration, tokens: CalibrationSet) -> SolvedLayers:
     """What a finished walk gave."""
     reports: dict[str, TensorReport] = {}
-    reconstructions: dict[int, Reconstruction] = {}
+    reconstructions: dict[int, ReconstructionReport] = {}
     balanced = set[str]()
     for layer, summary in enumerate(walk.summaries()):
         reports |= summary.reports
@@ -225,12 +225,12 @@ def calibrated_walk(recipe: Recipe, walk: Walk, tokens: CalibrationSet) -> Calib
     if reconstructions:
         metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
     notices = tokens.notices + _report_notices(reports, reconstructions.values())
-    return Calibrated(
+    return SolvedLayers(
         recipe, walk.results, frozenset(balanced), notices, metrics, tokens.token_ids, walk.tokens.held_out
     )
 
 
-def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> CalibrationSet:
+def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> CalibrationSet:
     """The tokens that `calibration` asks for: a .npy as it is, texts by the model's own tokenizer and template."""
     if len(calibration.texts) == 1 and calibration.texts[0].suffix == ".npy":
         return CalibrationSet.from_token_file(calibration.texts[0], checkpoint.config.vocab_size)
@@ -248,7 +248,7 @@ def load_tokens(checkpoint: Checkpoint, calibration: Calibration) -> Calibration
 
 
 def _report_notices(
-    reports: Mapping[str, TensorReport], reconstructions: Iterable[Reconstruction]
+    reports: Mapping[str, TensorReport], reconstructions: Iterable[ReconstructionReport]
 ) -> tuple[Notice, ...]:
     damped = [report.damping for report in reports.values() if report.damping_retries]
     dead = sum(report.dead_channels for report in reports.values())

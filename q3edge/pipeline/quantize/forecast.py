@@ -15,8 +15,8 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import head_tensor, tensor_shapes
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
+from q3edge.calibration.layers.layerwise import HELD_OUT
 from q3edge.calibration.layers.streams import Tokens
-from q3edge.calibration.layers.walk import HELD_OUT
 from q3edge.calibration.training.reconstruct import EPOCHS as RECONSTRUCTION_EPOCHS
 from q3edge.calibration.training.trained_layer import BATCH_TOKENS
 from q3edge.calibration.training.tune import EPOCHS
@@ -194,13 +194,13 @@ def _checkpoint_bytes(work: Workload) -> int:
 
 
 def _stages(work: Workload, layer: int) -> _Stages:
-    described = Layer.of(work.config, layer)
+    describe_error = Layer.of(work.config, layer)
 
     def matrix(field: str) -> _Matrix:
-        rows, width = described.tensors[field].shape
-        return _Matrix(rows, width, work.schemes[described.name(field)])
+        rows, width = describe_error.tensors[field].shape
+        return _Matrix(rows, width, work.schemes[describe_error.name(field)])
 
-    return [[matrix(field) for field in group.matrices] for group in described.groups]
+    return [[matrix(field) for field in group.matrices] for group in describe_error.groups]
 
 
 def _head(work: Workload) -> _Matrix:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
-from q3edge.calibration.budget.allocation import Choice, allocate
-from q3edge.calibration.layers.units import TABLES, Unit, units_of
+from q3edge.calibration.budget.allocation import Choice, solve_knapsack
+from q3edge.calibration.layers.scheme_groups import TABLES, SchemeGroup, scheme_groups
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.dry_run import dry_run, group_bytes
 from q3edge.formats import CACHE_TYPES
@@ -50,7 +50,7 @@ class Plan:
     """
 
     name: str
-    schemes: Mapping[Unit, Scheme | None]
+    schemes: Mapping[SchemeGroup, Scheme | None]
     size: int
     predicted_kl: float
     reconstruct: bool = False
@@ -73,22 +73,22 @@ class Plan:
         return Recipe((*rules, Rule("model.layers.*_proj", common)), "gptq")
 
 
-def widths_of(config: Qwen3Config) -> dict[Unit, tuple[Scheme | None, ...]]:
+def widths_of(config: Qwen3Config) -> dict[SchemeGroup, tuple[Scheme | None, ...]]:
     """Every unit with the schemes that fit the shapes of its tensors."""
     shapes = tensor_shapes(config)
 
-    def fits(unit: Unit, scheme: Scheme | None) -> bool:
+    def fits(unit: SchemeGroup, scheme: Scheme | None) -> bool:
         size = scheme.group_size if scheme is not None else None
         return size is None or all(shapes[name][-1] % size == 0 for name in unit.tensors)
 
     return {
         unit: tuple(s for s in (_TABLE_WIDTHS if unit.role == TABLES else _LAYER_WIDTHS) if fits(unit, s))
-        for unit in units_of(config)
+        for unit in scheme_groups(config)
     }
 
 
 def make_plans(
-    config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], budget: int, *, int8_cache: bool = False
+    config: Qwen3Config, costs: Mapping[SchemeGroup, Sequence[float]], budget: int, *, int8_cache: bool = False
 ) -> list[Plan]:
     """The plans worth a calibration: the best uniform one that fits, the knapsack's, and its best with other tables.
 
@@ -103,7 +103,7 @@ def make_plans(
     if measured is None:
         return found
 
-    def differs(unit: Unit, scheme: Scheme | None) -> bool:
+    def differs(unit: SchemeGroup, scheme: Scheme | None) -> bool:
         return unit.layer is not None or _bits(scheme) != _bits(measured.schemes[unit])
 
     rivals = [measured]
@@ -128,7 +128,7 @@ def largest_plan(config: Qwen3Config) -> Plan:
     return _Pricing(config, _free(config)).largest()
 
 
-def _free(config: Qwen3Config) -> dict[Unit, list[float]]:
+def _free(config: Qwen3Config) -> dict[SchemeGroup, list[float]]:
     return {unit: [0.0] * len(widths) for unit, widths in widths_of(config).items()}
 
 
@@ -139,7 +139,9 @@ class _Pricing:
     the plan that is chosen is exported without weights to know its size exactly.
     """
 
-    def __init__(self, config: Qwen3Config, costs: Mapping[Unit, Sequence[float]], int8_cache: bool = False) -> None:
+    def __init__(
+        self, config: Qwen3Config, costs: Mapping[SchemeGroup, Sequence[float]], int8_cache: bool = False
+    ) -> None:
         self._config, self._cache = config, CACHE_TYPES[int8_cache]
         self._widths, self._costs = widths_of(config), costs
         shapes = tensor_shapes(config)
@@ -154,7 +156,7 @@ class _Pricing:
         smallest = {unit: min(range(len(sizes)), key=sizes.__getitem__) for unit, sizes in self._sizes.items()}
         return self.plan("smallest", smallest).size
 
-    def plan(self, name: str, picked: Mapping[Unit, int]) -> Plan:
+    def plan(self, name: str, picked: Mapping[SchemeGroup, int]) -> Plan:
         """The plan that takes the width of that number for every unit."""
         schemes = {unit: self._widths[unit][number] for unit, number in picked.items()}
         cost = sum(self._costs[unit][number] for unit, number in picked.items())
@@ -163,7 +165,7 @@ class _Pricing:
         return Plan(name, schemes, dry_run(self._config, by_tensor, self._cache).model_bytes, cost)
 
     def knapsack(
-        self, name: str, budget: int, allowed: Callable[[Unit, Scheme | None], bool] = lambda *_: True
+        self, name: str, budget: int, allowed: Callable[[SchemeGroup, Scheme | None], bool] = lambda *_: True
     ) -> Plan | None:
         """The plan of the smallest cost within `budget` bytes, of the widths that are allowed, if there is one."""
         numbers = {
@@ -178,7 +180,7 @@ class _Pricing:
             return None
         room, smallest = budget - self._fixed, [min(range(len(c)), key=lambda n: c[n].size) for c in choices]
         while True:
-            picked = allocate(choices, room) or smallest
+            picked = solve_knapsack(choices, room) or smallest
             plan = self.plan(name, {u: numbers[u][p] for u, p in zip(numbers, picked)})
             if plan.size <= budget:
                 return plan
@@ -200,7 +202,7 @@ class _Pricing:
         rounded = (p for p in self._uniform() if all(self._widths[unit][n] is not None for unit, n in p.items()))
         return self.plan("uniform", max(rounded, key=self._estimate))
 
-    def _uniform(self) -> Iterator[dict[Unit, int]]:
+    def _uniform(self) -> Iterator[dict[SchemeGroup, int]]:
         """Every pair of one scheme for all layers and one for the tables."""
         for layers in _LAYER_WIDTHS:
             for tables in _TABLE_WIDTHS:
@@ -208,10 +210,10 @@ class _Pricing:
                 if all(wanted[unit] in widths for unit, widths in self._widths.items()):
                     yield {unit: widths.index(wanted[unit]) for unit, widths in self._widths.items()}
 
-    def _estimate(self, picked: Mapping[Unit, int]) -> int:
+    def _estimate(self, picked: Mapping[SchemeGroup, int]) -> int:
         return self._fixed + sum(self._sizes[unit][number] for unit, number in picked.items())
 
-    def _cost(self, picked: Mapping[Unit, int]) -> float:
+    def _cost(self, picked: Mapping[SchemeGroup, int]) -> float:
         return sum(self._costs[unit][number] for unit, number in picked.items())
 
     def _beside_weights(self) -> int:
@@ -223,7 +225,7 @@ class _Pricing:
         return self.plan("", picked).size - sum(self._sizes[unit][number] for unit, number in picked.items())
 
 
-def _unit_bytes(shapes: Mapping[str, tuple[int, ...]], unit: Unit, scheme: Scheme | None) -> int:
+def _unit_bytes(shapes: Mapping[str, tuple[int, ...]], unit: SchemeGroup, scheme: Scheme | None) -> int:
     """Of the tensors of a unit: matrices that share an input are stored as one, tables each by itself."""
     stored = [(name,) for name in unit.tensors] if unit.layer is None else [unit.tensors]
     return sum(group_bytes(shapes, names, scheme) for names in stored)

@@ -21,14 +21,14 @@ from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
 from q3edge.exporters.onnx.dry_run import weight_bytes
 from q3edge.machine.tool_versions import tool_versions
-from q3edge.pipeline.quantize.allocate import allocated
+from q3edge.pipeline.quantize.allocate import search_plans
 from q3edge.pipeline.quantize.calibrate import (
-    Calibrated,
-    Calibration,
-    calibrated,
+    CalibrationOptions,
+    SolvedLayers,
     choose_method,
     discard_work,
     load_tokens,
+    run_calibration,
     work_folder,
 )
 from q3edge.pipeline.quantize.tune import tune_folder
@@ -46,7 +46,7 @@ def quantize_checkpoint(
     model: str,
     output: Path,
     recipe: Recipe,
-    calibration: Calibration | None = None,
+    calibration: CalibrationOptions | None = None,
     *,
     overwrite: bool = False,
 ) -> Manifest:
@@ -64,7 +64,7 @@ def write_quantized(
     checkpoint: Checkpoint,
     recipe: Recipe,
     folder: Path,
-    calibration: Calibration | None = None,
+    calibration: CalibrationOptions | None = None,
     *,
     work: Path,
     exported: bool = False,
@@ -75,7 +75,7 @@ def write_quantized(
     """
     recipe, notices = choose_method(checkpoint, recipe, calibration)
     digest = checkpoint.digest()
-    with _solving(checkpoint, recipe, calibration or Calibration(), digest, work, exported) as found:
+    with _solving(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found:
         schemes = found.recipe.resolve(checkpoint.config)
         at_limits = _write_weights(checkpoint, schemes, found, folder)
         metrics = size_metrics(checkpoint.config, schemes) | found.metrics
@@ -86,7 +86,7 @@ def write_quantized(
         chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
         if recipe.kv_cache == "int8":
             tokens = (
-                load_tokens(checkpoint, calibration or Calibration()).token_ids
+                load_tokens(checkpoint, calibration or CalibrationOptions()).token_ids
                 if found.tokens is None
                 else found.tokens
             )
@@ -122,17 +122,17 @@ def _bought(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _solving(
     checkpoint: Checkpoint,
     recipe: Recipe,
-    calibration: Calibration,
+    calibration: CalibrationOptions,
     digest: str,
     work: Path,
     exported: bool,
-) -> AbstractContextManager[Calibrated]:
+) -> AbstractContextManager[SolvedLayers]:
     """What has to be known before a weight is written: nothing, a calibration, or one within a budget."""
     if recipe.method != "gptq":
-        return nullcontext(Calibrated(recipe))
+        return nullcontext(SolvedLayers(recipe))
     if calibration.budget is None:
-        return calibrated(checkpoint, recipe, calibration, digest, work, exported=exported)
-    return allocated(
+        return run_calibration(checkpoint, recipe, calibration, digest, work, exported=exported)
+    return search_plans(
         checkpoint, calibration, calibration.budget, digest, work,
         exported=exported, int8_cache=recipe.kv_cache == "int8",
     )  # fmt: skip
@@ -154,7 +154,7 @@ def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> d
 def _write_weights(
     checkpoint: Checkpoint,
     schemes: Mapping[str, Scheme | None],
-    found: Calibrated,
+    found: SolvedLayers,
     folder: Path,
 ) -> int:
     """Write what calibration found and round everything else; returns how many groups have a scale out of range."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
-from q3edge.calibration.training.tune import Tuned, Tuner
+from q3edge.calibration.training.tune import ScaleTuner, TuningResult
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
 from q3edge.storage.json_files import read_json_object
@@ -23,7 +23,7 @@ def tune_folder(checkpoint: Checkpoint, folder: Path, token_ids: NDArray[np.int6
     """Replace the weights in `folder` by tuned ones; returns what it cost and bought, for the manifest."""
     tuned_folder = folder / "tuned"
     with open_quantized_model(folder) as quantized:
-        tuned = Tuner(checkpoint, quantized, token_ids, held_out).run()
+        tuned = ScaleTuner(checkpoint, quantized, token_ids, held_out).run()
         tuned_folder.mkdir()
         _write(checkpoint, quantized, tuned, tuned_folder)
     for path in tuned_folder.iterdir():
@@ -32,7 +32,7 @@ def tune_folder(checkpoint: Checkpoint, folder: Path, token_ids: NDArray[np.int6
     return {"kl_before": tuned.kl_before, "kl_after": tuned.kl_after, "steps": tuned.steps, "held_out": held_out}
 
 
-def _write(checkpoint: Checkpoint, quantized: ModelFolder, tuned: Tuned, folder: Path) -> None:
+def _write(checkpoint: Checkpoint, quantized: ModelFolder, tuned: TuningResult, folder: Path) -> None:
     schemes = {name: quantized.scheme(name) for name in quantized.names()}
     dtypes = {
         name: "F32" if name in tuned.norms else quantized.dtype(name)

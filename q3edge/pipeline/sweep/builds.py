@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from q3edge import progress
-from q3edge.errors import described
+from q3edge.errors import describe_error
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.quantize.calibrate import Calibration
-from q3edge.pipeline.sweep.variants import Asked
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions
+from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.quantization.recipe import Recipe
 
 _VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows judges on all text
@@ -28,16 +28,18 @@ class Job:
     output: Path
     name: str
     recipe: Recipe | None
-    calibration: Calibration | None
+    calibration: CalibrationOptions | None
     threads: int | None
     overwrite: bool
 
 
-def job_for(asked: Asked, model: str, output: Path, calibration: Calibration | None, threads: int | None) -> Job:
+def job_for(
+    asked: VariantRequest, model: str, output: Path, calibration: CalibrationOptions | None, threads: int | None
+) -> Job:
     recipe = asked.recipe
     if asked.budget is not None:
         recipe = Recipe.for_format("int4")  # its method; the budget chooses the formats
-        calibration = replace(calibration or Calibration(), budget=asked.budget)
+        calibration = replace(calibration or CalibrationOptions(), budget=asked.budget)
     if recipe is None or recipe.method == "rtn":
         calibration = None
     return Job(model, output / asked.name, asked.name, recipe, calibration, threads, (output / asked.name).exists())
@@ -61,7 +63,7 @@ def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | 
             for done in as_completed(running):
                 advance(1)
                 error = done.exception()
-                yield running[done], described(error)[0] if error else done.result()
+                yield running[done], describe_error(error)[0] if error else done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -82,5 +84,5 @@ def _build(job: Job, torch_threads: int | None) -> str | None:
             overwrite=job.overwrite,
         )
     except Exception as error:
-        return described(error)[0]
+        return describe_error(error)[0]
     return None

@@ -12,8 +12,8 @@ from typing import Any
 from q3edge.artifact import MANIFEST_FILE, artifact_digest, file_record
 from q3edge.calibration.data.files import built_in_sources
 from q3edge.errors import InputError, UsageError
-from q3edge.pipeline.quantize.calibrate import Calibration
-from q3edge.pipeline.sweep.variants import Asked
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions
+from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.storage.code_digest import code_digest
 from q3edge.storage.whole_files import write_whole
 
@@ -78,9 +78,9 @@ class Ledger:
         write_whole(self._path, json.dumps({"variants": self._finished}, indent=1) + "\n")
 
 
-def request_digest(model_digest: str, asked: Asked, calibration: Calibration | None) -> str:
+def request_digest(model_digest: str, asked: VariantRequest, calibration: CalibrationOptions | None) -> str:
     """sha256 of everything that decides an artifact's bytes, but for the versions of libraries."""
-    used: dict[str, Any] = asdict(calibration or Calibration())
+    used: dict[str, Any] = asdict(calibration or CalibrationOptions())
     used["texts"] = [_digest_of(path) for path in used["texts"]] or _built_in_digests()
     raw = {
         "model": model_digest,

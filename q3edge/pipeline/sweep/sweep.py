@@ -11,15 +11,15 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import described
+from q3edge.errors import describe_error
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
-from q3edge.pipeline.measure.measuring import Measuring
+from q3edge.pipeline.measure.measurement import MeasurementOptions
 from q3edge.pipeline.measure.report import assemble, measure_artifact
-from q3edge.pipeline.quantize.calibrate import Calibration
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.builds import build_all, job_for
 from q3edge.pipeline.sweep.ledger import Ledger, request_digest
-from q3edge.pipeline.sweep.variants import Asked
+from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.report.content import Failure, Report, Variant
 from q3edge.report.files import write_report
 from q3edge.report.gates import Gates
@@ -37,10 +37,10 @@ class SweepResult:
 
 def run_sweep(
     output: Path,
-    asked: Sequence[Asked],
-    measuring: Measuring,
+    asked: Sequence[VariantRequest],
+    measuring: MeasurementOptions,
     gates: Gates,
-    calibration: Calibration | None = None,
+    calibration: CalibrationOptions | None = None,
     *,
     jobs: int = 1,
 ) -> SweepResult:
@@ -62,10 +62,10 @@ def run_sweep(
 
 
 def _build(
-    measuring: Measuring,
+    measuring: MeasurementOptions,
     output: Path,
-    asked: Sequence[Asked],
-    calibration: Calibration | None,
+    asked: Sequence[VariantRequest],
+    calibration: CalibrationOptions | None,
     jobs: int,
     failures: dict[str, str],
 ) -> tuple[str, ...]:
@@ -95,7 +95,9 @@ def _build(
     return resumed
 
 
-def _measure(output: Path, asked: Sequence[Asked], measuring: Measuring, failures: dict[str, str]) -> list[Variant]:
+def _measure(
+    output: Path, asked: Sequence[VariantRequest], measuring: MeasurementOptions, failures: dict[str, str]
+) -> list[Variant]:
     """Measure what is there; adds to `failures`."""
     variants = []
     for variant in asked:
@@ -106,6 +108,6 @@ def _measure(output: Path, asked: Sequence[Asked], measuring: Measuring, failure
             else:
                 variants.append(measure_artifact(variant.name, output / variant.name, measuring))
         except Exception as error:
-            failures[variant.name] = described(error)[0]
+            failures[variant.name] = describe_error(error)[0]
             progress.note(f"{variant.name}: failed: {failures[variant.name]}")
     return variants

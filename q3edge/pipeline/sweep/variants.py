@@ -21,7 +21,7 @@ _EXPECTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VariantRequest:
     """One variant: a recipe, or a budget, or a baseline; none of them: float."""
 
     name: str
@@ -32,7 +32,7 @@ class Asked:
 
 def parse_variants(
     formats: Sequence[str], bits_per_weight: Sequence[str] = (), method: str | None = None
-) -> tuple[Asked, ...]:
+) -> tuple[VariantRequest, ...]:
     """Every variant asked for, in order; `method` is that of all recipes. UsageError: a name unknown or given twice."""
     asked = [_parse(name, method) for name in formats]
     asked += [_budget(bits) for bits in bits_per_weight]
@@ -45,11 +45,11 @@ def parse_variants(
     return tuple(asked)
 
 
-def _parse(name: str, method: str | None) -> Asked:
+def _parse(name: str, method: str | None) -> VariantRequest:
     if name == FLOAT:
-        return Asked(name)
+        return VariantRequest(name)
     if name in BASELINES:
-        return Asked(name, baseline=name)
+        return VariantRequest(name, baseline=name)
     found = _NAME.fullmatch(name)
     if found is None:
         raise UsageError(f"format {name!r}: expected {_EXPECTED}")
@@ -59,17 +59,17 @@ def _parse(name: str, method: str | None) -> Asked:
         recipe = _recipe(found["format"], group, symmetric)
     except UsageError as error:
         raise UsageError(f"format {name!r}: {error}") from None
-    return Asked(name, replace(recipe, method=method) if method else recipe)
+    return VariantRequest(name, replace(recipe, method=method) if method else recipe)
 
 
-def _budget(text: str) -> Asked:
+def _budget(text: str) -> VariantRequest:
     try:
         bits = float(text)
     except ValueError:
         bits = math.nan
     if not 0 < bits < math.inf:
         raise UsageError(f"target {text!r}: expected bits per weight such as 4.5")
-    return Asked(f"bpw-{bits:g}", budget=Budget(bits_per_weight=bits))
+    return VariantRequest(f"bpw-{bits:g}", budget=Budget(bits_per_weight=bits))
 
 
 def _recipe(format_name: str, group: int | None, symmetric: bool | None) -> Recipe:

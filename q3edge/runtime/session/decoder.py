@@ -21,7 +21,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
 from q3edge.machine.cpu import default_threads, int8_products_saturate
 from q3edge.runtime.session.exact_activations import with_exact_activations
-from q3edge.runtime.session.heap import freed_memory_given_back
+from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.kv_cache import KVCache
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
@@ -61,7 +61,7 @@ class Decoder:
         # onnxruntime reads what is not packed for as long as the session lives.
         self._weights = LentWeights(folder / DATA_FILE, checked.external_data)
         self._weights.lend(options)
-        with ThreadPoolExecutor(1) as pool, freed_memory_given_back(), self._weights.read_pages_dropped():
+        with ThreadPoolExecutor(1) as pool, return_freed_memory(), self._weights.drop_read_pages():
             weights = pool.submit(self.manifest.verify_content, folder, DATA_FILE)
             try:
                 self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

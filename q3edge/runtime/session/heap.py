@@ -16,7 +16,7 @@ _SMALL_BLOCK = 16 << 10
 
 
 @contextmanager
-def freed_memory_given_back() -> Iterator[None]:
+def return_freed_memory() -> Iterator[None]:
     """Blocks of 16 kB or more that are freed inside go back to the system at once; for the whole process.
 
     onnxruntime frees what constant folding leaves behind before it packs weights: kept by the C library, that would be

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from q3edge.runtime.session.onnx_references import ExternalData
+from q3edge.runtime.session.onnx_references import ExternalTensor
 
 # Of TensorProto.DataType, those that exports use. A tensor of another type is onnxruntime's to read.
 _DTYPES: Mapping[int, np.dtype[Any]] = {
@@ -32,7 +32,7 @@ _INTERVAL = 0.02  # seconds; two threads pack about 30 MB meanwhile
 class LentWeights:
     """Tensors in one file, for as long as this object lives."""
 
-    def __init__(self, path: Path, tensors: Iterable[ExternalData]) -> None:
+    def __init__(self, path: Path, tensors: Iterable[ExternalTensor]) -> None:
         """Map `path`; of `tensors`, those that lie in it and whose type and size are understood will be lent."""
         self._tensors: dict[str, ort.OrtValue] = {}
         self._file: mmap.mmap | None = None
@@ -56,7 +56,7 @@ class LentWeights:
             options.add_initializer(name, value)
 
     @contextmanager
-    def read_pages_dropped(self) -> Iterator[None]:
+    def drop_read_pages(self) -> Iterator[None]:
         """Pages that any thread reads inside do not stay resident; read again, they come from the page cache."""
         file = self._file
         if file is None or not hasattr(mmap, "MADV_DONTNEED"):  # Windows
@@ -79,7 +79,7 @@ class LentWeights:
             thread.join()
 
 
-def _size(data: ExternalData) -> int | None:
+def _size(data: ExternalTensor) -> int | None:
     """Bytes of a tensor; None if onnxruntime is to read it."""
     dtype = _DTYPES.get(data.data_type)
     return None if dtype is None or 0 in data.shape else math.prod(data.shape) * dtype.itemsize

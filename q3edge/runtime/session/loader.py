@@ -13,7 +13,7 @@ from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
 from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from q3edge.errors import InputError
-from q3edge.runtime.session.onnx_references import ExternalData, check_external_data
+from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data
 
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
 _OPTIONAL = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE)
@@ -24,7 +24,7 @@ class CheckedGraph:
     """What `open_graph` found in a folder."""
 
     manifest: Manifest
-    external_data: tuple[ExternalData, ...]  # the tensors of model.onnx that lie in other files
+    external_data: tuple[ExternalTensor, ...]  # the tensors of model.onnx that lie in other files
 
 
 def open_artifact(folder: Path) -> Manifest:

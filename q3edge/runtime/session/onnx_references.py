@@ -30,7 +30,7 @@ _ENTRY_KEYS = {"location", "offset", "length", "checksum"}
 
 
 @dataclass(frozen=True, slots=True)
-class ExternalData:
+class ExternalTensor:
     """Where one tensor's bytes lie: a file name relative to the model's folder, and a range in it.
 
     data_type is a number of TensorProto.DataType.
@@ -44,7 +44,7 @@ class ExternalData:
     length: int | None
 
 
-def check_external_data(model: Path) -> tuple[ExternalData, ...]:
+def check_external_data(model: Path) -> tuple[ExternalTensor, ...]:
     """`read_external_data`, after checking that each tensor's range lies in a plain file of the model's folder.
 
     InputError names the tensor: a location with `..`, an absolute path, a link or a hard link, a missing or short file,
@@ -68,7 +68,7 @@ def check_external_data(model: Path) -> tuple[ExternalData, ...]:
     return found
 
 
-def read_external_data(model: Path) -> tuple[ExternalData, ...]:
+def read_external_data(model: Path) -> tuple[ExternalTensor, ...]:
     """Every tensor with external data in the model, subgraphs and functions included; InputError if it is no model."""
     try:
         content = model.read_bytes()
@@ -92,7 +92,7 @@ class _Message:
     end: int
 
 
-def _walk(message: _Message, kind: str, depth: int) -> Iterator[ExternalData]:
+def _walk(message: _Message, kind: str, depth: int) -> Iterator[ExternalTensor]:
     if depth > _MAX_DEPTH:
         raise _MalformedError("nested too deeply")
     if kind == "Tensor":
@@ -104,7 +104,7 @@ def _walk(message: _Message, kind: str, depth: int) -> Iterator[ExternalData]:
             yield from _walk(value, child, depth + 1)
 
 
-def _tensor(message: _Message) -> Iterator[ExternalData]:
+def _tensor(message: _Message) -> Iterator[ExternalTensor]:
     name, entries, data_type, shape = "", {}, 0, []
     for number, value in _fields(message):
         if isinstance(value, int):
@@ -125,7 +125,7 @@ def _tensor(message: _Message) -> Iterator[ExternalData]:
             raise _MalformedError(f"tensor {name!r}: external data location = {entries['location']!r}")
         length = _number(name, entries, "length") if "length" in entries else None
         offset = _number(name, entries, "offset")
-        yield ExternalData(name, data_type, tuple(shape), entries.get("location", ""), offset, length)
+        yield ExternalTensor(name, data_type, tuple(shape), entries.get("location", ""), offset, length)
 
 
 def _number(tensor: str, entries: Mapping[str, str], key: str) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from q3edge.calibration.budget.allocation import Choice, allocate
+from q3edge.calibration.budget.allocation import Choice, solve_knapsack
 
 CHOICE = st.builds(Choice, st.integers(1, 10**4), st.floats(0, 10).map(lambda cost: round(cost, 6)))
 UNITS = st.lists(st.lists(CHOICE, min_size=1, max_size=4), min_size=1, max_size=5)
@@ -24,7 +24,7 @@ def test_the_best_sum_within_the_budget_is_found(units: list[list[Choice]], shar
     every = [totals(units, picked) for picked in product(*(range(len(unit)) for unit in units))]
     budget = int(share * max(size for size, _ in every))
     fitting = [cost for size, cost in every if size <= budget]
-    picked = allocate(units, budget)
+    picked = solve_knapsack(units, budget)
     if not fitting:
         assert picked is None
         return
@@ -36,9 +36,9 @@ def test_the_best_sum_within_the_budget_is_found(units: list[list[Choice]], shar
 
 def test_bytes_near_the_budget_are_counted_exactly() -> None:
     units = [[Choice(10**9, 1.0), Choice(10**9 + 1, 0.0)] for _ in range(3)]
-    assert sorted(allocate(units, 3 * 10**9 + 1) or []) == [0, 0, 1]
-    assert allocate(units, 3 * 10**9) == [0, 0, 0]
-    assert allocate(units, 3 * 10**9 - 1) is None
+    assert sorted(solve_knapsack(units, 3 * 10**9 + 1) or []) == [0, 0, 1]
+    assert solve_knapsack(units, 3 * 10**9) == [0, 0, 0]
+    assert solve_knapsack(units, 3 * 10**9 - 1) is None
 
 
 @given(st.integers(0, 2**32), st.floats(0.05, 0.95))
@@ -54,7 +54,7 @@ def test_more_steps_than_are_counted_cost_next_to_nothing(seed: int, share: floa
     every = [totals(units, picked) for picked in product(range(4), repeat=3)]
     budget = int(share * max(size for size, _ in every))
     room = budget - 3 * (budget >> 18) - 3
-    picked = allocate(units, budget)
+    picked = solve_knapsack(units, budget)
     if picked is not None:
         size, cost = totals(units, tuple(picked))
         assert size <= budget

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from q3edge.architecture.tensors import head_tensor
 from q3edge.calibration.budget import sensitivity
 from q3edge.calibration.budget.sensitivity import Sensitivity
-from q3edge.calibration.layers.stage import Solution
-from q3edge.calibration.layers.units import Unit, units_of
+from q3edge.calibration.layers.input_group import Solution
+from q3edge.calibration.layers.scheme_groups import SchemeGroup, scheme_groups
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -39,13 +39,13 @@ def kl(source: InMemoryWeights, other: InMemoryWeights, token_ids: NDArray[np.in
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-def rounded(source: InMemoryWeights, unit: Unit, scheme: Scheme) -> InMemoryWeights:
+def rounded(source: InMemoryWeights, unit: SchemeGroup, scheme: Scheme) -> InMemoryWeights:
     changed = {name: round_to_nearest(source.tensors[name], scheme) for name in unit.tensors}
     return InMemoryWeights(source.config, {**source.tensors, **changed})
 
 
-def measure(source: InMemoryWeights, tokens: NDArray[np.int64], folder: Path) -> Mapping[Unit, list[float]]:
-    widths = dict.fromkeys(units_of(source.config), WIDTHS)
+def measure(source: InMemoryWeights, tokens: NDArray[np.int64], folder: Path) -> Mapping[SchemeGroup, list[float]]:
+    widths = dict.fromkeys(scheme_groups(source.config), WIDTHS)
     return Sensitivity(source, widths, tokens, HELD_OUT, folder).run()
 
 
@@ -60,7 +60,7 @@ def test_a_unit_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
     def nearest_head(source: InMemoryWeights, scheme: Scheme, *_: Any) -> tuple[QuantizedTensor, None]:
         return round_to_nearest(source.read(head_tensor(source.config)), scheme), None
 
-    monkeypatch.setattr(sensitivity, "solve_stage", nearest)
+    monkeypatch.setattr(sensitivity, "solve_input_group", nearest)
     monkeypatch.setattr(sensitivity, "solve_head", nearest_head)
     source, tokens = outlier_model(tie_word_embeddings=tied), random_tokens(8, 32)
     costs = measure(source, tokens, tmp_path)
@@ -85,7 +85,7 @@ def test_fewer_bits_cost_more_and_float_costs_nothing(tmp_path: Path) -> None:
 
 def test_kl_of_hidden_states_is_that_of_the_distributions() -> None:
     source = outlier_model()
-    other = rounded(source, next(units_of(source.config)), FOUR)
+    other = rounded(source, next(scheme_groups(source.config)), FOUR)
     tokens = random_tokens(2, 32)
     target, own = (hidden_states(model, tokens).flatten(0, 1) for model in (source, other))
     same, changed = mean_kl(LogitsHead(source), target, LogitsHead(source), [target, own])

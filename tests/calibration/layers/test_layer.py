@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from q3edge.architecture.layer import Layer
-from q3edge.calibration.layers import stage
+from q3edge.calibration.layers import input_group
 from q3edge.calibration.layers.layer import LayerResult, LayerSolver
-from q3edge.calibration.layers.streams import Stream, Tokens
-from q3edge.calibration.layers.walk import rounded_layer
+from q3edge.calibration.layers.layerwise import dequantize_layer
+from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed
@@ -35,15 +35,15 @@ class Solved:
         self.source, self.layer = source, layer
         self.tokens = Tokens(SEQUENCES, LENGTH, 5, bfloat16)
         self.rotary = RotaryTables.of(source.config, LENGTH)
-        self.before = Stream(folder / "before.bin", self.tokens, source.config.hidden_size)
+        self.before = StateStream(folder / "before.bin", self.tokens, source.config.hidden_size)
         embedded = embed(source, random_tokens(SEQUENCES, LENGTH, source.config.vocab_size))
         for part in self.tokens.parts:
             self.before.write(part, embedded[part])
-        after = Stream(folder / "after.bin", self.tokens, source.config.hidden_size)
+        after = StateStream(folder / "after.bin", self.tokens, source.config.hidden_size)
         self.advanced: list[int] = []
         solver = LayerSolver(source, layer, schemes, self.tokens, folder, self.advanced.append)
         self.result: LayerResult = solver.solve(self.before, after)
-        self.balanced = solver.balanced()
+        self.scaled_layer = solver.scaled_layer()
         self.states = stored_states(after, self.tokens.parts)
         self.left = sorted(path.name.lstrip(".").partition(".")[0] for path in folder.iterdir())
         after.close()
@@ -58,7 +58,7 @@ class Solved:
         ]
 
     def rounded(self) -> LayerWeights:
-        return rounded_layer(self.source, self.layer, self.result)
+        return dequantize_layer(self.source, self.layer, self.result)
 
     def error(self, weights: LayerWeights) -> float:
         """Relative to what the layer adds, the root mean square of what differs from the float layer's output."""
@@ -70,7 +70,7 @@ class Solved:
 @pytest.fixture
 def _balanced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage is balanced, whether it pays or not."""
-    monkeypatch.setattr(stage, "EXPONENTS", (0.5,))
+    monkeypatch.setattr(input_group, "EXPONENTS", (0.5,))
 
 
 SHAPES = {
@@ -89,7 +89,7 @@ def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str
     found = Solved(source, linear_schemes(source, INT8), tmp_path)
     folded = {name.removeprefix("model.layers.0.") for name in found.result.floats}
     assert folded == {"input_layernorm.weight", "post_attention_layernorm.weight"}
-    assert {report.balance_exponent for report in found.result.reports.values()} == {0.5}
+    assert {report.scaling_exponent for report in found.result.reports.values()} == {0.5}
     assert found.error(found.rounded()) < 0.02
     assert found.advanced == [1] * 4
     assert found.left == ["after", "before"]  # what was spilled meanwhile is gone
@@ -102,9 +102,9 @@ def test_the_balanced_float_layer_is_the_same_function_and_what_codes_stand_for(
 ) -> None:
     source = outlier_model(1, **overrides)
     found = Solved(source, linear_schemes(source, INT8), tmp_path)
-    assert found.error(found.balanced) < 1e-5
+    assert found.error(found.scaled_layer) < 1e-5
     rounded = found.rounded()
-    for field, wanted in found.balanced.tensors.items():
+    for field, wanted in found.scaled_layer.tensors.items():
         assert (rounded[field] - wanted).norm() < 0.02 * wanted.norm(), field
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, head_tensor
-from q3edge.calibration.layers.tables import RoundedHead, embedding_share, solve_head
+from q3edge.calibration.layers.tables import ReplacedHead, embedding_share, solve_head
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.quantization.scheme import Scheme
@@ -55,7 +55,7 @@ def test_a_calibrated_head_is_nearer_to_the_float_one(tied: bool, tmp_path: Path
     assert [list(result.tensors) for result in results] == [[], [], [name]]
     report = results[-1].reports[name]
     assert report.loss < report.rounding_loss
-    assert report.balance_exponent == 0
+    assert report.scaling_exponent == 0
     nearest, solved = round_to_nearest(source.read(name), INT4), results[-1].tensors[name]
     both = untied(source)
     unseen = random_tokens(8, 32, seed=9)
@@ -108,7 +108,7 @@ def test_a_rounded_head_changes_nothing_else(tied: bool) -> None:
     source = outlier_model(tie_word_embeddings=tied)
     name = head_tensor(source.config)
     table = round_to_nearest(source.read(name), INT4)
-    model = RoundedHead(source, table)
+    model = ReplacedHead(source, table)
     assert np.array_equal(model.read(name), table.dequantize())
     assert np.array_equal(model.read(name, slice(5, 9)), table.dequantize()[5:9])
     assert np.array_equal(model.read_quantized(name, slice(5, 9)).codes, table.codes[5:9])

@@ -21,7 +21,9 @@ WIDTH = 192
 
 def in_float64(grid: Grid) -> Grid:
     return Grid(
-        grid.scales.double(), grid.zero_points.double(), None if grid.balance is None else grid.balance.double()
+        grid.scales.double(),
+        grid.zero_points.double(),
+        None if grid.channel_scale is None else grid.channel_scale.double(),
     )
 
 
@@ -52,8 +54,8 @@ def naive_elimination(
     for channel in order:
         group = channel // (width // grid.scales.shape[1])
         size = grid.scales[:, group].double().numpy()
-        if grid.balance is not None:
-            size = size / float(grid.balance[channel])
+        if grid.channel_scale is not None:
+            size = size / float(grid.channel_scale[channel])
         zero = grid.zero_points[:, group].double().numpy()
         wanted[:, channel] = np.clip(left[:, channel] * (1 / size), -zero, scheme.max_code - zero)
         steps[:, channel] = np.round(wanted[:, channel]) if taken is None else taken[:, channel].numpy()
@@ -75,9 +77,9 @@ def float32_slack(hessian: torch.Tensor, scheme: Scheme) -> float:
     return condition * torch.finfo(torch.float32).eps * scheme.max_code
 
 
-@pytest.mark.parametrize("balanced", [False, True], ids=["plain", "balanced"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-def test_equals_a_naive_elimination_column_by_column(scheme: Scheme, balanced: bool) -> None:
+def test_equals_a_naive_elimination_column_by_column(scheme: Scheme, scaled: bool) -> None:
     """In float64 code for code.
 
     In float32 a tie may fall to the other side, and then every code behind it in its row may be another one. So each
@@ -85,8 +87,8 @@ def test_equals_a_naive_elimination_column_by_column(scheme: Scheme, balanced: b
     """
     inputs = correlated_inputs(600, WIDTH, outliers=3)
     hessian, weights = inputs.T @ inputs, gaussian_weights(12, WIDTH)
-    balance = spread(WIDTH) if balanced else None
-    grid = choose_grid(weights, scheme, hessian.diagonal().float(), balance)
+    channel_scale = spread(WIDTH) if scaled else None
+    grid = choose_grid(weights, scheme, hessian.diagonal().float(), channel_scale)
     _, expected = naive_elimination(weights, hessian, grid, scheme)
     exact = round_channels(weights.double(), factorize(hessian), in_float64(grid), scheme)
     np.testing.assert_array_equal(exact.numpy(), expected)
@@ -104,10 +106,10 @@ def test_equals_a_naive_elimination_column_by_column(scheme: Scheme, balanced: b
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-@pytest.mark.parametrize("balance", [None, spread(64)], ids=["plain", "balanced"])
-def test_an_identity_hessian_is_rounding_to_nearest(scheme: Scheme, balance: torch.Tensor | None) -> None:
+@pytest.mark.parametrize("channel_scale", [None, spread(64)], ids=["plain", "scaled"])
+def test_an_identity_hessian_is_rounding_to_nearest(scheme: Scheme, channel_scale: torch.Tensor | None) -> None:
     weights = gaussian_weights(9, 64)
-    grid = choose_grid(weights, scheme, balance=balance)
+    grid = choose_grid(weights, scheme, channel_scale=channel_scale)
     found = round_channels(weights, factorize(torch.eye(64)), grid, scheme)
     torch.testing.assert_close(found, round_to_grid(weights, grid, scheme), rtol=0, atol=0)
 
@@ -135,10 +137,10 @@ def test_rows_do_not_influence_each_other() -> None:
 
 def test_the_grid_and_the_weights_are_left_as_they_were() -> None:
     inputs = correlated_inputs(200, WIDTH)
-    weights, scheme, balance = gaussian_weights(5, WIDTH), Scheme(4, 32, False), spread(WIDTH)
+    weights, scheme, channel_scale = gaussian_weights(5, WIDTH), Scheme(4, 32, False), spread(WIDTH)
     hessian = (inputs.T @ inputs).float()
-    grid = choose_grid(weights, scheme, balance=balance)
-    parts = (weights, hessian, grid.scales, grid.zero_points, balance)
+    grid = choose_grid(weights, scheme, channel_scale=channel_scale)
+    parts = (weights, hessian, grid.scales, grid.zero_points, channel_scale)
     before = [part.clone() for part in parts]
     round_channels(weights, factorize(hessian), grid, scheme)
     for part, earlier in zip(parts, before):

@@ -85,12 +85,12 @@ def test_importance_pays_under_the_loss_it_describes(scheme: Scheme) -> None:
 
 @given(st.sampled_from(SEARCHED), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
-def test_a_weighted_search_is_never_worse_than_an_unweighted_one(scheme: Scheme, balanced: bool, seed: int) -> None:
+def test_a_weighted_search_is_never_worse_than_an_unweighted_one(scheme: Scheme, scaled: bool, seed: int) -> None:
     weights, importance = gaussian_weights(32, 64, seed), uneven_importance(64, seed)
-    balance = powers_of_two(64, seed) if balanced else None
+    channel_scale = powers_of_two(64, seed) if scaled else None
     weighted, plain = (
-        weighted_loss(weights, choose_grid(weights, scheme, given, balance), scheme, importance).sum()
-        for given in (importance, None if balance is None else balance.square())
+        weighted_loss(weights, choose_grid(weights, scheme, given, channel_scale), scheme, importance).sum()
+        for given in (importance, None if channel_scale is None else channel_scale.square())
     )
     assert weighted <= plain * (1 + 1e-6)
 
@@ -118,12 +118,12 @@ def test_eight_bits_ignore_importance_and_keep_the_full_range(scheme: Scheme) ->
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
 def test_a_balance_of_powers_of_two_is_rounding_balanced_weights(scheme: Scheme) -> None:
-    weights, importance, balance = gaussian_weights(6, 128), uneven_importance(128), powers_of_two(128)
-    grid = choose_grid(weights, scheme, importance, balance)
+    weights, importance, channel_scale = gaussian_weights(6, 128), uneven_importance(128), powers_of_two(128)
+    grid = choose_grid(weights, scheme, importance, channel_scale)
     found = dequantized(round_to_grid(weights, grid, scheme), grid)
-    product = weights * balance
-    plain = choose_grid(product, scheme, importance / balance.square())
-    expected = dequantized(round_to_grid(product, plain, scheme), plain) / balance
+    product = weights * channel_scale
+    plain = choose_grid(product, scheme, importance / channel_scale.square())
+    expected = dequantized(round_to_grid(product, plain, scheme), plain) / channel_scale
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -131,7 +131,7 @@ def test_a_balance_of_powers_of_two_is_rounding_balanced_weights(scheme: Scheme)
 def test_one_factor_for_all_channels_changes_nothing(scheme: Scheme) -> None:
     weights = gaussian_weights(6, 64)
     plain = choose_grid(weights, scheme)
-    scaled = choose_grid(weights, scheme, balance=torch.full((64,), 4.0))
+    scaled = choose_grid(weights, scheme, channel_scale=torch.full((64,), 4.0))
     found, expected = (dequantized(round_to_grid(weights, grid, scheme), grid) for grid in (scaled, plain))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     torch.testing.assert_close(scaled.scales, 4 * plain.scales, rtol=0, atol=0)
@@ -142,21 +142,23 @@ def test_one_factor_for_all_channels_changes_nothing(scheme: Scheme) -> None:
 def test_what_is_stored_is_what_solvers_saw_times_the_balance(scheme: Scheme, kind: str) -> None:
     weights = gaussian_weights(6, 128)
     any_balance = uneven_importance(128).sqrt()
-    balance = {"none": None, "powers of two": powers_of_two(128), "any": any_balance}[kind]
-    grid = choose_grid(weights, scheme, balance=balance)
+    channel_scale = {"none": None, "powers of two": powers_of_two(128), "any": any_balance}[kind]
+    grid = choose_grid(weights, scheme, channel_scale=channel_scale)
     steps = round_to_grid(weights, grid, scheme)
     stored = torch.from_numpy(as_tensor(steps, grid, scheme).dequantize())
     seen = dequantized(steps, grid)
-    torch.testing.assert_close(stored if balance is None else stored / balance, seen, rtol=0, atol=0)
+    torch.testing.assert_close(stored if channel_scale is None else stored / channel_scale, seen, rtol=0, atol=0)
     if kind != "any":
-        torch.testing.assert_close(stored, seen if balance is None else seen * balance, rtol=0, atol=0)
+        torch.testing.assert_close(stored, seen if channel_scale is None else seen * channel_scale, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("balance", [None, powers_of_two(128)], ids=["plain", "balanced"])
+@pytest.mark.parametrize("channel_scale", [None, powers_of_two(128)], ids=["plain", "scaled"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-def test_channels_in_any_order_are_rounded_on_their_own_groups(scheme: Scheme, balance: torch.Tensor | None) -> None:
+def test_channels_in_any_order_are_rounded_on_their_own_groups(
+    scheme: Scheme, channel_scale: torch.Tensor | None
+) -> None:
     weights = gaussian_weights(5, 128)
-    grid = choose_grid(weights, scheme, balance=balance)
+    grid = choose_grid(weights, scheme, channel_scale=channel_scale)
     order = torch.from_numpy(np.random.default_rng(0).permutation(128))
     channels = grid.by_channel(order, scheme)
     expected = round_to_grid(weights, grid, scheme)

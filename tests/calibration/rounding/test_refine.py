@@ -22,7 +22,9 @@ RIDGE = 1e-4
 
 def in_float64(grid: Grid) -> Grid:
     return Grid(
-        grid.scales.double(), grid.zero_points.double(), None if grid.balance is None else grid.balance.double()
+        grid.scales.double(),
+        grid.zero_points.double(),
+        None if grid.channel_scale is None else grid.channel_scale.double(),
     )
 
 
@@ -45,15 +47,15 @@ def naive_sweep(
     return found
 
 
-@pytest.mark.parametrize("balanced", [False, True], ids=["plain", "balanced"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-def test_descent_equals_a_naive_one(scheme: Scheme, balanced: bool) -> None:
+def test_descent_equals_a_naive_one(scheme: Scheme, scaled: bool) -> None:
     inputs, weights = correlated_inputs(500, WIDTH, outliers=2), gaussian_weights(4, WIDTH)
-    hessian, balance = inputs.T @ inputs, uneven(WIDTH) if balanced else None
-    grid = in_float64(choose_grid(weights, scheme, balance=balance))
+    hessian, channel_scale = inputs.T @ inputs, uneven(WIDTH) if scaled else None
+    grid = in_float64(choose_grid(weights, scheme, channel_scale=channel_scale))
     steps = round_to_grid(weights.double(), grid, scheme)
     group = np.arange(WIDTH) // (WIDTH // scheme.groups(WIDTH))
-    sizes = grid.scales.numpy()[:, group] / (1 if balance is None else balance.double().numpy())
+    sizes = grid.scales.numpy()[:, group] / (1 if channel_scale is None else channel_scale.double().numpy())
     zeros = grid.zero_points.numpy()[:, group]
     found = descend(weights.double(), hessian, steps, grid, scheme)
     expected = naive_sweep(weights.double().numpy(), hessian.numpy(), steps.numpy(), sizes, zeros, scheme)
@@ -63,12 +65,12 @@ def test_descent_equals_a_naive_one(scheme: Scheme, balanced: bool) -> None:
 
 @given(st.sampled_from(SCHEMES), st.booleans(), st.sampled_from([5, 40, 300]), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
-def test_descent_never_raises_the_loss(scheme: Scheme, balanced: bool, tokens: int, wild: bool, seed: int) -> None:
+def test_descent_never_raises_the_loss(scheme: Scheme, scaled: bool, tokens: int, wild: bool, seed: int) -> None:
     width = 64
     inputs, weights = correlated_inputs(tokens, width, seed, outliers=seed % 3), gaussian_weights(5, width, seed)
     inputs[:, seed % width] = 0
     hessian = (inputs.T @ inputs).float()
-    grid = choose_grid(weights, scheme, balance=uneven(width, seed) if balanced else None)
+    grid = choose_grid(weights, scheme, channel_scale=uneven(width, seed) if scaled else None)
     # From anywhere: also from codes that have nothing to do with the weights.
     start = weights if not wild else gaussian_weights(5, width, seed + 1)
     steps = round_to_grid(start, grid, scheme)
@@ -103,12 +105,12 @@ def least_squares_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: to
     rows, width = weights.shape
     groups = grid.scales.shape[1]
     root = np.linalg.cholesky(hessian.double().numpy()).T
-    balance = np.ones(width) if grid.balance is None else grid.balance.double().numpy()
+    channel_scale = np.ones(width) if grid.channel_scale is None else grid.channel_scale.double().numpy()
     found = np.empty((rows, groups))
     for row in range(rows):
         design = np.zeros((width, groups))
         for channel in range(width):
-            design[channel, channel // (width // groups)] = float(steps[row, channel]) / balance[channel]
+            design[channel, channel // (width // groups)] = float(steps[row, channel]) / channel_scale[channel]
         design = root @ design
         pull = np.sqrt(RIDGE * np.square(design).sum() / groups) * np.eye(groups)
         old = grid.scales[row].double().numpy()
@@ -117,30 +119,30 @@ def least_squares_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: to
     return found
 
 
-@pytest.mark.parametrize("balanced", [False, True], ids=["plain", "balanced"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-def test_refitted_scales_equal_least_squares(scheme: Scheme, balanced: bool) -> None:
+def test_refitted_scales_equal_least_squares(scheme: Scheme, scaled: bool) -> None:
     inputs, weights = correlated_inputs(500, WIDTH, seed=1), gaussian_weights(5, WIDTH, seed=1).double()
     hessian = inputs.T @ inputs
-    grid = in_float64(choose_grid(weights.float(), scheme, balance=uneven(WIDTH) if balanced else None))
+    grid = in_float64(choose_grid(weights.float(), scheme, channel_scale=uneven(WIDTH) if scaled else None))
     steps = round_channels(weights, factorize(hessian), grid, scheme)
     found = refit_scales(weights, hessian, steps, grid, scheme)
     expected = least_squares_scales(weights, hessian, steps, grid)
     half_step = np.ldexp(0.5, split_scales(found.scales.numpy().astype(np.float16), scheme)[1])
     assert (np.abs(found.scales.numpy() - expected) <= half_step + 1e-9).all()
     torch.testing.assert_close(found.zero_points, grid.zero_points, rtol=0, atol=0)
-    assert found.balance is grid.balance
+    assert found.channel_scale is grid.channel_scale
 
 
 @given(st.sampled_from(SCHEMES), st.booleans(), st.sampled_from([3, 40, 300]), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_refitted_scales_raise_the_loss_by_no_more_than_storing_them_does(
-    scheme: Scheme, balanced: bool, tokens: int, seed: int
+    scheme: Scheme, scaled: bool, tokens: int, seed: int
 ) -> None:
     width, rows = 64, 5
     inputs, weights = correlated_inputs(tokens, width, seed, outliers=seed % 3), gaussian_weights(rows, width, seed)
     hessian = (inputs.T @ inputs).float()
-    grid = choose_grid(weights, scheme, balance=uneven(width, seed) if balanced else None)
+    grid = choose_grid(weights, scheme, channel_scale=uneven(width, seed) if scaled else None)
     steps = round_to_grid(weights, grid, scheme)
     found = refit_scales(weights, hessian, steps, grid, scheme)
     assume(not at_limits(found.scales.numpy().astype(np.float16), scheme)[0].any())  # below it the move may be larger

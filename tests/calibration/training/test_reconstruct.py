@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from q3edge.calibration.layers.layer import LayerResult, LayerSolver
-from q3edge.calibration.layers.streams import Stream, Tokens
-from q3edge.calibration.layers.walk import rounded_layer
+from q3edge.calibration.layers.layerwise import dequantize_layer
+from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.training import reconstruct, trained_layer
-from q3edge.calibration.training.reconstruct import Reconstructor
+from q3edge.calibration.training.reconstruct import LayerTrainer
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed, hidden_states
@@ -49,7 +49,9 @@ class Case:
         self.tokens = Tokens(SEQUENCES, LENGTH, HELD_OUT, False)
         self.rotary = RotaryTables.of(self.source.config, LENGTH)
         width = self.source.config.hidden_size
-        self.before, self.target = (Stream(folder / f"{name}.bin", self.tokens, width) for name in ("before", "target"))
+        self.before, self.target = (
+            StateStream(folder / f"{name}.bin", self.tokens, width) for name in ("before", "target")
+        )
         states = embed(self.source, random_tokens(SEQUENCES, LENGTH, self.source.config.vocab_size))
         self.before.write(slice(0, SEQUENCES), states)
         self.float_weights = LayerWeights.read(self.source, 0)
@@ -57,19 +59,19 @@ class Case:
         self.target.write(slice(0, SEQUENCES), output)
         schemes = linear_schemes(self.source, scheme, keep_float=keep_float)
         solver = LayerSolver(self.source, 0, schemes, self.tokens, folder, lambda _: None)
-        self.solved = solver.solve(self.before, Stream(folder / "after.bin", self.tokens, width))
-        self.wanted = solver.balanced()
+        self.solved = solver.solve(self.before, StateStream(folder / "after.bin", self.tokens, width))
+        self.wanted = solver.scaled_layer()
 
     def reconstructed(self) -> LayerResult:
         advanced: list[int] = []
-        reconstructor = Reconstructor(self.source.config, self.tokens, self.before, self.target)
+        reconstructor = LayerTrainer(self.source.config, self.tokens, self.before, self.target)
         result = reconstructor.run(self.solved, lambda: self.wanted, advanced.append)
         assert sum(advanced) == reconstruct.EPOCHS
         return result
 
     def error(self, result: LayerResult, rows: slice = slice(SEQUENCES - HELD_OUT, SEQUENCES)) -> float:
         """Squared error of the layer's output relative to the target's square, on held-out rows."""
-        weights = rounded_layer(self.source, 0, result)
+        weights = dequantize_layer(self.source, 0, result)
         target = self.target.read(rows)
         output = decoder_layer(self.before.read(rows), weights, self.source.config, self.rotary)
         return float((output - target).square().sum() / target.square().sum())
@@ -150,14 +152,14 @@ def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, mon
     monkeypatch.setattr(trained_layer, "_PIECE_TOKENS", 7 * LENGTH)
     monkeypatch.setattr(reconstruct, "CODE_RATE", 0.2)
     case = Case(tmp_path)
-    weights = rounded_layer(case.source, 0, case.solved)
+    weights = dequantize_layer(case.source, 0, case.solved)
     leaves = {field: values.clone().requires_grad_() for field, values in weights.tensors.items()}
     rows = slice(0, SEQUENCES - HELD_OUT)
     output = decoder_layer(case.before.read(rows), weights.replaced(leaves), case.source.config, case.rotary)
     loss = (output - case.target.read(rows)).square().sum()
     gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()))))
     losses = iter([(2.0, 1.0), (1.0, 1.0)])  # whether so large a move helps is not the question
-    monkeypatch.setattr(Reconstructor, "_held_out", lambda *_: next(losses))
+    monkeypatch.setattr(LayerTrainer, "_held_out", lambda *_: next(losses))
     result = case.reconstructed()
     for field, gradient in gradients.items():
         name = weights.layer.name(field)

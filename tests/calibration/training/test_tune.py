@@ -12,7 +12,7 @@ from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.calibration.training import trained_layer, tune
 from q3edge.calibration.training.trained_layer import Parameter
-from q3edge.calibration.training.tune import Tuner
+from q3edge.calibration.training.tune import ScaleTuner
 from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
@@ -64,9 +64,9 @@ def naive_gradients(
         hidden = torch.from_numpy(source.read(EMBEDDING))[torch.from_numpy(ids)]
         rotary = RotaryTables.of(config, ids.shape[1])
         for layer in range(config.num_hidden_layers):
-            described = Layer.of(source.config, layer)
-            names = {field: described.name(field) for field in described.tensors}
-            weights = LayerWeights(described, {field: weight(source, name) for field, name in names.items()})
+            describe_error = Layer.of(source.config, layer)
+            names = {field: describe_error.name(field) for field in describe_error.tensors}
+            weights = LayerWeights(describe_error, {field: weight(source, name) for field, name in names.items()})
             hidden = decoder_layer(hidden, weights, config, rotary)
         head = torch.from_numpy(source.read(head_tensor(config)))
         return normalize(hidden, weight(source, FINAL_NORM), config) @ head.T
@@ -85,7 +85,7 @@ def test_gradients_equal_those_of_plain_back_propagation(monkeypatch: pytest.Mon
     monkeypatch.setattr(Parameter, "step", lambda self, gradient, rate, number: found.setdefault(id(self), gradient))
     monkeypatch.setattr(trained_layer, "_PIECE_TOKENS", 48)  # several pieces, whose gradients are added
     monkeypatch.setattr(tune, "_LOGITS_AT_ONCE", 7)
-    tuner = Tuner(floats, rounded, ids, held_out=1)
+    tuner = ScaleTuner(floats, rounded, ids, held_out=1)
     tuner.run(epochs=1)  # four rows are one batch
     order = ids[:4]
     for name, expected in naive_gradients(floats, rounded, order).items():
@@ -96,7 +96,7 @@ def test_gradients_equal_those_of_plain_back_propagation(monkeypatch: pytest.Mon
 def test_it_recovers_scales_that_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_layer, "BATCH_TOKENS", 96)
     floats, rounded = pair()
-    tuned = Tuner(floats, rounded, tokens(floats, 36), held_out=4).run(epochs=3, rate=3e-3)
+    tuned = ScaleTuner(floats, rounded, tokens(floats, 36), held_out=4).run(epochs=3, rate=3e-3)
     assert tuned.steps == 24
     assert tuned.kl_after < 0.8 * tuned.kl_before
     assert all(scales.dtype == np.float16 and np.isfinite(scales).all() for scales in tuned.scales.values())
@@ -104,7 +104,7 @@ def test_it_recovers_scales_that_are_off(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_does_not_help_is_not_kept() -> None:
     floats, rounded = pair()
-    tuned = Tuner(floats, rounded, tokens(floats, 6), held_out=2).run(epochs=1, rate=10.0)
+    tuned = ScaleTuner(floats, rounded, tokens(floats, 6), held_out=2).run(epochs=1, rate=10.0)
     assert tuned.kl_after == tuned.kl_before
     for name, scales in tuned.scales.items():
         np.testing.assert_array_equal(scales, rounded.read_quantized(name).scales)

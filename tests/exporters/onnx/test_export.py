@@ -25,7 +25,7 @@ from q3edge.exporters.onnx.export import export_decoder, serialized
 from q3edge.exporters.onnx.external_data import PAGE, DataLayout, ExternalData, TensorSpec
 from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
-from q3edge.progress import Advance, Silent, reported_to
+from q3edge.progress import Advance, Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -208,7 +208,7 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
             yield seen.append
 
     source = InMemoryWeights.random()
-    with reported_to(Record()):
+    with report_to(Record()):
         export_decoder(source, tmp_path)
     assert [sum(seen)] == totals == [sum(values.size for values in source.tensors.values())]
 

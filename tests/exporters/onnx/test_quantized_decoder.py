@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import MODEL_FILE
-from q3edge.calibration.layers.stage import token_rounding_errors
+from q3edge.calibration.layers.input_group import token_rounding_errors
 from q3edge.checkpoint import open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
 from q3edge.errors import UsageError

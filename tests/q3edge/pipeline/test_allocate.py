@@ -15,15 +15,15 @@ from q3edge.architecture.kv_cache import CacheType, KVScales
 from q3edge.artifact import Manifest
 from q3edge.artifact.side_files import RECIPE_FILE
 from q3edge.calibration.budget.sensitivity import Sensitivity
-from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.streams import Stream
-from q3edge.calibration.layers.units import Unit
-from q3edge.calibration.layers.walk import Walk
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.scheme_groups import SchemeGroup
+from q3edge.calibration.layers.streams import StateStream
+from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.pipeline.build import build_artifact
-from q3edge.pipeline.quantize.allocate import _Contest
-from q3edge.pipeline.quantize.calibrate import Budget, Calibration, work_folder
+from q3edge.pipeline.quantize.allocate import _PlanSearch
+from q3edge.pipeline.quantize.calibrate import Budget, CalibrationOptions, work_folder
 from q3edge.pipeline.quantize.plans import Plan, make_plans, widths_of
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
@@ -53,7 +53,7 @@ class Quantizing:
             str(self.model),
             self.output,
             recipe or Recipe.for_format("int4"),
-            Calibration((self.tokens,), reconstruct=reconstruct, budget=budget),
+            CalibrationOptions((self.tokens,), reconstruct=reconstruct, budget=budget),
             overwrite=True,
         )
         return {path.name: path.read_bytes() for path in self.output.iterdir()}
@@ -84,12 +84,14 @@ def test_the_best_plan_within_the_budget_is_kept_and_its_recipe_repeats_it(tmp_p
 def test_the_winner_is_reconstructed_and_kept_where_that_helps(
     helps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_out_kl = _Contest._held_out_kl
+    held_out_kl = _PlanSearch._held_out_kl
 
-    def judged(contest: _Contest, walk: Walk, states: Stream) -> float:  # so few tokens would decide by chance
+    def judged(
+        contest: _PlanSearch, walk: LayerwiseCalibration, states: StateStream
+    ) -> float:  # so few tokens would decide by chance
         return held_out_kl(contest, walk, states) * ((0.5 if helps else 2.0) if walk._reconstruct else 1.0)
 
-    monkeypatch.setattr(_Contest, "_held_out_kl", judged)
+    monkeypatch.setattr(_PlanSearch, "_held_out_kl", judged)
     quantize = Quantizing(tmp_path)
     files = quantize(reconstruct=True)
     found = quantize.metrics["allocation"]
@@ -124,15 +126,15 @@ def test_a_killed_budget_goes_on_with_what_it_has(
     whole = quantize()
     stored: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        store = Journal.store
+        store = WorkFolder.store
 
-        def then_die(journal: Journal, name: str, values: object) -> None:
+        def then_die(journal: WorkFolder, name: str, values: object) -> None:
             store(journal, name, values)
             stored.append(name)
             if len(stored) == 2:
                 raise Killed
 
-        patch.setattr(Journal, "store", then_die)
+        patch.setattr(WorkFolder, "store", then_die)
         with pytest.raises(Killed):
             quantize()
     assert stored == ["costs", "judged"]
@@ -158,7 +160,7 @@ def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:
         def die(*_: object) -> None:
             raise Killed
 
-        patch.setattr(Journal, "store", die)
+        patch.setattr(WorkFolder, "store", die)
         with pytest.raises(Killed):
             quantize()
     with pytest.raises(UsageError, match="budget changed"):
@@ -168,7 +170,7 @@ def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:
 CONFIG = Qwen3Config.from_dict(tiny_config())
 
 
-def stated_costs(seed: int) -> dict[Unit, list[float]]:
+def stated_costs(seed: int) -> dict[SchemeGroup, list[float]]:
     """Nats by unit and width as they might be measured: measured ones differ between CPUs, and then the plans do."""
     rng = np.random.default_rng(seed)
 
@@ -205,7 +207,7 @@ def test_an_exported_model_is_as_small_as_was_asked(
     for plan in make_plans(CONFIG, stated_costs(0), budget, int8_cache=cache == "int8"):
         assert 0.9 * budget < exported_bytes(plan, cache, tmp_path / plan.name) <= budget
     quantize = Quantizing(tmp_path)
-    calibration = Calibration((quantize.tokens,), budget=Budget(size=budget))
+    calibration = CalibrationOptions((quantize.tokens,), budget=Budget(size=budget))
     recipe, text = replace(Recipe.for_format("int4"), kv_cache=cache), tmp_path / "text.txt"
     text.write_text("some words to judge on, again and again. " * 40)
     build_artifact(str(quantize.model), tmp_path / "onnx", recipe, calibration, texts=[text])

@@ -12,7 +12,7 @@ from q3edge.artifact import MANIFEST_FILE
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import UsageError
 from q3edge.pipeline.quantize import calibrate
-from q3edge.pipeline.quantize.calibrate import Calibration, choose_method, work_folder
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions, choose_method, work_folder
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from tests.helpers.calibration import killed_after_the_first_layer, random_tokens, solver_calls
@@ -32,7 +32,7 @@ class Quantizing:
     def __call__(self) -> dict[str, bytes]:
         file = self.folder / "tokens.npy"
         np.save(file, self.tokens)
-        calibration = Calibration((file,), restart=self.restart)
+        calibration = CalibrationOptions((file,), restart=self.restart)
         quantize_checkpoint(str(self.model), self.output, self.recipe, calibration, overwrite=True)
         return {path.name: path.read_bytes() for path in self.output.iterdir()}
 

@@ -23,7 +23,7 @@ from q3edge.evaluation.validation.dead_matrices import dead_matrices
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.measure.evaluate import evaluate
-from q3edge.pipeline.measure.measuring import Asking
+from q3edge.pipeline.measure.measurement import AnswerOptions
 from q3edge.quantization.recipe import Recipe
 from tests.helpers.artifacts import overwritten
 from tests.helpers.models import write_checkpoint
@@ -95,7 +95,7 @@ def test_int4_against_float(artifact: Path, cache: Path, monkeypatch: pytest.Mon
 
 
 def test_models_that_are_asked_also_go_on_from_the_worst_places(artifact: Path, cache: Path) -> None:
-    found = evaluate(artifact, DEMO, limit=8, asking=Asking(max_new_tokens=4), threads=1)
+    found = evaluate(artifact, DEMO, limit=8, asking=AnswerOptions(max_new_tokens=4), threads=1)
     assert found.mode == "generated"
     assert len(found.worst) == 10
     stops = {"<|im_end|>", "<|endoftext|>"}

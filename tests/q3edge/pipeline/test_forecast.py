@@ -15,10 +15,10 @@ import pytest
 import q3edge.pipeline.quantize.forecast
 import q3edge.pipeline.quantize.outlook
 from q3edge.architecture.config import Qwen3Config
-from q3edge.calibration.layers.streams import Stream
+from q3edge.calibration.layers.streams import StateStream
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
 from q3edge.errors import ResourceError
-from q3edge.pipeline.quantize.calibrate import Budget, Calibration
+from q3edge.pipeline.quantize.calibrate import Budget, CalibrationOptions
 from q3edge.pipeline.quantize.forecast import (
     Forecast,
     Machine,
@@ -28,7 +28,7 @@ from q3edge.pipeline.quantize.forecast import (
     work_folder_bytes,
 )
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
-from q3edge.progress import Silent, reported_to
+from q3edge.progress import Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.calibration import (
@@ -71,8 +71,8 @@ class Small:
 
     def quantize(self, *, reconstruct: bool = False, tune: bool = False) -> list[str]:
         heard = Heard()
-        calibration = Calibration((self.folder / "tokens.npy",), reconstruct=reconstruct, tune=tune)
-        with reported_to(heard):
+        calibration = CalibrationOptions((self.folder / "tokens.npy",), reconstruct=reconstruct, tune=tune)
+        with report_to(heard):
             quantize_checkpoint(str(self.model), self.folder / "out", self.recipe, calibration)
         return heard.lines
 
@@ -122,7 +122,7 @@ def test_the_work_folder_peaks_where_it_was_said(
 ) -> None:
     source, seen = outlier_model(0, **shape), [0]
     schemes = linear_schemes(source, scheme)
-    before_call(monkeypatch, Stream, "delete", lambda: seen.append(bytes_below(tmp_path)))
+    before_call(monkeypatch, StateStream, "delete", lambda: seen.append(bytes_below(tmp_path)))
     calibrate(source, schemes, random_tokens(*tokens), tmp_path, reconstruct=reconstruct)
     headers = 11 * 1024 * source.config.num_hidden_layers  # of the tensors in the layers' files: an estimate
     load = Workload(source.config, schemes, *tokens, reconstructed=reconstruct)
@@ -145,7 +145,7 @@ def test_work_and_output_together_peak_where_it_was_said(
     def look() -> None:
         seen.append(bytes_below(*(path for path in tmp_path.iterdir() if path.name.startswith(".out."))))
 
-    before_call(monkeypatch, Stream, "delete", look)
+    before_call(monkeypatch, StateStream, "delete", look)
     before_call(monkeypatch, QuantizedWriter, "close", look)
     small.quantize(reconstruct="reconstructed" in flags, tune="tuned" in flags)
     # Headers are an estimate, and float tensors that stay as they were are counted as if they became float32.
@@ -205,7 +205,7 @@ def test_what_is_said_beforehand_counts_an_int8_cache(
 
     monkeypatch.setattr(q3edge.pipeline.quantize.outlook, "forecast", recorded)
     small = Small(tmp_path)
-    calibration = Calibration((small.folder / "tokens.npy",), budget=budget)
+    calibration = CalibrationOptions((small.folder / "tokens.npy",), budget=budget)
     recipe = dataclasses.replace(small.recipe, kv_cache="int8")
     quantize_checkpoint(str(small.model), small.folder / "out", recipe, calibration)
     assert [load.int8_cache for load in seen] == [True]

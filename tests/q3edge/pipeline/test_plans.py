@@ -9,7 +9,7 @@ import pytest
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
-from q3edge.calibration.layers.units import Unit
+from q3edge.calibration.layers.scheme_groups import SchemeGroup
 from q3edge.errors import UsageError
 from q3edge.pipeline.quantize.plans import Plan, check_budget, largest_plan, make_plans, widths_of
 from q3edge.quantization.recipe import Recipe
@@ -35,10 +35,10 @@ def test_plans_keep_to_the_budget_and_the_knapsack_predicts_least(share: float) 
     assert len(set(plans["uniform"].schemes.values())) <= 2
 
 
-def costs_with_tables(four_bits: float) -> dict[Unit, list[float]]:
+def costs_with_tables(four_bits: float) -> dict[SchemeGroup, list[float]]:
     """All layers cost alike; tables cost `four_bits` at 4 bits and nothing above."""
 
-    def cost(unit: Unit, scheme: Scheme | None) -> float:
+    def cost(unit: SchemeGroup, scheme: Scheme | None) -> float:
         if scheme is None or (unit.layer is None and scheme.bits > 4):
             return 0.0
         return four_bits if unit.layer is None else 4.0**-scheme.bits

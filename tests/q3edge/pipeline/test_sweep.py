@@ -16,7 +16,7 @@ from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.measure.diff import diff_artifacts
 from q3edge.pipeline.measure.gate import check_artifact
-from q3edge.pipeline.measure.measuring import Measuring
+from q3edge.pipeline.measure.measurement import MeasurementOptions
 from q3edge.pipeline.measure.report import make_report, unique_names
 from q3edge.pipeline.sweep import builds as sweep_builds
 from q3edge.pipeline.sweep.sweep import SweepResult, run_sweep
@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def swept(model: Path, output: Path, formats: list[str] = FORMATS, **options: Any) -> SweepResult:
-    measuring = Measuring(str(model), areas=("math",), limit=2, speed=False, threads=1)
+    measuring = MeasurementOptions(str(model), areas=("math",), limit=2, speed=False, threads=1)
     return run_sweep(output, parse_variants(formats, method="rtn"), measuring, LENIENT, **options)
 
 
@@ -136,14 +136,14 @@ def test_a_damaged_ledger_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_of_the_same_artifacts_has_the_same_scorecards(model: Path, output: Path) -> None:
-    measuring = Measuring(str(model), areas=("math",), limit=2, speed=False, threads=1)
+    measuring = MeasurementOptions(str(model), areas=("math",), limit=2, speed=False, threads=1)
     report = make_report([output / "int8"], measuring, LENIENT)
     raw = json.loads((output / "report.json").read_text())
     assert json.loads(json.dumps(report.to_json()))["variants"][0] == raw["variants"][0]
 
 
 def test_without_a_reference_a_report_tells_what_build_measured(output: Path) -> None:
-    report = make_report([output / "int8"], Measuring(speed=False), Gates(None, 5.0))
+    report = make_report([output / "int8"], MeasurementOptions(speed=False), Gates(None, 5.0))
     (variant,) = report.variants
     assert variant.recovery is None
     assert report.kl == "text_kl"
@@ -160,7 +160,7 @@ def test_what_was_made_before_the_kls_had_names_is_still_read(output: Path, tmp_
     validation = {name: found for name, found in manifest.metrics["validation"].items() if name != "text_kl"}
     assert len(validation) == len(manifest.metrics["validation"]) - 1
     replace(manifest, metrics={**manifest.metrics, "validation": validation}).save(old)
-    here, gates = Measuring(speed=False), Gates(None, 5.0)
+    here, gates = MeasurementOptions(speed=False), Gates(None, 5.0)
     by_old, by_new = (check_artifact(folder, gates, here) for folder in (old, output / "int8"))
     assert by_old.text_kl == by_new.text_kl
     assert make_report([old], here, gates).variants[0].mean_kl("text_kl") == by_new.text_kl
@@ -171,9 +171,9 @@ def test_what_was_made_before_the_kls_had_names_is_still_read(output: Path, tmp_
 
 
 def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> None:
-    folder, here = output / "int8", Measuring(speed=False)
+    folder, here = output / "int8", MeasurementOptions(speed=False)
     by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json")
-    now = Measuring(str(model), areas=("math",), limit=2, threads=1)
+    now = MeasurementOptions(str(model), areas=("math",), limit=2, threads=1)
     assert check_artifact(folder, LENIENT, now).recovery == by_file.recovery
     assert (by_file.kl, by_file.text_kl) == ("suite_kl", None)
     assert by_file.results[0].name == "max_suite_kl"
@@ -197,7 +197,7 @@ def test_a_scorecard_of_another_artifact_is_refused(output: Path, tmp_path: Path
         ("no.json", "not found"),
     ):
         with pytest.raises(InputError, match=words):
-            check_artifact(output / "int8", LENIENT, Measuring(), scorecard=tmp_path / name)
+            check_artifact(output / "int8", LENIENT, MeasurementOptions(), scorecard=tmp_path / name)
 
 
 def test_names_are_told_apart_by_the_parent(tmp_path: Path) -> None:

@@ -63,12 +63,12 @@ def test_what_is_named_exists(names: tuple[str, ...]) -> None:
 
 
 def test_a_sweep_of_other_code_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    from q3edge.pipeline.sweep.variants import Asked
+    from q3edge.pipeline.sweep.variants import VariantRequest
 
-    before = ledger.request_digest("model", Asked("float"), None)
-    assert ledger.request_digest("model", Asked("float"), None) == before
+    before = ledger.request_digest("model", VariantRequest("float"), None)
+    assert ledger.request_digest("model", VariantRequest("float"), None) == before
     monkeypatch.setattr(ledger, "code_digest", lambda *_: cache_key(code="other"))
-    assert ledger.request_digest("model", Asked("float"), None) != before
+    assert ledger.request_digest("model", VariantRequest("float"), None) != before
 
 
 def test_it_is_read_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:

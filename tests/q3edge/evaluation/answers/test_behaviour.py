@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from q3edge.evaluation.answers.behaviour import Generated, behaviour, language_kept, thinking_closed
+from q3edge.evaluation.answers.behaviour import GeneratedAnswer, behaviour, language_kept, thinking_closed
 from q3edge.evaluation.distance.statistics import wilson
 from q3edge.evaluation.suites.suite import Item
 
@@ -24,12 +24,12 @@ def written(
     text: str | None = None,
     end: Literal["stop", "length"] = "stop",
     tokens: int = 1,
-) -> Generated:
+) -> GeneratedAnswer:
     whole = text if text is not None else f"<think>\n{thinking}\n</think>\n\n{answer}" if thinking else answer
-    return Generated(whole, thinking, answer, tokens, end, None)
+    return GeneratedAnswer(whole, thinking, answer, tokens, end, None)
 
 
-NOT_ASKED = Generated("", "", "", 0, None, None, "the prompt is longer than the context")
+NOT_ASKED = GeneratedAnswer("", "", "", 0, None, None, "the prompt is longer than the context")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from q3edge.errors import ResourceError
 from q3edge.evaluation.answers import generated as module
-from q3edge.evaluation.answers.behaviour import Generated
+from q3edge.evaluation.answers.behaviour import GeneratedAnswer
 from q3edge.evaluation.answers.generated import answer_all, compare_generated, left_out
 from q3edge.evaluation.answers.sandbox import Outcome
 from q3edge.evaluation.distance.statistics import wilson
@@ -154,8 +154,8 @@ def test_a_journal_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
         answer_all(model, [QUESTION], max_new_tokens=4, journal=tmp_path / "missing" / "journal.jsonl")
 
 
-def judged(correct: bool | None, text: str = "x", tokens: int = 10, reason: str = "") -> Generated:
-    return Generated(text, "", text, tokens, "stop", correct, reason)
+def judged(correct: bool | None, text: str = "x", tokens: int = 10, reason: str = "") -> GeneratedAnswer:
+    return GeneratedAnswer(text, "", text, tokens, "stop", correct, reason)
 
 
 def suites(count: int) -> tuple[Suite, Suite]:
@@ -211,7 +211,7 @@ def test_recovery_needs_something_to_recover() -> None:
 
 
 def test_what_one_model_was_not_judged_on_counts_for_neither() -> None:
-    skipped = Generated("", "", "", 0, None, None, module._TOO_LONG)
+    skipped = GeneratedAnswer("", "", "", 0, None, None, module._TOO_LONG)
     unjudged = judged(None, reason=module._NOT_RUN)
     reference = [skipped, *[judged(True)] * 19, unjudged]
     candidate = [judged(False), skipped, *[judged(True, "y")] * 18, unjudged]
@@ -223,7 +223,7 @@ def test_what_one_model_was_not_judged_on_counts_for_neither() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    skipped = Generated("", "", "", 0, None, None, module._TOO_LONG)
+    skipped = GeneratedAnswer("", "", "", 0, None, None, module._TOO_LONG)
     result = compare_generated([skipped] * 21, [skipped] * 21, suites(20))
     assert (result.areas, result.length_ratio, result.reference_behaviour) == ({}, None, None)
     with pytest.raises(ValueError, match="argument"):

@@ -78,7 +78,7 @@ def test_one_float_reference_gives_the_decoders_own_logits() -> None:
     texts = [Window("t", random.integers(0, 320, length + 1)) for length in (40, 90)]
     (found,) = compare_models(texts, [FloatReference(source), ComparedDecoder(ReferenceDecoder(source))])
     assert max(metrics.kl.max() for metrics in found) < 1e-9
-    assert all(metrics.same_top.all() for metrics in found)
+    assert all(metrics.top1_agreement.all() for metrics in found)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -44,7 +44,7 @@ def test_equals_torch_in_float64(noise: float) -> None:
     np.testing.assert_allclose(found.reference_nll, -next_p, rtol=1e-12)
     np.testing.assert_allclose(found.candidate_nll, -next_q, rtol=1e-12)
     np.testing.assert_allclose(found.probability_change, np.exp(next_q) - np.exp(next_p), atol=1e-14)
-    assert found.same_top.tolist() == (p.argmax(-1) == q.argmax(-1)).double().tolist()
+    assert found.top1_agreement.tolist() == (p.argmax(-1) == q.argmax(-1)).double().tolist()
     error = np.linalg.norm((candidate - reference).astype(np.float64), axis=1)
     np.testing.assert_allclose(found.logit_error, error / np.linalg.norm(reference.astype(np.float64), axis=1), 1e-5)
 
@@ -65,7 +65,7 @@ def test_kl_is_never_negative_and_zero_for_equal_logits(a: Any, b: Any, target: 
     assert (same.kl == 0).all()
     assert (same.probability_change == 0).all()
     assert (same.logit_error == 0).all()
-    assert (same.same_top == 1).all()
+    assert (same.top1_agreement == 1).all()
 
 
 @given(LOGITS, LOGITS, st.integers(-64, 64), st.permutations(range(17)))
@@ -103,7 +103,7 @@ def test_averages_are_those_of_all_tokens() -> None:
     assert found.mean_kl.value == pytest.approx(tokens.kl.mean(), rel=1e-14)
     for name, q in (("median_kl", 0.5), ("p99_kl", 0.99), ("p999_kl", 0.999)):
         assert getattr(found, name).value == np.quantile(tokens.kl, q, method="inverted_cdf")
-    assert found.top1_agreement.value == tokens.same_top.mean()
+    assert found.top1_agreement.value == tokens.top1_agreement.mean()
     assert found.reference_perplexity.value == pytest.approx(np.exp(tokens.reference_nll.mean()), rel=1e-14)
     assert found.candidate_perplexity.value == pytest.approx(np.exp(tokens.candidate_nll.mean()), rel=1e-14)
     ratio = np.log(found.candidate_perplexity.value / found.reference_perplexity.value)

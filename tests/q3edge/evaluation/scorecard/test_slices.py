@@ -145,7 +145,7 @@ def test_histogram_counts_every_token() -> None:
         metrics = made.reading.metrics
         return ReadPassage(
             made.passage,
-            Reading(TokenMetrics(np.array(kl), *[metrics.same_top] * 5), NOWHERE),
+            Reading(TokenMetrics(np.array(kl), *[metrics.top1_agreement] * 5), NOWHERE),
         )
 
     found = histogram([with_kl(0.0, 1e-6, 0.02), with_kl(0.02, 1e9)])

@@ -18,7 +18,7 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import open_graph
-from q3edge.runtime.session.onnx_references import ExternalData
+from q3edge.runtime.session.onnx_references import ExternalTensor
 from tests.helpers.runtime import write_artifact
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
@@ -57,12 +57,12 @@ def test_what_is_not_understood_is_left_to_onnxruntime(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(bytes(64))
     tensors = [
-        ExternalData("good", FLOAT16, (2, 8), "data", 32, 32),
-        ExternalData("another type", 99, (2, 8), "data", 0, 32),
-        ExternalData("too short", FLOAT16, (3, 8), "data", 0, 32),
-        ExternalData("no length", FLOAT16, (2, 8), "data", 0, None),
-        ExternalData("another file", FLOAT16, (2, 8), "data2", 0, 32),
-        ExternalData("empty", UINT8, (0,), "data", 0, 0),
+        ExternalTensor("good", FLOAT16, (2, 8), "data", 32, 32),
+        ExternalTensor("another type", 99, (2, 8), "data", 0, 32),
+        ExternalTensor("too short", FLOAT16, (3, 8), "data", 0, 32),
+        ExternalTensor("no length", FLOAT16, (2, 8), "data", 0, None),
+        ExternalTensor("another file", FLOAT16, (2, 8), "data2", 0, 32),
+        ExternalTensor("empty", UINT8, (0,), "data", 0, 0),
     ]
     assert LentWeights(path, tensors).names == {"good"}
     assert LentWeights(path, tensors[1:]).names == frozenset()
@@ -73,14 +73,14 @@ def test_pages_read_inside_are_dropped(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "weights"
     path.write_bytes(bytes(SIZE))
     options = _Options()
-    lent = LentWeights(path, [ExternalData("weight", UINT8, (SIZE,), "weights", 0, SIZE)])
+    lent = LentWeights(path, [ExternalTensor("weight", UINT8, (SIZE,), "weights", 0, SIZE)])
     lent.lend(options)  # type: ignore[arg-type]
-    with lent.read_pages_dropped():
+    with lent.drop_read_pages():
         assert options.read() == 0
     assert _resident(path) == 0
     options.read()
     assert _resident(path) == SIZE  # or the test could not fail
-    with pytest.raises(ZeroDivisionError), lent.read_pages_dropped():
+    with pytest.raises(ZeroDivisionError), lent.drop_read_pages():
         raise ZeroDivisionError
     assert _resident(path) == 0
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from q3edge.errors import InputError
-from q3edge.runtime.session.onnx_references import ExternalData, check_external_data, read_external_data
+from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data, read_external_data
 from tests.helpers.runtime import write_artifact
 
 
@@ -147,7 +147,7 @@ def test_reads_what_the_onnx_package_reads(tmp_path: Path) -> None:
         if entries:
             length = int(entries["length"]) if "length" in entries else None
             place = entries["location"], int(entries.get("offset", 0)), length
-            expected.add(ExternalData(tensor.name, tensor.data_type, tuple(tensor.dims), *place))
+            expected.add(ExternalTensor(tensor.name, tensor.data_type, tuple(tensor.dims), *place))
     found = read_external_data(model)
     assert len(found) > 5
     assert set(found) == expected

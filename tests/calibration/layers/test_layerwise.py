@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from q3edge.architecture.tensors import EMBEDDING
-from q3edge.calibration.layers.journal import Journal
-from q3edge.calibration.layers.walk import Walk, rounded_layer
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration, dequantize_layer
+from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.errors import InputError
-from q3edge.progress import reported_to
+from q3edge.progress import report_to
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead, embed, hidden_states
@@ -80,10 +80,10 @@ def test_the_states_behind_the_last_layer_are_those_of_the_stored_layers(table: 
         )
     rotary = RotaryTables.of(source.config, TRAINING.shape[1])
     expected = embed(replay, TRAINING)
-    with Journal(tmp_path, {"test": "1"}) as journal:
-        tokens = Walk(source, schemes, TRAINING, journal).tokens
+    with WorkFolder(tmp_path, {"test": "1"}) as journal:
+        tokens = LayerwiseCalibration(source, schemes, TRAINING, journal).tokens
     for layer, result in enumerate(results[:3]):
-        weights = rounded_layer(source, layer, result)
+        weights = dequantize_layer(source, layer, result)
         for part in tokens.parts:
             expected[part] = decoder_layer(expected[part], weights, source.config, rotary)
     assert torch.equal(states, expected)
@@ -127,15 +127,15 @@ def test_any_layout_of_tokens_works(shape: tuple[int, int], tmp_path: Path) -> N
 
 def test_a_single_row_cannot_judge_itself(tmp_path: Path) -> None:
     source = outlier_model(6)
-    with Journal(tmp_path, {}) as journal, pytest.raises(InputError, match="expected at least 2"):
-        Walk(source, linear_schemes(source, INT4), TRAINING[:1], journal)
+    with WorkFolder(tmp_path, {}) as journal, pytest.raises(InputError, match="expected at least 2"):
+        LayerwiseCalibration(source, linear_schemes(source, INT4), TRAINING[:1], journal)
 
 
 def test_no_sequence_both_solves_and_judges(tmp_path: Path) -> None:
     source = outlier_model(7)
     for sequences, length in ((2, 16), (16, 64), (17, 700), (128, 512), (33, 1)):
-        with Journal(tmp_path, {}) as journal:
-            tokens = Walk(source, {}, random_tokens(sequences, length), journal).tokens
+        with WorkFolder(tmp_path, {}) as journal:
+            tokens = LayerwiseCalibration(source, {}, random_tokens(sequences, length), journal).tokens
         assert 1 <= tokens.held_out < sequences
         covered = [number for part in tokens.parts for number in range(part.start, part.stop)]
         assert covered == list(range(sequences))
@@ -169,6 +169,6 @@ def test_progress_ends_at_its_total_the_first_time_and_after(table: Scheme | Non
     schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
     for _ in range(2):
         counted = Counted()
-        with reported_to(counted), Journal(tmp_path, {}) as journal:
-            Walk(source, schemes, TRAINING[:6], journal).run().close()
+        with report_to(counted), WorkFolder(tmp_path, {}) as journal:
+            LayerwiseCalibration(source, schemes, TRAINING[:6], journal).run().close()
         assert counted.done == counted.total == 2 * 4 + (table is not None)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from q3edge.calibration.rounding.balance import balance_of
+from q3edge.calibration.rounding.channel_scaling import channel_scale_of
 from q3edge.calibration.rounding.gptq import InverseFactor, factorize, round_channels
 from q3edge.calibration.rounding.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
 from q3edge.calibration.rounding.moments import Moments
@@ -42,7 +42,7 @@ class TensorReport:
     scheme: Scheme
     rounding_loss: float
     loss: float
-    balance_exponent: float
+    scaling_exponent: float
     sweeps: int | None
     damping: float
     damping_retries: int
@@ -55,10 +55,10 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
-    """Tensors stand for weights [N, K] times `balance` [K]; the input is to be divided by it."""
+    """Tensors stand for weights [N, K] times `channel_scale` [K]; the input is to be divided by it."""
 
     tensors: Mapping[str, QuantizedTensor]
-    balance: torch.Tensor
+    channel_scale: torch.Tensor
     reports: Mapping[str, TensorReport]
 
 
@@ -87,20 +87,20 @@ class _Problem:
         error = weights - values
         return float(torch.linalg.vecdot(error @ self.moments.held_out, error).sum())
 
-    def activation_loss(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> float:
-        """Squared output error on held-out tokens, estimated on a few, of rounding the input divided by `balance`."""
+    def activation_loss(self, weights: torch.Tensor, scheme: Scheme, channel_scale: torch.Tensor) -> float:
+        """Squared output error on held-out tokens, estimated on a few, of rounding the scaled input."""
         if scheme.activations == "float":
             return 0.0
-        errors = token_rounding_errors(torch.cat(self.moments.sampled) / balance) * balance
+        errors = token_rounding_errors(torch.cat(self.moments.sampled) / channel_scale) * channel_scale
         return float((errors @ weights.T).square().sum()) * self.moments.held_out_tokens / len(errors)
 
-    def gptq(self, weights: torch.Tensor, scheme: Scheme, balance: torch.Tensor) -> tuple[torch.Tensor, Grid]:
+    def gptq(self, weights: torch.Tensor, scheme: Scheme, channel_scale: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         """Steps [N, K] and their grid."""
-        grid = choose_grid(weights, scheme, self.factor.importance, balance)
+        grid = choose_grid(weights, scheme, self.factor.importance, channel_scale)
         return round_channels(weights, self.factor, grid, scheme), grid
 
 
-def solve_stage(
+def solve_input_group(
     weights: Mapping[str, torch.Tensor],
     schemes: Mapping[str, Scheme],
     moments: Moments,
@@ -113,17 +113,17 @@ def solve_stage(
     factor = factorize(moments.hessian)
     problem = _Problem(moments, factor)
     rms = factor.importance.sqrt()
-    balances = {exponent: allowed(balance_of(rms, exponent)) for exponent in EXPONENTS}
-    exponent = _best_exponent(weights, schemes, problem, balances)
+    channel_scales = {exponent: allowed(channel_scale_of(rms, exponent)) for exponent in EXPONENTS}
+    exponent = _best_exponent(weights, schemes, problem, channel_scales)
     tensors, reports = {}, {}
     for name, matrix in weights.items():
         tensors[name], reports[name] = _solve_matrix(
-            matrix.__getitem__, len(matrix), schemes[name], problem, balances[exponent], exponent
+            matrix.__getitem__, len(matrix), schemes[name], problem, channel_scales[exponent], exponent
         )
-    return Solution(tensors, balances[exponent], reports)
+    return Solution(tensors, channel_scales[exponent], reports)
 
 
-def solve_unbalanced(
+def solve_unscaled(
     read: Callable[[slice], torch.Tensor], rows: int, scheme: Scheme, moments: Moments
 ) -> tuple[QuantizedTensor, TensorReport]:
     """Round one matrix [rows, K] whose input no balance can be folded into; `read` gives float32 blocks of its rows."""
@@ -135,7 +135,7 @@ def _best_exponent(
     weights: Mapping[str, torch.Tensor],
     schemes: Mapping[str, Scheme],
     problem: _Problem,
-    balances: Mapping[float, torch.Tensor],
+    channel_scales: Mapping[float, torch.Tensor],
 ) -> float:
     """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included."""
     sample = dict(zip(weights, _sampled(list(weights.values()))))
@@ -145,13 +145,13 @@ def _best_exponent(
     }
 
     def loss(exponent: float) -> float:
-        balance, total = balances[exponent], 0.0
+        channel_scale, total = channel_scales[exponent], 0.0
         for scheme, rows in samples.items():
-            steps, grid = problem.gptq(rows, scheme, balance)
-            total += problem.loss(rows, dequantized(steps, grid)) + problem.activation_loss(rows, scheme, balance)
+            steps, grid = problem.gptq(rows, scheme, channel_scale)
+            total += problem.loss(rows, dequantized(steps, grid)) + problem.activation_loss(rows, scheme, channel_scale)
         return total
 
-    losses = dict(zip(balances, ordered_map(loss, balances)))
+    losses = dict(zip(channel_scales, ordered_map(loss, channel_scales)))
     return min(losses, key=lambda exponent: losses[exponent])
 
 
@@ -168,7 +168,7 @@ def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def sampled_losses(
-    matrices: Sequence[torch.Tensor], schemes: Sequence[Scheme | None], moments: Moments, balance: torch.Tensor
+    matrices: Sequence[torch.Tensor], schemes: Sequence[Scheme | None], moments: Moments, channel_scale: torch.Tensor
 ) -> list[float]:
     """What GPTQ loses on held-out tokens at each scheme (None: nothing), on a sample of the rows of `matrices`.
 
@@ -180,7 +180,7 @@ def sampled_losses(
     def loss(scheme: Scheme | None) -> float:
         if scheme is None:
             return 0.0
-        steps, grid = problem.gptq(rows, scheme, balance)
+        steps, grid = problem.gptq(rows, scheme, channel_scale)
         return problem.loss(rows, dequantized(steps, grid))
 
     return list(ordered_map(loss, schemes))
@@ -191,7 +191,7 @@ def _solve_matrix(
     count: int,
     scheme: Scheme,
     problem: _Problem,
-    balance: torch.Tensor,
+    channel_scale: torch.Tensor,
     exponent: float,
 ) -> tuple[QuantizedTensor, TensorReport]:
     """Round all `count` rows, block by block, by the attempt with the smallest loss on the blocks that judge."""
@@ -201,7 +201,7 @@ def _solve_matrix(
         grid = choose_grid(rows, scheme)
         nearest = problem.loss(rows, dequantized(round_to_grid(rows, grid, scheme), grid))
         power = torch.linalg.vecdot(rows @ problem.moments.held_out, rows).sum()
-        attempts = enumerate(_attempts(rows, scheme, problem, balance))
+        attempts = enumerate(_attempts(rows, scheme, problem, channel_scale))
         candidates = {number: candidate(rows, *found) for number, found in attempts if number in numbers}
         return _Block(candidates, nearest, float(power))
 
@@ -219,7 +219,7 @@ def _solve_matrix(
         scheme=scheme,
         rounding_loss=sum(block.rounding_loss for block in blocks) / power,
         loss=sum(block.candidates[best].loss for block in blocks) / power,
-        balance_exponent=exponent,
+        scaling_exponent=exponent,
         sweeps=best if best <= SWEEPS else None,
         damping=problem.factor.damping,
         damping_retries=problem.factor.retries,
@@ -229,10 +229,10 @@ def _solve_matrix(
 
 
 def _attempts(
-    rows: torch.Tensor, scheme: Scheme, problem: _Problem, balance: torch.Tensor
+    rows: torch.Tensor, scheme: Scheme, problem: _Problem, channel_scale: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, Grid]]:
     """Steps and grid of GPTQ, of each sweep after it, and last of rounding to nearest on the same balanced grid."""
-    steps, first = problem.gptq(rows, scheme, balance)
+    steps, first = problem.gptq(rows, scheme, channel_scale)
     yield steps, first
     grid = first
     for _ in range(SWEEPS):

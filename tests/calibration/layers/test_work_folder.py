@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from q3edge.architecture.tensors import EMBEDDING
-from q3edge.calibration.layers import journal as journal_module
-from q3edge.calibration.layers import stage
-from q3edge.calibration.layers.journal import Journal
+from q3edge.calibration.layers import input_group
+from q3edge.calibration.layers import work_folder as journal_module
+from q3edge.calibration.layers.input_group import TensorReport
 from q3edge.calibration.layers.layer import LayerResult
-from q3edge.calibration.layers.stage import TensorReport
-from q3edge.calibration.layers.streams import Stream
-from q3edge.calibration.layers.walk import Walk
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.streams import StateStream
+from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.errors import ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -42,7 +42,7 @@ LAYERS = 3
 
 @pytest.fixture(autouse=True)
 def _one_exponent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "EXPONENTS", (0.5,))  # the choice among several takes most of the time
+    monkeypatch.setattr(input_group, "EXPONENTS", (0.5,))  # the choice among several takes most of the time
 
 
 def small_model(layers: int = LAYERS) -> InMemoryWeights:
@@ -74,7 +74,7 @@ def run(model: InMemoryWeights, folder: Path, *, reconstruct: bool = False) -> d
 @pytest.fixture(scope="module")
 def expected(model: InMemoryWeights, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "EXPONENTS", (0.5,))
+        patch.setattr(input_group, "EXPONENTS", (0.5,))
         return run(model, tmp_path_factory.mktemp("whole") / "work")
 
 
@@ -95,10 +95,10 @@ def killed_at(number: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
-            (Stream, "write"),
-            (Stream, "commit"),
-            (Stream, "delete"),
-            (Journal, "save"),
+            (StateStream, "write"),
+            (StateStream, "commit"),
+            (StateStream, "delete"),
+            (WorkFolder, "save"),
             (os, "fsync"),
             (Path, "rename"),
             (Path, "replace"),
@@ -152,9 +152,9 @@ import os, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 import torch; torch.set_num_threads(1)
-from q3edge.calibration.layers import stage; stage.EXPONENTS = (0.5,)
+from q3edge.calibration.layers import input_group; input_group.EXPONENTS = (0.5,)
 from tests.helpers.calibration import calibrate
-import test_journal as t
+import test_work_folder as t
 from {module} import {owner}
 original = {owner}.{name}
 left = {count}
@@ -173,8 +173,8 @@ calibrate(model, t.schemes_of(model), t.TOKENS, Path({folder!r}))
 @pytest.mark.parametrize(
     ("module", "owner", "name", "count"),
     [
-        ("q3edge.calibration.layers.journal", "Journal", "save", 2),
-        ("q3edge.calibration.layers.streams", "Stream", "commit", 3),
+        ("q3edge.calibration.layers.work_folder", "WorkFolder", "save", 2),
+        ("q3edge.calibration.layers.streams", "StateStream", "commit", 3),
     ],
 )
 def test_a_process_that_vanishes_is_followed_by_one_that_finishes(
@@ -243,14 +243,14 @@ def test_a_damaged_layer_found_in_an_unfinished_run_is_solved_again(
     model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        save = Journal.save
+        save = WorkFolder.save
 
-        def until_the_last(self: Journal, layer: int, *rest: Any) -> None:
+        def until_the_last(self: WorkFolder, layer: int, *rest: Any) -> None:
             if layer == LAYERS - 1:
                 raise Killed
             save(self, layer, *rest)
 
-        patch.setattr(Journal, "save", until_the_last)
+        patch.setattr(WorkFolder, "save", until_the_last)
         with pytest.raises(Killed):
             run(model, tmp_path)
     path = tmp_path / "layer-0000.bin"
@@ -282,14 +282,14 @@ def test_damaged_hidden_states_are_made_again(
 ) -> None:
     model = small_model(layers=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stream, "delete", Stream.close)
+        patch.setattr(StateStream, "delete", StateStream.close)
         expected = run(model, tmp_path, reconstruct=reconstruct)  # leaves the states before each layer, as a kill does
     (tmp_path / "layer-0001.bin").unlink()
     states = tmp_path / f"{name}-0001.bin"
     states.write_bytes(damaged(states.read_bytes()))
     read: list[int] = []
-    load = Journal.load
-    monkeypatch.setattr(Journal, "load", lambda self, layer, *rest: read.append(layer) or load(self, layer, *rest))  # type: ignore[func-returns-value]
+    load = WorkFolder.load
+    monkeypatch.setattr(WorkFolder, "load", lambda self, layer, *rest: read.append(layer) or load(self, layer, *rest))  # type: ignore[func-returns-value]
     calls = solver_calls(monkeypatch)
     assert run(model, tmp_path, reconstruct=reconstruct) == expected
     assert calls == [1]
@@ -302,8 +302,8 @@ def test_a_finished_layer_is_read_once(model: InMemoryWeights, tmp_path: Path, m
     original = journal_module.read_arrays
     monkeypatch.setattr(journal_module, "read_arrays", lambda path: read.append(path.name) or original(path))  # type: ignore[func-returns-value]
     for _ in range(2):
-        with Journal(tmp_path, {}) as journal:
-            walk = Walk(model, untied, TOKENS, journal)
+        with WorkFolder(tmp_path, {}) as journal:
+            walk = LayerwiseCalibration(model, untied, TOKENS, journal)
             walk.run().close()
             assert [len(summary.reports) for summary in walk.summaries()] == [4] * LAYERS
             assert read == []
@@ -314,7 +314,7 @@ def test_a_finished_layer_is_read_once(model: InMemoryWeights, tmp_path: Path, m
 
 def test_a_summary_says_what_the_layer_holds(tmp_path: Path) -> None:
     result, _ = small_result()
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         assert journal.finished(0) is None
         journal.save(0, result)
         found = journal.finished(0)
@@ -328,7 +328,7 @@ def test_a_summary_says_what_the_layer_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sha256": 1}', b'{"sha256": "", "value": {"a": 1.0}}'])
 def test_damaged_values_are_not_recalled(content: bytes, tmp_path: Path) -> None:
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         assert journal.recall("costs") is None
         journal.store("costs", {"a": [0.1, 1 / 3]})
         assert journal.recall("costs") == {"a": [0.1, 1 / 3]}
@@ -339,11 +339,11 @@ def test_damaged_values_are_not_recalled(content: bytes, tmp_path: Path) -> None
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         journal.store("costs", 1)
     for name in (".hidden-0001.bin.partial-1", ".layer-0000.bin.partial-2"):
         (tmp_path / name).write_bytes(b"half")
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["costs.json", "inputs.json", "lock"]
         assert journal.recall("costs") == 1
 
@@ -368,7 +368,7 @@ def small_result() -> tuple[LayerResult, dict[str, Scheme | None]]:
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     result, schemes = small_result()
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         assert journal.load(0, schemes) is None
         journal.save(0, result)
         journal.save(11, result)
@@ -381,7 +381,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 def surviving_damage(tmp_path: Path, damaged: Callable[[bytes], Iterator[bytes]]) -> Iterator[str]:
     """Damage that is not found, or ends in anything but "solve it again"."""
     result, schemes = small_result()
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         journal.save(0, result)
         path = tmp_path / "layer-0000.bin"
         for number, content in enumerate(damaged(path.read_bytes())):
@@ -419,60 +419,60 @@ def test_a_layer_file_cut_anywhere_is_found(tmp_path: Path) -> None:
 def test_other_inputs_are_refused_by_name_and_change_nothing(tmp_path: Path) -> None:
     result, schemes = small_result()
     inputs = {"model": "m", "recipe": "r", "calibration tokens": "t"}
-    with Journal(tmp_path, inputs) as journal:
+    with WorkFolder(tmp_path, inputs) as journal:
         journal.save(0, result)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for changed in (["model"], ["recipe"], ["calibration tokens", "model"]):
         with (
             pytest.raises(UsageError, match="--restart") as refusal,
-            Journal(tmp_path, {**inputs, **dict.fromkeys(changed, "other")}),
+            WorkFolder(tmp_path, {**inputs, **dict.fromkeys(changed, "other")}),
         ):
             pass
         assert f"{', '.join(changed)} changed" in str(refusal.value)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with Journal(tmp_path, inputs) as journal:  # the lock was given back
+    with WorkFolder(tmp_path, inputs) as journal:  # the lock was given back
         assert journal.load(0, schemes) is not None
-    with Journal(tmp_path, {**inputs, "model": "other"}, restart=True) as journal:
+    with WorkFolder(tmp_path, {**inputs, "model": "other"}, restart=True) as journal:
         assert journal.load(0, schemes) is None
         assert journal.finished_layers() == []
 
 
 def test_layers_without_a_record_of_their_inputs_are_not_trusted(tmp_path: Path) -> None:
     result, schemes = small_result()
-    with Journal(tmp_path, {"model": "m"}) as journal:
+    with WorkFolder(tmp_path, {"model": "m"}) as journal:
         journal.save(0, result)
     (tmp_path / "inputs.json").unlink()
-    with Journal(tmp_path, {"model": "m"}) as journal:
+    with WorkFolder(tmp_path, {"model": "m"}) as journal:
         assert journal.load(0, schemes) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"model": 3}'])
 def test_a_damaged_record_of_the_inputs_is_refused_and_restart_helps(content: bytes, tmp_path: Path) -> None:
-    with Journal(tmp_path, {"model": "m"}):
+    with WorkFolder(tmp_path, {"model": "m"}):
         pass
     (tmp_path / "inputs.json").write_bytes(content)
-    with pytest.raises(UsageError, match="--restart"), Journal(tmp_path, {"model": "m"}):
+    with pytest.raises(UsageError, match="--restart"), WorkFolder(tmp_path, {"model": "m"}):
         pass
-    with Journal(tmp_path, {"model": "m"}, restart=True):
+    with WorkFolder(tmp_path, {"model": "m"}, restart=True):
         pass
-    with Journal(tmp_path, {"model": "m"}):
+    with WorkFolder(tmp_path, {"model": "m"}):
         pass
 
 
 def test_whoever_comes_second_is_told_who_is_at_work(tmp_path: Path) -> None:
     result, schemes = small_result()
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         journal.save(0, result)
         for restart in (False, True):
             message = f"process {os.getpid()} is working on this output"
-            with pytest.raises(ResourceError, match=message), Journal(tmp_path, {}, restart=restart):
+            with pytest.raises(ResourceError, match=message), WorkFolder(tmp_path, {}, restart=restart):
                 pass
         assert journal.load(0, schemes) is not None
-    with Journal(tmp_path, {}) as journal:
+    with WorkFolder(tmp_path, {}) as journal:
         assert journal.load(0, schemes) is not None
 
 
 def test_a_folder_that_cannot_be_made_is_a_resource_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ResourceError, match="choose another disk"), Journal(tmp_path / "file" / "work", {}):
+    with pytest.raises(ResourceError, match="choose another disk"), WorkFolder(tmp_path / "file" / "work", {}):
         pass

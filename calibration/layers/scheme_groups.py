@@ -13,7 +13,7 @@ TABLES = "tables"
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class SchemeGroup:
     """Tensors that are stored alike: one input group of one layer, or the embedding and the head (layer None)."""
 
     layer: int | None
@@ -26,9 +26,9 @@ class Unit:
         return self.role if self.layer is None else f"layer.{self.layer}.{self.role}"
 
 
-def units_of(config: Qwen3Config) -> Iterator[Unit]:
+def scheme_groups(config: Qwen3Config) -> Iterator[SchemeGroup]:
     """All units, the tables last."""
     for layer in layers_of(config):
         for group in layer.groups:
-            yield Unit(layer.number, group.name, layer.names(group))
-    yield Unit(None, TABLES, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD))
+            yield SchemeGroup(layer.number, group.name, layer.names(group))
+    yield SchemeGroup(None, TABLES, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD))

@@ -18,8 +18,8 @@ from typing import Any, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from q3edge.calibration.layers.rounded import LayerResult, Reconstruction
-from q3edge.calibration.layers.stage import TensorReport
+from q3edge.calibration.layers.input_group import TensorReport
+from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -41,11 +41,11 @@ class LayerSummary:
     """A finished layer without its weights; floats: names of the tensors that a balance was folded into."""
 
     reports: Mapping[str, TensorReport]
-    reconstruction: Reconstruction | None
+    reconstruction: ReconstructionReport | None
     floats: tuple[str, ...]
 
 
-class Journal:
+class WorkFolder:
     """The work folder of one calibration; use as a context manager, which holds its lock.
 
     inputs: whatever decides the result, name -> a digest or value. UsageError: the folder belongs to a run with other
@@ -170,7 +170,7 @@ def _summary(note: Mapping[str, Any]) -> LayerSummary:
             name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])})
             for name, fields in note["reports"].items()
         },
-        reconstruction=None if found is None else Reconstruction(**found),
+        reconstruction=None if found is None else ReconstructionReport(**found),
         floats=tuple(note["floats"]),
     )
 

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
-from q3edge.calibration.layers.journal import Journal, LayerSummary
 from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.rounded import LayerResult
-from q3edge.calibration.layers.streams import Boundary, Stream, Tokens
-from q3edge.calibration.layers.tables import embed_rounded, embedding_share, solve_head
+from q3edge.calibration.layers.streams import Boundary, StateStream, Tokens
+from q3edge.calibration.layers.tables import embed_quantized, embedding_share, solve_head
+from q3edge.calibration.layers.work_folder import LayerSummary, WorkFolder
 from q3edge.calibration.rounding.moments import Moments
-from q3edge.calibration.training.reconstruct import EPOCHS, Reconstructor
+from q3edge.calibration.training.reconstruct import EPOCHS, LayerTrainer
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
 from q3edge.progress import Advance
@@ -41,7 +41,7 @@ HELD_OUT = 1 / 8  # of the sequences judge every choice
 Found = TypeVar("Found")
 
 
-class Walk:
+class LayerwiseCalibration:
     """Calibration of all layers for `token_ids` int64 [sequences, length]; layers without a scheme pass through.
 
     The journal holds the head as one layer more, where it has a scheme.
@@ -52,7 +52,7 @@ class Walk:
         source: WeightSource,
         schemes: Mapping[str, Scheme | None],
         token_ids: NDArray[np.int64],
-        journal: Journal,
+        journal: WorkFolder,
         *,
         bfloat16: bool = False,
         reconstruct: bool = False,
@@ -69,7 +69,7 @@ class Walk:
         groups = max(len(layer.groups) for layer in layers_of(source.config))
         self._steps = groups + (EPOCHS if reconstruct else 0)  # of progress in a layer
 
-    def run(self) -> Stream:
+    def run(self) -> StateStream:
         """Solve what is not solved yet; returns the hidden states behind the last layer."""
         sound = {n for n in self._journal.finished_layers() if self._journal.finished(n) is not None}
         begin = self._first_boundary(sound)
@@ -89,7 +89,7 @@ class Walk:
                     self._journal.save(layer, result)
                 else:
                     self._pass_float(layer, before, after)
-                    self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
+                    self._pass_through(dequantize_layer(self._source, layer, result), before.own, after.own)
                     after.commit()
                     advance(self._steps)
                 before.delete()
@@ -161,9 +161,9 @@ class Walk:
     def _embed(self, states: Boundary) -> None:
         """The rows of the embedding that occur, rounded as they will be, and as they are for the target."""
         for part in self.tokens.parts:
-            states.own.write(part, embed_rounded(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
+            states.own.write(part, embed_quantized(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
             if states.target is not None:
-                states.target.write(part, embed_rounded(self._source, self._token_ids[part], None))
+                states.target.write(part, embed_quantized(self._source, self._token_ids[part], None))
         states.commit()
 
     def _solve(self, layer: int, before: Boundary, after: Boundary, advance: Advance) -> LayerResult:
@@ -171,9 +171,9 @@ class Walk:
         result = solver.solve(before.own, after.own)
         self._pass_float(layer, before, after)
         if after.target is not None and result.tensors:
-            reconstructor = Reconstructor(self._source.config, self.tokens, before.own, after.target)
-            result = reconstructor.run(result, solver.balanced, advance)
-            self._pass_through(rounded_layer(self._source, layer, result), before.own, after.own)
+            reconstructor = LayerTrainer(self._source.config, self.tokens, before.own, after.target)
+            result = reconstructor.run(result, solver.scaled_layer, advance)
+            self._pass_through(dequantize_layer(self._source, layer, result), before.own, after.own)
         elif after.target is not None:
             advance(EPOCHS)
         return result
@@ -183,7 +183,7 @@ class Walk:
         if before.target is not None and after.target is not None:
             self._pass_through(LayerWeights.read(self._source, layer), before.target, after.target)
 
-    def _pass_through(self, weights: LayerWeights, before: Stream, after: Stream) -> None:
+    def _pass_through(self, weights: LayerWeights, before: StateStream, after: StateStream) -> None:
         rotary = RotaryTables.of(self._source.config, self.tokens.length)
 
         def forward(part: slice) -> None:
@@ -192,13 +192,13 @@ class Walk:
         for _ in self.tokens.map(forward):
             pass
 
-    def _solve_head(self, states: Stream, scheme: Scheme) -> LayerResult:
+    def _solve_head(self, states: StateStream, scheme: Scheme) -> LayerResult:
         """A tied table is solved for the states that its rows rounded to nearest led to: `states` are what is there."""
         config, norm = self._source.config, read_tensor(self._source, FINAL_NORM)
         moments = Moments.empty(config.hidden_size)
         for part, final in self.tokens.map(lambda part: normalize(states.read(part), norm, config)):
             moments.add(final.flatten(0, 1), held_out=self.tokens.is_held_out(part))
-        layers = (rounded_layer(self._source, layer, self._result(layer)) for layer in range(self._layers))
+        layers = (dequantize_layer(self._source, layer, self._result(layer)) for layer in range(self._layers))
         share = embedding_share(self._source, layers, self._token_ids, scheme, bfloat16=self.tokens.bfloat16)
         tensor, report = solve_head(self._source, scheme, moments, share)
         return LayerResult({self._head: tensor}, {}, {self._head: report})
@@ -209,7 +209,7 @@ def held_out_rows(sequences: int) -> int:
     return max(1, round(sequences * HELD_OUT))
 
 
-def rounded_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
+def dequantize_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
     """float32 weights of a finished layer: dequantized, balanced, or as they are in `source`."""
 
     def read(name: str) -> torch.Tensor:
@@ -217,5 +217,5 @@ def rounded_layer(source: WeightSource, layer: int, result: LayerResult) -> Laye
             return torch.from_numpy(result.tensors[name].dequantize())
         return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
 
-    described = Layer.of(source.config, layer)
-    return LayerWeights(described, {field: read(described.name(field)) for field in described.tensors})
+    describe_error = Layer.of(source.config, layer)
+    return LayerWeights(describe_error, {field: read(describe_error.name(field)) for field in describe_error.tensors})

@@ -11,7 +11,7 @@ from q3edge.evaluation.plain_values import from_plain
 Found = TypeVar("Found")
 
 
-def known_or_measured(
+def cached_measurement(
     kind: type[Found], measure: Callable[[], Found], to_json: Callable[[Found], Any], *, cache: bool, **inputs: Any
 ) -> Found:
     """What was stored for exactly these `inputs` (JSON values), else what `measure` gives, which is then stored.

@@ -1,4 +1,4 @@
-"""`Measuring` and `Asking`: what is measured of each variant, and how. Neither needs torch."""
+"""`MeasurementOptions` and `AnswerOptions`: what is measured of each variant, and how. Neither needs torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from q3edge.machine.cpu import cpu_name, default_threads
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AnswerOptions:
     """How models are asked: greedily, or with a `seed` as the checkpoint samples; run_code: whether programs run."""
 
     max_new_tokens: int = ANSWER_TOKENS
@@ -24,7 +24,7 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Measuring:
+class MeasurementOptions:
     """reference: a float MODEL; None: nothing is evaluated, and a report tells what manifests say.
 
     suites (None: built in), areas (None: all), limit and asking are those of `evaluate`. speed: whether it is timed.
@@ -35,13 +35,13 @@ class Measuring:
     suites: tuple[Suite, ...] | None = None
     areas: tuple[str, ...] | None = None
     limit: int | None = None
-    asking: Asking | None = None
+    asking: AnswerOptions | None = None
     speed: bool = True
     threads: int | None = None
     cache: bool = True
 
 
-def evaluated(folder: Path, measuring: Measuring) -> Scorecard:
+def evaluate_with(folder: Path, measuring: MeasurementOptions) -> Scorecard:
     """The artifact in `folder` against the reference, which has to be given; errors are those of `evaluate`."""
     from q3edge.pipeline.measure.evaluate import evaluate  # brings torch, which a gate on known numbers does not need
 
@@ -58,7 +58,7 @@ def evaluated(folder: Path, measuring: Measuring) -> Scorecard:
     )
 
 
-def here(measuring: Measuring) -> dict[str, str]:
+def here(measuring: MeasurementOptions) -> dict[str, str]:
     """What decides a speed beside the model."""
     threads = measuring.threads or default_threads()
     return {"cpu": cpu_name(), "threads": str(threads), "onnxruntime": ort.__version__}

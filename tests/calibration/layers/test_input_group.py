@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from q3edge.calibration.layers import stage
-from q3edge.calibration.layers.stage import EXPONENTS, SWEEPS, Solution, solve_stage, token_rounding_errors
+from q3edge.calibration.layers import input_group
+from q3edge.calibration.layers.input_group import EXPONENTS, SWEEPS, Solution, solve_input_group, token_rounding_errors
 from q3edge.calibration.rounding.gptq import DAMPING, factorize, round_channels
 from q3edge.calibration.rounding.grid import choose_grid, dequantized
 from q3edge.calibration.rounding.moments import Moments
@@ -43,12 +43,12 @@ def matrices(*rows: int) -> dict[str, torch.Tensor]:
 
 
 def solved(weights: dict[str, torch.Tensor], sums: Moments, scheme: Scheme = SCHEME) -> Solution:
-    return solve_stage(weights, dict.fromkeys(weights, scheme), sums, lambda balance: balance)
+    return solve_input_group(weights, dict.fromkeys(weights, scheme), sums, lambda channel_scale: channel_scale)
 
 
 def kept(solution: Solution, name: str) -> torch.Tensor:
     """What the matrix stands for once its input is divided by the balance."""
-    return torch.from_numpy(solution.tensors[name].dequantize()) / solution.balance
+    return torch.from_numpy(solution.tensors[name].dequantize()) / solution.channel_scale
 
 
 @pytest.mark.parametrize("scheme", [Scheme(2, 16, False), Scheme(4, 32), SCHEME, Scheme(8, 64)], ids=Scheme.label)
@@ -70,9 +70,9 @@ def test_never_worse_on_held_out_tokens_than_without_any_choice(scheme: Scheme, 
 def test_outlier_channels_are_balanced_and_it_pays() -> None:
     sums, weights = moments_of(correlated_inputs(900, WIDTH, outliers=4)), matrices(64)
     solution = solved(weights, sums)
-    assert solution.reports["a"].balance_exponent > 0
-    assert solution.balance[:4].min() > solution.balance[4:].max()
-    torch.testing.assert_close(solution.balance.log().mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
+    assert solution.reports["a"].scaling_exponent > 0
+    assert solution.channel_scale[:4].min() > solution.channel_scale[4:].max()
+    torch.testing.assert_close(solution.channel_scale.log().mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
     assert solution.reports["a"].loss < 0.5 * solution.reports["a"].rounding_loss
 
 
@@ -83,15 +83,15 @@ def test_channels_that_cost_all_others_their_precision_are_balanced_where_inputs
     judging, matrix = inputs[3000:].float(), weights["a"]
 
     def error(solution: Solution) -> float:
-        balanced = judging / solution.balance
+        scaled_layer = judging / solution.channel_scale
         values = torch.from_numpy(solution.tensors["a"].dequantize())
-        rounded = balanced + token_rounding_errors(balanced)
+        rounded = scaled_layer + token_rounding_errors(scaled_layer)
         return float((rounded @ values.T - judging @ matrix.T).square().sum())
 
     found = solved(weights, sums, A8)
     sums.sampled = [torch.zeros(1, WIDTH)]  # as if inputs lost nothing
     by_weights_alone = solved(weights, sums, A8)
-    assert found.reports["a"].balance_exponent > by_weights_alone.reports["a"].balance_exponent
+    assert found.reports["a"].scaling_exponent > by_weights_alone.reports["a"].scaling_exponent
     assert error(found) < 0.5 * error(by_weights_alone)
 
 
@@ -113,7 +113,7 @@ def test_reports_say_what_happened(name: str) -> None:
     assert report.loss == pytest.approx(output_loss(matrix, kept(solution, name), sums.held_out) / power, rel=1e-3)
     assert report.rounding_loss == pytest.approx(output_loss(matrix, nearest, sums.held_out) / power, rel=1e-3)
     assert report.scheme == SCHEME
-    assert report.balance_exponent in EXPONENTS
+    assert report.scaling_exponent in EXPONENTS
     assert 0 <= report.sweeps <= SWEEPS
     assert (report.damping, report.damping_retries, report.dead_channels) == (DAMPING, 0, 1)
 
@@ -122,19 +122,19 @@ def test_reports_say_what_happened(name: str) -> None:
 def test_the_balance_is_a_power_of_the_strength_that_can_be_folded(
     exponent: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "EXPONENTS", (exponent,))
+    monkeypatch.setattr(input_group, "EXPONENTS", (exponent,))
     sums, weights = moments_of(correlated_inputs(900, WIDTH, outliers=4)), matrices(16)
     asked = []
 
-    def allowed(balance: torch.Tensor) -> torch.Tensor:
-        asked.append(balance)
-        return torch.exp2(balance.log2().round())
+    def allowed(channel_scale: torch.Tensor) -> torch.Tensor:
+        asked.append(channel_scale)
+        return torch.exp2(channel_scale.log2().round())
 
-    solution = solve_stage(weights, {"a": SCHEME}, sums, allowed)
+    solution = solve_input_group(weights, {"a": SCHEME}, sums, allowed)
     strength = sums.hessian.diagonal().double().sqrt()
     expected = strength**exponent / (strength**exponent).log().mean().exp()
     torch.testing.assert_close(asked[0].double(), expected, rtol=0.02, atol=0)  # the damping is part of it
-    torch.testing.assert_close(solution.balance, torch.exp2(asked[0].log2().round()), rtol=0, atol=0)
+    torch.testing.assert_close(solution.channel_scale, torch.exp2(asked[0].log2().round()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 255, 257, 300])
@@ -155,7 +155,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(threads)
         found.append(solved(weights, moments_of(inputs)))
     first, second = found
-    assert torch.equal(first.balance, second.balance)
+    assert torch.equal(first.channel_scale, second.channel_scale)
     assert first.reports == second.reports
     for name in weights:
         np.testing.assert_array_equal(first.tensors[name].codes, second.tensors[name].codes)
@@ -166,7 +166,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 def test_matrices_of_one_stage_may_have_different_schemes() -> None:
     sums, weights = moments_of(correlated_inputs(400, WIDTH)), matrices(20, 12)
     schemes = {"a": Scheme(2, 16, False), "b": Scheme(8, 64)}
-    solution = solve_stage(weights, schemes, sums, lambda balance: balance)
+    solution = solve_input_group(weights, schemes, sums, lambda channel_scale: channel_scale)
     assert {name: tensor.scheme for name, tensor in solution.tensors.items()} == schemes
     assert solution.reports["b"].loss < 1e-3 < solution.reports["a"].loss
 
