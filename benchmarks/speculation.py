@@ -1,10 +1,10 @@
-"""Decoding with prompt lookup against plain decoding, on text that repeats its prompt and on text that does not.
+"""Comparison of decoding with prompt lookup and plain decoding, on text that repeats its prompt and text that does not.
 
     python benchmarks/speculation.py ARTIFACT --questions gsm8k-test.jsonl --programs humaneval.jsonl
 
-Questions are answered; of each program the first line is given again with its function renamed, and goes on. Every text
-is decoded greedily three times a round, in turn: plain, guessing, plain. Guessing is told against the first plain, and
-so is the second plain: what differs there is the machine.
+Questions are answered; each program is followed by its first line with the function renamed, to be continued. Every
+text is decoded greedily three times a round, in turn: plain, drafting, plain. Drafting is compared with the first plain
+run, and so is the second plain run: a difference there comes from the machine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 
-def answered(path: Path) -> list[str]:
-    """Prompts that ask."""
+def question_prompts(path: Path) -> list[str]:
+    """Prompts that ask the questions of a JSON-lines file."""
     return [f"Question: {json.loads(line)['question']}\nAnswer:" for line in path.read_text("utf-8").splitlines()]
 
 
-def renamed(path: Path) -> list[str]:
-    """Prompts that end where a copy with another name begins."""
+def renaming_prompts(path: Path) -> list[str]:
+    """Prompts with a program of a JSON-lines file, which end where a copy with another function name begins."""
     prompts = []
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -41,26 +41,32 @@ def renamed(path: Path) -> list[str]:
     return prompts
 
 
-def seconds(decoder: Decoder, ids: Sequence[int], new: int, *, guess: bool) -> tuple[float, list[int]]:
-    """Of decoding alone, and the tokens."""
+def time_decoding(decoder: Decoder, ids: Sequence[int], new: int, *, drafting: bool) -> tuple[float, list[int]]:
+    """Decode at most `new` tokens; returns the seconds of decoding alone, and the tokens."""
     found = Statistics()
-    draft = NGramDraft() if guess else None
+    draft = NGramDraft() if drafting else None
     tokens = list(generate(decoder, ids, GenerationSettings(max_new_tokens=new), found, draft=draft))
     return found.decode_seconds, tokens
 
 
-def compared(decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], new: int, rounds: int) -> str:
-    """One line: the median over the texts of each text's median speed, the worst text, and how many came out alike."""
-    guessing, again, alike = [], [], 0
+def compare_speeds(decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[str], new: int, rounds: int) -> str:
+    """Time all prompts; returns one line: median and worst speedup over the texts, and how many texts are the same.
+
+    A text's speedup is the ratio of its median times over the rounds.
+    """
+    speedups, again, alike = [], [], 0
     for prompt in prompts:
         ids = tokenizer.encode_text(prompt)
-        found = [[seconds(decoder, ids, new, guess=guess) for guess in (False, True, False)] for _ in range(rounds)]
-        plain, guessed, second = (statistics.median(run[i][0] for run in found) for i in range(3))
-        guessing.append(plain / guessed)
+        found = [
+            [time_decoding(decoder, ids, new, drafting=drafting) for drafting in (False, True, False)]
+            for _ in range(rounds)
+        ]
+        plain, drafted, second = (statistics.median(run[i][0] for run in found) for i in range(3))
+        speedups.append(plain / drafted)
         again.append(plain / second)
         alike += found[0][0][1] == found[0][1][1]
     return (
-        f"guessing {statistics.median(guessing):.3f} times as fast (worst text {min(guessing):.3f}), "
+        f"drafting {statistics.median(speedups):.3f} times as fast (worst text {min(speedups):.3f}), "
         f"plain again {statistics.median(again):.3f} (worst {min(again):.3f}); "
         f"{alike} of {len(prompts)} texts are the same"
     )
@@ -79,9 +85,10 @@ def main() -> None:
     decoder = Decoder(options.artifact)
     tokenizer = Tokenizer.load(options.artifact, decoder.config.vocab_size)
     print(machine_line())
-    for name, prompts in (("answers", answered(options.questions)), ("renaming", renamed(options.programs))):
+    answers, renaming = question_prompts(options.questions), renaming_prompts(options.programs)
+    for name, prompts in (("answers", answers), ("renaming", renaming)):
         chosen = prompts[: options.texts]
-        print(f"{name}: {compared(decoder, tokenizer, chosen, options.new, options.rounds)}", flush=True)
+        print(f"{name}: {compare_speeds(decoder, tokenizer, chosen, options.new, options.rounds)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Weights -> files that other programs load: ONNX graphs, onnxruntime-genai, compressed-tensors checkpoints."""
+"""Exporters: from weights to the files of other programs (ONNX graph, onnxruntime-genai's settings)."""

@@ -1,7 +1,7 @@
-"""genai_config.json: what onnxruntime-genai needs to run the folder unchanged.
+"""genai_config.json: the settings with which onnxruntime-genai runs the folder unchanged.
 
-Format: onnxruntime-genai 0.18 (its model builder writes the same fields). Defaults mean what `q3edge.runtime` makes
-of the same files: generation_config.json's sampling, no filter it does not name, its end tokens and config.json's.
+Format: onnxruntime-genai 0.18 (its model builder writes the same fields). Defaults are those of `q3edge.runtime` for
+the same files: generation_config.json's sampling, no filter it does not name, its end tokens and config.json's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _model(config: Qwen3Config, generation: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _special_tokens(config: Qwen3Config, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the special tokens; genai masks padding by its id, so there must be one: an end token if need be."""
+    """Fields of the special tokens; genai masks padding by its id, so an end token is used where there is none."""
     eos = generation.get("eos_token_id")
     ends = list(dict.fromkeys([*(eos if isinstance(eos, list) else [eos]), *config.eos_token_ids]))
     ends = [token for token in ends if token is not None]

@@ -1,4 +1,4 @@
-"""What a text or a question is about: the areas that calibration mixes, suites judge and reports weigh."""
+"""Areas: subjects of texts and questions, mixed in calibration, scored in suites and weighted in reports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ _ALIASES = {"general": "knowledge"}  # as calibration files may call it
 
 
 def area_named(name: object) -> str | None:
-    """The area of AREAS that `name` or its alias (general: knowledge) is; None for any other value."""
+    """Look up the area of AREAS of this name or alias (general: knowledge); None for any other value."""
     found = _ALIASES.get(name, name) if isinstance(name, str) else None
     return found if found in AREAS else None

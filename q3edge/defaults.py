@@ -1,11 +1,11 @@
-"""Numbers that a command and the function behind it have as their default, apart from both: `--help` needs no numpy."""
+"""Defaults shared by the commands and their functions, in a module of their own: `--help` needs no numpy."""
 
 from __future__ import annotations
 
 FORMAT = "int4"
 SAMPLES, SEQ_LEN = 128, 512  # rows of calibration text, and tokens in each
 MIN_RECOVERY, MAX_KL = 97.0, 0.05  # of a variant to recommend: percent and nats
-MAX_TOKENS = 8192  # of text that build, validate and diff judge on
+MAX_TOKENS = 8192  # of text that build, validate and diff measure on
 ANSWER_TOKENS = 512  # that eval lets a model write
 BENCH_PROMPT, BENCH_NEW, BENCH_DEPTHS, BENCH_REPEATS = 512, 64, (0, 512, 4096), 3
 DEMO_FOLDER = "q3edge-demo"

@@ -1,4 +1,4 @@
-"""Every error q3edge raises on purpose, one exit code each.
+"""Errors that q3edge raises on purpose, each with an exit code.
 
 A message is one line: what was found, what was expected, what to do next. The CLI prints it and exits with
 `exit_code`; a traceback is shown only with `--debug`.
@@ -44,7 +44,7 @@ class ValidationError(Q3EdgeError):
 
 
 def describe_error(error: BaseException) -> tuple[str, int]:
-    """One line for people and the exit code, of any exception."""
+    """Describe any exception: one line of text, and the exit code."""
     if isinstance(error, Q3EdgeError):
         return str(error), error.exit_code
     refused = _NO_MEMORY.search(str(error))

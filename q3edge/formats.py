@@ -1,4 +1,4 @@
-"""Names of formats, apart from what they mean (q3edge.quantization.recipe), so that `--help` need not import numpy."""
+"""Names of formats, separate from their meaning (q3edge.quantization.recipe): `--help` needs no numpy."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The marks of GSM8K's worked solutions (github.com/openai/grade-school-math), which no one else would write."""
+"""Marks of GSM8K's worked solutions (github.com/openai/grade-school-math), which other texts do not contain."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _CALCULATOR_NOTE = re.compile(r"<<[0-9+\-*/().,%$ ]*=[0-9+\-*/().,%=$ ]*>>")
 
 
 def without_calculator_notes(text: str) -> str:
-    """`text` without the notes for a calculator, such as <<3*4=12>>."""
+    """Remove the notes for a calculator from `text`, such as <<3*4=12>>."""
     return _CALCULATOR_NOTE.sub("", text)

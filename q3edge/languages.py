@@ -1,4 +1,4 @@
-"""Which language a text is in: by its script, and among Latin ones by their commonest small words.
+"""Language detection: by script, and for Latin script by the most common small words.
 
 A table instead of a library: calibration only needs English told from the rest and a fair count of the rest, and
 evaluation whether an answer is in the language of its question.
@@ -52,7 +52,7 @@ _LATIN_WORD = re.compile(r"[^\W\d_]+")
 
 
 def detect_language(text: str) -> str:
-    """A BCP 47 tag of the language most letters of `text` are in, `und` where nothing tells."""
+    """Detect the language of most letters of `text`; returns its BCP 47 tag, or `und` (undetermined)."""
     text = unicodedata.normalize("NFKC", text)  # marks join their letters, and radicals become the characters they are
     letters = Counter({c: n for c, n in Counter(text).items() if c.isalpha()})
     scripts: Counter[str] = Counter()
@@ -71,11 +71,11 @@ def detect_language(text: str) -> str:
 def _latin_language(text: str) -> str:
     words = Counter(_LATIN_WORD.findall(text.lower()))
     hits = {name: sum(words[word] for word in small) for name, small in _WORDS_OF.items()}
-    best = max(hits, key=lambda name: hits[name])  # the first of equals: the table starts with the likeliest
+    best = max(hits, key=lambda name: hits[name])  # the first of equals: the table starts with the most likely
     return best if hits[best] > _MIN_SMALL_WORDS * sum(words.values()) else UNKNOWN
 
 
 @lru_cache(maxsize=1 << 14)
 def _script(letter: str) -> str:
-    """The script that a letter's Unicode name begins with."""
+    """Script of a letter: the first word of its Unicode name."""
     return unicodedata.name(letter, "").partition(" ")[0]

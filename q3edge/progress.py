@@ -1,9 +1,9 @@
-"""How long work reports its progress, without knowing whether a terminal, a log or nobody listens.
+"""Progress of long work, reported to a listener if there is one.
 
     with progress.task("quantize", total) as advance:
         advance(n)
 
-Whoever wants to see it says so once, with `report_to`; nothing in between passes a listener on.
+A listener is registered once, with `report_to`, and is not passed through the code between.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ Advance = Callable[[int], None]
 
 
 class Listener(Protocol):
-    """Is told of the work that is done in one thread while it listens."""
+    """Receiver of the progress of all work in one thread."""
 
     def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        """Begin one named piece of work of `total` units, whatever these are; leaving the block ends it."""
+        """Begin one named piece of work of `total` units of any kind; leaving the block ends it."""
 
     def note(self, text: str) -> None:
-        """Take one line for the person watching, between two pieces of work."""
+        """Receive one line of text, between two pieces of work."""
 
 
 class Silent:
-    """Tells nobody."""
+    """Listener that discards everything."""
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Advance]:
-        """Accept the calls and do nothing."""
+        """Discard the progress."""
         yield lambda _count: None
 
     def note(self, text: str) -> None:
-        """Ignore it."""
+        """Discard the line."""
 
 
 _listener: ContextVar[Listener] = ContextVar("listener", default=Silent())  # noqa: B039 - it has no state
@@ -43,7 +43,7 @@ _listener: ContextVar[Listener] = ContextVar("listener", default=Silent())  # no
 
 @contextmanager
 def report_to(listener: Listener) -> Iterator[None]:
-    """Let `listener` know of all work inside the block that this thread does."""
+    """Register `listener` for all work of this thread inside the block."""
     token = _listener.set(listener)
     try:
         yield
@@ -52,10 +52,10 @@ def report_to(listener: Listener) -> Iterator[None]:
 
 
 def task(label: str, total: int) -> AbstractContextManager[Advance]:
-    """Begin one named piece of work, for whoever listens; see `Listener.task`."""
+    """Begin one named piece of work of `total` units, reported to the registered listener; use in a `with` block."""
     return _listener.get().task(label, total)
 
 
 def note(text: str) -> None:
-    """Give one line to whoever listens; see `Listener.note`."""
+    """Report one line of text to the registered listener."""
     _listener.get().note(text)

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars where that is a terminal, a line now and then where it is a file."""
+"""Progress on stderr: bars on a terminal, lines in a file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ WORTH_AN_END_SECONDS = 10.0  # work that took less ends without a line
 
 
 class TerminalProgress:
-    """Shows progress on stderr (honours NO_COLOR). `clock` gives seconds."""
+    """Listener that shows progress on stderr (honours NO_COLOR). `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
 
     def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        """Show a bar on a terminal; in a file a line at the start, one every 30 s, and one at the end of long work."""
+        """Show a bar on a terminal; in a file, print a line at the start, every 30 s, and at the end of long work."""
         return _bar(label, total) if sys.stderr.isatty() else _lines(label, total, self._clock)
 
     def note(self, text: str) -> None:
-        """Print the line."""
+        """Print one line."""
         _print(text)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would use: 42 s, 5 min, 2.5 h."""
+    """Format seconds in the fitting unit: 42 s, 5 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

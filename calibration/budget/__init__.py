@@ -1,1 +1,1 @@
-"""What every unit costs at every width, and how bytes are shared out."""
+"""Budgets: the cost of every input group at every width, and the choice of widths for a number of bytes."""

@@ -1,4 +1,4 @@
-"""Which unit gets which width under a budget of bytes: a multiple-choice knapsack. Knows nothing of models."""
+"""Multiple-choice knapsack: one choice per item under a budget of bytes. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_MOST_STEPS = 1 << 18  # that the budget is divided into
+_MOST_STEPS = 1 << 18  # into which the budget is divided
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to store a unit: its bytes, and what it costs in nats of KL to the float model."""
+    """One way to store an item: its bytes, and its cost in nats of KL to the float model."""
 
     size: int
     cost: float
 
 
-def solve_knapsack(units: Sequence[Sequence[Choice]], budget: int) -> list[int] | None:
-    """For every unit the number of its choice: the smallest summed cost within `budget` bytes; None: nothing fits.
+def solve_knapsack(items: Sequence[Sequence[Choice]], budget: int) -> list[int] | None:
+    """Choose one option per item with the smallest summed cost within `budget` bytes; None if nothing fits.
+
+    Returns the number of each item's choice.
 
     Exact by dynamic programming over the bytes beyond the smallest choices, in their common divisor (Kellerer,
     Pferschy, Pisinger 2004, chapter 11). Where that makes more than 2**18 steps, sizes are rounded up to whole steps:
-    the budget still holds, and at most one step for each unit is left unused.
+    the budget still holds, and at most one step for each item is left unused.
     """
-    least = [min(choice.size for choice in unit) for unit in units]
+    least = [min(choice.size for choice in item) for item in items]
     room = budget - sum(least)
     if room < 0:
         return None
-    divisor = math.gcd(*(choice.size - smallest for unit, smallest in zip(units, least) for choice in unit)) or 1
+    divisor = math.gcd(*(choice.size - smallest for item, smallest in zip(items, least) for choice in item)) or 1
     step = divisor * -(-room // (divisor * _MOST_STEPS)) or 1
     steps = room // step
-    best = np.zeros(steps + 1)  # smallest cost of the units so far within 0, 1, ... steps
-    picks = np.zeros((len(units), steps + 1), np.uint8)
-    for unit, smallest, pick in zip(units, least, picks):
+    best = np.zeros(steps + 1)  # smallest cost of the items so far within 0, 1, ... steps
+    picks = np.zeros((len(items), steps + 1), np.uint8)
+    for item, smallest, pick in zip(items, least, picks):
         found = np.full(steps + 1, np.inf)
-        for number, choice in enumerate(unit):
+        for number, choice in enumerate(item):
             used = -(-(choice.size - smallest) // step)
             if used <= steps:
                 cost = best[: steps + 1 - used] + choice.cost
@@ -46,8 +48,8 @@ def solve_knapsack(units: Sequence[Sequence[Choice]], budget: int) -> list[int] 
                 pick[used:][better] = number
         best = found
     chosen: list[int] = []
-    for unit, smallest, pick in zip(reversed(units), reversed(least), reversed(picks)):
+    for item, smallest, pick in zip(reversed(items), reversed(least), reversed(picks)):
         number = int(pick[steps])
         chosen.append(number)
-        steps -= -(-(unit[number].size - smallest) // step)
+        steps -= -(-(item[number].size - smallest) // step)
     return chosen[::-1]

@@ -1,8 +1,8 @@
-"""What every unit of a model costs at every width, in nats of KL to the float model.
+"""Sensitivity of a model: the cost in nats of KL of every input group at every width.
 
-One walk over the float layers. Each unit is rounded alone at one width, and the KL that this makes at the model's end
+One pass over the float layers. Each group is rounded alone at one width, and the KL that this causes at the model's end
 is measured; its other widths cost in proportion to their output error, which like the KL is quadratic in the error of
-the weights. The tables feed everything at once, so each of their widths is solved whole and measured.
+the weights. The embedding and the head affect everything at once, so each of their widths is solved whole and measured.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from q3edge.reference.model import LogitsHead
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
-SOLVED = 32  # sequences that units are rounded for
+SOLVED = 32  # sequences that groups are rounded for
 PROBED, PROBED_LENGTH = 8, 128  # sequences that the KL is measured on, and how many tokens of each
 Widths = Sequence[Scheme | None]  # None: float
 
 
 class Sensitivity:
-    """Measures every width of every unit; a unit of a layer needs one width of 4 bits, at which it is probed.
+    """Measurement of every width of every scheme group; one of a layer needs a width of 4 bits, at which it is probed.
 
-    token_ids: int64 [sequences, length], the last `held_out` of which judge. `folder` holds what is spilled meanwhile.
+    token_ids: int64 [sequences, length], of which the last `held_out` are held out. Temporary files go to `folder`.
     """
 
     def __init__(
@@ -54,20 +54,20 @@ class Sensitivity:
         bfloat16: bool = False,
     ) -> None:
         self._source, self._config, self._widths = source, source.config, widths
-        train, judged = token_ids[:-held_out], token_ids[-held_out:]
-        self._solved = train[_spread(len(train), SOLVED)]
-        self._probed = judged[_spread(len(judged), PROBED), :PROBED_LENGTH]
+        train, unseen = token_ids[:-held_out], token_ids[-held_out:]
+        self._solved = train[_evenly_spaced(len(train), SOLVED)]
+        self._probed = unseen[_evenly_spaced(len(unseen), PROBED), :PROBED_LENGTH]
         lengths = (self._solved.shape[1], self._probed.shape[1])
         self._rotary = {length: RotaryTables.of(source.config, length) for length in lengths}
         self._tokens = Tokens(len(self._solved), self._solved.shape[1], 0, bfloat16)
-        # Hidden states of the float model, and of one variant of it after another: each has one unit rounded.
+        # Hidden states of the float model, and of its variants, one after another: each has one group rounded.
         self._states = StateStream(folder / "float.bin", self._tokens, source.config.hidden_size)
         self._variants = StateStream(folder / "variants.bin", self._probe_tokens(1), source.config.hidden_size)
         self._begun: list[tuple[SchemeGroup, int] | None] = []
         self._losses: dict[SchemeGroup, list[float]] = {}
 
     def run(self) -> dict[SchemeGroup, list[float]]:
-        """The cost of every width of every unit, in nats."""
+        """Measure the cost of every width of every scheme group, in nats of KL to the float model."""
         layers = self._config.num_hidden_layers
         try:
             with progress.task("measure sensitivity", layers + 1) as advance:
@@ -80,35 +80,35 @@ class Sensitivity:
         finally:
             self._states.delete()
             self._variants.delete()
-        return {unit: self._costs(unit, divergences) for unit in self._widths}
+        return {group: self._costs(group, divergences) for group in self._widths}
 
-    def _costs(self, unit: SchemeGroup, divergences: Mapping[tuple[SchemeGroup, int], float]) -> list[float]:
-        if unit.layer is None:
-            return [divergences.get((unit, number), 0.0) for number in range(len(self._widths[unit]))]
-        probed, losses = _probed_width(self._widths[unit]), self._losses[unit]
-        per_loss = divergences[unit, probed] / max(losses[probed], torch.finfo(torch.float32).tiny)
+    def _costs(self, group: SchemeGroup, divergences: Mapping[tuple[SchemeGroup, int], float]) -> list[float]:
+        if group.layer is None:
+            return [divergences.get((group, number), 0.0) for number in range(len(self._widths[group]))]
+        probed, losses = _probed_width(self._widths[group]), self._losses[group]
+        per_loss = divergences[group, probed] / max(losses[probed], torch.finfo(torch.float32).tiny)
         return [loss * per_loss for loss in losses]
 
     def _embed(self) -> None:
         for part in self._tokens.parts:
             self._states.write(part, embed_quantized(self._source, self._solved[part], None))
         self._begin(None, embed_quantized(self._source, self._probed, None))
-        for unit, widths in self._widths.items():
-            if unit.layer is None:
+        for group, widths in self._widths.items():
+            if group.layer is None:
                 for number, scheme in enumerate(widths):
                     if scheme is not None:
-                        self._begin((unit, number), embed_quantized(self._source, self._probed, scheme))
+                        self._begin((group, number), embed_quantized(self._source, self._probed, scheme))
 
     def _pass_layer(self, layer: int) -> None:
-        """Take all variants through the layer, and begin those that have one of its units rounded."""
+        """Take all variants through the layer, and begin those that have one of its groups rounded."""
         weights = LayerWeights.read(self._source, layer)
         moments = self._moments(weights)
         before = self._variants.read(self._place(0))
         begun = []
-        for unit, widths in self._widths.items():
-            if unit.layer == layer:
-                rounded = self._rounded(unit, weights, moments.pop(unit.role))
-                begun.append(((unit, _probed_width(widths)), self._probed_output(rounded, before)))
+        for group, widths in self._widths.items():
+            if group.layer == layer:
+                rounded = self._round_group(group, weights, moments.pop(group.role))
+                begun.append(((group, _probed_width(widths)), self._probed_output(rounded, before)))
 
         def forward(part: slice) -> None:
             self._variants.write(part, self._layer(weights, self._variants.read(part)))
@@ -126,7 +126,7 @@ class Sensitivity:
         return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]])
 
     def _moments(self, weights: LayerWeights) -> dict[str, Moments]:
-        """Of the input of every group, for the solved sequences, which go through the layer, and the probed ones."""
+        """Moments of every group's input, for the solved sequences, which go through the layer, and the probed ones."""
         layer = weights.layer
         moments = {g.name: Moments.empty(layer.tensors[g.matrices[0]].shape[1]) for g in layer.groups}
 
@@ -149,16 +149,16 @@ class Sensitivity:
                     moments[name].add(values.flatten(0, 1), held_out=held_out)
         return moments
 
-    def _rounded(self, unit: SchemeGroup, weights: LayerWeights, moments: Moments) -> LayerWeights:
-        """The layer with one unit rounded at the width it is probed at; notes what every width loses."""
-        widths = self._widths[unit]
+    def _round_group(self, group: SchemeGroup, weights: LayerWeights, moments: Moments) -> LayerWeights:
+        """Round one group of the layer at the width it is probed at; notes the loss of every width."""
+        widths = self._widths[group]
         scheme = widths[_probed_width(widths)]
         assert scheme is not None
-        group = next(group for group in weights.layer.groups if group.name == unit.role)
-        matrices = {name: weights[name] for name in group.matrices}
-        allowed = partial(nearest_foldable, fold=group.fold)
+        input_group = next(found for found in weights.layer.groups if found.name == group.role)
+        matrices = {name: weights[name] for name in input_group.matrices}
+        allowed = partial(nearest_foldable, fold=input_group.fold)
         solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), moments, allowed)
-        self._losses[unit] = sampled_losses(list(matrices.values()), widths, moments, solution.channel_scale)
+        self._losses[group] = sampled_losses(list(matrices.values()), widths, moments, solution.channel_scale)
         values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
         return weights.replaced({name: value / solution.channel_scale for name, value in values.items()})
 
@@ -183,7 +183,7 @@ class Sensitivity:
         return found
 
     def _heads(self, norm: torch.Tensor) -> Callable[[SchemeGroup, int], WeightSource]:
-        """Gives the model whose head has one of its widths, solved when it is asked for."""
+        """Function that gives the model with its head at one of its widths, solved when it is asked for."""
         moments = Moments.empty(self._config.hidden_size)
         for _, final in self._tokens.map(lambda part: normalize(self._states.read(part), norm, self._config)):
             moments.add(final.flatten(0, 1), held_out=False)
@@ -195,8 +195,8 @@ class Sensitivity:
             layers = (LayerWeights.read(self._source, layer) for layer in range(self._config.num_hidden_layers))
             return embedding_share(self._source, layers, self._probed, probed, bfloat16=self._tokens.bfloat16)
 
-        def head(unit: SchemeGroup, number: int) -> WeightSource:
-            widths = self._widths[unit]
+        def head(group: SchemeGroup, number: int) -> WeightSource:
+            widths = self._widths[group]
             scheme, probed = widths[number], widths[_probed_width(widths)]
             assert scheme is not None
             assert probed is not None
@@ -223,6 +223,6 @@ def _probed_width(widths: Widths) -> int:
     return next(number for number, scheme in enumerate(widths) if scheme is not None and scheme.bits == 4)
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """At most `wanted` of the numbers 0..count-1, evenly spread."""
+def _evenly_spaced(count: int, wanted: int) -> NDArray[np.int64]:
+    """At most `wanted` of the numbers 0..count-1, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))

@@ -1,4 +1,4 @@
-"""From local files to a frozen array of calibration tokens: the text that a data-aware solver rounds for.
+"""Calibration text: from local files to a frozen array of tokens, which a data-aware solver rounds for.
 
 In the order that a text travels: files (which), readers and records (text to documents), cleaning, tagging, quality,
 duplicates, dialogues (documents to tokens), mixture (tokens to rows). `loading` puts them together.

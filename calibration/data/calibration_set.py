@@ -17,7 +17,7 @@ from q3edge.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class SourceCount:
-    """One file: its name without folders and what became of its documents (long texts count as their passages).
+    """One file: its name without folders and counts of its documents (long texts count as their passages).
 
     read = kept + all in `dropped` (reason -> documents); `areas` splits `kept`; `tokens` are those in the rows.
     """
@@ -46,7 +46,7 @@ class CalibrationSet:
 
     @classmethod
     def from_token_file(cls, path: Path, vocab_size: int) -> CalibrationSet:
-        """Ids that were frozen elsewhere: a .npy of integers [samples, seq_len], used row by row as they are.
+        """Read token ids frozen elsewhere: a .npy of integers [samples, seq_len], used row by row as they are.
 
         InputError: not such a file, or ids outside 0..vocab_size - 1.
         """
@@ -68,7 +68,7 @@ class CalibrationSet:
         return hashlib.sha256(shape + self.token_ids.astype("<i4").tobytes()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest: what was used and in which shares. No token ids, folders or dates."""
+        """JSON object for the manifest: what was used and in which shares; no token ids, folders or dates."""
         samples, seq_len = self.token_ids.shape
         return {
             "digest": self.digest,

@@ -1,4 +1,4 @@
-"""Text as people meant it: one Unicode form, no invisible characters, no data set's markup; long texts in passages."""
+"""Normalized text: one Unicode form, no invisible characters, no data set's markup; long texts in passages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SEPARATORS = ("\n\n", "\n", ". ", " ")
 
 
 def clean_document(document: Document) -> tuple[Document, bool]:
-    """The document with all its text cleaned, and whether something invisible or broken was taken out."""
+    """Clean all text of a document; also returns whether something invisible or broken was taken out."""
     damaged = any(map(_is_damaged, _texts(document)))
     if document.messages:
         messages = tuple(
@@ -42,7 +42,7 @@ def clean_document(document: Document) -> tuple[Document, bool]:
 
 
 def clean_text(text: str, *, keep_layout: bool = False) -> str:
-    """Cleaned text; `keep_layout` (code, messages) keeps two blank lines in a row and the first line's indentation."""
+    """Clean a text; `keep_layout` (code, messages) keeps two blank lines in a row and the first line's indentation."""
     text = _LINE_ENDS.sub("\n", text)
     text = _SURROGATE.sub("\ufffd", _INVISIBLE.sub("", text))
     text = without_calculator_notes(unicodedata.normalize("NFC", text))
@@ -55,7 +55,10 @@ def clean_text(text: str, *, keep_layout: bool = False) -> str:
 
 
 def passages(document: Document, size: int) -> Iterator[Document]:
-    """Prose longer than `size` characters, cut at blank lines, else line ends, sentences or words; others whole."""
+    """Passages of a prose document, cut at blank lines, else line ends, sentences or words; other documents whole.
+
+    A document of at most `size` characters is one passage.
+    """
     if document.messages or document.is_code:
         yield document
         return
@@ -68,7 +71,7 @@ def passages(document: Document, size: int) -> Iterator[Document]:
 
 
 def _cut(window: str) -> int:
-    """Where to cut: behind the last of the best separators that stands in the second half."""
+    """Position of a cut: after the last of the best separators that occurs in the second half."""
     for separator in _SEPARATORS:
         position = window.rfind(separator, len(window) // 2)
         if position >= 0:

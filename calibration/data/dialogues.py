@@ -1,4 +1,4 @@
-"""Documents -> token ids. Owns the form of a dialogue: with thoughts, without, or with an empty thought.
+"""Encoding of documents as token ids; decides the form of a dialogue: with thoughts, without, or with an empty thought.
 
 The template and the runtime's encoder write the markup, so text that spells a control token stays text.
 """
@@ -20,11 +20,11 @@ _PROBE: Message = {"role": "user", "content": "."}
 
 
 class DocumentEncoder:
-    """Encodes documents in turn; every second dialogue that brings no thoughts is one with thinking switched off.
+    """Encoder of documents, one after another; every second dialogue without thoughts gets thinking switched off.
 
-    An answer with an empty `reasoning_content` is always such a one and takes no turn.
+    An answer with an empty `reasoning_content` always has thinking switched off, and does not count for this.
 
-    `refused` lists the dialogues that the template did not take; `plain` counts those written without one.
+    `refused` lists the dialogues that the template did not accept; `plain` counts those written without one.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
@@ -38,7 +38,7 @@ class DocumentEncoder:
         self.separator = tokenizer.encode_text("\n\n") if end is None else [end]
 
     def encode(self, document: Document) -> list[int]:
-        """Token ids without a separator; none where the template refuses the dialogue."""
+        """Encode a document: its token ids without a separator; none where the template refuses the dialogue."""
         if not document.messages:
             return self._tokenizer.encode_text(document.text)
         if self._chat.template is None:
@@ -66,10 +66,10 @@ class DocumentEncoder:
         return self._chat.encode(messages, add_generation_prompt=False)
 
     def _answered(self, messages: Sequence[Message], thinking: bool | None) -> list[int]:
-        """What the runtime holds once the model has answered: the prompt it was given, then the answer.
+        """Token ids that the runtime holds once the model has answered: the prompt it was given, then the answer.
 
-        The answer's ids are taken from the dialogue as an earlier one, where templates add nothing to it; a template
-        that adds something gets its own way.
+        The answer's ids are taken from the dialogue as an earlier one, where templates add nothing to it; with a
+        template that adds something the dialogue is rendered whole.
         """
         earlier = self._chat.encode([*messages, _PROBE], add_generation_prompt=False)
         probe = self._probe_ids = self._probe_ids or self._finished([_PROBE])
@@ -84,7 +84,7 @@ class DocumentEncoder:
 
 
 def with_working_as_thoughts(messages: Sequence[Message]) -> list[Message] | None:
-    """The dialogue with the working of its last answer (`working #### result`) as thoughts, or None without one."""
+    """Dialogue with the working of its last answer (`working #### result`) as thoughts; None without such working."""
     working, mark, result = content_text(messages[-1]).rpartition(RESULT_MARK)
     if not (mark and working.strip() and result.strip()):
         return None

@@ -10,9 +10,10 @@ from q3edge.runtime.text.messages import Message, content_text
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Either `text` or `messages`; `source` and `number` say which record of which file it is, or is a passage of.
+    """One text or dialogue: either `text` or `messages`.
 
-    `area` and `language` are what the file says, later what tagging found; `is_code` where the file type says so.
+    `source` and `number` say of which file, and which record of it, this is the content or a passage. `area` and
+    `language` are what the file says, later what tagging found; `is_code` where the file type says so.
     """
 
     source: int
@@ -25,7 +26,7 @@ class Document:
 
     @property
     def plain_text(self) -> str:
-        """The text, or all that the messages say."""
+        """The text, or thoughts and contents of all messages, separated by blank lines."""
         if not self.messages:
             return self.text
         texts = (text for m in self.messages for text in (m.get("reasoning_content"), content_text(m)))
@@ -33,7 +34,7 @@ class Document:
 
 
 def seeded_rank(seed: int, content: str | bytes) -> bytes:
-    """Sorting by it shuffles; it depends on nothing but the seed and the content (no path, no library's generator)."""
+    """Sort key for a shuffle that depends only on the seed and the content (no path, no library's generator)."""
     data = content.encode() if isinstance(content, str) else content
     return hashlib.blake2b(
         data, digest_size=16, salt=hashlib.blake2b(str(seed).encode(), digest_size=16).digest()

@@ -1,7 +1,7 @@
-"""Texts that say the same twice: equal ones by hash, nearly equal ones by MinHash and exact comparison.
+"""Duplicate texts: equal ones by hash, nearly equal ones by MinHash and exact comparison.
 
 MinHash (Broder 1997) with banding only proposes pairs; the Jaccard similarity of their shingles decides. All hashes are
-blake2b's and fixed constants, so every process finds the same.
+blake2b or use fixed constants, so every process finds the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from q3edge.calibration.data.quality import words_of
 
 SHINGLE_WORDS = 5
-THRESHOLD = 0.8  # Jaccard similarity from which on two texts are one
+THRESHOLD = 0.8  # Jaccard similarity from which on two texts are near duplicates
 _BANDS, _ROWS = 32, 4  # a pair at the threshold is missed once in 20 million
 _PERMUTATIONS = _BANDS * _ROWS
 _ESTIMATE_MARGIN = 0.2  # five standard deviations of the estimate
@@ -26,9 +26,9 @@ _BLOCK = 1 << 12  # shingles at a time: 4 MiB of products
 
 
 def find_duplicates(texts: Sequence[str]) -> dict[int, str]:
-    """Index -> "duplicate" or "near-duplicate" for each text that an earlier one, itself kept, already says.
+    """Find texts that duplicate an earlier kept one: index -> "duplicate" or "near-duplicate".
 
-    Case, punctuation and white space do not make a difference.
+    Case, punctuation and white space make no difference.
     """
     found: dict[int, str] = {}
     seen: set[bytes] = set()
@@ -46,19 +46,22 @@ def find_duplicates(texts: Sequence[str]) -> dict[int, str]:
 
 
 def shingles(words: Sequence[str]) -> NDArray[np.uint64]:
-    """Sorted distinct hashes of all runs of SHINGLE_WORDS words; of the whole text where it is shorter."""
+    """Sorted distinct hashes, uint64 [n], of all runs of SHINGLE_WORDS words; of the whole text where it is shorter."""
     runs = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(max(1, len(words) - SHINGLE_WORDS + 1))}
     return np.sort(np.frombuffer(b"".join(_hash(run, 8) for run in runs), "<u8"))
 
 
 def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
-    """Shared shingles over all shingles of two sorted arrays."""
+    """Jaccard similarity: shared shingles over all shingles of two sorted arrays without repetitions."""
     shared = np.intersect1d(first, second, assume_unique=True).size
     return float(shared / (first.size + second.size - shared))
 
 
 def signature(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """uint64 [permutations]: the least shingle under each permutation; equal ones estimate the Jaccard similarity."""
+    """MinHash signature, uint64 [permutations]: the smallest shingle under each permutation.
+
+    The share of equal entries of two signatures estimates the Jaccard similarity.
+    """
     least = np.full(_PERMUTATIONS, np.iinfo(np.uint64).max)
     for start in range(0, hashes.size, _BLOCK):
         mixed = hashes[start : start + _BLOCK] * _FACTORS + _OFFSETS
@@ -69,7 +72,7 @@ def signature(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class _Index:
-    """The texts kept so far, found again by bands of their signatures."""
+    """Texts kept so far, found by bands of their signatures."""
 
     def __init__(self) -> None:
         self._shingles: list[NDArray[np.uint64]] = []

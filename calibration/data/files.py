@@ -1,4 +1,4 @@
-"""Which files: paths and folders given by the user, or the built-in set. Owns their order and bytes, no format."""
+"""Input files of calibration: paths and folders given by the user, or the built-in set. `readers` parses them."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class SourceFile:
 
     @property
     def name(self) -> str:
-        """The file's name without folders."""
+        """Name of the file without folders."""
         return PurePath(self.label).name
 
     @property
     def extension(self) -> str:
-        """The lower-case extension with its dot."""
+        """Lower-case extension with its dot."""
         return PurePath(self.label).suffix.lower()
 
     @property
     def area(self) -> str | None:
-        """The area that the file is named after (`safety.jsonl`), if it is."""
+        """Area that the file is named after (`safety.jsonl`), or None."""
         return area_named(PurePath(self.label).stem.lower())
 
 
 def open_sources(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
-    """Every file's content, sorted by name and content, and how many files in given folders have no known type.
+    """Read all files, sorted by name and content; also counts the files of unknown type in the given folders.
 
     InputError: a path that is missing, empty, unreadable or of unknown type; a folder without a file of known type.
     """
@@ -56,7 +56,7 @@ def open_sources(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
 
 
 def built_in_sources() -> list[SourceFile]:
-    """The data set that q3edge ships, one file an area."""
+    """Read the data set that q3edge ships, one file per area. InputError: it is missing from the installation."""
     folder = files("q3edge.data") / "calibration"
     inside = sorted(folder.iterdir(), key=lambda item: item.name) if folder.is_dir() else []
     sources = [SourceFile(item.name, item.read_bytes()) for item in inside if item.name.endswith(".jsonl")]
@@ -70,7 +70,7 @@ def _in_order(sources: list[SourceFile]) -> list[SourceFile]:
 
 
 def _files_of(path: Path) -> tuple[list[Path], int]:
-    """The files that `path` stands for, and how many others it holds."""
+    """List the files that `path` stands for, and count the others in it."""
     if not path.is_dir():
         if path.suffix.lower() not in EXTENSIONS:
             raise InputError(

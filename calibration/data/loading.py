@@ -1,4 +1,4 @@
-"""`load_calibration_set`: the way of a text from files to rows of tokens, one step after the other."""
+"""`load_calibration_set`: all steps from files to rows of tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 
 MIN_SEQ_LEN = 16
 _MIN_PASSAGE = 2000  # characters; longer rows get longer passages
-_MIN_CANDIDATES = 4_000_000  # characters of one file that are looked at
+_MIN_CANDIDATES = 4_000_000  # characters of one file that are considered
 _CANDIDATES_PER_TOKEN = 64
 
 
@@ -41,7 +41,7 @@ def load_calibration_set(
     shares: Mapping[str, float] | None = None,
     context: int | None = None,
 ) -> CalibrationSet:
-    """Tokens of the files and folders in `paths`, or of the built-in set if there are none.
+    """Load calibration tokens from the files and folders in `paths`, or from the built-in set if there are none.
 
     The result depends on the files' names and contents, the options and the tokenizer; not on the order of `paths`.
     UsageError: samples < 1, seq_len out of 16..`context`, bad shares. InputError: a file that cannot be read (with
@@ -75,7 +75,7 @@ def _check_sizes(samples: int, seq_len: int, context: int | None) -> None:
 
 
 def _read(files: Sequence[SourceFile], passage: int, limit: int, seed: int, losses: Losses) -> list[Document]:
-    """Clean passages of all files; of a huge file a seeded choice of `limit` characters, in the file's order."""
+    """Read clean passages of all files; of a huge file a seeded choice of `limit` characters, in the file's order."""
     documents = []
     for source, file in enumerate(files):
         inside: list[Document] = []

@@ -1,4 +1,4 @@
-"""Documents of several areas -> rows of tokens in set shares. Owns the plan, the order and the cutting."""
+"""Rows of tokens from documents of several areas, in set shares: how many rows each area gets, cutting and order."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from q3edge.calibration.data.documents import Document, seeded_rank
 from q3edge.errors import InputError, UsageError
 
 DEFAULT_SHARES: Mapping[str, float] = {area: weight / 100 for area, weight in AREA_WEIGHTS.items()}
-_LONG_DOCUMENT = 1 / 16  # of all rows is what one document may fill before others had their turn
+_LONG_DOCUMENT = 1 / 16  # share of all rows that one document may fill before the others were used
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mixture:
     """Rows in their final order. `token_ids` and `owners` are int64 [rows, seq_len]; an owner is a document's index.
 
-    `planned` and `rows` say how many rows each area should and could have; further rows are joined from rests.
+    `planned` and `rows` say how many rows each area should and could have; further rows are joined from remainders.
     """
 
     token_ids: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Mixture:
 
 
 def normalised_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
-    """Shares per area that sum to 1, the default for None. UsageError: unknown area, negative, or nothing left."""
+    """Shares per area that sum to 1, the default for None. UsageError: unknown area, negative share, or all 0."""
     given = DEFAULT_SHARES if shares is None else shares
     if unknown := sorted(set(given) - set(AREAS)):
         raise UsageError(f"share of {', '.join(unknown)}: expected areas of {', '.join(AREAS)}")
@@ -42,7 +42,7 @@ def normalised_shares(shares: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def apportion(shares: Mapping[str, float], rows: int) -> dict[str, int]:
-    """`rows` split in proportion to `shares` by largest remainder: each within one row of its share."""
+    """Split `rows` in proportion to `shares` by largest remainder: each within one row of its share."""
     total = sum(shares.values())
     exact = {area: rows * share / total for area, share in shares.items()}
     split = {area: math.floor(quota) for area, quota in exact.items()}
@@ -53,9 +53,9 @@ def apportion(shares: Mapping[str, float], rows: int) -> dict[str, int]:
 
 
 def plan_rows(shares: Mapping[str, float], rows: int, available: Callable[[str, int], int]) -> dict[str, int]:
-    """Rows per area: what an area lacks goes to the others in proportion to their shares.
+    """Plan the rows per area: what an area lacks goes to the others in proportion to their shares.
 
-    `available(area, n)` says how many of n wanted rows the area has.
+    `available(area, n)` gives how many of n wanted rows the area has.
     """
     fixed: dict[str, int] = {}
     left = dict(shares)
@@ -79,14 +79,17 @@ def mix(
     seq_len: int,
     seed: int,
 ) -> Mixture:
-    """At most `samples` rows of the documents' tokens, fewer where there are not enough; InputError: not one row."""
+    """Cut at most `samples` rows of tokens from the documents, fewer if there is too little text.
+
+    `encode` gives a document's token ids. InputError: the text does not fill one row.
+    """
     bound = max(1, round(samples * _LONG_DOCUMENT)) * seq_len
-    streams = {area: _Stream(documents, area, encode, separator, bound, seed) for area in shares}
+    streams = {area: _AreaTokens(documents, area, encode, separator, bound, seed) for area in shares}
     planned = apportion(shares, samples)
     rows = plan_rows(shares, samples, lambda area, n: streams[area].fill(n * seq_len) // seq_len)
     parts = [stream.cut(rows[area] * seq_len) for area, stream in streams.items()]
     missing = samples - sum(rows.values())
-    if missing:  # every stream is used up: whole rows of what is left of them
+    if missing:  # every area is used up: whole rows of what is left of them
         rests = np.concatenate([stream.cut(None) for stream in streams.values()], axis=1)
         joined = min(missing, rests.shape[1] // seq_len)
         if joined + sum(rows.values()) == 0:
@@ -98,8 +101,8 @@ def mix(
     return Mixture(pairs[0, order], pairs[1, order], planned, rows)
 
 
-class _Stream:
-    """The tokens of one area's documents in seeded order, encoded only as far as they are needed."""
+class _AreaTokens:
+    """Tokens of one area's documents in seeded order, encoded only as far as they are needed."""
 
     def __init__(
         self,
@@ -126,13 +129,13 @@ class _Stream:
         return min(tokens, len(self._ids))
 
     def cut(self, tokens: int | None) -> NDArray[np.int64]:
-        """Take the first `tokens` tokens (None: all) away: int64 [2, tokens] of ids and owners."""
+        """Remove the first `tokens` tokens (None: all); returns int64 [2, tokens], ids and owners."""
         taken = np.array([self._ids[:tokens], self._owners[:tokens]], np.int64).reshape(2, -1)
         del self._ids[: taken.shape[1]], self._owners[: taken.shape[1]]
         return taken
 
     def _in_turn(self) -> Iterator[tuple[int, list[int]]]:
-        """Index and ids of each document; what a long one has beyond the bound comes after all others."""
+        """Yield index and ids of each document; the part of a long one beyond the bound comes after all others."""
         used: Counter[tuple[int, int]] = Counter()
         later: list[tuple[int, list[int] | None]] = []
         for index in self._order:

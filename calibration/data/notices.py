@@ -1,4 +1,4 @@
-"""What did not go as asked, counted while it happens and told in one sentence each."""
+"""Counts of dropped and repaired documents, as notices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WHY_DROPPED = {
 
 
 class Losses:
-    """Counts per source file: documents read, dropped by reason; and what else is worth a notice."""
+    """Counts per source file: documents read, dropped by reason; and counts of all else that makes a notice."""
 
     def __init__(self, sources: int, skipped_files: int) -> None:
         self.read = [0] * sources
@@ -35,12 +35,12 @@ class Losses:
         self.dropped[source][reason] += count
 
     def by_reason(self) -> dict[str, int]:
-        """Reason -> documents of all sources, in the order of the steps."""
+        """Counts by reason: reason -> documents of all sources, in the order of the steps."""
         total: Counter[str] = sum(self.dropped, Counter())
         return {reason: total[reason] for reason in _WHY_DROPPED if total[reason]}
 
     def summary(self) -> str:
-        """One phrase: `3 too-short, 1 duplicate of 4 read`."""
+        """Summary in one phrase: `3 too-short, 1 duplicate of 4 read`."""
         return (
             ", ".join(f"{count} {reason}" for reason, count in self.by_reason().items()) + f" of {sum(self.read)} read"
         )
@@ -49,7 +49,7 @@ class Losses:
 def notices_of(
     losses: Losses, mixture: Mixture, asked: Mapping[str, float], used: Mapping[str, float], samples: int
 ) -> tuple[Notice, ...]:
-    """Everything dropped, repaired or not met."""
+    """Notices of everything dropped or repaired, and of shares and samples that were not reached."""
     return (*_losses(losses), *_shortages(mixture, asked, used, samples))
 
 

@@ -1,4 +1,4 @@
-"""Is a passage of prose worth learning from? Rules after Gopher (arXiv 2112.11446, section A.1.1), fitted to passages.
+"""Quality filter for prose: the rules of Gopher (arXiv 2112.11446, section A.1.1), fitted to passages.
 
 Words are runs of letters and digits; scripts without spaces count every character as a word.
 """
@@ -16,22 +16,22 @@ from q3edge.runtime.text.messages import content_text
 MIN_WORDS = 12  # Gopher's 50 are for whole web pages
 MIN_WORDS_WITH_LETTERS = 0.7  # Gopher has 0.8, with 3.5 as one word where it is two here
 MIN_LETTERS = 0.6  # of all characters that are not blank
-MAX_REPEATED_LINES = 0.3  # of the characters in lines, those in lines that stood before
-MAX_TOP_GRAM = {2: 0.20, 3: 0.18, 4: 0.16}  # n -> share of the words that the commonest n-gram covers
-MAX_REPEATED_GRAMS = {5: 0.15, 10: 0.10}  # n -> share of the words in n-grams that stood before
+MAX_REPEATED_LINES = 0.3  # of the characters in lines, those in lines that occurred before
+MAX_TOP_GRAM = {2: 0.20, 3: 0.18, 4: 0.16}  # n -> share of the words that the most frequent n-gram covers
+MAX_REPEATED_GRAMS = {5: 0.15, 10: 0.10}  # n -> share of the words in n-grams that occurred before
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|"
                    r"(?:(?![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])\w)+")  # fmt: skip
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words, which quality and duplicates count in."""
+    """Lower-case words of a text, as the quality rules and the search for duplicates count them."""
     return _WORD.findall(text.lower())
 
 
 def rejection(document: Document) -> str | None:
-    """Why a tagged document is not used: empty, too-short, symbols, repetitive; None where it is.
+    """Reason why a tagged document is dropped (empty, too-short, symbols, repetitive), or None.
 
-    Dialogues, code and maths only have to say something: their numbers and repetitions are meant.
+    Dialogues, code and maths only must not be empty: their numbers and repetitions are intended.
     """
     if document.messages:
         spoken = [message for message in document.messages if message["role"] != "system"]
@@ -42,7 +42,7 @@ def rejection(document: Document) -> str | None:
 
 
 def prose_rejection(text: str) -> str | None:
-    """Why prose is not used, or None."""
+    """Reason why prose is dropped (too-short, symbols, repetitive), or None."""
     words = words_of(text)
     if len(words) < MIN_WORDS:
         return "too-short"
@@ -54,7 +54,7 @@ def prose_rejection(text: str) -> str | None:
 
 
 def _letter_share(text: str) -> float:
-    """Letters and the marks that belong to them, of all that is not blank."""
+    """Share of letters and the marks that belong to them among all characters that are not blank."""
     counts = {c: n for c, n in Counter(text).items() if not c.isspace()}
     return sum(n for c, n in counts.items() if _is_letter(c)) / max(1, sum(counts.values()))
 
@@ -77,14 +77,14 @@ def _repeats_grams(words: list[str]) -> bool:
 
 
 def _top_gram_share(words: list[str], n: int) -> float:
-    """Up to three times is no rut, however short the text."""
+    """Share of the words that the most frequent n-gram covers; up to three occurrences count as none."""
     grams = Counter(zip(*(words[start:] for start in range(n))))
     most = max(grams.values(), default=0)
     return n * most / len(words) if most > 3 else 0.0
 
 
 def _repeated_gram_share(words: list[str], n: int) -> float:
-    """The first run that stood before is free: a short text may come back to its subject once."""
+    """Share of words in repeated n-grams; the first repetition is not counted, as short texts repeat their subject."""
     seen: set[tuple[str, ...]] = set()
     covered = 0
     end = 0  # words before it are counted

@@ -1,4 +1,4 @@
-"""A file's bytes -> documents, one function per format. Owns syntax and its errors; what keys mean is records'."""
+"""Readers of files, one per format: bytes -> documents, with errors of syntax; `records` interprets keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from q3edge.storage.text_files import Refuse, decode_utf8, json_lines, table_row
 
 
 def read_documents(file: SourceFile, source: int) -> list[Document]:
-    """All documents of a file, which is number `source`.
+    """Read all documents of a file, which is number `source`.
 
     InputError: not UTF-8, broken syntax, no usable keys, with the line. ResourceError: an optional library is missing.
     """
@@ -34,7 +34,7 @@ def read_documents(file: SourceFile, source: int) -> list[Document]:
 
 
 def _read_text(file: SourceFile, source: int) -> Iterator[Document]:
-    """The whole file as one document; long ones are cut into passages later."""
+    """Read the whole file as one document; long ones are cut into passages later."""
     yield Document(source, 1, _decode(file), area=file.area)
 
 
@@ -48,7 +48,7 @@ def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document]:
 
 
 def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
-    """With a header that has usable keys: records; else one column of text or two of questions and answers."""
+    """Read records under a header that has usable keys; else one column of text or two of questions and answers."""
     delimiter = "\t" if file.extension == ".tsv" else ","
     header: list[str] | None = None
     for number, _, row in table_rows(_decode(file), _refusal(file, "not a table", "check its quotes"), delimiter):
@@ -115,7 +115,7 @@ def _refusal(file: SourceFile, what: str, advice: str) -> Refuse:
 
 
 def _decode(file: SourceFile) -> str:
-    """UTF-8 text (a byte order mark is dropped) with plain line ends; InputError with the line that is not."""
+    """Decode UTF-8 text (a byte order mark is dropped) with plain line ends; InputError names the line that is not."""
     text = decode_utf8(file.content, _refusal(file, "not UTF-8 text", "convert it or choose another"))
     return text.replace("\r", "\n")
 

@@ -1,4 +1,4 @@
-"""A record with keys (a JSON line, a table's row) -> a document. Owns which keys mean what."""
+"""Interpretation of records: a record with keys (a JSON line, a table's row) -> a document."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LANGUAGE_TAG = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 @dataclass(frozen=True, slots=True)
 class RecordPlace:
-    """Where a record stands: the file's label for errors, its index, and the line or row."""
+    """Location of a record: the file's label for errors, its index and the line or row; `area`: of the file's name."""
 
     label: str
     source: int
@@ -34,12 +34,12 @@ class RecordPlace:
     area: str | None = None
 
     def error(self, problem: str) -> InputError:
-        """An InputError that names file and line."""
+        """InputError that names file and line."""
         return InputError(f"{self.label}: line {self.number}: {problem}")
 
 
 def document_of(record: object, place: RecordPlace) -> Document:
-    """The document that a record's keys describe, in any case of letters; keys without a meaning are ignored.
+    """Build the document that a record's keys describe, in any case of letters; unknown keys are ignored.
 
     InputError: not an object, no usable keys, or a value of the wrong type.
     """
@@ -62,13 +62,13 @@ def document_of(record: object, place: RecordPlace) -> Document:
 
 
 def makes_record(names: Iterable[str]) -> bool:
-    """Whether a table's first row holds names of text columns."""
+    """Tell whether a table's first row holds names of text columns."""
     known = {name.strip().lower() for name in names}
     return bool(known & set(TEXT_KEYS)) or any(known.issuperset(pair) for pair in (*PAIR_KEYS, CODE_KEYS))
 
 
 def question_and_answer(question: str, answer: str) -> tuple[Message, ...]:
-    """A dialogue of one turn."""
+    """Dialogue of one turn."""
     return ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
 
 
@@ -131,5 +131,5 @@ def _type(value: object) -> str:
 
 
 def _printable(text: object) -> str:
-    """One short line: keys come from a stranger's file and go to a terminal."""
+    """One short line: keys are untrusted input printed to a terminal."""
     return "".join(c if c.isprintable() else " " for c in str(text))[:120]

@@ -1,4 +1,4 @@
-"""What a document is about: one of the areas whose shares the mixture keeps, and its language."""
+"""Tags of documents: one of the areas whose shares the mixture keeps, and the language."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PER_CHARACTERS = 500  # prose is maths where it has an equation for every so ma
 
 
 def tag_document(document: Document) -> Document:
-    """The document with `area`, `language` and `is_code` filled in; what the file said comes first."""
+    """Fill in `area`, `language` and `is_code` of a document; what the file says has precedence."""
     text = document.plain_text
     is_code = document.is_code or document.area == "code" or (document.area is None and is_source_code(text))
     language = document.language or (CODE_LANGUAGE if is_code else detect_language(text))
@@ -40,7 +40,7 @@ def tag_document(document: Document) -> Document:
 
 
 def is_source_code(text: str) -> bool:
-    """Whether most of a text is program code, bare or fenced."""
+    """Tell whether most of a text is program code, bare or fenced."""
     if sum(map(len, _FENCED.findall(text))) > _FENCED_SHARE * len(text):
         return True
     lines = [line for line in text.split("\n") if line.strip()]
@@ -56,7 +56,7 @@ def _area(document: Document, text: str, is_code: bool, language: str) -> str:
 
 
 def _is_exercise(document: Document) -> bool:
-    """A question about amounts whose answer calculates or is a number."""
+    """Tell whether a dialogue is a question about amounts whose answer calculates or is a number."""
     question = " ".join(content_text(m) for m in document.messages if m["role"] != "assistant")
     answer = "\n".join(content_text(m) for m in document.messages if m["role"] == "assistant")
     if _is_maths(question + "\n" + answer) or RESULT_MARK in answer:

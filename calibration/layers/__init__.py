@@ -1,1 +1,1 @@
-"""One layer after another: stages, streams of hidden states, the walk, and what makes it durable."""
+"""Layer-wise calibration: layers and their input groups, streams of hidden states, and the durable work folder."""

@@ -1,8 +1,8 @@
-"""One stage of a layer: the matrices that share an input are rounded for the tokens seen there.
+"""One input group of a layer: matrices that share an input are rounded for the tokens seen there.
 
-Owns the choices: how strongly input channels are balanced, and how many sweeps help. Each is made by the loss on
-held-out tokens, never by the loss that the solver itself lowered. What a stage is, and where its balance goes, is
-`q3edge.calibration.layers.layer`'s business.
+Makes the choices: how strongly input channels are scaled, and how many sweeps help. Each is made by the loss on
+held-out tokens, never by the loss that the solver itself lowered. `q3edge.architecture.blocks` defines the groups;
+where their channel scales are folded is in `q3edge.calibration.layers.rounded`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from q3edge.reference.parallel import ordered_map
 EXPONENTS = (0.0, 0.25, 0.35, 0.5, 0.65)  # of a channel's RMS; 0 leaves the channels as they are
 SWEEPS = 1
 _ROWS = 512  # solved at a time by one thread; fixed, so that results do not depend on the number of threads
-_SAMPLED_ROWS = 256  # that the balance is chosen on
-_ATTEMPTS = range(SWEEPS + 2)  # at a block: GPTQ, sweeps, rounding to nearest
-_JUDGING_BLOCKS = 16  # that the best attempt is chosen on: all of most matrices, a sample of a table's
+_SAMPLED_ROWS = 256  # on which the channel scale is chosen
+_CANDIDATES = range(SWEEPS + 2)  # for a block of rows: GPTQ, sweeps, rounding to nearest
+_COMPARED_BLOCKS = 16  # on which the best candidate is chosen: all of most matrices, a sample of a head's
 _INT8_MAX = 127.0
 
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """How one matrix was rounded; losses are mean squared output errors on held-out tokens, relative to the output's.
+    """Rounding report of one matrix; losses are squared output errors on held-out tokens, relative to the output's.
 
-    sweeps: after GPTQ; None where rounding to nearest on the balanced grid was better than GPTQ.
+    sweeps: after GPTQ; None where rounding to nearest on the scaled grid was better than GPTQ.
     rounding_loss: of rounding to nearest, loss: of what was kept; both are for the inputs that the matrix really gets.
     """
 
@@ -49,13 +49,16 @@ class TensorReport:
     dead_channels: int
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object for manifests and the journal, the scheme as `Scheme.to_json` gives it."""
+        """JSON object for manifests and the work folder, the scheme as `Scheme.to_json` gives it."""
         return asdict(self) | {"scheme": self.scheme.to_json()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solution:
-    """Tensors stand for weights [N, K] times `channel_scale` [K]; the input is to be divided by it."""
+    """Rounded tensors of one input group, by name.
+
+    They stand for weights [N, K] times `channel_scale`, float32 [K], by which the input is to be divided.
+    """
 
     tensors: Mapping[str, QuantizedTensor]
     channel_scale: torch.Tensor
@@ -67,8 +70,8 @@ class _Candidate(NamedTuple):
     loss: float  # summed over held-out tokens
 
 
-class _Block(NamedTuple):
-    """A block of rows: candidates by the attempt's number; loss of rounding to nearest, and of nothing but zeros."""
+class _RowBlock(NamedTuple):
+    """A block of rows: candidates by number; losses of rounding to nearest, and of all zeros (`power`)."""
 
     candidates: dict[int, _Candidate]
     rounding_loss: float
@@ -77,7 +80,7 @@ class _Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Problem:
-    """What solving any block of rows of a stage needs; K is the width of the input."""
+    """Inputs of solving any block of rows of an input group; K is the width of its input."""
 
     moments: Moments
     factor: InverseFactor
@@ -88,14 +91,14 @@ class _Problem:
         return float(torch.linalg.vecdot(error @ self.moments.held_out, error).sum())
 
     def activation_loss(self, weights: torch.Tensor, scheme: Scheme, channel_scale: torch.Tensor) -> float:
-        """Squared output error on held-out tokens, estimated on a few, of rounding the scaled input."""
+        """Squared held-out output error, estimated on a few tokens, of rounding the scaled input; 0 for a float one."""
         if scheme.activations == "float":
             return 0.0
         errors = token_rounding_errors(torch.cat(self.moments.sampled) / channel_scale) * channel_scale
         return float((errors @ weights.T).square().sum()) * self.moments.held_out_tokens / len(errors)
 
     def gptq(self, weights: torch.Tensor, scheme: Scheme, channel_scale: torch.Tensor) -> tuple[torch.Tensor, Grid]:
-        """Steps [N, K] and their grid."""
+        """Round by GPTQ: steps [N, K] and their grid."""
         grid = choose_grid(weights, scheme, self.factor.importance, channel_scale)
         return round_channels(weights, self.factor, grid, scheme), grid
 
@@ -108,7 +111,7 @@ def solve_input_group(
 ) -> Solution:
     """Round the matrices `weights`, name -> float32 [N, K], that share the input `moments` were taken of.
 
-    allowed: the nearest balance [K] that can be folded into whatever feeds these matrices.
+    allowed: maps a channel scale [K] to the nearest that can be folded into whatever feeds these matrices.
     """
     factor = factorize(moments.hessian)
     problem = _Problem(moments, factor)
@@ -126,7 +129,7 @@ def solve_input_group(
 def solve_unscaled(
     read: Callable[[slice], torch.Tensor], rows: int, scheme: Scheme, moments: Moments
 ) -> tuple[QuantizedTensor, TensorReport]:
-    """Round one matrix [rows, K] whose input no balance can be folded into; `read` gives float32 blocks of its rows."""
+    """Round one matrix [rows, K] for which no channel scale can be folded; `read` gives float32 blocks of its rows."""
     problem = _Problem(moments, factorize(moments.hessian))
     return _solve_matrix(read, rows, scheme, problem, torch.ones(len(moments.hessian)), 0.0)
 
@@ -137,7 +140,7 @@ def _best_exponent(
     problem: _Problem,
     channel_scales: Mapping[float, torch.Tensor],
 ) -> float:
-    """The exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included."""
+    """Exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included."""
     sample = dict(zip(weights, _sampled(list(weights.values()))))
     samples = {
         scheme: torch.cat([sample[name] for name in weights if schemes[name] == scheme])
@@ -162,7 +165,7 @@ def _sampled(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
-    """What rounding each token [K] of float32 [T, K] to int8 by its largest magnitude adds to it (int8_per_token)."""
+    """Errors [T, K] of rounding each token of float32 [T, K] to int8 by its largest magnitude (int8_per_token)."""
     step = inputs.abs().amax(dim=1, keepdim=True).div_(_INT8_MAX).clamp_min_(torch.finfo(inputs.dtype).tiny)
     return (inputs / step).round_().mul_(step).sub_(inputs)
 
@@ -170,9 +173,9 @@ def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
 def sampled_losses(
     matrices: Sequence[torch.Tensor], schemes: Sequence[Scheme | None], moments: Moments, channel_scale: torch.Tensor
 ) -> list[float]:
-    """What GPTQ loses on held-out tokens at each scheme (None: nothing), on a sample of the rows of `matrices`.
+    """Held-out losses of GPTQ at each scheme (0 for None, float), on a sample of the rows of `matrices` [N, K].
 
-    Squared output error of the sampled rows; only comparable between schemes.
+    Squared output errors of the sampled rows; only comparable between schemes.
     """
     problem = _Problem(moments, factorize(moments.hessian))
     rows = torch.cat(_sampled(matrices))
@@ -194,26 +197,26 @@ def _solve_matrix(
     channel_scale: torch.Tensor,
     exponent: float,
 ) -> tuple[QuantizedTensor, TensorReport]:
-    """Round all `count` rows, block by block, by the attempt with the smallest loss on the blocks that judge."""
+    """Round all `count` rows, block by block, by the candidate with the least held-out loss on a sample of blocks."""
 
-    def solve(start: int, numbers: Collection[int]) -> _Block:
+    def solve(start: int, numbers: Collection[int]) -> _RowBlock:
         rows = read(slice(start, min(start + _ROWS, count)))
         grid = choose_grid(rows, scheme)
         nearest = problem.loss(rows, dequantized(round_to_grid(rows, grid, scheme), grid))
         power = torch.linalg.vecdot(rows @ problem.moments.held_out, rows).sum()
-        attempts = enumerate(_attempts(rows, scheme, problem, channel_scale))
-        candidates = {number: candidate(rows, *found) for number, found in attempts if number in numbers}
-        return _Block(candidates, nearest, float(power))
+        found = enumerate(_candidates(rows, scheme, problem, channel_scale))
+        candidates = {number: candidate(rows, *rounded) for number, rounded in found if number in numbers}
+        return _RowBlock(candidates, nearest, float(power))
 
     def candidate(rows: torch.Tensor, steps: torch.Tensor, grid: Grid) -> _Candidate:
         return _Candidate(as_tensor(steps, grid, scheme), problem.loss(rows, dequantized(steps, grid)))
 
     starts = range(0, count, _ROWS)
-    judging = starts[:: -(-len(starts) // _JUDGING_BLOCKS)]
-    judged = dict(zip(judging, ordered_map(lambda start: solve(start, _ATTEMPTS), judging)))
-    losses = [sum(block.candidates[number].loss for block in judged.values()) for number in _ATTEMPTS]
-    best = min(_ATTEMPTS, key=lambda number: losses[number])
-    blocks = list(ordered_map(lambda start: judged.pop(start, None) or solve(start, (best,)), starts))
+    compared = starts[:: -(-len(starts) // _COMPARED_BLOCKS)]
+    solved = dict(zip(compared, ordered_map(lambda start: solve(start, _CANDIDATES), compared)))
+    losses = [sum(block.candidates[number].loss for block in solved.values()) for number in _CANDIDATES]
+    best = min(_CANDIDATES, key=lambda number: losses[number])
+    blocks = list(ordered_map(lambda start: solved.pop(start, None) or solve(start, (best,)), starts))
     power = max(sum(block.power for block in blocks), torch.finfo(torch.float32).tiny)
     report = TensorReport(
         scheme=scheme,
@@ -228,10 +231,10 @@ def _solve_matrix(
     return QuantizedTensor.concatenate([block.candidates[best].tensor for block in blocks]), report
 
 
-def _attempts(
+def _candidates(
     rows: torch.Tensor, scheme: Scheme, problem: _Problem, channel_scale: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, Grid]]:
-    """Steps and grid of GPTQ, of each sweep after it, and last of rounding to nearest on the same balanced grid."""
+    """Yield steps and grid of GPTQ, of each sweep after it, and last of rounding to nearest on GPTQ's scaled grid."""
     steps, first = problem.gptq(rows, scheme, channel_scale)
     yield steps, first
     grid = first

@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache: the largest key and value of every channel that real text brings forth."""
+"""Scales of an int8 KV cache: the largest key and value of every channel observed on calibration text."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from q3edge.reference.model import hidden_states
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
 
-TOKENS = 16_384  # that are looked at
+TOKENS = 16_384  # that the scales are measured on
 _LARGEST_CODE = 127.0
 _SMALLEST_SCALE = 1e-6  # of a channel that is always zero
 
 
 @torch.no_grad()
 def kv_scales(source: WeightSource, token_ids: NDArray[np.int64]) -> KVScales:
-    """Scales for the model in `source`, from the first rows of token ids [B, S] that make about TOKENS tokens.
+    """Measure the scales for the model in `source` on the first rows of token ids [B, S], about TOKENS tokens.
 
-    A value beyond anything seen here is cut off at the edge of int8's range when it is stored.
+    A value beyond anything seen here is clipped to int8's range when it is stored.
     """
     spec = KVCacheSpec.of(source.config)
     largest = torch.zeros(2, len(spec.layers), spec.kv_heads, spec.head_dim)

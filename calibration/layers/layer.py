@@ -1,6 +1,6 @@
 """`LayerSolver`: one decoder layer, input group by input group in the order of the forward pass.
 
-Each group sees what the rounded ones before it give; in Qwen3's dense layers q/k/v -> o -> gate/up -> down.
+Each group sees the outputs of the rounded ones before it; in Qwen3's dense layers q/k/v -> o -> gate/up -> down.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Read = Callable[[slice], torch.Tensor]  # a range of sequences -> float32 [n, S
 
 
 class LayerSolver:
-    """Solves one layer; hidden states are read from one stream and written to another."""
+    """Solver of one layer; hidden states are read from one stream and written to another."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class LayerSolver:
         folder: Path,
         advance: Advance,
     ) -> None:
-        """`folder` holds what is spilled meanwhile; `advance` is told 1 after every input group."""
+        """Prepare one layer; temporary files go to `folder`; `advance` is called with 1 after every input group."""
         self._config, self._tokens, self._folder, self._advance = source.config, tokens, folder, advance
         self._rounded = RoundedLayer(source, layer, schemes)
         self._rotary = RotaryTables.of(source.config, tokens.length)
-        self._last: InputGroup | None = None  # that was rounded
+        self._last: InputGroup | None = None  # the last one rounded
 
     def solve(self, before: StateStream, after: StateStream) -> LayerResult:
-        """Round all groups of all blocks: hidden states `before` the layer in, `after` it out."""
+        """Round all input groups of all blocks: reads the hidden states `before` the layer, writes those `after` it."""
         hidden, obsolete = _Spilled(before), list[_Spilled]()
         for block in self._rounded.layer.blocks:
             values: _Read = partial(self._first_input, block, hidden)
@@ -60,7 +60,7 @@ class LayerSolver:
                 obsolete.append(spilled)
                 values = spilled.read
             last = block is self._rounded.layer.blocks[-1]
-            stream = after if last else self._stream(f"behind-{block.kind}", self._config.hidden_size)
+            stream = after if last else self._stream(f"after-{block.kind}", self._config.hidden_size)
             hidden = _Spilled(stream, partial(self._output, block, hidden, values))
         for _ in self._tokens.map(hidden.read):
             pass
@@ -69,16 +69,16 @@ class LayerSolver:
         return self._rounded.result
 
     def scaled_layer(self) -> LayerWeights:
-        """Build the float layer that the solved one stands for; see `RoundedLayer.scaled_layer`."""
+        """Build the float layer that the solved one stands for: the same function, with channel scales folded in."""
         return self._rounded.scaled_layer()
 
     def _round(self, group: InputGroup, inputs: _Read) -> torch.Tensor:
-        """Round a group for what `inputs` gives; returns the balance [K] that was folded."""
+        """Round a group for the inputs that `inputs` gives; returns the channel scale [K] that was folded."""
         schemes = self._rounded.schemes_of(group)
         rounds_inputs = any(scheme.activations != "float" for scheme in schemes.values())
         moments = Moments.empty(self._width(group), keeps_samples=rounds_inputs)
         for part, values in self._tokens.map(inputs):
-            if schemes:  # a group that stays float still has to pass its inputs on
+            if schemes:  # inputs of a group that stays float are still computed and stored
                 moments.add(values.flatten(0, 1), held_out=self._tokens.is_held_out(part))
         channel_scale = self._rounded.round(group, moments)
         if self._last is not None:
@@ -105,15 +105,15 @@ class LayerSolver:
 
 
 class _Spilled:
-    """Values of all tokens in a stream, written there as they are computed, until `settle` says that all are."""
+    """Values of all tokens in a stream, stored there as they are computed; after `settle` they are only read."""
 
     def __init__(self, stream: StateStream, compute: _Read | None = None) -> None:
-        """compute None: the stream holds them already."""
+        """`compute` gives the values of a range of sequences; None: the stream holds all of them already."""
         self._stream, self._compute = stream, compute
         self._divisor: torch.Tensor | None = None
 
     def read(self, part: slice) -> torch.Tensor:
-        """float32 [n, S, K] of a range of sequences."""
+        """Read float32 [n, S, K] of a range of sequences, or compute and store it."""
         if self._compute is None:
             values = self._stream.read(part)
             return values if self._divisor is None else values / self._divisor
@@ -122,7 +122,7 @@ class _Spilled:
         return values
 
     def settle(self, divisor: torch.Tensor | None = None) -> None:
-        """From now on read what was stored, divided by [K] if given."""
+        """Read the stored values from now on, divided by `divisor` [K] if given."""
         self._compute, self._divisor = None, divisor
 
     def delete(self) -> None:

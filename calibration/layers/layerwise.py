@@ -1,12 +1,12 @@
-"""The walk over the layers: every layer is solved for the tokens as the rounded layers before it leave them.
+"""Layer-wise calibration: every layer is solved for the hidden states that the rounded layers before it produce.
 
-Where layers are reconstructed, the float model's hidden states go along as what they are trained towards. Behind the
-last layer comes the head, solved for the final hidden states.
+Where layers are reconstructed, the float model's hidden states are computed too, as the target of training. After the
+last layer the head is solved for the final hidden states.
 
-Owns the order of work and what is durable when. A layer and the hidden states behind it are on disk before the next
-layer begins; the next run continues there. A layer whose file is damaged is solved again from the states before it,
-which are computed anew from the layers that are sound. A file that cannot be used is found at the start if its header
-or its length tells, and else when it is read: no file is read only to be checked.
+Decides the order of work and what is durable when; the files are in `work_folder` and `streams`. A layer and the hidden
+states after it are on disk before the next layer begins; the next run continues there. A layer whose file is damaged is
+solved again from the states before it, which are computed anew from the sound layers. Damage of a layer's file is found
+at the start if its header or its length shows it, and else when it is read: none is read only to be checked.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
-HELD_OUT = 1 / 8  # of the sequences judge every choice
+HELD_OUT = 1 / 8  # share of the sequences that is held out, for every choice
 Found = TypeVar("Found")
 
 
 class LayerwiseCalibration:
-    """Calibration of all layers for `token_ids` int64 [sequences, length]; layers without a scheme pass through.
+    """Calibration of all layers for `token_ids` int64 [sequences, length]; matrices without a scheme stay float.
 
-    The journal holds the head as one layer more, where it has a scheme.
+    The work folder `journal` holds the head, where it has a scheme, as one more layer.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LayerwiseCalibration:
         bfloat16: bool = False,
         reconstruct: bool = False,
     ) -> None:
-        """reconstruct: train every solved layer. InputError: fewer than two sequences, of which one is held out."""
+        """Prepare calibration; `reconstruct`: train every solved layer. InputError: fewer than two sequences."""
         sequences, length = token_ids.shape
         if sequences < 2:
             raise InputError(f"calibration data: {sequences} row of {length} tokens; expected at least 2, give more")
@@ -70,7 +70,7 @@ class LayerwiseCalibration:
         self._steps = groups + (EPOCHS if reconstruct else 0)  # of progress in a layer
 
     def run(self) -> StateStream:
-        """Solve what is not solved yet; returns the hidden states behind the last layer."""
+        """Solve what is not solved yet; returns the hidden states after the last layer."""
         sound = {n for n in self._journal.finished_layers() if self._journal.finished(n) is not None}
         begin = self._first_boundary(sound)
         head_scheme = self._schemes.get(self._head)
@@ -103,31 +103,31 @@ class LayerwiseCalibration:
         return before.own
 
     def results(self) -> Iterator[LayerResult]:
-        """Every layer's result, in order, and the head's if it is rounded, once `run` is done; each file is read once.
+        """Results of every layer, in order, and of the head if it is rounded, once `run` is done; reads each file once.
 
-        One that turns out to be damaged is solved again.
+        A layer whose file turns out to be damaged is solved again.
         """
         return map(self._result, self._numbers)
 
     def summaries(self) -> Iterator[LayerSummary]:
-        """What is told of each of the `results`, without reading them."""
+        """Summaries of each of the `results`, without reading their arrays."""
         for number in self._numbers:
             yield self._again(number, self._journal.finished)
 
     def head(self) -> QuantizedTensor | None:
-        """The head as it was rounded, once `run` is done; None: it is float."""
+        """Rounded head, once `run` is done; None: it is float."""
         return None if self._schemes.get(self._head) is None else self._result(self._layers).tensors[self._head]
 
     @property
     def _numbers(self) -> range:
-        """Of the layers, and of the head if it is rounded."""
+        """Numbers of the layers, and of the head if it is rounded."""
         return range(self._layers + (self._schemes.get(self._head) is not None))
 
     def _result(self, number: int) -> LayerResult:
         return self._again(number, lambda layer: self._journal.load(layer, self._schemes))
 
     def _again(self, number: int, read: Callable[[int], Found | None]) -> Found:
-        """What `read` gives of a finished layer, solved again where its file is damaged: only reading shows that."""
+        """Read a finished layer by `read`; it is solved again where its file is damaged, which only reading shows."""
         found = read(number)
         if found is None:
             progress.note(f"layer {number}: its file is damaged, it is solved again")
@@ -138,7 +138,7 @@ class LayerwiseCalibration:
         return found
 
     def _first_boundary(self, sound: Set[int]) -> int:
-        """Where to begin: behind the layers that are done if their hidden states are there, else at the embedding."""
+        """Number of the first layer to run: after the finished ones if their hidden states are stored, else 0."""
         done = next(n for n in range(self._layers + 1) if n not in sound or n == self._layers)
         return done if self._has_states(done) else 0
 
@@ -159,7 +159,7 @@ class LayerwiseCalibration:
         return Boundary(self._journal.folder, number, self.tokens, width, with_target=self._reconstruct)
 
     def _embed(self, states: Boundary) -> None:
-        """The rows of the embedding that occur, rounded as they will be, and as they are for the target."""
+        """Write the rows of the embedding, rounded by its scheme, and for the target as they are."""
         for part in self.tokens.parts:
             states.own.write(part, embed_quantized(self._source, self._token_ids[part], self._schemes[EMBEDDING]))
             if states.target is not None:
@@ -171,15 +171,15 @@ class LayerwiseCalibration:
         result = solver.solve(before.own, after.own)
         self._pass_float(layer, before, after)
         if after.target is not None and result.tensors:
-            reconstructor = LayerTrainer(self._source.config, self.tokens, before.own, after.target)
-            result = reconstructor.run(result, solver.scaled_layer, advance)
+            trainer = LayerTrainer(self._source.config, self.tokens, before.own, after.target)
+            result = trainer.run(result, solver.scaled_layer, advance)
             self._pass_through(dequantize_layer(self._source, layer, result), before.own, after.own)
         elif after.target is not None:
             advance(EPOCHS)
         return result
 
     def _pass_float(self, layer: int, before: Boundary, after: Boundary) -> None:
-        """Take the target, if there is one, through a layer."""
+        """Take the float model's hidden states, if they are computed, through a float layer."""
         if before.target is not None and after.target is not None:
             self._pass_through(LayerWeights.read(self._source, layer), before.target, after.target)
 
@@ -193,7 +193,10 @@ class LayerwiseCalibration:
             pass
 
     def _solve_head(self, states: StateStream, scheme: Scheme) -> LayerResult:
-        """A tied table is solved for the states that its rows rounded to nearest led to: `states` are what is there."""
+        """Solve the head for `states`, the hidden states after the last layer.
+
+        Those of a tied embedding come from its rows rounded to nearest, as the tied matrix does not exist before.
+        """
         config, norm = self._source.config, read_tensor(self._source, FINAL_NORM)
         moments = Moments.empty(config.hidden_size)
         for part, final in self.tokens.map(lambda part: normalize(states.read(part), norm, config)):
@@ -205,17 +208,17 @@ class LayerwiseCalibration:
 
 
 def held_out_rows(sequences: int) -> int:
-    """How many of `sequences`, the last ones, judge."""
+    """Number of `sequences`, counted from the end, that are held out: an eighth, at least one."""
     return max(1, round(sequences * HELD_OUT))
 
 
 def dequantize_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
-    """float32 weights of a finished layer: dequantized, balanced, or as they are in `source`."""
+    """Read a finished layer as float32 weights: dequantized, scaled, or as they are in `source`."""
 
     def read(name: str) -> torch.Tensor:
         if name in result.tensors:
             return torch.from_numpy(result.tensors[name].dequantize())
         return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
 
-    describe_error = Layer.of(source.config, layer)
-    return LayerWeights(describe_error, {field: read(describe_error.name(field)) for field in describe_error.tensors})
+    described = Layer.of(source.config, layer)
+    return LayerWeights(described, {field: read(described.name(field)) for field in described.tensors})

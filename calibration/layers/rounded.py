@@ -1,8 +1,7 @@
 """`RoundedLayer`: a layer whose matrices are replaced by rounded ones, one input group after another.
 
-Owns what becomes of a group's balance: it is folded, free at run time, into what feeds the group, as the layer's
-description says: a norm, or the rows of a matrix that is rounded already, of which only the scales change, by powers of
-two, so exactly.
+Folds a group's channel scale, free at run time, into what feeds the group, as the layer's description says: a norm, or
+the rows of a matrix that is rounded already, of which only the scales change, by powers of two, so exactly.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from q3edge.reference.weights import LayerWeights
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionReport:
-    """What training the whole layer bought: squared error of its output for the float model's, on held-out tokens.
+    """Gain of training a whole layer: squared error of its output against the float model's, on held-out tokens.
 
-    Relative to the float model's; both are alike where nothing was kept. moved_codes: share of the codes that changed.
-    rate: share of the usual rates that it took, 0 where none helped.
+    Losses are relative to the float output's square; they are equal where training was not kept. moved_codes: share of
+    the codes that changed. rate: share of the usual learning rates that was used, 0 where none helped.
     """
 
     loss_before: float
@@ -43,9 +42,9 @@ class ReconstructionReport:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerResult:
-    """A finished layer by tensor name: rounded matrices, and float tensors that a balance was folded into.
+    """A finished layer by tensor name: rounded matrices, and float tensors that changed by folding or training.
 
-    reports are of the matrices as they were solved; `reconstruction`, if the layer was trained afterwards, of that.
+    `reports` describe the matrices as they were solved; `reconstruction` the training after that, if there was any.
     """
 
     tensors: Mapping[str, QuantizedTensor]
@@ -55,10 +54,13 @@ class LayerResult:
 
 
 class RoundedLayer:
-    """weights: of the layer as it is now, float32, rounded where that is done; layer: its description."""
+    """A layer while it is rounded: `weights` are its current values, float32, `layer` is its description.
+
+    Rounded matrices are dequantized in `weights`; those of released groups are empty.
+    """
 
     def __init__(self, source: WeightSource, number: int, schemes: Mapping[str, Scheme | None]) -> None:
-        """`schemes`: of all tensors of the model by name; None: it stays float."""
+        """Read layer `number`; `schemes` of all tensors of the model by name; None: it stays float."""
         self._source, self._schemes = source, schemes
         self.weights = LayerWeights.read(source, number)
         self.layer = self.weights.layer
@@ -69,7 +71,7 @@ class RoundedLayer:
 
     @property
     def result(self) -> LayerResult:
-        """What was found so far."""
+        """Result so far."""
         return LayerResult(self._tensors, self._floats, self._reports)
 
     def schemes_of(self, group: InputGroup) -> dict[str, Scheme]:
@@ -78,9 +80,9 @@ class RoundedLayer:
         return {field: scheme for field, scheme in wanted.items() if scheme is not None}
 
     def round(self, group: InputGroup, moments: Moments) -> torch.Tensor:
-        """Round the matrices of a group that have a scheme, for inputs of these moments, and fold the balance.
+        """Round the matrices of a group that have a scheme, for inputs of these moments, and fold the channel scale.
 
-        Returns the balance [K]: inputs that were computed before are to be divided by it.
+        Returns the channel scale [K]: inputs that were computed before are to be divided by it.
         """
         schemes = self.schemes_of(group)
         solution = self._solve(group, schemes, moments)
@@ -89,7 +91,7 @@ class RoundedLayer:
             if field in schemes:
                 self._tensors[name], self._reports[name] = solution.tensors[field], solution.reports[field]
                 self._replace(field, torch.from_numpy(solution.tensors[field].dequantize()))
-            elif (solution.channel_scale != 1).any():  # it shares the input, so it has to be balanced with the others
+            elif (solution.channel_scale != 1).any():  # it shares the input, so it is scaled with the others
                 self._set_float(field, self.weights[field] * solution.channel_scale)
         self._channel_scales[group.name] = solution.channel_scale
         if (solution.channel_scale != 1).any():
@@ -97,11 +99,11 @@ class RoundedLayer:
         return solution.channel_scale
 
     def release(self, group: InputGroup) -> None:
-        """Forget matrices that no later group needs: memory stays at what one group holds."""
+        """Release the matrices of a group that no later one needs, so that memory is bounded by one group."""
         self.weights = self.weights.replaced(dict.fromkeys(group.matrices, torch.empty(0)))
 
     def scaled_layer(self) -> LayerWeights:
-        """The float layer that the rounded one stands for: the same function, with all that is folded folded in."""
+        """Build the float layer that the rounded one stands for: the same function, channel scales folded in."""
         weights = LayerWeights.read(self._source, self.layer.number)
         changed = {
             field: weights[field] * self._channel_scales[group.name]

@@ -1,4 +1,4 @@
-"""What is stored alike, and so gets one scheme under a budget: an input group of a layer, or the tables."""
+"""Scheme groups: tensors that get one scheme under a budget, an input group of a layer or embedding and head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLES = "tables"
 
 @dataclass(frozen=True, slots=True)
 class SchemeGroup:
-    """Tensors that are stored alike: one input group of one layer, or the embedding and the head (layer None)."""
+    """Tensors with one scheme: one input group of one layer, or the embedding and the head (layer None)."""
 
     layer: int | None
     role: str
@@ -22,12 +22,12 @@ class SchemeGroup:
 
     @property
     def name(self) -> str:
-        """layer.3.qkv, or tables."""
+        """Name for reports: layer.3.qkv, or tables."""
         return self.role if self.layer is None else f"layer.{self.layer}.{self.role}"
 
 
 def scheme_groups(config: Qwen3Config) -> Iterator[SchemeGroup]:
-    """All units, the tables last."""
+    """All scheme groups of a model in the order of its layers, the embedding and the head last."""
     for layer in layers_of(config):
         for group in layer.groups:
             yield SchemeGroup(layer.number, group.name, layer.names(group))

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """How the calibration tokens are laid out: the last `held_out` of `sequences` judge, the others are solved for.
+    """Layout of the calibration tokens: the last `held_out` of `sequences` are held out, the others are solved for.
 
     bfloat16: matrix products of the forward pass are done in bfloat16.
     """
@@ -46,11 +46,11 @@ class Tokens:
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], self.sequences])]
 
     def is_held_out(self, part: slice) -> bool:
-        """Whether a range of `parts` judges."""
+        """Tell whether a range of `parts` is held out."""
         return bool(part.start >= self.sequences - self.held_out)
 
     def map(self, function: Callable[[slice], Result], *, held_out: bool = False) -> Iterator[tuple[slice, Result]]:
-        """(part, function(part)) for every part, or those that are held out, in order, on all cores."""
+        """Apply `function` to every part, or every held-out part, on all cores; yields (part, result) in order."""
 
         @torch.no_grad()
         def run(part: slice) -> tuple[slice, Result]:
@@ -61,7 +61,10 @@ class Tokens:
 
 
 class StateStream:
-    """float32 [sequences, length, width] in a file, read and written in ranges of sequences, and deleted at the end."""
+    """Hidden states in a file, float32 [sequences, length, width], read and written in ranges of sequences.
+
+    Its user deletes it at the end.
+    """
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
         """Open the file `path`, or create it under the name of a partial file."""
@@ -71,7 +74,7 @@ class StateStream:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def read(self, part: slice) -> torch.Tensor:
-        """float32 [n, length, width]; EOFError where the file is too short."""
+        """Read float32 [n, length, width]; EOFError if the file is too short."""
         out = np.empty((part.stop - part.start, *self._shape), np.float32)
         read_at(self._fd, bytes_of(out), self._offset(part.start))
         return torch.from_numpy(out)
@@ -81,7 +84,7 @@ class StateStream:
         write_at(self._fd, bytes_of(values.contiguous().numpy()), self._offset(part.start))
 
     def commit(self) -> None:
-        """Wait until the disk has it and give it its name."""
+        """Flush to disk and give the file its final name."""
         os.fsync(self._fd)
         self._path = self._path.rename(self._final)
 
@@ -99,27 +102,27 @@ class StateStream:
 
 
 class CheckedStateStream(StateStream):
-    """A stream that outlives the process: written in the parts of its tokens, with the sha256 of each behind them."""
+    """A stream that outlives the process: written in the parts of its tokens, followed by the sha256 of each part."""
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
-        """As `StateStream`."""
+        """Open the file `path`, or create it under the name of a partial file."""
         super().__init__(path, tokens, width)
         self._checksums: dict[int, bytes] = {}  # of the parts that this process wrote, by their first sequence
 
     def write(self, part: slice, values: torch.Tensor) -> None:
-        """As `StateStream`; `part` is one of the tokens' parts."""
+        """Store float32 [n, length, width]; `part` is one of the tokens' parts."""
         super().write(part, values)
         self._checksums[part.start] = _checksum(values)
 
     def commit(self) -> None:
-        """Write the checksums of all parts, wait until the disk has it and give it its name."""
+        """Write the checksums of all parts, flush to disk and give the file its final name."""
         checksums = b"".join(self._checksums[part.start] for part in self._tokens.parts)
         write_at(self._fd, checksums, self._offset(self._tokens.sequences))
         super().commit()
 
     @property
     def is_sound(self) -> bool:
-        """Whether the file was committed and every part is as it was written; reads all of it, a part at a time."""
+        """True if the file was committed and every part is as it was written; reads all of it, a part at a time."""
         if self._path != self._final:
             return False
         try:
@@ -130,9 +133,9 @@ class CheckedStateStream(StateStream):
 
 
 class Boundary:
-    """Hidden states between two layers, or before the first or behind the last: the rounded model's, `own`.
+    """Hidden states between two layers, or before the first or after the last: `own` are the rounded model's.
 
-    `target`: the float model's, beside them; None where nothing needs them. Both are sound, or the boundary is not.
+    `target`: the float model's; None where they are not needed. The boundary is sound only if both are.
     """
 
     def __init__(self, folder: Path, number: int, tokens: Tokens, width: int, *, with_target: bool) -> None:
@@ -142,16 +145,16 @@ class Boundary:
 
     @classmethod
     def exists(cls, folder: Path, number: int) -> bool:
-        """Whether the files of boundary `number` were committed, at least the first."""
+        """Tell whether the files of boundary `number` were committed, at least the first."""
         return cls._path(folder, "hidden", number).exists()
 
     @property
     def is_sound(self) -> bool:
-        """Whether all files were committed and hold what was written."""
+        """True if all files were committed and hold what was written; reads all of them."""
         return all(stream.is_sound for stream in self._streams)
 
     def commit(self) -> None:
-        """Wait until the disk has all and give the files their names."""
+        """Flush to disk and give the files their final names."""
         for stream in self._streams:
             stream.commit()
 

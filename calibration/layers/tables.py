@@ -1,7 +1,7 @@
-"""The embedding and the head: tables as long as the vocabulary, rounded unlike the layers.
+"""The embedding and the head: matrices [V, H] with a row per vocabulary entry, rounded unlike the layers.
 
 The head multiplies, so it is solved as a layer's matrix is, for the final hidden states. An embedding is looked up:
-each of its rows stands for itself and is rounded to nearest. A tied table is both, and is solved for both errors.
+each of its rows stands for itself and is rounded to nearest. A tied matrix is both, and is solved for both errors.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from q3edge.reference.parallel import ordered_map
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
-_PROBED, _PROBED_LENGTH = 4, 128  # sequences, and tokens of each, that tell an embedding's share
+_PROBED, _PROBED_LENGTH = 4, 128  # sequences, and tokens of each, that an embedding's share is measured on
 _LEAST_KL = 1e-6  # below, a KL of float32 logits is noise
 _BLOCK_ROWS = 4096  # rounded to nearest at a time
 
 
 def embed_quantized(source: WeightSource, token_ids: NDArray[np.int64], scheme: Scheme | None) -> torch.Tensor:
-    """Rows of the embedding rounded to nearest (None: as they are), float32 [B, S, H]; only rows that occur are."""
+    """Embed token ids [B, S] by rows rounded to nearest (None: as they are), only those needed; float32 [B, S, H]."""
     rows = embed(source, token_ids)
     if scheme is None:
         return rows
@@ -43,26 +43,26 @@ def embed_quantized(source: WeightSource, token_ids: NDArray[np.int64], scheme: 
 
 
 class ReplacedHead:
-    """`source` with another table [V, H] as its head; all else is what it was."""
+    """Weight source with another head [V, H]; everything else comes from `source`."""
 
     def __init__(self, source: WeightSource, table: QuantizedTensor) -> None:
         self._source, self._table, self._name = source, table, head_tensor(source.config)
 
     @property
     def config(self) -> Qwen3Config:
-        """See WeightSource."""
+        """Configuration of the source."""
         return self._source.config
 
     def scheme(self, name: str) -> Scheme | None:
-        """See WeightSource."""
+        """Scheme of tensor `name`, the replaced head's included; None: it is float."""
         return self._table.scheme if name == self._name else self._source.scheme(name)
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """See WeightSource."""
+        """Read float32 values of tensor `name`, or of a range of its rows; dequantized if it is quantized."""
         return self.read_quantized(name, rows).dequantize() if name == self._name else self._source.read(name, rows)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
-        """See WeightSource."""
+        """Read codes and scales of tensor `name`, or of a range of its rows; TypeError if it is float."""
         return self._table.rows(rows or slice(None)) if name == self._name else self._source.read_quantized(name, rows)
 
 
@@ -71,8 +71,8 @@ def solve_head(
 ) -> tuple[QuantizedTensor, TensorReport]:
     """Round the head [V, H] for final hidden states, whose `moments` [H, H] are given.
 
-    embedding_share: what a tied table's error costs as an embedding by what it costs as a head; 0 where it is no
-    embedding. That part of the loss is the same for every channel.
+    embedding_share: cost of a tied matrix's error as embedding relative to its cost as head; 0 where it is not tied.
+    That part of the loss is the same for every channel.
     """
     name = head_tensor(source.config)
     hessian, held_out = (_with_identity(total, embedding_share) for total in (moments.hessian, moments.held_out))
@@ -95,9 +95,9 @@ def embedding_share(
     *,
     bfloat16: bool = False,
 ) -> float:
-    """How much more a tied table rounded to `scheme` damages as the embedding than as the head; 0 if it is not tied.
+    """Ratio of the damage by a tied matrix rounded to `scheme` as embedding to that as head; 0 if it is not tied.
 
-    The ratio of both KLs to the model with the float table, on the last few of the sequences `token_ids` [B, S], by
+    The ratio of both KLs to the model with the float matrix, on the last few of the sequences `token_ids` [B, S], by
     `layers` in their order. A power of two: it need not be exact, and so does not depend on the number of threads.
     """
     config = source.config
@@ -123,7 +123,7 @@ def embedding_share(
 
 
 def _nearest(source: WeightSource, scheme: Scheme) -> QuantizedTensor:
-    """The whole head, rounded to nearest."""
+    """Round the whole head to nearest."""
     name, rows = head_tensor(source.config), source.config.vocab_size
     blocks = (slice(start, min(start + _BLOCK_ROWS, rows)) for start in range(0, rows, _BLOCK_ROWS))
     return QuantizedTensor.concatenate(

@@ -1,8 +1,7 @@
-"""The durable side of a long calibration: finished layers, the latest hidden states, and who works on them.
+"""Work folder of a long calibration: finished layers, the latest hidden states, and a lock.
 
-A work folder lies beside the output until the output is complete. Whatever is in it was written whole and carries its
-checksum, so a process killed anywhere can be followed by another that goes on where it stopped, and a damaged file is
-made again.
+It lies beside the output until the output is complete. Results in it are written whole and carry checksums, so after a
+process was killed anywhere another can continue where it stopped, and a damaged file is made again.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """A finished layer without its weights; floats: names of the tensors that a balance was folded into."""
+    """A finished layer without its weights; floats: names of the float tensors that changed by folding or training."""
 
     reports: Mapping[str, TensorReport]
     reconstruction: ReconstructionReport | None
@@ -48,8 +47,9 @@ class LayerSummary:
 class WorkFolder:
     """The work folder of one calibration; use as a context manager, which holds its lock.
 
-    inputs: whatever decides the result, name -> a digest or value. UsageError: the folder belongs to a run with other
-    inputs; the message says which. ResourceError: another process works on it; the message says which.
+    inputs: everything that determines the result, name -> a digest or value. UsageError: the folder belongs to a run
+    with other inputs; the message says which. ResourceError: another process works on it, which the message names, or
+    it cannot be written.
     """
 
     def __init__(self, folder: Path, inputs: Mapping[str, str], *, restart: bool = False) -> None:
@@ -78,17 +78,17 @@ class WorkFolder:
         self._release_lock()
 
     def finished(self, layer: int) -> LayerSummary | None:
-        """What is told of a finished layer, without reading its arrays; None where there is none, or it is damaged."""
+        """Summary of a finished layer, without reading its arrays; None where there is none, or its file is damaged."""
         note = self._sound(layer, read_note)
         return None if note is None else _summary(note)
 
     def load(self, layer: int, schemes: Mapping[str, Scheme | None]) -> LayerResult | None:
-        """A finished layer; None where there is none, or its file is damaged and has to be made again."""
+        """Read a finished layer; None where there is none, or its file is damaged and has to be made again."""
         found = self._sound(layer, read_arrays)
         return None if found is None else _result(*found, schemes)
 
     def save(self, layer: int, result: LayerResult) -> None:
-        """Make a finished layer durable."""
+        """Store a finished layer durably."""
         arrays: dict[str, NDArray[Any]] = dict(result.floats)
         for name, tensor in result.tensors.items():
             for part in _PARTS:
@@ -104,18 +104,18 @@ class WorkFolder:
         return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("layer-*.bin"))
 
     def store(self, name: str, values: object) -> None:
-        """Make a JSON value durable."""
+        """Store a JSON value durably under a name."""
         write_sealed(self.folder / f"{name}.json", values, _ADVICE)
 
     def recall(self, name: str) -> Any:
-        """The value that was stored; None where there is none, or its file is damaged."""
+        """Read the JSON value stored under a name; None where there is none, or its file is damaged."""
         return read_sealed(self.folder / f"{name}.json")
 
     def _layer_file(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:04}.bin"
 
     def _sound(self, layer: int, read: Callable[[Path], Found]) -> Found | None:
-        """What is read of a layer's file; a damaged one is removed."""
+        """Read a layer's file; None where there is none, or it is damaged, in which case it is removed."""
         path = self._layer_file(layer)
         try:
             return read(path)

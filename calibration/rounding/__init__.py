@@ -1,1 +1,1 @@
-"""One matrix: grids, GPTQ and its refinement, rounding to nearest."""
+"""Rounding of one matrix: grids, channel scaling, GPTQ and its refinement, rounding to nearest."""

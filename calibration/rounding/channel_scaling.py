@@ -1,4 +1,4 @@
-"""How strongly input channels are rescaled before rounding, and which rescalings the layer can undo for free."""
+"""Channel scaling: factors for input channels before rounding (AWQ, arXiv 2306.00978), and which fold for free."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from q3edge.architecture.blocks import Fold, NormFold, RowFold
 
 
 def channel_scale_of(rms: torch.Tensor, exponent: float) -> torch.Tensor:
-    """rms ** exponent with a geometric mean of 1, [K] (the activation part of AWQ's scale, arXiv 2306.00978)."""
+    """Channel scale rms ** exponent with a geometric mean of 1, [K] (the activation part of AWQ's scale)."""
     logarithm = rms.log() * exponent
     return (logarithm - logarithm.mean()).exp()
 
 
 def nearest_foldable(channel_scale: torch.Tensor, fold: Fold | None) -> torch.Tensor:
-    """The nearest channel scale [K] that `fold` can undo: any by a norm, powers of two by rows; else ones."""
+    """Nearest channel scale [K] that can be folded: any into a norm, powers of two into rows; ones where fold is None.
+
+    Channels that share a row (grouped-query attention) get one factor, their geometric mean.
+    """
     if fold is None:
         return torch.ones_like(channel_scale)
     if isinstance(fold, NormFold):
@@ -27,5 +30,5 @@ def nearest_foldable(channel_scale: torch.Tensor, fold: Fold | None) -> torch.Te
 
 
 def by_row(channel_scale: torch.Tensor, fold: RowFold) -> torch.Tensor:
-    """A balance that `fold` can undo as factors of the matrix's rows, [heads * width]."""
+    """Factors of the rows of a matrix, [heads * width], by which they are divided to fold a channel scale [K]."""
     return channel_scale.view(fold.heads, fold.sharing, fold.width)[:, 0].reshape(-1)

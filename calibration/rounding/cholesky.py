@@ -1,7 +1,7 @@
 """Cholesky factorization whose bits do not depend on the number of threads, as those of LAPACK's do on some CPUs.
 
-Blocks of columns, one after another (Golub & Van Loan 2013, section 4.2.6): a block is factored, what lies below it is
-solved for, and the rest is updated. Each piece of the last two is one thread's.
+Blocks of columns, one after another (Golub & Van Loan 2013, section 4.2.6): a block is factored, the rows below it are
+solved for, and the rest is updated. Each piece of the last two is computed by one thread.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from q3edge.calibration.rounding.moments import add_products
 from q3edge.reference.parallel import ordered_map
 
 _BLOCK = 128  # columns: small enough that LAPACK takes one thread for them
-_ROWS = 1024  # below a block, solved for at a time
+_ROWS = 1024  # of those below a block, solved for at a time
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
-    """Replace a symmetric float32 matrix [K, K] by its lower factor.
+    """Replace a symmetric float32 matrix [K, K] by its lower factor; returns whether that succeeded.
 
-    False, and what is there is lost: it is not positive definite, or not finite.
+    False: it is not positive definite or not finite, and its values are lost.
     """
     size = len(matrix)
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
         factor, failed = torch.linalg.cholesky_ex(matrix[start:stop, start:stop])
-        if failed or not factor.isfinite().all():  # OpenBLAS tells nothing of NaN off the diagonal
+        if failed or not factor.isfinite().all():  # OpenBLAS does not report NaN off the diagonal
             return False
         matrix[start:stop, start:stop] = factor
         below = matrix[stop:, start:stop]

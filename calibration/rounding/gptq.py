@@ -1,8 +1,8 @@
-"""GPTQ: weights are rounded one input channel after another, and what each rounding broke is mended in the channels
-not yet rounded (Frantar et al. 2022, arXiv 2210.17323).
+"""GPTQ: weights are rounded one input channel after another, and the error of each rounding is compensated in the
+channels not yet rounded (Frantar et al. 2022, arXiv 2210.17323).
 
-Channels go in the order of how strongly they are used ("act-order"), while groups keep their place, so no runtime
-needs an index. Grids are fixed before the first channel is rounded. Pure functions; rows are independent.
+Channels are rounded in the order of how strongly they are used ("act-order"), while groups keep their place, so no
+runtime needs an index. Grids are fixed before the first channel is rounded. Pure functions; rows are independent.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _CHANNELS = 64  # rounded before the others are updated with one matrix product
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InverseFactor:
-    """What GPTQ needs of a Hessian H [K, K]: the order of channels and the factor of the inverse in that order.
+    """Factor of the damped inverse of a Hessian H [K, K], with the order of channels that GPTQ rounds in.
 
-    order: int64 [K]; upper: float32 [K, K], upper triangular, inverse(H[order][:, order]) = upper.T @ upper.
+    order: int64 [K]; upper: float32 [K, K], upper triangular, upper.T @ upper = inverse(H[order][:, order]), H damped.
     importance: float32 [K], the damped diagonal of H, in the order of the channels.
-    damping: what was needed; retries: how often it had to be raised; dead_channels: never used, rounded alone.
+    damping: what was needed; retries: how often it was raised; dead_channels: how many are always 0, rounded alone.
     """
 
     order: torch.Tensor
@@ -42,9 +42,9 @@ class InverseFactor:
 def factorize(hessian: torch.Tensor, damping: float = DAMPING) -> InverseFactor:
     """Order the channels of a Hessian [K, K] by their diagonal and factor its damped inverse.
 
-    Channel j is damped by damping * mean(rms) * rms_j, rms_j = sqrt(H_jj): a fixed share of the diagonal once the
-    channels are balanced. Where the Cholesky factorization fails, damping is raised tenfold and tried again.
-    ResourceError: it failed even with damping 1 (values that are NaN or infinite).
+    Channel j is damped by damping * mean(rms) * rms_j, rms_j = sqrt(H_jj): the share `damping` of the mean diagonal if
+    channels are scaled by rms ** 0.5. Where the Cholesky factorization fails, damping is raised tenfold and tried
+    again. ResourceError: it failed even with damping 1, or the diagonal is not finite.
     """
     diagonal = hessian.diagonal()
     if not diagonal.isfinite().all():
@@ -77,7 +77,10 @@ def _inverse_of_upper(upper: torch.Tensor) -> torch.Tensor:
 def round_channels(
     weights: torch.Tensor, factor: InverseFactor, grid: Grid, scheme: Scheme, *, block: int = _CHANNELS
 ) -> torch.Tensor:
-    """Steps [N, K] for weights [N, K] on `grid`; `block` is how many channels share one update, and changes nothing."""
+    """Round weights [N, K] on `grid` by GPTQ: steps float32 [N, K].
+
+    `block`: how many channels share one update of the others; it changes the speed only.
+    """
     order = factor.order
     columns = weights.T[order].contiguous()  # [K, N]: a channel is one row in memory
     channels = grid.by_channel(order, scheme)

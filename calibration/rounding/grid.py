@@ -1,7 +1,7 @@
-"""Scale and zero point of every group: the grid that a weight is then rounded to. Shared by every solver.
+"""Grids: scale and zero point of every group, to which weights are then rounded. Shared by every solver.
 
 Each group is tried under several candidate ranges; every candidate's codes get their least-squares scale, and the pair
-with the smallest error, weighted by how strongly each input channel is used, wins. Pure functions on torch tensors.
+with the smallest error, weighted by how strongly each input channel is used, is taken. Pure functions on torch tensors.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _SHRINK = (1.05, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """scales: float32 [N, K/G] that can be stored, never 0; zero_points: float32 [N, K/G], whole numbers.
+    """Scales and zero points of every group of a matrix.
 
-    A weight w becomes the step clamp(round(w * balance / scale), -zero_point, max_code - zero_point). `channel_scale`,
-    float32 [K] or None for ones, belongs to whatever feeds the matrix, which is divided by it: codes and scales that
-    are stored stand for balanced weights, while everything that solvers see is as it was before.
+    scales: float32 [N, K/G], storable, never 0; zero_points: float32 [N, K/G], whole numbers; channel_scale: float32
+    [K], None for ones. A weight w becomes the step clamp(round(w * channel_scale / scale), -zero_point,
+    max_code - zero_point). What feeds the matrix is divided by the channel scale: stored codes and scales stand for
+    scaled weights, while all that solvers see is unscaled.
     """
 
     scales: torch.Tensor
@@ -33,7 +34,7 @@ class Grid:
     channel_scale: torch.Tensor | None = None
 
     def by_channel(self, order: torch.Tensor, scheme: Scheme) -> ChannelGrid:
-        """The grid of every weight, channels first in the given order."""
+        """Grid of every weight, [K, N] with channels in the given order, int64 [K]."""
         group = order // (len(order) // self.scales.shape[1])
         sizes, zero_points = self.scales.T[group], self.zero_points.T[group]
         if self.channel_scale is not None:
@@ -51,13 +52,13 @@ class ChannelGrid:
     highest: torch.Tensor
 
     def round_channel(self, channel: int, values: torch.Tensor, out: torch.Tensor) -> None:
-        """Steps [N] of the nearest grid points to `values` [N], written to `out`."""
+        """Write the steps of the grid points nearest to `values` [N] to `out` [N]."""
         torch.mul(values, self.inverses[channel], out=out)
         torch.clamp(out.round_(), self.lowest[channel], self.highest[channel], out=out)
 
 
 def stored_scales(scales: torch.Tensor, scheme: Scheme, *, up: bool = False) -> torch.Tensor:
-    """`storable_scales` of a tensor."""
+    """Scales rounded to values that can be stored, as `q3edge.quantization.scales.storable_scales` does for arrays."""
     return torch.from_numpy(storable_scales(scales.numpy(), scheme, up=up))
 
 
@@ -67,10 +68,11 @@ def choose_grid(
     importance: torch.Tensor | None = None,
     channel_scale: torch.Tensor | None = None,
 ) -> Grid:
-    """The grid of float32 weights [N, K]; rows are independent.
+    """Choose the grid of float32 weights [N, K]; rows are independent.
 
     importance: float32 [K], the weight of each input channel's squared error (diag of the Hessian); None: all alike.
-    balance: float32 [K], see Grid. Eight-bit groups keep at least the full-range scale: clipping gains nothing there.
+    channel_scale: float32 [K], by which weights are multiplied; None: ones.
+    Eight-bit groups keep at least the full-range scale: clipping gains nothing there.
     """
     groups = scheme.groups(weights.shape[1])
     if channel_scale is not None:
@@ -95,7 +97,7 @@ def choose_grid(
 
 
 def _full_range(block: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scale that spans a group's whole range, and its zero point, both [N, K/G, 1]."""
+    """Scale that spans a group's whole range, and its zero point, both [N, K/G, 1]."""
     low, high = torch.aminmax(block, dim=-1, keepdim=True)
     if scheme.symmetric:
         # The extreme value lands on the code that has no mirror image: -2**(bits-1), by a scale of the other sign.
@@ -107,14 +109,14 @@ def _full_range(block: torch.Tensor, scheme: Scheme) -> tuple[torch.Tensor, torc
 
 
 def to_steps(values: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    """Codes minus zero point, as float32; shapes broadcast."""
+    """Steps of values: codes minus zero points, float32; shapes broadcast."""
     inverse = torch.where(scale == 0, torch.zeros_like(scale), 1.0 / scale)
     steps = (values * inverse).round_()
     return torch.clamp(steps, -zero_point, scheme.max_code - zero_point, out=steps)
 
 
 def round_to_grid(weights: torch.Tensor, grid: Grid, scheme: Scheme) -> torch.Tensor:
-    """Steps float32 [N, K]: every weight [N, K] on the nearest point of its group's grid."""
+    """Round every weight [N, K] to the nearest point of its group's grid; steps float32 [N, K]."""
     if grid.channel_scale is not None:
         weights = weights * grid.channel_scale
     block = weights.reshape(len(weights), grid.scales.shape[1], -1)
@@ -123,14 +125,14 @@ def round_to_grid(weights: torch.Tensor, grid: Grid, scheme: Scheme) -> torch.Te
 
 
 def dequantized(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """float32 [N, K] that steps [N, K] stand for, with the balance taken out again."""
+    """Weights float32 [N, K] that steps [N, K] stand for, with the channel scale removed."""
     block = steps.view(len(steps), grid.scales.shape[1], -1)
     values = (block * grid.scales.unsqueeze(-1)).view(len(steps), -1)
     return values if grid.channel_scale is None else values / grid.channel_scale
 
 
 def as_tensor(steps: torch.Tensor, grid: Grid, scheme: Scheme) -> QuantizedTensor:
-    """Steps float32 [N, K] on `grid` as stored codes, scales and zero points."""
+    """Tensor as it is stored (codes, scales, zero points) of steps float32 [N, K] on `grid`."""
     zeros = grid.zero_points.repeat_interleave(steps.shape[1] // grid.zero_points.shape[1], dim=1)
     codes = (steps + zeros).to(torch.uint8).numpy()
     zero_points = None if scheme.symmetric else grid.zero_points.to(torch.uint8).numpy()

@@ -1,7 +1,7 @@
 """Sweeps after GPTQ: better codes for the given scales, then better scales for the given codes.
 
-Both lower tr((W - Q) H (W - Q)^T) on the tokens that H was made of, so whoever calls keeps a sweep only if the loss
-falls on tokens held out. Pure functions; rows are independent.
+Both lower tr((W - Q) H (W - Q)^T) on the tokens that H was made of, so callers keep a sweep only if the loss
+falls on held-out tokens. Pure functions; rows are independent.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from q3edge.calibration.rounding.grid import Grid, stored_scales
 from q3edge.quantization.scheme import Scheme
 
 _CHANNELS = 64  # moved before the others are updated with one matrix product
-_RIDGE = 1e-4  # share of the mean diagonal that pulls a scale towards what it was: keeps unused groups in place
+_RIDGE = 1e-4  # share of the mean diagonal that pulls a scale towards its old value: unused groups keep theirs
 
 
 def descend(
     weights: torch.Tensor, hessian: torch.Tensor, steps: torch.Tensor, grid: Grid, scheme: Scheme
 ) -> torch.Tensor:
-    """One sweep of coordinate descent over the codes: each channel moves to its best code given all others.
+    """Sweep once over the codes by coordinate descent: each channel moves to its best code given all others.
 
     weights, steps [N, K], hessian [K, K] -> steps [N, K]. The loss never rises. (QuantEase, arXiv 2309.01885.)
     """
@@ -46,7 +46,7 @@ def descend(
 
 
 def refit_scales(weights: torch.Tensor, hessian: torch.Tensor, steps: torch.Tensor, grid: Grid, scheme: Scheme) -> Grid:
-    """The scales that minimise the loss for fixed codes: one small linear system a row, over all its groups."""
+    """Fit the scales that minimise the loss for fixed codes: one small linear system per row, over all its groups."""
     rows, width = weights.shape
     groups = grid.scales.shape[1]
     size = width // groups

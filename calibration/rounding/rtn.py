@@ -1,4 +1,4 @@
-"""Round to nearest with a scale search: the solver that needs no calibration data, only (W, scheme).
+"""Rounding to nearest with a scale search: the solver that needs no calibration data, only (W, scheme).
 
 Results depend on the weights alone, not on blocking or threads.
 """

@@ -1,4 +1,4 @@
-"""How many groups have a scale that cannot be stored. Shared by every solver."""
+"""Count of groups whose scale cannot be stored. Shared by every solver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from q3edge.quantization.tensor import QuantizedTensor
 
 
 def groups_at_limits(weights: NDArray[np.float32], tensor: QuantizedTensor) -> int:
-    """Groups of float32 [N, K] weights whose scale was cut off, or so raised that all of them are stored as zeros."""
+    """Number of groups of float32 [N, K] weights whose scale was clipped, or so raised that all became zeros."""
     smallest, largest = at_limits(tensor.scales, tensor.scheme)
     lost = 0
     for row in np.flatnonzero(smallest.any(axis=1)):  # few, if any

@@ -1,1 +1,1 @@
-"""Layers and scales trained towards the float model."""
+"""Training of whole layers (`reconstruct`) and of scales and norms (`tune`) towards the float model."""

@@ -1,10 +1,10 @@
-"""Reconstruction: a solved layer is trained until its output comes closest to the float model's behind that layer.
+"""Reconstruction: a solved layer is trained to bring its output closer to the float model's after that layer.
 
-GPTQ asks each matrix to keep its own output. Here all of a layer is moved together, codes, scales and norms, and what
-rounding did to the layers before is mended too: the input is the rounded model's, the target the float model's. As in
-AutoRound (Cheng et al. 2023, arXiv 2309.05516) a weight moves by its gradient as if it were not rounded, and its code
-follows when it crosses the middle between two; codes start at GPTQ's. Whether it helped is decided on held-out tokens;
-where it did not, the layer stays as it was.
+GPTQ keeps the output of each matrix. Here all of a layer is trained together, codes, scales and norms, and the error of
+the layers before is compensated too: the input is the rounded model's, the target the float model's. As in AutoRound
+(Cheng et al. 2023, arXiv 2309.05516) a weight moves by its gradient as if it were not rounded, and its code follows
+when it crosses the middle between two; codes start at GPTQ's. Whether it helped is decided on held-out tokens; where it
+did not, the layer stays as it was.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from q3edge.reference.weights import LayerWeights
 EPOCHS = 4
 _BATCHES = 28  # in an epoch, at least: as many as 64k tokens give
 CODE_RATE = 5e-3  # of the distance between two codes: how far a weight moves in a batch, at most; scales move it as far
-_CODE_DECAY = 0.999  # of the squares that a weight's moves are measured by
+_CODE_DECAY = 0.999  # of the mean squared gradient in a weight's Adam
 NORM_RATE = 2.5e-4  # largest relative change of a norm in one batch
-_SHARES = (1.0, 0.5)  # of all rates: where few tokens are learnt by heart, a layer may come closer at less
+_SHARES = (1.0, 0.5)  # of all rates: where a few tokens are overfitted, a smaller one may help
 _LEANING = 0.45  # of that distance: how far from its code a weight starts at most, so that GPTQ's codes are the first
 
 
 class _Layer:
-    """A rounded layer in training. `wanted` holds the float layer that `tensors` (name -> [N, K]) stand for."""
+    """A rounded layer in training; `wanted` is the float layer that `tensors` (name -> [N, K]) stand for."""
 
     def __init__(self, tensors: Mapping[str, QuantizedTensor], wanted: LayerWeights) -> None:
         self._layer = wanted.layer
@@ -61,31 +61,31 @@ class _Layer:
 
     @property
     def weights(self) -> LayerWeights:
-        """Rounded to codes, but with scales as they come: rounding these at every move would drown what they learn."""
+        """Weights float32 of codes and unrounded scales: rounding scales would hide updates smaller than a step."""
         codes = {field: matrix.weights for field, matrix in self._codes.items()}
         return self._rest.replaced({**codes, **self._norm_values})
 
     @property
     def stored(self) -> LayerWeights:
-        """As they would be stored, float32."""
+        """Weights as they would be stored, float32."""
         codes = {field: torch.from_numpy(matrix.tensor.dequantize()) for field, matrix in self._codes.items()}
         return self._rest.replaced({**codes, **self._norm_values})
 
     @property
     def moved(self) -> float:
-        """Share of the codes that are not what they were."""
+        """Share of the codes that have changed."""
         moved = sum(matrix.moved for matrix in self._codes.values())
         return moved / sum(matrix.count for matrix in self._codes.values())
 
     def step(self, gradients: Mapping[str, torch.Tensor], share: float, number: int) -> None:
-        """Move against gradients by `weights`, at a `share` of the rates; `number` counts from 1."""
+        """Move against the gradients by `weights`, at a `share` of the rates; `number` of the move counts from 1."""
         for field, matrix in self._codes.items():
             matrix.step(gradients[field], share, number)
         for field, norm in self._norms.items():
             norm.step(gradients[field], share * NORM_RATE, number)
 
     def result(self, before: LayerResult, found: ReconstructionReport) -> LayerResult:
-        """What `before` has become."""
+        """Result with the trained tensors and norms in place of those of `before`."""
         tensors = {self._layer.name(field): matrix.tensor for field, matrix in self._codes.items()}
         norms = {self._layer.name(field): norm.numpy() for field, norm in self._norm_values.items()}
         return LayerResult(tensors, {**before.floats, **norms}, before.reports, found)
@@ -96,7 +96,7 @@ class _Layer:
 
 
 class _Codes:
-    """A matrix in training: its weights in units of their group's scale, which round to codes, and the scales."""
+    """A matrix in training: its weights divided by their group's scale, which round to codes, and the scales."""
 
     def __init__(self, tensor: QuantizedTensor, wanted: torch.Tensor) -> None:
         self._start = tensor
@@ -110,12 +110,12 @@ class _Codes:
 
     @property
     def weights(self) -> torch.Tensor:
-        """float32 [N, K], on scales that are not rounded."""
+        """Weights float32 [N, K], on scales that are not rounded."""
         return times_scales(self._steps, self._scales.value)
 
     @property
     def tensor(self) -> QuantizedTensor:
-        """As it would be stored."""
+        """Tensor as it would be stored."""
         codes = (self._steps.view_as(self._positions) - self._lowest).to(torch.uint8).view(self._start.shape).numpy()
         return replace(self._start, codes=codes, scales=self._scales.stored.numpy().astype(np.float16))
 
@@ -137,7 +137,10 @@ class _Codes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerTrainer:
-    """Trains layers on `before`, hidden states of the rounded model in front of each, towards `target` behind it."""
+    """Trainer of one layer.
+
+    before: the rounded model's hidden states before the layer; target: the float model's after it.
+    """
 
     config: Qwen3Config
     tokens: Tokens
@@ -145,14 +148,17 @@ class LayerTrainer:
     target: StateStream
 
     def run(self, solved: LayerResult, wanted: Callable[[], LayerWeights], advance: Advance) -> LayerResult:
-        """Train `solved`. `wanted`: see `LayerSolver.scaled_layer`. `advance` is told 1 after every epoch."""
-        result = self._attempt(solved, wanted, _SHARES[0], advance)
+        """Train a solved layer; returns it improved, or unchanged but for the report if held-out tokens say so.
+
+        `wanted` builds the float layer that `solved` stands for. `advance` is called with 1 after every epoch.
+        """
+        result = self._train_at(solved, wanted, _SHARES[0], advance)
         for share in _SHARES[1:]:
             if result.tensors is solved.tensors:
-                result = self._attempt(solved, wanted, share, lambda _: None)
+                result = self._train_at(solved, wanted, share, lambda _: None)
         return result
 
-    def _attempt(
+    def _train_at(
         self, solved: LayerResult, wanted: Callable[[], LayerWeights], share: float, advance: Advance
     ) -> LayerResult:
         trained = _Layer(solved.tensors, wanted())

@@ -1,7 +1,7 @@
-"""What training a layer's scales and norms takes, whatever it is trained towards: moves, batches, gradients.
+"""Shared parts of training a layer: moves, batches, gradients.
 
-Gradients are formed piece by piece, one thread a piece, and added in order, so results do not depend on the number of
-threads.
+Gradients are computed piece by piece, one thread per piece, and added in order, so results do not depend on the number
+of threads.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _EPSILON = 1e-12
 
 
 class Adam:
-    """How one tensor is to move (Kingma & Ba 2014, arXiv 1412.6980): by about 1 where gradients agree, else less."""
+    """Adam for one tensor (Kingma & Ba 2014, arXiv 1412.6980): moves by about 1 where gradients agree, else less."""
 
     def __init__(self, shape: torch.Size, second_decay: float) -> None:
         self._mean, self._square, self._decay = torch.zeros(shape), torch.zeros(shape), second_decay
 
     def direction(self, gradient: torch.Tensor, number: int) -> torch.Tensor:
-        """Of the `number`-th move, counted from 1; against it the loss falls."""
+        """Direction of the `number`-th move, counted from 1; the loss falls against it."""
         self._mean.lerp_(gradient, 1 - _FIRST_DECAY)
         self._square.lerp_(gradient.square(), 1 - self._decay)
         root = (self._square / (1 - self._decay**number)).sqrt_()
@@ -43,7 +43,7 @@ class Adam:
 
 
 class Parameter:
-    """One trained tensor: start * (1 + change). The scales of a matrix have its scheme."""
+    """One trained tensor: start * (1 + change); `scheme` is that of a matrix whose scales it holds, None for norms."""
 
     def __init__(self, start: torch.Tensor, scheme: Scheme | None = None) -> None:
         self.start, self._scheme = start, scheme
@@ -51,24 +51,24 @@ class Parameter:
 
     @property
     def value(self) -> torch.Tensor:
-        """float32."""
+        """Current value, float32."""
         return self.start * (1 + self._change)
 
     @property
     def stored(self) -> torch.Tensor:
-        """The value as it would be stored, float32."""
+        """Value as it would be stored, float32."""
         return self.value if self._scheme is None else stored_scales(self.value, self._scheme)
 
     def step(self, gradient: torch.Tensor, rate: float, number: int) -> None:
-        """Move against the gradient of the loss by `value`; `number` counts from 1."""
+        """Move against the loss's gradient by `value`, by about `rate` (relative) at most; `number` counts from 1."""
         by_change = gradient * self.start
         self._change.sub_(self._adam.direction(by_change, number), alpha=rate)
 
 
 def batches(rows: int, length: int, epochs: int, *, at_least: int = 1) -> list[NDArray[np.int64]]:
-    """Numbers of the rows of every batch; each of `epochs` goes through all of `rows`, whose length is in tokens.
+    """Row numbers of every batch of every epoch; an epoch goes through all `rows`, each of `length` tokens.
 
-    A batch has about BATCH_TOKENS tokens, fewer where an epoch would have not even `at_least` batches.
+    A batch has about BATCH_TOKENS tokens, fewer where an epoch would have fewer than `at_least` batches.
     """
     order = np.random.default_rng(0).permuted(np.tile(np.arange(rows), (epochs, 1)), axis=1).ravel()
     size = max(1, min(BATCH_TOKENS // length, rows // at_least))
@@ -76,20 +76,20 @@ def batches(rows: int, length: int, epochs: int, *, at_least: int = 1) -> list[N
 
 
 def schedule(number: int, total: int) -> float:
-    """Share of the rate at batch `number` of `total`: linear warm-up, then straight down to nothing."""
+    """Share of the learning rate at batch `number`, from 1, of `total`: linear warm-up, then linear decay towards 0."""
     warm = max(1.0, _WARM_UP * total)
     return min(number / warm, (total - number + 1) / (total - warm + 1))
 
 
 def steps_of(tensor: QuantizedTensor) -> torch.Tensor:
-    """Codes minus zero points, float32 [N, K]."""
+    """Steps of a tensor: codes minus zero points, float32 [N, K]."""
     rows, width = tensor.shape
     codes = torch.from_numpy(tensor.codes).float().view(*tensor.scales.shape, -1)
     return codes.sub_(zero_points_of(tensor).unsqueeze(-1)).view(rows, width)
 
 
 def zero_points_of(tensor: QuantizedTensor) -> torch.Tensor:
-    """float32 [N, K/G], also where they are implicit."""
+    """Zero points float32 [N, K/G], also where they are implicit."""
     if tensor.zero_points is None:
         return torch.full(tensor.scales.shape, float(tensor.scheme.implicit_zero_point))
     return torch.from_numpy(tensor.zero_points).float()
@@ -101,12 +101,12 @@ def times_scales(steps: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 
 def by_scales(gradient: torch.Tensor, steps: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Gradient [N, K/G] by the scales, from that by the weights [N, K]: a scale moves all weights of its group."""
+    """Gradient by the scales, [N, K/G], from that by the weights, [N, K]: a scale moves all weights of its group."""
     return (gradient * steps).view(*scales.shape, -1).sum(-1)
 
 
 def pieces(states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """[n, S, H] in ranges of sequences for one thread each."""
+    """Split hidden states [n, S, H] into ranges of sequences, for one thread each."""
     return torch.split(states, max(1, _PIECE_TOKENS // states.shape[1]))
 
 
@@ -120,11 +120,11 @@ def layer_gradients(
     *,
     bfloat16: bool = False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Gradients by a layer's input [n, S, H] and by its fields `learned`.
+    """Compute the gradients by a layer's input [n, S, H] and by its fields `learned`.
 
-    states: the input, and whatever `upstream(output, it)` makes the gradient by the layer's output of; both [n, S, H].
+    states: the input, and what `upstream(output, it)` computes the gradient by the layer's output from; both [n, S, H].
     """
-    if bfloat16:  # once for all pieces: half the memory, and what autocast would make of them
+    if bfloat16:  # once for all pieces: half the memory, and the same values as by autocast
         weights = weights.replaced({name: matrix.bfloat16() for name, matrix in weights.matrices.items()})
     leaves = [weights[name].requires_grad_() for name in learned]
 

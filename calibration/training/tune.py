@@ -1,4 +1,4 @@
-"""Tuning: codes stay, scales and norms are trained until the model's predictions come closest to the float model's.
+"""Tuning: codes stay, scales and norms are trained to bring the model's predictions closer to the float model's.
 
 The loss is the KL divergence of the logits (as in mlx-lm's DWQ), the optimizer Adam on relative changes of each scale.
 Back-propagation goes layer by layer: a layer's weights are read, used forward, and read again on the way back, so
@@ -56,12 +56,12 @@ class TuningResult:
 
 
 class ScaleTuner:
-    """Trains the scales and norms of `quantized` towards `source`, the float model it was made from."""
+    """Trainer of the scales and norms of `quantized` towards `source`, the float model it was made from."""
 
     def __init__(
         self, source: WeightSource, quantized: WeightSource, token_ids: NDArray[np.int64], held_out: int
     ) -> None:
-        """token_ids: int64 [sequences, length], the last `held_out` of which judge."""
+        """Prepare tuning. token_ids: int64 [sequences, length], of which the last `held_out` are held out."""
         self._quantized, self._config = quantized, quantized.config
         self._ids, self._train = token_ids, len(token_ids) - held_out
         self._rotary = RotaryTables.of(self._config, token_ids.shape[1])
@@ -74,7 +74,7 @@ class ScaleTuner:
         self._add(FINAL_NORM)
 
     def run(self, *, epochs: int = EPOCHS, rate: float = RATE) -> TuningResult:
-        """Train; the state with the smallest held-out KL wins, which may be the one at the start."""
+        """Train; returns the state with the smallest held-out KL, which may be the one at the start."""
         self._target = hidden_states(self._source, self._ids, label="float model")
         planned = batches(self._train, self._ids.shape[1], epochs)
         every = max(1, math.ceil(len(planned) / (epochs * _CHECKS)))
@@ -94,7 +94,7 @@ class ScaleTuner:
         return TuningResult(halves, norms, before, best, len(planned))
 
     def _add(self, name: str) -> None:
-        """Train the scales of a rounded matrix, and a norm; a float matrix stays as it is."""
+        """Train the scales of tensor `name` if it is rounded, its values if it is a norm; float matrices stay as is."""
         if self._quantized.scheme(name) is not None:
             tensor = self._quantized.read_quantized(name)
             self._parameters[name] = Parameter(torch.from_numpy(tensor.scales).float(), tensor.scheme)
@@ -109,13 +109,13 @@ class ScaleTuner:
         rows = np.arange(self._train, len(self._ids))
         batch = max(1, BATCH_TOKENS // self._ids.shape[1])
         parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-        return sum(self._compare(part, self._forward(part, keep=False)[0])[0] for part in parts) / len(rows)
+        return sum(self._loss_and_gradient(part, self._forward(part, keep=False)[0])[0] for part in parts) / len(rows)
 
     def _step(self, rows: NDArray[np.int64], rate: float, number: int) -> None:
-        """One batch: forward, back through head and layers, and a move of every parameter on the way."""
+        """Train on one batch: forward, back through head and layers, and a move of every parameter on the way."""
         hidden = self._forward(rows, keep=True)
         last = hidden.pop()
-        gradient = self._compare(rows, last, learn=(rate, number))[1]
+        gradient = self._loss_and_gradient(rows, last, learn=(rate, number))[1]
         for layer in reversed(range(self._config.num_hidden_layers)):
             gradient = self._backward(layer, hidden.pop(), gradient, rate, number)
 
@@ -129,10 +129,13 @@ class ScaleTuner:
             states = [*states, output] if keep else [output]
         return states
 
-    def _compare(
+    def _loss_and_gradient(
         self, rows: NDArray[np.int64], last: torch.Tensor, learn: tuple[float, int] | None = None
     ) -> tuple[float, torch.Tensor]:
-        """KL per token, summed over sequences, and where `learn` its gradient by `last`, hidden states [n, S, H]."""
+        """KL per token, summed over sequences, and with `learn` its gradient by `last`, hidden states [n, S, H].
+
+        learn: rate and number of the move, by which the final norm is then trained.
+        """
         norm = self._parameters[FINAL_NORM].stored.requires_grad_(learn is not None)
         leaf = last.detach().requires_grad_(learn is not None)
         with torch.set_grad_enabled(learn is not None):
@@ -157,7 +160,7 @@ class ScaleTuner:
     def _backward(
         self, layer: int, hidden: torch.Tensor, gradient: torch.Tensor, rate: float, number: int
     ) -> torch.Tensor:
-        """Gradient by the layer's input from that by its output; its parameters are moved."""
+        """Compute the gradient by the layer's input from that by its output, and move its parameters."""
         weights, steps = self._layer(layer)
         learned = [field for field in weights.tensors if weights.layer.name(field) in self._parameters]
         by_input, found = layer_gradients(
@@ -171,11 +174,11 @@ class ScaleTuner:
         return by_input
 
     def _layer(self, layer: int) -> tuple[LayerWeights, dict[str, torch.Tensor]]:
-        """float32 weights with the parameters as they are now, and the steps [N, K] of every rounded matrix."""
+        """Weights float32 with the current parameters, and the steps [N, K] of every rounded matrix."""
         values, steps = {}, {}
-        describe_error = Layer.of(self._config, layer)
-        for field in describe_error.tensors:
-            name = describe_error.name(field)
+        described = Layer.of(self._config, layer)
+        for field in described.tensors:
+            name = described.name(field)
             if self._quantized.scheme(name) is not None:
                 steps[field] = steps_of(self._quantized.read_quantized(name))
                 values[field] = times_scales(steps[field], self._parameters[name].stored)
@@ -183,4 +186,4 @@ class ScaleTuner:
                 values[field] = self._parameters[name].stored
             else:
                 values[field] = read_tensor(self._quantized, name)
-        return LayerWeights(describe_error, values), steps
+        return LayerWeights(described, values), steps

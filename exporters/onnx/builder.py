@@ -1,6 +1,6 @@
 """`GraphBuilder`: a thin layer over onnx-ir's tape that gives nodes stable, readable names.
 
-Owns naming, scopes, constants and functions; knows nothing of Qwen3.
+Provides naming, scopes, constants and functions, for any model.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ FUNCTIONS = "q3edge"  # the domain of functions that a model brings along
 
 
 class GraphBuilder:
-    """Records nodes and initializers in the order of the forward pass."""
+    """Recorder of nodes and initializers in the order of the forward pass."""
 
     def __init__(self, opset: int = OPSET, *, is_function: bool = False) -> None:
-        """`is_function`: of a function's body, which has Constant nodes where a graph has initializers."""
+        """Start a graph, or with `is_function` a function's body, with Constant nodes in place of initializers."""
         self._opset, self._is_function = opset, is_function
         self._tape = Tape()
-        self._root = self._tape  # which alone has the initializers
+        self._root = self._tape  # the only one with initializers
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -46,7 +46,7 @@ class GraphBuilder:
         self._scopes.pop()
 
     def branch(self, name: str, build: Callable[[], Sequence[ir.Value]]) -> ir.Graph:
-        """The nodes that `build` adds, and the values it returns, as a graph of its own for an If."""
+        """Record the nodes that `build` adds, and the values it returns, as a separate graph for an If."""
         outer, self._tape = self._tape, Tape()
         with self.scope(name):
             outputs = build()
@@ -59,7 +59,7 @@ class GraphBuilder:
         return self._tape.op(op_type, inputs, attributes, domain=domain, name=name, output=ir.val(name))
 
     def call(self, name: str, build: Callable[..., ir.Value], *inputs: ir.Value) -> ir.Value:
-        """`build(builder, *inputs)` as a function of the model, whose nodes are stored once; onnxruntime inlines it.
+        """Call `build(builder, *inputs)` as a function of the model, stored once; onnxruntime inlines it.
 
         A name stands for one `build`: that of its first call.
         """
@@ -90,7 +90,7 @@ class GraphBuilder:
         return self._root.initializer(tensor)
 
     def constant(self, array: NDArray[Any]) -> ir.Value:
-        """A small unnamed constant; equal ones are stored once."""
+        """Add a small unnamed constant; equal ones are stored once."""
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             tensor = ir.tensor(array, name=f"constant_{len(self._constants)}")
@@ -98,15 +98,15 @@ class GraphBuilder:
         return self._constants[key]
 
     def int64(self, *values: int) -> ir.Value:
-        """A constant vector, as shapes, axes and sizes are."""
+        """Add a constant int64 vector, such as a shape, axes or sizes."""
         return self.constant(np.array(values, np.int64))
 
     def float32(self, value: float) -> ir.Value:
-        """A constant scalar."""
+        """Add a constant float32 scalar."""
         return self.constant(np.array(value, np.float32))
 
     def model(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], name: str) -> ir.Model:
-        """The finished graph and the functions that it calls."""
+        """Make the model of the finished graph and the functions that it calls."""
         return ir.Model(
             self._graph(inputs, outputs, name),
             ir_version=IR_VERSION,

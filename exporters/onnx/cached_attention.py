@@ -1,4 +1,4 @@
-"""Attention over the KV cache: what all layers share (lengths, mask, rotary tables), and the operator of each.
+"""Attention over the KV cache: values shared by all layers (lengths, mask, rotary tables), and each layer's operator.
 
 Operator: onnxruntime's com.microsoft GroupQueryAttention. With an int8 cache a layer is an If: a step of a few tokens
 runs the operator on the int8 buffers; a longer one dequantizes the past for the float operator, which is several times
@@ -19,13 +19,13 @@ from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
 from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
 
 _MASKED = -1e9  # added to the score of a padding token: its probability becomes 0, and no infinity is involved
-_FEW_TOKENS = 16  # up to here the operator on int8 buffers is not slower than the detour through float32
+_FEW_TOKENS = 16  # up to here the operator on int8 buffers is not slower than dequantizing to float32
 _LENGTH_AXIS = 2  # of a cache
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """What the attention of a layer reads and writes; query, key, value: float32 [batch_size, sequence_length, N]."""
+    """Inputs and outputs of a layer's attention; query, key, value: float32 [batch_size, sequence_length, N]."""
 
     number: int
     query: ir.Value
@@ -36,19 +36,19 @@ class Heads:
 
 
 class CachedAttention:
-    """Adds attention to a graph; one object serves all layers."""
+    """Builder of attention in a graph, for all layers."""
 
     def __init__(
         self, config: Qwen3Config, builder: GraphBuilder, ids: ir.Value, mask: ir.Value, scales: KVScales | None
     ) -> None:
-        """`scales` None: the cache is float32."""
+        """Add the shared values to the graph; `scales` None: the cache is float32."""
         self._config, self._builder, self._scales = config, builder, scales
         self._layers = KVCacheSpec.of(config).layers
         self._lengths(ids, mask)
         self._cos, self._sin = self._rotary_tables()
 
     def context(self, layer: Heads) -> ir.Value:
-        """The weighted values of all heads, float32 [batch_size, sequence_length, heads * head_dim]."""
+        """Add a layer's attention; returns weighted values, float32 [batch_size, sequence_length, heads * head_dim]."""
         output = ir.val(f"layers.{layer.number}.context")
         outputs = [output, *layer.present]
         if self._scales is None:
@@ -111,7 +111,7 @@ class CachedAttention:
         return [outputs[0], *stored]
 
     def _weightless_sink(self) -> ir.Value:
-        """A head sink that takes no probability. With one onnxruntime does not tile, which one token gains by."""
+        """Head sink that takes no probability: with one, onnxruntime does not tile, which is faster for one token."""
         return self._builder.constant(np.full(self._config.num_attention_heads, _MASKED, np.float32))
 
     def _scale(self, layer: int, name: str, array: NDArray[np.float32]) -> ir.Value:
@@ -123,11 +123,11 @@ class CachedAttention:
         return [("key", scales.keys), ("value", scales.values)]
 
     def _lengths(self, ids: ir.Value, mask: ir.Value) -> None:
-        """One formula for single rows, right padding and left padding.
+        """Add lengths and mask, by one formula for single rows, right padding and left padding.
 
-        Keys are stored where they stand, so left padding occupies the cache and is masked; right padding lies
-        behind seqlens_k and is never looked at. Several tokens per row on top of a past are for one row only: the
-        operator refuses more (its input query_seqlens would allow them, but needs onnxruntime 1.32).
+        Keys are stored at their positions, so left padding occupies the cache and is masked; right padding lies
+        after seqlens_k and is never read. Several tokens per row after a past are for one row only: the operator
+        refuses more (its input query_seqlens would allow them, but needs onnxruntime 1.32).
         """
         op, int64 = self._builder.op, self._builder.int64
         with self._builder.scope("attention_mask"):
@@ -147,9 +147,9 @@ class CachedAttention:
                 self._is_long = op("Greater", op("Squeeze", new), self._builder.constant(np.array(_FEW_TOKENS)))
 
     def _rotary_tables(self) -> tuple[ir.Value, ir.Value]:
-        """cos and sin of position x frequency, float32 [max_position_embeddings, head_dim / 2].
+        """Add tables of cos and sin of position x frequency, float32 [max_position_embeddings, head_dim / 2].
 
-        Computed from constants: onnxruntime folds them, the disk is spared.
+        They are computed from constants, which onnxruntime folds, so they take no space on disk.
         """
         op, scalar = self._builder.op, self._builder.float32
         rope = self._config.rope

@@ -1,6 +1,6 @@
 """Qwen3's forward pass as an ONNX graph, to be read from top to bottom like a model definition.
 
-Weights and their operators are `linear`'s, blocks are `blocks`', attention over the cache `cached_attention`'s.
+Weights and their operators are in `linear`, blocks in `blocks`, attention over the cache in `cached_attention`.
 Reference: transformers' Qwen3ForCausalLM.
 """
 
@@ -16,7 +16,7 @@ from q3edge.exporters.onnx.graph import DecoderGraph
 
 
 def build_decoder(graph: DecoderGraph) -> ir.Model:
-    """input_ids, attention_mask, past -> logits, present."""
+    """Build the forward pass: input_ids, attention_mask, past -> logits, present."""
     scope = graph.builder.scope
     with scope("embed_tokens"):
         hidden = graph.matrices.embedding(EMBEDDING, graph.ids)

@@ -1,6 +1,6 @@
-"""`dry_run`: what an export would write, to the byte, without weights: the same graph is built, and nothing stored.
+"""`dry_run`: exact sizes of an export without weights: the same graph is built, and nothing is stored.
 
-Whoever needs the name or the size of a stored tensor, or the size of a model that is yet to be made, asks here.
+It gives names and sizes of stored tensors, and the size of a model before it is made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from q3edge.quantization.tensor import QuantizedTensor
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """What an export writes. tensors: those in the file of weights, then the vectors inside the graph.
+    """Files that an export writes. tensors: those in the file of weights, then the vectors inside the graph.
 
     graph_bytes: of model.onnx; data_bytes: of the file of weights, gaps of alignment included.
     """
@@ -37,7 +37,7 @@ class ExportPlan:
 
     @property
     def model_bytes(self) -> int:
-        """Both files."""
+        """Bytes of both files."""
         return self.graph_bytes + self.data_bytes
 
 
@@ -73,18 +73,18 @@ def _unit_scales(config: Qwen3Config) -> KVScales:
 
 
 class Unread:
-    """A model of which only shapes and schemes are known; vectors are zeros, and a matrix is never read."""
+    """Weight source with shapes and schemes only; vectors are zeros, and matrices are never read."""
 
     def __init__(self, config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> None:
         self.config, self.shapes = config, tensor_shapes(config)
         self._schemes = schemes
 
     def scheme(self, name: str) -> Scheme | None:
-        """How a tensor is quantized; None: it is float."""
+        """Scheme of a tensor; None: it is float."""
         return self._schemes[name]
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """Zeros in place of a vector."""
+        """Return zeros in place of a vector."""
         return np.zeros(self.shapes[name], np.float32)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:

@@ -1,4 +1,4 @@
-"""Weights of one model -> onnx/model.onnx + onnx/model.onnx_data: the entry point of the ONNX exporter."""
+"""Entry point of the ONNX exporter: weights of one model -> onnx/model.onnx and onnx/model.onnx_data."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def serialized(
     builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
     matrices = Matrices(builder, source, data, accuracy_level, advance)
     proto = ir.to_proto(build_decoder(DecoderGraph(source.config, builder, matrices, kv_scales)))
-    del proto.graph.value_info[:]  # types and shapes of initializers, which say them themselves
+    del proto.graph.value_info[:]  # types and shapes of initializers, which are stored with them
     graph: bytes = proto.SerializeToString(deterministic=True)
     return graph
 
 
 def check_exportable(config: Qwen3Config) -> None:
-    """InputError for a model whose graph cannot be built, so that a caller can know before any work is spent."""
+    """Raise InputError for a model whose graph cannot be built; to be called before any work is spent."""
     kinds = {block.kind for layer in layers_of(config) for block in layer.blocks}
     if missing := sorted(kinds - set(EXPORTERS)):
         raise InputError(

@@ -1,6 +1,6 @@
 """The file of weights beside an ONNX model: tensors are streamed into it block by block, or only laid out.
 
-Owns offsets and alignment. What the blocks hold is the caller's business.
+Assigns offsets and alignment; the caller defines what the blocks hold.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SMALL_ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A stored tensor: which part of which of the model's weights it holds, their rows one after another.
+    """Stored tensor: one part of one or more of the model's weights, their rows one after another.
 
     part: "codes", "scales", "exponents", "zero_points", or "values" where the weights stay float.
     """
@@ -42,10 +42,10 @@ class TensorSpec:
 
 
 class DataLayout:
-    """Where tensors come to lie in the file of weights, in the order they are stored. specs: of all so far."""
+    """Layout of the file of weights, in the order of storing. specs: tensors so far; end: bytes of the file so far."""
 
     def __init__(self, location: str) -> None:
-        """`location`: the file's name, as the graph refers to it."""
+        """Start an empty layout; `location`: the file's name in the graph."""
         self._location = location
         self.specs: list[TensorSpec] = []
         self.end = 0  # bytes of the file
@@ -53,7 +53,7 @@ class DataLayout:
     def store(
         self, specs: Sequence[TensorSpec], blocks: Iterable[Sequence[NDArray[Any]]]
     ) -> tuple[ir.ExternalTensor, ...]:
-        """Reserve room for several tensors; `blocks` is not read."""
+        """Reserve space for several tensors; `blocks` is not read."""
         return tuple(self._reserve(spec) for spec in specs)
 
     def _reserve(self, spec: TensorSpec) -> ir.ExternalTensor:
@@ -67,7 +67,7 @@ class DataLayout:
 
 
 class ExternalData(DataLayout):
-    """A new file of raw little-endian tensors; use as a context manager."""
+    """Writer of a new file of raw little-endian tensors; use as a context manager."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.name)
@@ -85,9 +85,9 @@ class ExternalData(DataLayout):
     def store(
         self, specs: Sequence[TensorSpec], blocks: Iterable[Sequence[NDArray[Any]]]
     ) -> tuple[ir.ExternalTensor, ...]:
-        """Write several tensors side by side: each item of `blocks` holds the next part of every one of them.
+        """Write several tensors in parallel: each item of `blocks` holds the next part of every one of them.
 
-        So codes and scales that are read together are written together, and only one block is in memory.
+        So codes and scales that are read together are written together, with only one block in memory.
         """
         tensors = super().store(specs, blocks)
         self._write(tensors, blocks)
@@ -108,7 +108,7 @@ class ExternalData(DataLayout):
 
 
 def same_bytes(tensor: ir.ExternalTensor, name: str, shape: tuple[int, ...]) -> ir.ExternalTensor:
-    """Another tensor over the bytes of `tensor`: nothing is stored twice."""
+    """Make a second tensor over the bytes of `tensor`, so that nothing is stored twice."""
     return ir.ExternalTensor(
         tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=name
     )

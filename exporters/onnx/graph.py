@@ -1,6 +1,6 @@
-"""`DecoderGraph`: what the blocks of a decoder share while its graph is built: inputs, cache, norms, matrices.
+"""`DecoderGraph`: the parts of a decoder's graph that its blocks share: inputs, cache, norms, matrices.
 
-Names of inputs and outputs are `architecture.kv_cache`'s, weights and their operators `linear`'s.
+Names of inputs and outputs are in `q3edge.architecture.kv_cache`, weights and their operators in `linear`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from q3edge.exporters.onnx.linear import Matrices
 
 
 class DecoderGraph:
-    """inputs, presents: of the graph, in the order they were asked for; ids: the tokens; attention: over the cache."""
+    """Graph under construction. inputs, presents: in order of use; ids: token ids; attention: over the cache."""
 
     def __init__(
         self, config: Qwen3Config, builder: GraphBuilder, matrices: Matrices, kv_scales: KVScales | None = None
     ) -> None:
-        """`kv_scales` makes the KV cache int8."""
+        """Add token ids and attention mask as inputs; `kv_scales` makes the KV cache int8."""
         self.config, self.builder, self.matrices = config, builder, matrices
         self.inputs: list[ir.Value] = []
         self.presents: list[ir.Value] = []
@@ -39,7 +39,7 @@ class DecoderGraph:
         return past, present
 
     def kept_positions(self, hidden: ir.Value) -> ir.Value:
-        """Slice off the last `num_logits_to_keep` positions, an input of the graph; 0 keeps all, as x[-0:] does."""
+        """Keep the last `num_logits_to_keep` positions, an input of the graph; 0 keeps all, as x[-0:] does."""
         op, int64 = self.builder.op, self.builder.int64
         default = ir.tensor(np.zeros(1, np.int64), name=NUM_LOGITS_TO_KEEP)
         keep = self.builder.initializer(default)
@@ -49,11 +49,11 @@ class DecoderGraph:
         return op("Slice", hidden, start, int64(np.iinfo(np.int64).max), int64(1))
 
     def norm(self, x: ir.Value, weight: str) -> ir.Value:
-        """RMS norm over the last axis."""
+        """Add an RMS norm over the last axis."""
         return self._normed(self.builder, x, self.matrices.vector(weight))
 
     def head_norm(self, x: ir.Value, weight: str) -> ir.Value:
-        """RMS norm of each head: [batch_size, sequence_length, heads * head_dim] in and out."""
+        """Add an RMS norm of each head: [batch_size, sequence_length, heads * head_dim] in and out."""
         return self.builder.call("HeadNorm", self._normed_heads, x, self.matrices.vector(weight))
 
     def _normed_heads(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:

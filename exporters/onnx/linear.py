@@ -1,6 +1,6 @@
-"""The matrices of the model as ONNX operators: linear layers, the embedding, and their weights on disk.
+"""Matrices of the model as ONNX operators: linear layers, the embedding, and their weights on disk.
 
-Owns which operator a `Scheme` becomes and how its weights are laid out; the forward pass is `decoder`'s.
+Chooses the operator of a `Scheme` and the layout of its weights; the forward pass is in `decoder`.
 Operators: onnxruntime's contrib schemas MatMulNBits, GatherBlockQuantized, MatMulIntegerToFloat, FusedMatMul.
 """
 
@@ -26,7 +26,7 @@ from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
-TABLE_SUFFIX = "_rows"  # of the codes of a table, seen as rows that are looked up
+TABLE_SUFFIX = "_rows"  # of an embedding's codes as the rows that are looked up
 _BLOCK_WEIGHTS = 1 << 22  # weights in memory at a time
 _INT8_RANGE = 127.0
 _SMALLEST_MAX = 1e-30  # keeps an all-zero token from dividing by zero
@@ -34,7 +34,7 @@ _SMALLEST_MAX = 1e-30  # keeps an all-zero token from dividing by zero
 
 @dataclass(frozen=True, slots=True)
 class _BlockWeights:
-    """A block-quantized [N, K] matrix in the graph."""
+    """Block-quantized [N, K] matrix in the graph."""
 
     codes: ir.ExternalTensor
     scales: ir.Value
@@ -42,7 +42,7 @@ class _BlockWeights:
 
 
 class Matrices:
-    """Adds linear layers and the embedding to a graph; each weight is read once and stored once."""
+    """Builder of linear layers and the embedding in a graph; each weight is read once and stored once."""
 
     def __init__(
         self, builder: GraphBuilder, source: WeightSource, data: DataLayout, accuracy_level: int, advance: Advance
@@ -54,13 +54,13 @@ class Matrices:
         self._float_weights: dict[str, ir.Value] = {}
 
     def vector(self, name: str) -> ir.Value:
-        """A norm's weight, float32, inside the model file."""
+        """Add a norm's weight, float32, inside the model file."""
         values = self._source.read(name)
         self._advance(values.size)
         return self._builder.initializer(ir.tensor(values, name=name))
 
     def embedding(self, name: str, ids: ir.Value) -> ir.Value:
-        """Rows of table `name`: int64 [...] -> float32 [..., K]."""
+        """Look up rows of the embedding `name`: int64 [...] -> float32 [..., K]."""
         scheme = self._source.scheme(name)
         if scheme is None:
             return self._builder.op("Gather", self._store_float((name,)), ids, axis=0)
@@ -81,11 +81,11 @@ class Matrices:
         )
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
-        """x @ W.T for one weight: float32 [..., K] -> [..., N]."""
+        """Multiply x @ W.T for one weight: float32 [..., K] -> [..., N]."""
         return self._multiply(x, (name,))
 
     def linears(self, x: ir.Value, names: Sequence[str]) -> tuple[ir.Value, ...]:
-        """Several linear layers of one input; a single operator where they share a scheme."""
+        """Multiply one input by several weights, with a single operator where they share a scheme."""
         if len({self._source.scheme(name) for name in names}) > 1:
             return tuple(self.linear(x, name) for name in names)
         return self._builder.split(self._multiply(x, tuple(names)), [self._shapes[name][0] for name in names])
@@ -111,7 +111,7 @@ class Matrices:
         )
 
     def _multiply_int8(self, x: ir.Value, names: tuple[str, ...], scheme: Scheme) -> ir.Value:
-        """W8A8 with one scale per token, so that a token's result does not depend on the others in the call.
+        """Multiply in int8 (W8A8) with one scale per token, so that a token's result is independent of the others.
 
         Each token is divided by its largest magnitude, rounded to 1/127ths, multiplied in integers, scaled back.
         Activations are uint8 around 128: onnxruntime has no fast kernel for int8 ones. On x86 without VNNI its uint8 x
@@ -128,7 +128,7 @@ class Matrices:
         return op("Mul", product, largest)
 
     def _store_float(self, names: tuple[str, ...]) -> ir.Value:
-        """float32 [N, K]."""
+        """Store weights as float32 [N, K]."""
         label = label_of(names)
         if label not in self._float_weights:
             (tensor,) = self._data.store(
@@ -138,7 +138,7 @@ class Matrices:
         return self._float_weights[label]
 
     def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> _BlockWeights:
-        """Codes uint8 [N, K/G, G*bits/8], scales float32 [N, K/G], packed zero points [N, ceil(K/G*bits/8)].
+        """Store codes uint8 [N, K/G, G*bits/8], scales [N, K/G], packed zero points [N, ceil(K/G*bits/8)].
 
         Scales are stored as `scheme.scales` says; onnxruntime widens them when it loads the model.
         """
@@ -152,18 +152,18 @@ class Matrices:
         return self._block_weights[label]
 
     def _widened_scales(self, stored: Sequence[ir.Value]) -> ir.Value:
-        """float32 [N, K/G] of multiples and exponents, or of float16."""
+        """Scales float32 [N, K/G] from stored multiples and exponents, or from float16."""
         if len(stored) == 1:
             return _widened(self._builder, stored[0])
         return self._builder.call("Scales", _scales, *stored)
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
-        """Codes int8 [K, N] (MatMulInteger takes no transpose) and scales float32 [N]."""
+        """Store codes int8 [K, N] (MatMulInteger takes no transpose) and scales [N]; both as values of the graph."""
         codes, scales = self._data.store(int8_specs(names, self._shape(names)), self._transposed(names, scheme))
         return self._builder.initializer(codes), _widened(self._builder, self._builder.initializer(scales))
 
     def _transposed(self, names: tuple[str, ...], scheme: Scheme) -> Iterator[tuple[NDArray[Any], ...]]:
-        """All rows in one block: a transposed matrix cannot be written before its last row is read."""
+        """Yield all rows as one block: a transposed matrix cannot be written before its last row is read."""
         rows, width = self._shape(names)
         codes, scales = np.empty((width, rows), np.int8), np.empty(rows, np.float16)
         done = 0
@@ -196,13 +196,13 @@ class Matrices:
 
 
 def _scales(builder: GraphBuilder, multiples: ir.Value, exponents: ir.Value) -> ir.Value:
-    """multiples x 2^exponents, int8 or uint8 [N, G] and int8 [N, 1] -> float32 [N, G]."""
+    """Compute multiples x 2^exponents: int8 or uint8 [N, G] and int8 [N, 1] -> float32 [N, G]."""
     powers = builder.op("Pow", builder.float32(2), _widened(builder, exponents))
     return builder.op("Mul", _widened(builder, multiples), powers)
 
 
 def _widened(builder: GraphBuilder, values: ir.Value) -> ir.Value:
-    """As float32: onnxruntime computes it once, when it loads the model."""
+    """Cast to float32; onnxruntime computes it once, when it loads the model."""
     return builder.op("Cast", values, to=ir.DataType.FLOAT)
 
 

@@ -1,4 +1,4 @@
-"""What weights become in the file beside the graph: names, types and shapes of the tensors that hold them.
+"""Stored form of weights in the file beside the graph: names, types and shapes of the tensors that hold them.
 
 Matrices that share an input and a scheme are stored as one, their rows one after another.
 """
@@ -15,16 +15,17 @@ from q3edge.quantization.scheme import Scheme
 
 
 def specs_of(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme | None) -> list[TensorSpec]:
-    """Every tensor of weights that are stored as one, [N, K] together; scheme None: they stay float."""
+    """Tensors of weights that are stored as one, [N, K] together; scheme None: they stay float."""
     if scheme is None:
         return float_specs(names, shape)
     return int8_specs(names, shape) if scheme.activations == "int8_per_token" else block_specs(names, shape, scheme)
 
 
 def block_specs(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme) -> list[TensorSpec]:
-    """Codes uint8 [N, K/G, G*bits/8]; scales [N, K/G], float16 or multiples of 2**exponents [N, 1]; zero points.
+    """Tensors of codes uint8 [N, K/G, G*bits/8], scales [N, K/G] and zero points.
 
-    Zero points are packed, uint8 [N, ceil(K/G*bits/8)], and absent in symmetric schemes.
+    Scales are float16, or multiples of 2**exponents [N, 1]. Zero points are packed, uint8 [N, ceil(K/G*bits/8)], and
+    absent in symmetric schemes.
     """
     rows, width = shape
     groups = scheme.groups(width)
@@ -42,7 +43,7 @@ def block_specs(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme) 
 
 
 def int8_specs(names: tuple[str, ...], shape: tuple[int, int]) -> list[TensorSpec]:
-    """Codes int8 [K, N], as MatMulInteger takes no transpose, and scales float16 [N]."""
+    """Tensors of codes int8 [K, N], as MatMulInteger takes no transpose, and scales float16 [N]."""
     rows, width = shape
     return [
         replace(_part(names, "codes", ir.DataType.INT8, (width, rows)), is_transposed=True),
@@ -51,12 +52,12 @@ def int8_specs(names: tuple[str, ...], shape: tuple[int, int]) -> list[TensorSpe
 
 
 def float_specs(names: tuple[str, ...], shape: tuple[int, ...]) -> list[TensorSpec]:
-    """Values float32 [N, K], or [N] of a vector, under the label itself."""
+    """Tensor of values float32 [N, K], or [N] of a vector, named by the label alone."""
     return [TensorSpec(label_of(names), "values", names, ir.DataType.FLOAT, shape)]
 
 
 def label_of(names: tuple[str, ...]) -> str:
-    """Name of the rows of several weights: (…q_proj.weight, …k_proj.weight) -> …q_k_proj."""
+    """Label of weights stored as one: (…q_proj.weight, …k_proj.weight) -> …q_k_proj."""
     modules = [name.removesuffix(".weight") for name in names]
     if len(modules) == 1:
         return modules[0]

@@ -1,1 +1,1 @@
-"""What a Qwen3 is: its configuration, the tensors it has, its rotary embedding and its KV cache. numpy only."""
+"""Description of a Qwen3: configuration, tensors, layers and blocks, rotary embedding, KV cache. numpy only."""

@@ -1,4 +1,4 @@
-"""`Qwen3Config`: what a checkpoint's config.json says, read strictly. Owns every check on a field's type and value."""
+"""`Qwen3Config`: a checkpoint's config.json, read strictly, with every check on a field's type and value."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Qwen3Config:
         )
 
     def is_moe_layer(self, layer: int) -> bool:
-        """Whether decoder layer `layer` has experts in place of a dense MLP (rule of Qwen3MoeDecoderLayer)."""
+        """Tell whether decoder layer `layer` has experts in place of a dense MLP (rule of Qwen3MoeDecoderLayer)."""
         return (
             self.moe is not None
             and layer not in self.moe.mlp_only_layers
@@ -131,7 +131,7 @@ def _is_int(value: object) -> TypeGuard[int]:
 
 
 class _Fields:
-    """Typed access to the JSON object; every complaint names source, field and value."""
+    """Typed access to the JSON object; every error names source, field and value."""
 
     def __init__(self, raw: Mapping[str, Any], source: str) -> None:
         self.raw, self.source = raw, source

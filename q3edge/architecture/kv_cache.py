@@ -1,4 +1,4 @@
-"""`KVCacheSpec`: the one contract between exporter and runtime for graph inputs, outputs and the KV cache.
+"""`KVCacheSpec`: the contract between exporter and runtime for graph inputs, outputs and the KV cache.
 
 Names follow what onnxruntime-genai, optimum and transformers.js expect of a decoder.
 """
@@ -44,7 +44,7 @@ class CacheBuffer:
         return batch_size, *sizes
 
     def fits(self, shape: Sequence[int | str | None]) -> bool:
-        """Whether a graph's [batch_size, ...] agrees in every size that is fixed; its names stand for the others."""
+        """Tell whether a graph's shape [batch_size, ...] agrees in every fixed size; names stand for the others."""
         axes = [axis for axis in range(len(self.shape)) if axis != self.length_axis]
         return len(shape) == 1 + len(self.shape) and all(shape[1 + axis] == self.shape[axis] for axis in axes)
 
@@ -63,7 +63,7 @@ class KVCacheSpec:
 
     @classmethod
     def of(cls, config: Qwen3Config, dtype: CacheType = "float32") -> KVCacheSpec:
-        """The cache a model with this config needs."""
+        """Specification of the cache of a model with this configuration."""
         layers = (layer.number for layer in layers_of(config) if any(block.state for block in layer.blocks))
         return cls(tuple(layers), config.num_key_value_heads, config.head_dim, dtype)
 
@@ -86,13 +86,13 @@ class KVCacheSpec:
                 yield CacheBuffer(past, present, self.shape(1, 0)[1:], self.dtype, length_axis=1)
 
     def bytes_per_token(self) -> int:
-        """Bytes that one token of one sequence occupies over all layers."""
+        """Bytes of one token of one sequence over all layers."""
         return 2 * np.dtype(self.dtype).itemsize * len(self.layers) * self.kv_heads * self.head_dim
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVScales:
-    """Of an int8 cache: a key or value is its int8 times the scale of its layer, head and channel.
+    """Scales of an int8 cache: a key or value is its int8 times the scale of its layer, head and channel.
 
     keys (after rotation), values: float32 [layers, kv_heads, head_dim], above 0, in the order of the spec's layers.
     """

@@ -1,4 +1,4 @@
-"""`Layer`: one decoder layer as a sequence of blocks. What all else knows of a layer's tensors, it reads here."""
+"""`Layer`: one decoder layer as a sequence of blocks, the only description of a layer's tensors."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Layer:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by field, in the order of the forward pass."""
+        """Tensors of all blocks by field, in the order of the forward pass."""
         return {tensor.field: tensor for block in self.blocks for tensor in block.tensors}
 
     @property
     def groups(self) -> tuple[InputGroup, ...]:
-        """The input groups of all blocks, in the order of the forward pass."""
+        """Input groups of all blocks, in the order of the forward pass."""
         return tuple(group for block in self.blocks for group in block.groups)
 
     @property
@@ -49,7 +49,7 @@ class Layer:
 
 
 def layers_of(config: Qwen3Config) -> Iterator[Layer]:
-    """All layers of a model, one after another."""
+    """Describe all layers of a model, in the order of the forward pass."""
     return (Layer.of(config, number) for number in range(config.num_hidden_layers))
 
 

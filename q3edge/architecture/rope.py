@@ -1,7 +1,7 @@
-"""Rotary position embedding: its settings, and the inverse frequencies they mean.
+"""Rotary position embedding: settings and inverse frequencies.
 
 Default and linear as in transformers; YaRN as in Peng et al. 2023 (arXiv 2309.00071) and transformers'
-`_compute_yarn_parameters`. Turning frequencies into cos/sin tables is left to the reference and the exporter.
+`_compute_yarn_parameters`. The cos/sin tables are made in the reference and the exporter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SMALLEST, _LARGEST = 1e-9, 1e18  # beyond them float32 frequencies under- or ov
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """theta and, for linear and YaRN, how positions beyond the trained length are scaled."""
+    """Rotary settings: theta and, for linear and YaRN, how positions beyond the trained length are scaled."""
 
     rope_type: RopeType
     theta: float
@@ -40,7 +40,7 @@ class RopeConfig:
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any], source: str) -> RopeConfig:
-        """Read `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling` (before it)."""
+        """Read `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before); `source`: for errors."""
         scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
         if not isinstance(scaling, Mapping):
             raise InputError(f"{source}: rope_scaling = {scaling!r}: expected an object or null")
@@ -77,7 +77,7 @@ class RopeConfig:
         )
 
     def inverse_frequencies(self, head_dim: int) -> NDArray[np.float32]:
-        """float32 [head_dim/2]: radians per position of each rotated pair."""
+        """Inverse frequencies, float32 [head_dim/2]: radians per position of each rotated pair."""
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
         # numpy's float32 power is often one unit off torch's; rounding the float64 power once is not.
         positional = (self.theta ** exponents.astype(np.float64)).astype(np.float32)
@@ -93,7 +93,7 @@ class RopeConfig:
         return blended
 
     def _yarn_range(self, head_dim: int) -> tuple[float, float]:
-        """Pairs below `low` keep their frequency, pairs above `high` are fully stretched (YaRN, eq. 23)."""
+        """Range of YaRN's ramp (eq. 23): pairs below `low` keep their frequency, above `high` are fully stretched."""
 
         def pair(rotations: float) -> float:
             length = self.original_max_position_embeddings

@@ -1,4 +1,4 @@
-"""The tensors of a Qwen3: names and shapes, as in transformers' Qwen3(Moe)ForCausalLM."""
+"""Tensors of a Qwen3: names and shapes, as in transformers' Qwen3(Moe)ForCausalLM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LM_HEAD = "lm_head.weight"
 
 
 def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor the model must have, in the order of the forward pass.
+    """Shapes of all tensors of a model: name -> shape, in the order of the forward pass.
 
     A tied model has no lm_head of its own.
     """
@@ -26,12 +26,12 @@ def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
 
 
 def head_tensor(config: Qwen3Config) -> str:
-    """The tensor that gives the logits: the embedding itself where the weights are tied."""
+    """Name of the tensor that gives the logits: the embedding's where the weights are tied."""
     return EMBEDDING if config.tie_word_embeddings else LM_HEAD
 
 
 def component_of(name: str, config: Qwen3Config) -> str:
-    """What a tensor belongs to: embed_tokens, lm_head, norms, or the kind of its block."""
+    """Component that a tensor belongs to: embed_tokens, lm_head, norms, or the kind of its block."""
     if name in (EMBEDDING, LM_HEAD):
         return name.removeprefix("model.").removesuffix(".weight")
     if name.endswith("norm.weight"):

@@ -1,4 +1,4 @@
-"""One file of a folder: its size and sha256, and whether it really lies inside."""
+"""Files of a folder: size, sha256, and the check that one really lies inside."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from q3edge.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file: size in bytes and hex sha256."""
+    """Record of one file: size in bytes and hex sha256."""
 
     size: int
     sha256: str
 
 
 def contained_file(folder: Path, name: str) -> Path:
-    """folder/name, checked to be a plain file of its own inside `folder` (no .., link, or shared inode)."""
+    """Path folder/name, checked to be a plain file inside `folder` (no .., link, or shared inode); else InputError."""
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
         raise InputError(f"{folder}: file name {name!r} leads out of the folder; refused")
@@ -34,6 +34,6 @@ def contained_file(folder: Path, name: str) -> Path:
 
 
 def file_record(path: Path) -> FileRecord:
-    """Size and sha256 of a file."""
+    """Read size and sha256 of a file."""
     with path.open("rb") as file:
         return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())

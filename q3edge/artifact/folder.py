@@ -20,11 +20,11 @@ _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 
 @contextmanager
 def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """A new folder beside `final` that takes its name when the block ends well, and is removed otherwise.
+    """Make a folder beside `final` that takes its name when the block ends without an error, else is removed.
 
     UsageError: `final` exists and `overwrite` is false, or `final` is, holds or lies in one of `inputs`.
-    ResourceError: the disk is full or cannot be written. What stood under `final` stays until the new one is complete.
-    What killed processes left of `final` is removed, or put back where they died while replacing it.
+    ResourceError: the disk is full or cannot be written. An old `final` stays until the new one is complete.
+    Leftovers of killed processes are removed, or put back where they were killed while replacing `final`.
     """
     _put_back(final)
     _check_output(final, overwrite, inputs)
@@ -63,7 +63,7 @@ def _write_errors(final: Path) -> Iterator[None]:
 
 
 def _promote(staging: Path, final: Path) -> None:
-    """Give `staging` its name; what had it is removed, at once or as `staging`."""
+    """Give `staging` its final name; an old folder of that name is removed, here or later as `staging`."""
     if not final.exists():
         staging.rename(final)
     elif not exchange(staging, final):
@@ -74,7 +74,7 @@ def _promote(staging: Path, final: Path) -> None:
 
 
 def _put_back(final: Path) -> None:
-    """Undo what a process did that died between the two renames of `_promote`."""
+    """Restore the old folder where a process was killed between the two renames of `_promote`."""
     for old in final.parent.glob(f".{glob.escape(final.name)}.old-*"):
         if os.path.lexists(final):
             shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""`Manifest`: what q3edge.json holds, of every folder that q3edge writes: each file's size and sha256, recipe, notices.
+"""`Manifest`: the q3edge.json of every folder that q3edge writes: each file's size and sha256, recipe, notices.
 
-Owns the format and its verification. How a folder comes to stand complete or not at all is `folder`'s business.
+Defines the format and its verification. `q3edge.artifact.folder` makes folders complete or absent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What q3edge.json holds. Two runs of one command on the same input give the same bytes: no dates, no paths."""
+    """Content of q3edge.json. Two runs of one command on the same input give the same bytes: no dates, no paths."""
 
     kind: ArtifactKind
     parent_digest: str
@@ -48,7 +48,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read folder/q3edge.json."""
+        """Read folder/q3edge.json; InputError if it is missing, damaged or of another schema version."""
         path = folder / MANIFEST_FILE
         if not path.exists():
             raise InputError(f"{folder}: has no {MANIFEST_FILE}; expected a folder that q3edge wrote")
@@ -64,7 +64,7 @@ class Manifest:
             raise InputError(f"{path}: not a q3edge manifest ({error})") from None
 
     def save(self, folder: Path) -> Manifest:
-        """Write folder/q3edge.json, recording every other file below `folder`; returns it as `load` reads it."""
+        """Write folder/q3edge.json with a record of every other file in `folder`; returns the manifest as read back."""
         files = {p.relative_to(folder).as_posix(): file_record(p) for p in sorted(_files_below(folder))}
         complete = replace(self, files=files)
         text = json.dumps(asdict(complete), indent=1, sort_keys=True, ensure_ascii=False)
@@ -72,13 +72,13 @@ class Manifest:
         return self.load(folder)
 
     def with_metrics(self, metrics: Mapping[str, Any]) -> Manifest:
-        """A copy with further measured values."""
+        """Copy with further measured values."""
         return replace(self, metrics={**self.metrics, **metrics})
 
     def verify(self, folder: Path, *, but: Collection[str] = ()) -> None:
-        """InputError at the first file that is missing, is a link, leaves the folder, or differs in size or sha256.
+        """Check every file; InputError at the first that is missing, a link, outside the folder, or was changed.
 
-        but: files of which only the sha256 is left to `verify_content`.
+        Size and sha256 are compared. but: files whose sha256 is not read here; `verify_content` checks it.
         """
         for name, expected in self.files.items():
             path = contained_file(folder, name)
@@ -88,13 +88,13 @@ class Manifest:
                 self.verify_content(folder, name)
 
     def verify_content(self, folder: Path, name: str) -> None:
-        """InputError if the sha256 of one file differs."""
+        """Check size and sha256 of one file; InputError if they differ."""
         if file_record(folder / name) != self.files[name]:
             raise _changed(folder / name, "sha256 differs")
 
 
 def artifact_digest(folder: Path) -> str:
-    """sha256 of a folder's manifest, which holds the sha256 of every other file in it."""
+    """Digest of a folder: hex sha256 of its manifest, which holds the sha256 of every other file in it."""
     return file_record(folder / MANIFEST_FILE).sha256
 
 

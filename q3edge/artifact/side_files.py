@@ -1,4 +1,4 @@
-"""The files that travel with the weights from folder to folder: configuration, tokenizer, generation settings."""
+"""Side files, copied with the weights from folder to folder: configuration, tokenizer, generation settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIDE_FILES = (
 
 
 def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
-    """Copy the tokenizer and generation settings (links are followed); a Notice where there is no tokenizer."""
+    """Copy the tokenizer and generation settings (links are followed); returns a Notice if there is no tokenizer."""
     for name in SIDE_FILES:
         if (source / name).is_file():
             # Contents only: a read-only original must not make the copy read-only.
@@ -50,6 +50,6 @@ def write_float_config(source: Path, target: Path, **added: object) -> None:
 
 
 def require_tokenizer(folder: Path) -> None:
-    """InputError where `folder` has no tokenizer.json."""
+    """Raise InputError if `folder` has no tokenizer.json."""
     if not (folder / TOKENIZER_FILE).is_file():
         raise InputError(f"{folder}: has no {TOKENIZER_FILE}; copy it from the original model's folder")

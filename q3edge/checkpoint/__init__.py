@@ -1,7 +1,7 @@
-"""A Qwen3 model folder on disk, or in the hub's cache: headers checked when opened, weights read on demand.
+"""Checkpoints: Qwen3 model folders on disk or in the hub's cache, checked when opened, weights read on demand.
 
-opening: the one door, with the list of formats; float_checkpoint, compressed_tensors, unsupported: a format each;
-safetensors_folder: what the readers of safetensors share; safetensors: the files themselves.
+opening: opens any model, with the list of formats; float_checkpoint, compressed_tensors, unsupported: a format each;
+safetensors_folder: common base of the readers of safetensors; safetensors: the files themselves.
 """
 
 from q3edge.checkpoint.float_checkpoint import Checkpoint

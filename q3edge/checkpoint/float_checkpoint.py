@@ -1,6 +1,6 @@
 """`Checkpoint`: the float weights of a Qwen3 model folder, checked when opened and read on demand.
 
-Owns what a float model is: which tensors and dtypes, and which superfluous ones are ignored with a notice.
+Defines a complete float model: its tensors and dtypes, and which superfluous tensors are ignored with a notice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ROWS_COMPARED = 1024
 
 
 class Checkpoint(SafetensorsFolder):
-    """Float weights: config.json and safetensors files in BF16, F16 or F32."""
+    """Float checkpoint: config.json and safetensors files in BF16, F16 or F32."""
 
     def _check(self, raw_config: Mapping[str, Any]) -> None:
         _refuse_quantized(self._shards)
@@ -38,18 +38,18 @@ class Checkpoint(SafetensorsFolder):
         check_tensors(self._shards, self._stored, expected)
 
     def dtype(self, name: str) -> str:
-        """Stored dtype: BF16, F16 or F32."""
+        """Stored dtype of a tensor: BF16, F16 or F32."""
         return self._shards.entries[self._stored[name]].dtype
 
     def scheme(self, name: str) -> None:
-        """None: every tensor of a float checkpoint is float."""
+        """Scheme of a tensor: always None, as every tensor is float."""
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """float32 values of a tensor or a range of its rows; InputError if any is NaN or infinite."""
+        """Read float32 values of a tensor or a range of its rows; InputError if any is NaN or infinite."""
         return self._shards.read_float(self._stored[name], rows)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> NoReturn:
-        """TypeError: there are no codes to read."""
+        """Raise TypeError: a float checkpoint has no codes."""
         raise TypeError(f"{name} is a float tensor")
 
 
@@ -63,7 +63,7 @@ def _refuse_quantized(shards: Shards) -> None:
 
 
 def _drop_redundant(stored: dict[str, str], shards: Shards, config: Qwen3Config) -> list[Notice]:
-    """Remove from `stored` what the model does not need though transformers writes it, or once did."""
+    """Remove from `stored` the tensors that transformers writes, or once did, though the model does not need them."""
     notices = []
     if buffers := [name for name in stored if name.endswith(_ROTARY_BUFFER)]:
         detail = "stored rotary frequencies were ignored; config.json gives them"
@@ -79,7 +79,7 @@ def _drop_redundant(stored: dict[str, str], shards: Shards, config: Qwen3Config)
 
 
 def _check_equal(shards: Shards, stored: Mapping[str, str]) -> None:
-    """A tied model may store the head too, but only as a copy: transformers would not tie weights that differ."""
+    """Check that a tied model's stored head equals the embedding: transformers would not tie weights that differ."""
     head, table = stored[LM_HEAD], stored.get(EMBEDDING)
     if table is None:
         return  # reported with the other missing tensors

@@ -1,4 +1,4 @@
-"""From what a person types as MODEL to a local path: itself, or the folder of a repository of the Hugging Face hub."""
+"""Resolution of the MODEL argument to a local path: itself, or the folder of a Hugging Face hub repository."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ARTIFACT_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "
 
 
 def resolve_model(model: str | Path) -> Path:
-    """The path of `model`: itself where it exists, else the hub's `org/name` from its cache or downloaded.
+    """Resolve `model` to a path: itself if it exists, else the hub's `org/name`, from its cache or downloaded.
 
-    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a path nor to be had from the hub.
+    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a path nor available from the hub.
     """
     if not isinstance(model, str | Path):
         raise TypeError(f"model is {type(model).__name__}: pass a folder (str or Path) or a hub id (str)")
     path = Path(model).expanduser()
-    if model and os.path.exists(path):  # False as well for what can be no path; Path("") would be the current folder
+    if model and os.path.exists(path):  # False also for what cannot be a path; Path("") would be the current folder
         return path
     if not isinstance(model, str) or not _REPOSITORY.fullmatch(model):
         raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
@@ -35,9 +35,9 @@ def resolve_model(model: str | Path) -> Path:
 
 
 def resolve_artifact(path_or_id: str) -> Path:
-    """The folder of a finished ONNX model: `path_or_id` itself, or what the hub has under that `org/name`.
+    """Resolve the folder of a finished ONNX model: `path_or_id` itself, or the hub's repository `org/name`.
 
-    InputError: it looks like a hub id, is no folder, and cannot be had from the hub.
+    InputError: it looks like a hub id, is no folder, and is not available from the hub.
     """
     folder = Path(path_or_id).expanduser()
     if folder.exists() or not _REPOSITORY.fullmatch(path_or_id):

@@ -1,4 +1,4 @@
-"""`ModelFormat`: how one kind of model is recognised and opened. `q3edge.checkpoint.opening` lists them all."""
+"""`ModelFormat`: recognition and opening of one format of models. `q3edge.checkpoint.opening` lists them all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModelFormat:
     """One format of models.
 
     label: its name in errors.
-    recognises: whether a file or folder is meant to be of this format, told by names and config.json alone.
+    recognises: tells whether a file or folder is of this format, by file names and config.json alone.
     open: reads and checks the headers; InputError where the model is incomplete, or the format is not supported.
     """
 
@@ -28,7 +28,7 @@ class ModelFormat:
 
 
 def stated_config(path: Path) -> Mapping[str, Any]:
-    """config.json of a folder; empty where there is none that can be read, which is for the format's reader to say."""
+    """Read config.json of a folder; empty if it cannot be read, which the format's reader reports."""
     try:
         return read_json_object(path / CONFIG_FILE)
     except InputError:
@@ -36,7 +36,7 @@ def stated_config(path: Path) -> Mapping[str, Any]:
 
 
 def quantization_method(path: Path) -> str | None:
-    """The method that config.json names for its weights, such as "gptq"; None: it speaks of no quantization."""
+    """Quantization method that config.json names, such as "gptq"; None: it names none."""
     raw = stated_config(path)
     settings = raw.get("quantization_config") or raw.get("compression_config")
     if not settings:
@@ -45,7 +45,7 @@ def quantization_method(path: Path) -> str | None:
 
 
 def quantized_already(where: str) -> InputError:
-    """The refusal of quantized weights where float ones are needed; `where`: file and what in it says so."""
+    """Make the error for quantized weights where float ones are needed; `where`: file and what in it says so."""
     return InputError(
         f"{where}: the checkpoint is quantized already; expected float weights, start from the original model"
     )

@@ -1,4 +1,4 @@
-"""The one door for models: a path or hub id -> the reader of whatever lies there.
+"""Opening of models: a path or hub id -> the reader of its format.
 
 A new input format is a file with a `ModelFormat` and an entry in `FORMATS`.
 """
@@ -34,7 +34,7 @@ def open_model(model: str | Path) -> ModelFolder:
 
 
 def open_float_model(model: str | Path) -> Checkpoint:
-    """Open MODEL as `open_model` does; InputError where its weights are quantized."""
+    """Open MODEL, a folder or hub id, as a float checkpoint; InputError if its weights are quantized."""
     path = resolve_model(model)
     found = _format_of(path)
     if found in _QUANTIZED:
@@ -45,7 +45,7 @@ def open_float_model(model: str | Path) -> Checkpoint:
 
 
 def open_quantized_model(model: str | Path) -> ModelFolder:
-    """Open MODEL as `open_model` does; InputError where its weights are float."""
+    """Open MODEL, a folder or hub id, as a quantized checkpoint; InputError if its weights are float."""
     path = resolve_model(model)
     found = _format_of(path)
     if found is FLOAT:

@@ -1,4 +1,4 @@
-"""`SafetensorsFolder`: config.json and safetensors files as one model, whose tensors must be exactly those expected."""
+"""`SafetensorsFolder`: config.json and safetensors files as one model, with exactly the expected tensors."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class SafetensorsFolder(ModelFolder):
 
     @abstractmethod
     def _check(self, raw_config: Mapping[str, Any]) -> None:
-        """InputError unless the files hold what the format needs; adds to `_notices`."""
+        """Raise InputError unless the files hold what the format needs; adds to `_notices`."""
 
     @property
     def folder(self) -> Path:
-        """Where the files lie."""
+        """Folder of the files."""
         return self._folder
 
     @property
@@ -56,11 +56,11 @@ class SafetensorsFolder(ModelFolder):
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What was accepted although unusual."""
+        """Notices of what was accepted although unusual."""
         return tuple(self._notices)
 
     def names(self) -> tuple[str, ...]:
-        """The model's tensors, in the order of the forward pass."""
+        """Names of the model's tensors, in the order of the forward pass."""
         return tuple(tensor_shapes(self.config))
 
     @property
@@ -69,7 +69,7 @@ class SafetensorsFolder(ModelFolder):
         return self._shards.stored_bytes
 
     def digest(self) -> str:
-        """sha256 over the sha256 of config.json and every weight file; reads all of them."""
+        """Digest of the model: hex sha256 over the sha256 of config.json and every weight file; reads all of them."""
         return self._shards.digest()
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class SafetensorsFolder(ModelFolder):
 
 
 def check_tensors(shards: Shards, stored: Mapping[str, str], expected: Mapping[str, Expected]) -> None:
-    """InputError if the tensors `stored` (canonical -> stored name) are not exactly those `expected`."""
+    """Raise InputError if the tensors `stored` (canonical -> stored name) are not exactly those `expected`."""
     folder = shards.folder
     if missing := [name for name in expected if name not in stored]:
         raise InputError(f"{folder}{_missing(missing, stored, expected)}")
@@ -123,7 +123,7 @@ def _check_entry(where: str, entry: TensorEntry, dtypes: tuple[str, ...], shape:
 
 
 def _remote_code_notice(folder: Path, raw_config: Mapping[str, Any]) -> list[Notice]:
-    """A notice where the folder brings Python code: it is never imported."""
+    """Notice if the folder contains Python code, which is never imported."""
     scripts = sorted(path.name for path in folder.glob("*.py"))
     if not scripts and not raw_config.get("auto_map"):
         return []
@@ -132,7 +132,7 @@ def _remote_code_notice(folder: Path, raw_config: Mapping[str, Any]) -> list[Not
 
 
 def _absent_notice(shards: Shards) -> list[Notice]:
-    """A notice where the index names tensors that no file has and the model does not need, such as a tied head."""
+    """Notice if the index names tensors that no file has and the model does not need, such as a tied head."""
     if not shards.absent:
         return []
     detail = f"{INDEX_FILE} names tensors that no file has and the model does not need: {first_names(shards.absent)}"

@@ -1,6 +1,6 @@
-"""What every reader of a model offers: `WeightSource`, its weights, and `ModelFolder`, what else is known of its files.
+"""Interfaces of every reader of a model: `WeightSource`, its weights, and `ModelFolder`, weights and files.
 
-The reference and the exporters read any WeightSource alike; a dict of arrays can be one.
+The reference and the exporters read any WeightSource alike, such as one over a dict of arrays.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ class WeightSource(Protocol):
         """The model's configuration."""
 
     def scheme(self, name: str) -> Scheme | None:
-        """How tensor `name` is quantized; None: it is float."""
+        """Scheme of tensor `name`; None if it is float."""
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """float32 values of tensor `name`, or of a range of its rows; dequantized if it is quantized."""
+        """Read float32 values of tensor `name`, or of a range of its rows; dequantized if it is quantized."""
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
-        """Codes and scales of tensor `name`; TypeError where `scheme(name)` is None."""
+        """Read codes and scales of tensor `name`, or of a range of its rows; TypeError if it is float."""
 
 
 class ModelFolder(WeightSource, Protocol):
-    """A WeightSource over files, which stay open until `close` or the end of a `with` block."""
+    """Weight source over files, which stay open until `close` or the end of a `with` block."""
 
     @property
     def folder(self) -> Path:
-        """Where the files lie."""
+        """Folder of the files."""
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What was accepted although unusual."""
+        """Notices of what was accepted although unusual."""
 
     def names(self) -> tuple[str, ...]:
-        """The model's tensors, in the order of the forward pass."""
+        """Names of the model's tensors, in the order of the forward pass."""
 
     def dtype(self, name: str) -> str:
         """Stored dtype of a float tensor: BF16, F16 or F32."""
@@ -57,7 +57,7 @@ class ModelFolder(WeightSource, Protocol):
         """Total size of the weight files."""
 
     def digest(self) -> str:
-        """sha256 that identifies configuration and weights; reads all of them."""
+        """Digest that identifies configuration and weights, hex sha256; reads all of them."""
 
     def close(self) -> None:
         """Close the files; later reads fail."""

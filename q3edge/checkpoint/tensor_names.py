@@ -1,4 +1,4 @@
-"""Stored names of tensors -> transformers' names: what training frameworks and wrappers put before them."""
+"""Stored names of tensors -> transformers' names, without the prefixes of training frameworks and wrappers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROOTS = ("model.", "lm_head.")  # files of the bare Qwen3Model lack the first
 
 
 def canonical_names(shards: Shards) -> tuple[dict[str, str], list[Notice]]:
-    """Transformers' name -> stored name, and a Notice for each prefix that had to be added or taken away.
+    """Map transformers' names to stored names; returns also a Notice for each prefix that was added or removed.
 
     InputError: two stored names of one tensor.
     """
@@ -38,7 +38,7 @@ def canonical_names(shards: Shards) -> tuple[dict[str, str], list[Notice]]:
 
 
 def _canonical(name: str) -> tuple[str, list[str]]:
-    """The canonical name, and the prefixes that were taken away; "" among them: `model.` was added."""
+    """Canonical name, and the prefixes that were removed; "" among them: `model.` was added."""
     changed = []
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
         name = _PREFIXES[prefix] + name.removeprefix(prefix)

@@ -1,6 +1,6 @@
-"""Formats that people have and q3edge does not read: each is recognised and refused with what it is and what to do.
+"""Common formats that q3edge does not read: each is recognised and refused with its name and what to do.
 
-A reader of one of them takes its entry's place.
+A future reader of one of them replaces its entry.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _refuse_pickle(path: Path) -> NoReturn:
 
 
 def _only(folder: Path, pattern: str) -> bool:
-    """Files of `pattern` and no safetensors."""
+    """Tell whether the folder has files of `pattern` and no safetensors."""
     return any(folder.glob(pattern)) and not any(folder.glob("*.safetensors*"))
 
 

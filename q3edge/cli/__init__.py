@@ -1,1 +1,1 @@
-"""The command line: one file per verb, each parses flags, calls the public function, and prints."""
+"""The command line: one file per command, which parses flags, calls the public function, and prints."""

@@ -1,4 +1,4 @@
-"""`q3edge bench`: how fast an ONNX artifact is on this machine."""
+"""`q3edge bench`: speed of an ONNX artifact on this machine."""
 
 from __future__ import annotations
 

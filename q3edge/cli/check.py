@@ -1,4 +1,4 @@
-"""`q3edge check`: is an ONNX artifact accurate enough? The answer is the exit code."""
+"""`q3edge check`: gate check of an ONNX artifact, with the result as exit code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check(folder: Path, as_json: bool, **options: Any) -> None:
     """Exit with 5 if the ONNX model in DIR misses a limit, with 0 if it meets all of them.
 
     With --reference or --scorecard it is the mean KL on the suites that --max-kl limits; without them it is the mean KL
-    on the build's text, which DIR itself tells.
+    on the build's text, as recorded in DIR.
     """
     from q3edge.cli.tables.report import gate_table
 

@@ -1,4 +1,4 @@
-"""How every verb speaks: data goes to stdout, everything else to stderr."""
+"""Output of every command: data to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print a line for the person watching, on stderr."""
+    """Print one line to stderr."""
     click.echo(text, err=True)
 
 
@@ -30,7 +30,7 @@ def emit_json(value: Mapping[str, Any]) -> None:
 
 
 def require_passed(name: object, checks: Iterable[CheckResult]) -> None:
-    """ValidationError with every check that failed, once the result is printed."""
+    """Raise ValidationError with every failed check; called after the result is printed."""
     from q3edge.evaluation.validation import results
 
     results.require_passed(str(name), checks)

@@ -26,7 +26,7 @@ from q3edge.defaults import DEMO_FOLDER
 def demo(output: Path, as_json: bool) -> None:
     """Quantize, export, validate and run a small embedded Qwen3 as float, int8, int4 and int2.
 
-    Needs no network. The table shows what each costs in size and loses in accuracy; int2 shows what too far looks like.
+    Needs no network. The table shows size and accuracy of each; int2 shows the damage of too few bits.
     """
     from q3edge.cli.tables.tables import demo_table
 

@@ -1,4 +1,4 @@
-"""`q3edge diff`: what changed between two ONNX artifacts."""
+"""`q3edge diff`: differences between two ONNX artifacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`q3edge eval`: what of the reference's knowledge, maths, code and languages an ONNX artifact keeps."""
+"""`q3edge eval`: evaluation of an ONNX artifact against a reference in knowledge, maths, code and languages."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from q3edge.cli.options.measuring import measuring_options
 def evaluate(folder: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX model in DIR with MODEL on questions, programs and texts, area by area.
 
-    Both models read every item with its right answer; with --generate they answer in their own words too. Reports how
+    Both models read every item with its right answer; with --generate they also generate answers. Reports how
     much of the reference's score is kept, in percent, with 95 % confidence intervals, and where the two differ most.
-    Killed, it goes on where it stopped. Exit code 5: the artifact looks broken. DIR is not changed.
+    A killed evaluation is continued by the same command. Exit code 5: the artifact looks broken. DIR is not changed.
     """
     from q3edge.cli.tables.scorecard import scorecard_table
 

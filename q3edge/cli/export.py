@@ -1,4 +1,4 @@
-"""`q3edge export`: a checkpoint, float or quantized, becomes an ONNX artifact."""
+"""`q3edge export`: export of a checkpoint, float or quantized, as an ONNX artifact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from q3edge.formats import FLOAT
 def export(source: str, output: Path, format_name: str | None, overwrite: bool, as_json: bool) -> None:
     """Export a quantized checkpoint (or a float MODEL) as an ONNX model with a KV cache.
 
-    The model is not run: `q3edge validate DIR --reference MODEL` tells how good it is.
+    The model is not run: `q3edge validate DIR --reference MODEL` measures its accuracy.
     """
     manifest = q3edge.export(source, output, as_float=format_name == FLOAT, overwrite=overwrite)
     show_notices(manifest.notices)

@@ -1,4 +1,4 @@
-"""`q3edge inspect`: what a checkpoint holds and what each format would cost, before doing anything."""
+"""`q3edge inspect`: content of a checkpoint and predicted cost of each format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `q3edge` command: its verbs, and how errors become one line and an exit code.
+"""The `q3edge` command: its subcommands, and the conversion of errors into one line and an exit code.
 
 0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource, 5 validation failed, 130 interrupted.
 """
@@ -40,12 +40,12 @@ _EPILOG = (
 
 
 class _ReaderGoneError(Exception):
-    """Whoever read stdout had enough (`| head`): a clean end."""
+    """The reader closed stdout (`| head`): exit cleanly."""
 
 
-class _Verbs(click.Group):
+class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
-        """Run a verb; click would turn a closed stdout into a failure."""
+        """Run a command; click would turn a closed stdout into a failure."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -53,7 +53,7 @@ class _Verbs(click.Group):
 
 
 @click.group(
-    cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
 )
 @click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error (anywhere on the line)."

@@ -1,4 +1,4 @@
-"""`q3edge quantize`: float checkpoint in, quantized checkpoint out."""
+"""`q3edge quantize`: quantization of a float checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`q3edge report`: ONNX artifacts side by side on one page."""
+"""`q3edge report`: comparison of ONNX artifacts on one page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from q3edge.cli.options.measuring import gate_options, measuring_options, speed_
 def report(folders: tuple[Path, ...], page: Path, **options: Any) -> None:
     """Compare the ONNX models in DIR... on one HTML page: accuracy, size, speed, and which one to ship.
 
-    What was not measured before is: accuracy against --reference, then speed. The page is one file that needs no
+    Missing measurements are made: accuracy against --reference, then speed. The page is one file that needs no
     network. Without --reference it shows what `build` measured.
     """
     from q3edge.cli.tables.report import report_table

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("prompt")
 @click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer (default: the model's own limit).")
-@click.option("--temperature", type=float, metavar="T", help="0: always the likeliest token (default: the model's).")
-@click.option("--top-p", type=float, metavar="P", help="Sample from this share of the probability.")
-@click.option("--top-k", type=int, metavar="K", help="Sample from the K likeliest tokens; 0: from all.")
+@click.option("--temperature", type=float, metavar="T", help="0: always the most likely token (default: the model's).")
+@click.option(
+    "--top-p", type=float, metavar="P", help="Sample from the most likely tokens with this total probability."
+)
+@click.option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens; 0: from all.")
 @click.option("--seed", type=int, metavar="S", help="The same seed gives the same text (default: random).")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @click.option("--think/--no-think", "thinking", default=None, help="Let the model reason first (default: its own).")
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
     "--draft",
     type=FOLDER,
     metavar="DIR",
-    help="A smaller model of the same family, which guesses ahead; this one only checks. The text stays as good.",
+    help="A smaller model of the same family to propose draft tokens; this one checks them. The text stays as good.",
 )
 @click.option(
-    "--no-speculate", is_flag=True, help="Compute every token by itself: no guesses from what the text repeats."
+    "--no-speculate", is_flag=True, help="Compute every token by itself: no draft tokens from what the text repeats."
 )
 @threads_option
 @json_option
@@ -59,7 +61,7 @@ def run(
     if raw and thinking is not None:
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
     if draft is not None and no_speculate:
-        raise UsageError("--draft guesses ahead and --no-speculate forbids it: give one")
+        raise UsageError("--draft proposes draft tokens and --no-speculate forbids them: give one")
     text = sys.stdin.read() if prompt == "-" else prompt
 
     with Model.open(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:
@@ -72,22 +74,24 @@ def run(
         return
     click.echo()
     stats = completion.stats
-    reused = f", {stats.reused_tokens} of them known" if stats.reused_tokens else ""
-    guessed = f", {stats.accepted_tokens} of {stats.drafted_tokens} guesses right" if stats.drafted_tokens else ""
+    cached = f", {stats.reused_tokens} of them cached" if stats.reused_tokens else ""
+    drafted = ""
+    if stats.drafted_tokens:
+        drafted = f", {stats.accepted_tokens} of {stats.drafted_tokens} draft tokens accepted"
     say(
-        f"[{stats.prompt_tokens} prompt tokens{reused} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
-        f"{stats.decode_tokens_per_second:.1f} tokens/s{guessed}, ended by {stats.finish_reason}]"
+        f"[{stats.prompt_tokens} prompt tokens{cached} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
+        f"{stats.decode_tokens_per_second:.1f} tokens/s{drafted}, ended by {stats.finish_reason}]"
     )
 
 
 def _show(pieces: Iterable[Piece]) -> None:
     """Write the thinking to stderr, dimmed, and the answer, which starts on a line of its own, to stdout."""
-    thought = False
+    after_thinking = False
     for piece in pieces:
         if piece.thinking:
             click.secho(piece.text, nl=False, err=True, dim="NO_COLOR" not in os.environ or None)
-        elif thought:
+        elif after_thinking:
             click.echo(err=True)
-        thought = piece.thinking
+        after_thinking = piece.thinking
         if not piece.thinking:
             click.echo(piece.text, nl=False)

@@ -1,4 +1,4 @@
-"""`q3edge sweep`: many formats of one model, built, measured and reported."""
+"""`q3edge sweep`: build, measurement and report of many formats of one model."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ from q3edge.errors import ValidationError
 def sweep(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """Build MODEL in many formats below DIR, measure each, and write DIR/report.html, .json and .md.
 
-    The same command goes on where it was stopped; finished formats are not built again. A format that fails is listed
-    with its reason and the others go on: the exit code is 0 if any could be judged, else 5.
+    A stopped sweep is continued by the same command; finished formats are not built again. A format that fails is
+    listed with its reason and the others go on: the exit code is 0 if any could be measured, else 5.
     """
     from q3edge.cli.tables.report import report_table
 

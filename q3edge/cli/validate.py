@@ -1,4 +1,4 @@
-"""`q3edge validate`: how far an ONNX artifact is from the float model."""
+"""`q3edge validate`: distance of an ONNX artifact from the float model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from q3edge.cli.options.measuring import validation_options
 def validate(folder: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX model in DIR with the float MODEL it came from.
 
-    Reports the KL divergence in nats, agreement on the likeliest token, perplexity and more, each with a 95 %
+    Reports the KL divergence in nats, top-1 agreement, perplexity and more, each with a 95 %
     confidence interval, and how much of it comes from int8 activations. DIR is not changed.
     """
     from q3edge.cli.tables.tables import validation_table

@@ -1,1 +1,1 @@
-"""How far an ONNX artifact is from the float model, with confidence intervals, and whether its answers are right."""
+"""Evaluation of an ONNX artifact: its distance from the float model, with confidence intervals, and its accuracy."""

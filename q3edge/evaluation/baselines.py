@@ -1,8 +1,8 @@
-"""The usual other choices on the same checkpoint: torch's dynamic int8 and bitsandbytes' nf4, fp4 and int8.
+"""Baselines on the same checkpoint: torch's dynamic int8 and bitsandbytes' nf4, fp4 and int8.
 
 The float reference runs layer by layer with every matrix product made by the library's own module, so the numbers are
 the library's, whatever the model's size. Which matrices a library leaves float is as transformers applies it: torch
-rounds the head too, bitsandbytes does not, and nobody rounds the embedding.
+rounds the head too, bitsandbytes does not, and none rounds the embedding.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Product = Callable[[torch.Tensor], torch.Tensor]  # [..., K] -> [..., N]
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One library's format. weight_bytes: of a matrix [N, K]; float_bytes: of a weight that stays float.
+    """Format of another library. weight_bytes: of a matrix [N, K]; float_bytes: of a weight that stays float.
 
-    make: the library's module for float32 weights [N, K]. ResourceError: the library is not installed.
+    make: builds the library's module for float32 weights [N, K]. ResourceError: the library is not installed.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Baseline:
     rounds_head: bool
 
     def model_bytes(self, config: Qwen3Config) -> int:
-        """Bytes of all weights as the library holds them."""
+        """Bytes of all weights as the library stores them."""
         shapes = tensor_shapes(config)
         total = 0
         for name, shape in shapes.items():
@@ -64,20 +64,20 @@ class Baseline:
         return total
 
     def check(self) -> None:
-        """ResourceError: the library is not installed, with how to install it."""
+        """Raise ResourceError if the library is not installed, with how to install it."""
         if self.package != "torch":
             _bitsandbytes()
 
 
 class BaselineDecoder:
-    """The model as a baseline makes it, in the place of an artifact's decoder, for windows that are known beforehand.
+    """Decoder of a baseline, in place of an artifact's, for windows known beforehand.
 
     Their hidden states are computed at construction, each layer rounded once for a batch of windows; a call looks up
-    those of a window that begins as asked, whose states so far are its own: nothing looks ahead.
+    those of a window that begins with the tokens read so far. Attention is causal, so what follows changes nothing.
     """
 
     def __init__(self, baseline: Baseline, source: WeightSource, windows: Sequence[Window]) -> None:
-        """ResourceError: the library is not installed."""
+        """Compute the hidden states of all windows. ResourceError: the library is not installed."""
         baseline.check()
         self.config = source.config
         self._baseline, self._windows = baseline, windows
@@ -92,11 +92,14 @@ class BaselineDecoder:
         self._head = read_tensor(source, head_tensor(source.config))
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> list[int]:
-        """The token ids read so far: none."""
+        """Empty cache: the token ids read so far."""
         return []
 
     def forward(self, input_ids: NDArray[np.int64], cache: list[int], *, keep: int = 1) -> NDArray[np.float32]:
-        """See `CausalDecoder`; one row only. ValueError: no window begins with these tokens."""
+        """Append int64 [1, S] to `cache`; logits float32 [1, keep, V] of the last positions, of all S where keep = 0.
+
+        ValueError: no window begins with these tokens.
+        """
         start = len(cache)
         cache += input_ids[0].tolist()
         hidden = self._states(np.array(cache))[-keep or start : len(cache)]
@@ -112,7 +115,7 @@ class BaselineDecoder:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drops the libraries' warnings: the deprecation of torch.ao and casts to float16 are known and always the same."""
+    """Suppress warnings: the libraries' (deprecation of torch.ao, casts to float16) are known and always the same."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -120,13 +123,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _products_by(make: Callable[[torch.Tensor], Product]) -> Iterator[None]:
-    """Every matrix product within is made by what `make` gives for its matrix."""
+    """Compute every matrix product of the block by what `make` gives for its matrix."""
     with quiet(), _Products(make):
         yield
 
 
 class _Products(TorchFunctionMode):
-    """Stands in for `linear` while active, so that the reference's layers serve as they are.
+    """Replacement of `linear` while active, so that the reference's layers are used unchanged.
 
     A matrix is given to the library once and kept as long as the reference keeps the float one: one layer at a time.
     """
@@ -138,7 +141,7 @@ class _Products(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """See torch.overrides; torch turns the mode off inside, so the library's own products are its own."""
+        """Replace calls of `linear` (see torch.overrides); torch turns the mode off inside: the library's own run."""
         if func is not linear:
             return func(*args, **(kwargs or {}))
         values, weights = args
@@ -185,7 +188,7 @@ def _bitsandbytes() -> Any:
         library = import_module("bitsandbytes")
     except ImportError:
         raise ResourceError("this needs the package bitsandbytes: pip install 'q3edge[baselines]'") from None
-    logging.getLogger(library.__name__).setLevel(logging.ERROR)  # it tells of every cast to float16
+    logging.getLogger(library.__name__).setLevel(logging.ERROR)  # it logs every cast to float16
     return library
 
 

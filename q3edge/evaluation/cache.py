@@ -1,6 +1,6 @@
-"""The evaluation cache: where it lies, and files in it that are whole, with a checksum, or absent.
+"""The evaluation cache: its folder, with atomically written files that carry checksums.
 
-Keys say what decides the content, names of files say which code made it: nothing is answered from what other code made,
+Keys say what decides the content, names of files say which code made it: an entry that other code made is never used,
 and deleting any of it costs only the time to make it again. An entry is removed when other code makes it anew.
 """
 
@@ -27,21 +27,21 @@ from q3edge.storage.whole_files import writable
 
 ADVICE = "free space, set Q3EDGE_CACHE, or add --no-cache"
 _READING = ("architecture", "checkpoint", "quantization", "reference", "storage")
-_JUDGING = (
+_EVALUATING = (
     *_READING, "artifact", "evaluation", "exporters", "languages", "pipeline.export", "pipeline.measure", "runtime",
 )  # fmt: skip
 _CODE: Mapping[str, tuple[str, ...]] = {  # what computes each kind of entry
     "answers": ("architecture", "artifact", "evaluation.answers", "runtime", "storage"),
     "float": (*_READING, "artifact", "exporters", "pipeline.export"),
     "hidden": _READING,
-    "measurements": (*_JUDGING, "machine"),
-    "scorecards": _JUDGING,
-    "unfinished": _JUDGING,
+    "measurements": (*_EVALUATING, "machine"),
+    "scorecards": _EVALUATING,
+    "unfinished": _EVALUATING,
 }
 
 
 def cache_folder() -> Path:
-    """$Q3EDGE_CACHE, else $XDG_CACHE_HOME/q3edge, else ~/.cache/q3edge; in it: evaluations."""
+    """Folder of the cache: evaluations in $Q3EDGE_CACHE, else in $XDG_CACHE_HOME/q3edge, else in ~/.cache/q3edge."""
     if own := os.environ.get("Q3EDGE_CACHE"):
         return Path(own).expanduser() / "evaluations"
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -49,32 +49,32 @@ def cache_folder() -> Path:
 
 
 def cache_key(**parts: Any) -> str:
-    """Hex sha256 of JSON values by name."""
+    """Key for JSON values by name: hex sha256."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCache:
-    """Finished scorecards, hidden states and exports of float models, measurements, and journals, below `folder`.
+    """Cache of scorecards, float models' hidden states and exports, measurements, answers and journals in `folder`.
 
-    ResourceError, from whatever writes: the disk is full or cannot be written.
+    ResourceError, from every method that writes: the disk is full or cannot be written.
     """
 
     folder: Path
 
     def scorecard(self, key: str) -> Scorecard | None:
-        """A finished evaluation; None where there is none, or a damaged one."""
+        """Load a finished evaluation; None if absent or damaged."""
         try:
             return scorecard_from_json(read_sealed(self._path("scorecards", key, ".json")))
         except InputError:
             return None
 
     def save_scorecard(self, key: str, scorecard: Scorecard) -> None:
-        """Keep a finished evaluation."""
+        """Store a finished evaluation."""
         write_sealed(self._new("scorecards", key, ".json"), scorecard.to_json(), ADVICE)
 
     def hidden(self, key: str, tokens: int) -> NDArray[np.float32] | None:
-        """Hidden states float32 [tokens, H]; None where there are none, or damaged ones."""
+        """Load hidden states float32 [tokens, H]; None if absent or damaged."""
         try:
             found: NDArray[np.float32] = read_arrays(self._path("hidden", key, ".bin"))[0]["states"]
         except (OSError, DamagedFileError):
@@ -82,31 +82,31 @@ class EvaluationCache:
         return found if len(found) == tokens else None
 
     def save_hidden(self, key: str, states: NDArray[np.float32]) -> None:
-        """Keep hidden states float32 [tokens, H]."""
+        """Store hidden states float32 [tokens, H]."""
         write_arrays(self._new("hidden", key, ".bin"), {"states": states}, advice=ADVICE)
 
     def measurement(self, key: str) -> Any:
-        """A JSON value that was measured; None where there is none, or a damaged one."""
+        """Load a measured JSON value; None if absent or damaged."""
         return read_sealed(self._path("measurements", key, ".json"))
 
     def save_measurement(self, key: str, value: object) -> None:
-        """Keep a JSON value that was measured."""
+        """Store a measured JSON value."""
         write_sealed(self._new("measurements", key, ".json"), value, ADVICE)
 
     def journal_file(self, key: str) -> Path:
-        """Where the journal of an unfinished evaluation lies; its folder exists."""
+        """Path of the journal of an unfinished evaluation; creates its folder."""
         return self._new("unfinished", key, ".jsonl")
 
     def answers_file(self, artifact_digest: str) -> Path:
-        """Where everything that a model answered is kept; its folder exists."""
+        """Path of the file with all generated answers of a model; creates its folder."""
         return self._new("answers", artifact_digest, ".jsonl")
 
     def float_folder(self, model_digest: str) -> Path:
-        """Where the float export of a model lies or is to be made; the folder it lies in exists."""
+        """Path of the float export of a model, made or not; creates its parent folder."""
         return self._new("float", model_digest, "")
 
     def _new(self, kind: str, key: str, suffix: str) -> Path:
-        """The place of an entry; its folder is made, and what other code made of the same key is removed."""
+        """Path of an entry; creates its folder, and removes what other code made for the same key."""
         path = self._path(kind, key, suffix)
         with writable(path, ADVICE):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@
     with Q3EdgeLM("qwen3-int4") as model:
         results = lm_eval.simple_evaluate(model=model, tasks=["gsm8k"], limit=100)
 
-Nothing else in q3edge imports this module, so only who uses it needs the harness: pip install 'q3edge[eval]'.
+Nothing else in q3edge imports this module, so only its users need the harness: pip install 'q3edge[eval]'.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ try:
 except ImportError:
     raise ResourceError("this needs the package lm-eval: pip install 'q3edge[eval]'") from None
 
-MAX_NEW_TOKENS = 256  # where a task does not say, as the harness's own models have it
+MAX_NEW_TOKENS = 256  # where a task sets none; the default of the harness's own models
 _CHUNK = 128  # tokens whose logits [_CHUNK, V] are in memory at once
 _KNOWN_ARGUMENTS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "seed"}
 
 
 class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
-    """One artifact folder. Requests are answered one after the other; what two share at their start is computed once.
+    """Model of one artifact folder. Requests are answered one after the other; the tokens that one shares with the
+    start of the one before are computed once.
 
-    thinking: whether chat templates ask the model to think first, None as they do by default; of what it generates only
-    the text behind the thinking counts. InputError: the folder is unfit.
+    thinking: whether chat templates ask the model to think first (None: their default); with True, only the text after
+    the thinking counts as generated. InputError: the folder is unfit.
     """
 
     def __init__(
@@ -62,21 +63,21 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
     @property
     def eot_token_id(self) -> int:
-        """What ends a text; it also stands before one that has no context."""
+        """Id of the end-of-text token; it also stands before a text without context."""
         return self.model.decoder.config.eos_token_ids[0]
 
     @property
     def max_length(self) -> int:
-        """The model's context in tokens."""
+        """Context of the model in tokens."""
         return self.model.decoder.config.max_position_embeddings
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells this artifact's prompts from others' in the harness's cache of requests."""
+        """Name that tells this artifact's prompts from others' in the harness's cache of requests."""
         return f"q3edge-{artifact_digest(self.model.folder)[:16]}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The folder's template. InputError: it has none. UsageError: asked for one by name."""
+        """Chat template of the folder; None for False. InputError: it has none. UsageError: asked for one by name."""
         if chat_template is False:
             return None
         if isinstance(chat_template, str):
@@ -86,7 +87,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return self.model.template.template
 
     def apply_chat_template(self, chat_history: list[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as text; without a generation prompt its last message is an answer that is yet to end."""
+        """Render a conversation; without a generation prompt its last message is an answer that is yet to end."""
         self.chat_template(True)
         assert self.model.template is not None
         if add_generation_prompt:
@@ -95,12 +96,12 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return self.model.template.render(earlier, thinking=self._thinking) + content_text(last)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_ignored: Any) -> list[int]:
-        """Token ids in which control tokens that are spelled out count as such: prompts come with the template's."""
+        """Encode to token ids; control tokens that are spelled out count as such: prompts come with the template's."""
         ids = self.model.tokenizer.encode_markup(string)
         return ids[self._added :] if add_special_tokens is False else ids
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """ln probability of each whole text, in windows of the model's context."""
+        """Natural log probability of each whole text, in windows of the model's context."""
         found = []
         with progress.task("texts", len(requests)) as advance:
             for request in requests:
@@ -115,7 +116,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes behind each context, up to one of the task's stop sequences.
+        """Generate a continuation of each context, up to one of the task's stop sequences.
 
         UsageError: a generation argument that q3edge does not have.
         """
@@ -132,7 +133,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_ignored: Any
     ) -> list[tuple[float, bool]]:
-        """(ln probability, whether greedy decoding would give it) of each continuation behind its context."""
+        """(Natural log probability, whether greedy decoding would give it) of each continuation after its context."""
         found = []
         with progress.task("continuations", len(requests)) as advance:
             for texts, context, continuation in requests:
@@ -143,7 +144,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return found
 
     def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
-        """Of a context that is too long the beginning is left out, as the harness's other models do."""
+        """Score a continuation; a context that is too long loses its beginning, as with the harness's other models."""
         if len(continuation) > self.max_length:
             raise UsageError(f"a continuation of {len(continuation)} tokens exceeds the context of {self.max_length}")
         ids = [*context, *continuation][-(self.max_length + 1) :]
@@ -161,9 +162,9 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     def _logits_of_last(self, ids: Sequence[int], count: int) -> Iterator[NDArray[np.float32]]:
         """Logits float32 [<= _CHUNK, V] after each of the last `count` of `ids`."""
         start = len(ids) - count
-        held = self._cache.resume(ids, start)
-        if held < start:
-            prefill(self._cache, ids[held:start])
+        cached = self._cache.resume(ids, start)
+        if cached < start:
+            prefill(self._cache, ids[cached:start])
         for first in range(start, len(ids), _CHUNK):
             part = list(ids[first : first + _CHUNK])
             yield self._cache.extend(part, keep=len(part))
@@ -184,7 +185,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return answer[: min((answer.index(stop) for stop in until if stop in answer), default=None)]
 
     def _settings(self, arguments: Mapping[str, Any]) -> tuple[GenerationSettings, list[str]]:
-        """Greedy unless the task asks to sample; and where to stop."""
+        """Generation settings, greedy unless the task asks to sample; and the stop sequences."""
         if unknown := sorted(set(arguments) - _KNOWN_ARGUMENTS):
             raise UsageError(
                 f"generation argument {unknown[0]}: expected some of {', '.join(sorted(_KNOWN_ARGUMENTS))}"

@@ -1,4 +1,4 @@
-"""Frozen dataclasses back from the JSON that `dataclasses.asdict` made of them; anything else is refused."""
+"""Frozen dataclasses from the JSON that `dataclasses.asdict` made of them; anything else is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 def from_plain(kind: type[Value], raw: object, where: str = "") -> Value:
-    """A dataclass of type `kind` from JSON values: every field there, none besides, each of its declared type.
+    """Build a dataclass of type `kind` from JSON values: every field there, no other, each of its declared type.
 
     TypeError: names the place (`where.field`) that differs and what was expected there.
     """

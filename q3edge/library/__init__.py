@@ -1,5 +1,5 @@
-"""The public functions: what `import q3edge` offers and what the commands call.
+"""The public functions, offered by `import q3edge` and called by the commands.
 
-Nothing heavy is imported before a call. arguments: what each argument may be; requests: arguments -> what the pipelines
-take; making, judging, reporting, loading: the functions.
+Nothing heavy is imported before a call. arguments: type and range of each argument; requests: arguments -> options of
+the pipelines; making, judging, reporting, loading: the functions.
 """

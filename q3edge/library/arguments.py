@@ -1,4 +1,4 @@
-"""What each argument of a public function may be, once for the functions and for the command's flags."""
+"""Type and range of each argument of the public functions, shared by functions and command-line flags."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _EXTRA_OF = {"torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize"}  # 
 
 
 class Kind(Protocol):
-    """What an argument may be."""
+    """Type and range of an argument."""
 
     def check(self, name: str, value: object) -> None:
-        """TypeError that says what to pass; UsageError: the right type, but a value out of range."""
+        """Raise TypeError that says what to pass, or UsageError for a value of the right type out of range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Instance:
     types: tuple[type, ...]
 
     def check(self, name: str, value: object) -> None:
-        """See `Kind`."""
+        """Raise TypeError unless `value` is of one of the types."""
         if not isinstance(value, self.types):
             raise wrong_type(name, value, self.expected)
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number from `low` to `high`, both allowed (None: no bound); `whole`: an int."""
+    """A number from `low` to `high`, both included (None: no bound); `whole`: an int."""
 
     low: float | None = None
     high: float | None = None
@@ -59,7 +59,7 @@ class Number:
         return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
 
     def check(self, name: str, value: object) -> None:
-        """See `Kind`."""
+        """Raise TypeError unless `value` is such a number, UsageError if it is out of range."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             raise wrong_type(name, value, "a whole number (int)" if self.whole else "a number (int or float)")
         low = self.low is None or (value > self.low if self.above else value >= self.low)
@@ -69,12 +69,12 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of some names."""
+    """One of the given names."""
 
     names: tuple[str, ...]
 
     def check(self, name: str, value: object) -> None:
-        """See `Kind`."""
+        """Raise TypeError unless `value` is a str, UsageError if it is none of the names."""
         if not isinstance(value, str):
             raise wrong_type(name, value, f"one of {', '.join(map(repr, self.names))}")
         if value not in self.names:
@@ -83,12 +83,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """One of a kind, or a list or tuple of it."""
+    """A value of one kind, or a list or tuple of such values."""
 
     kind: Instance | Number
 
     def check(self, name: str, value: object) -> None:
-        """See `Kind`."""
+        """Raise the error of the first element that is not of the kind."""
         if not isinstance(value, list | tuple):
             self.kind.check(name, value)
             return
@@ -98,10 +98,10 @@ class Several:
 
 @dataclass(frozen=True, slots=True)
 class RecipeLike:
-    """A recipe, or what names one."""
+    """A recipe, the name of a format, or the path of a recipe file."""
 
     def check(self, name: str, value: object) -> None:
-        """See `Kind`."""
+        """Raise TypeError unless `value` is a Recipe, a str or a path."""
         from q3edge.quantization.recipe import Recipe
 
         if not isinstance(value, str | PathLike | Recipe):
@@ -136,15 +136,15 @@ ARGUMENTS: Mapping[str, Kind] = {
 
 
 def wrong_type(name: str, value: object, expected: str) -> TypeError:
-    """The error for a value of the wrong type."""
+    """Make the error for a value of the wrong type."""
     return TypeError(f"{name}: expected {expected}, not {type(value).__name__}")
 
 
 def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Decorate a public function: check its arguments, then run it with `progress` shown where it was asked for.
+    """Decorate a public function: check its arguments, then run it, with progress shown if `progress` asks for it.
 
-    kinds: of arguments whose name alone does not tell (ARGUMENTS). An argument whose default is None may be None.
-    The function raises ResourceError where a package of an optional extra is not installed.
+    kinds: of arguments that differ from ARGUMENTS. An argument whose default is None may be None. The decorated
+    function raises ResourceError if a package of an optional extra is not installed.
     """
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -173,7 +173,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
 
 
 def _shown(progress: object) -> AbstractContextManager[None]:
-    """Progress as it was asked for. False changes nothing: whoever listens already goes on."""
+    """Context in which progress is shown as asked for; False keeps the present listener."""
     if progress is False:
         return nullcontext()
     if progress is True:

@@ -72,8 +72,8 @@ def evaluate(
     """Compare the ONNX model in `folder` with `reference`, a float checkpoint or another ONNX model, area by area.
 
     suites: files of questions or text (none: built in); limit: of each at most so many questions and windows of text.
-    generate: both also answer in their own words, in up to so many tokens. The scorecard's `checks` say whether the
-    model looks broken. Raises UsageError, InputError, ResourceError, and ValidationError where nothing can be judged.
+    generate: both also generate answers, of up to so many tokens. The scorecard's `checks` say whether the model looks
+    broken. Raises UsageError, InputError, ResourceError, and ValidationError if no item had finite logits.
     """
     from q3edge.pipeline.measure.measurement import evaluate_with
 
@@ -101,7 +101,7 @@ def check(
     """Tell whether the ONNX model in `folder` is accurate enough; `failures` of the result is empty where it is.
 
     The numbers come from an evaluation against `reference`, or from the JSON file `scorecard`, else from what `build`
-    measured. max_kl is in nats, min_recovery in percent. Raises UsageError where a number is not known, InputError.
+    measured. max_kl is in nats, min_recovery in percent. Raises UsageError if a number was not measured, InputError.
     """
     from q3edge.pipeline.measure.gate import check_artifact
     from q3edge.report.gates import Gates

@@ -18,9 +18,9 @@ def load(
 ) -> Model:
     """Open the ONNX model in the folder `path_or_id`, or with that id on the hub; a context manager.
 
-    Needs no torch. threads: of onnxruntime (None: the physical cores at hand). speculate: guess that answers repeat
-    what stands before them; draft: a folder with a smaller model that guesses instead. Either makes answers faster,
-    not others. Raises InputError where a file is missing or unfit.
+    Needs no torch. threads: of onnxruntime (None: the physical cores at hand). speculate: take draft tokens from
+    repetitions in the text so far; draft: folder of a smaller model that proposes them instead. Either makes answers
+    faster, and does not change them. Raises InputError if a file is missing or unfit.
     """
     from q3edge.checkpoint.hub import resolve_artifact
     from q3edge.runtime.model import Model

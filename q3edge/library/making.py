@@ -54,7 +54,7 @@ def quantize(
     The layout is that of compressed-tensors. recipe: a Recipe, the name of a format (default: int4) or the path of a
     TOML file. calibration: files or folders of text (none: built in), of which `samples` rows of `seq_len` tokens are
     taken. target_size: bytes of the exported model, or "350MB"; target_bpw: the same in bits per weight; either chooses
-    the formats itself.
+    the formats itself. reconstruct: train each layer; tune: train scales and norms of the whole model.
     Returns the manifest that was written. Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     from q3edge.pipeline.quantize.quantize import quantize_checkpoint
@@ -83,7 +83,7 @@ def export(
 ) -> Manifest:
     """Export what `quantize` wrote, or with `as_float` a float checkpoint, as an ONNX model in the folder `output`.
 
-    The model is not run here; `validate` tells how good it is. Returns the manifest that was written.
+    The model is not run here; `validate` measures its accuracy. Returns the manifest that was written.
     Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     from q3edge.pipeline.export import export_artifact
@@ -149,7 +149,7 @@ def build(
 
 @public()
 def demo(output: PathLike = DEMO_FOLDER, *, progress: bool | Listener = False) -> DemoResult:
-    """Build the small embedded model as float, int8, int4 and int2 below the folder `output`, and judge each.
+    """Build the small embedded model as float, int8, int4 and int2 below the folder `output`, and evaluate each.
 
     Models of an earlier demo there are replaced. Needs no network.
     """

@@ -1,4 +1,4 @@
-"""Public functions that compare several models and tell which to ship: sweep, make_report."""
+"""Public functions that compare several models and recommend one: sweep, make_report."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sweep(
     """Build `model` in many `formats` below the folder `output`, measure each as `evaluate` does, and write a report.
 
     formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
-    weight. The same call goes on where it was stopped. A format that fails is listed in the report with its reason.
+    weight. A stopped sweep is continued by the same call. A format that fails is listed in the report with its reason.
     Raises UsageError, InputError, ResourceError.
     """
     from q3edge.pipeline.sweep.sweep import run_sweep
@@ -83,9 +83,9 @@ def make_report(
     threads: int | None = None,
     progress: bool | Listener = False,
 ) -> Report:
-    """Compare the ONNX models in `folders` and recommend one; also written to the files that have a name.
+    """Compare the ONNX models in `folders` and recommend one; the report is also written to the files given.
 
-    What was not measured before is: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed.
+    Missing measurements are made: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed.
     page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises UsageError, InputError,
     ResourceError.
     """

@@ -1,4 +1,4 @@
-"""Arguments of the public functions -> what the pipelines take, with every check on how they go together."""
+"""Arguments of the public functions -> options of the pipelines, with every check on their combinations."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _FIXED = "--recipe decides the formats: leave out --format, --group-size and --s
 
 
 def paths(given: PathLikes) -> tuple[Path, ...]:
-    """One path, or several."""
+    """Make a tuple of one path or several."""
     return (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, given))
 
 
 def words(given: str | Sequence[str]) -> tuple[str, ...]:
-    """One text, or several."""
+    """Make a tuple of one str or several."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 def named_recipe(format_name: str | None, recipe_file: Path | None) -> str | Path | None:
-    """What --format or --recipe says; UsageError where both do."""
+    """Choose the value of --format or --recipe; UsageError if both are given."""
     if format_name is not None and recipe_file is not None:
         raise UsageError(_FIXED)
     return format_name if recipe_file is None else recipe_file
@@ -49,7 +49,7 @@ def recipe_for(
     method: Method | None,
     kv_cache: CacheType | None,
 ) -> Recipe:
-    """The recipe asked for; a str without a suffix names a format. UsageError: options that a file decides."""
+    """Make the recipe asked for; a str without a suffix names a format. UsageError: options that a file decides."""
     from q3edge.quantization.recipe import Recipe
 
     if recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
@@ -62,7 +62,7 @@ def recipe_for(
 
 
 def refuse_for_float(**given: object) -> None:
-    """UsageError where an option is given (neither None, False nor empty) that only quantized weights have."""
+    """Raise UsageError if an option for quantized weights is given (is not None, False or empty)."""
     if any(value not in (None, False, ()) for value in given.values()):
         raise UsageError(
             f"--format {FLOAT} is not quantized: leave out --group-size, --symmetric, --method, --kv, --calibration, "
@@ -71,7 +71,7 @@ def refuse_for_float(**given: object) -> None:
 
 
 def budget_for(target_size: str | int | None, target_bpw: float | None, *fixed: object) -> Budget | None:
-    """The budget asked for. UsageError: both targets, or one beside options that fix the formats (those not None)."""
+    """Make the budget asked for. UsageError: both targets, or one beside options that fix the formats (not None)."""
     from q3edge.pipeline.quantize.calibrate import Budget
 
     if target_size is None and target_bpw is None:
@@ -96,7 +96,7 @@ def calibration_for(
     restart: bool = False,
     budget: Budget | None = None,
 ) -> CalibrationOptions:
-    """The calibration asked for."""
+    """Make the calibration options asked for."""
     from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 
     return CalibrationOptions(
@@ -106,7 +106,7 @@ def calibration_for(
 
 
 def parse_size(size: str | int) -> int:
-    """Bytes of 350MB, 1.2GB or 90000000; units are decimal unless written with an i (MiB)."""
+    """Parse a size in bytes: 350MB, 1.2GB or 90000000; units are decimal unless written with an i (MiB)."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?)b?|b)?\s*", str(size), re.IGNORECASE)
     if found is None:
         raise UsageError(f"--target-size {size!r}: expected a size such as 350MB or 1.2GB")
@@ -127,7 +127,7 @@ def measuring_for(
     *,
     speed: bool = False,
 ) -> MeasurementOptions:
-    """What is measured, and how. InputError: a suite is broken. UsageError: allow_code without generate."""
+    """Make measurement options. InputError: a suite is broken. UsageError: allow_code without generate."""
     from q3edge.pipeline.measure.measurement import MeasurementOptions
 
     return MeasurementOptions(

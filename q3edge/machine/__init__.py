@@ -1,1 +1,1 @@
-"""What this machine is and can do: CPU, memory, speed, installed packages."""
+"""Facts of this machine: CPU, memory, speed, installed packages."""

@@ -1,4 +1,4 @@
-"""What this CPU is: its name and instruction sets, how many threads serve it best, which products are exact or fast."""
+"""Facts of this CPU: name, instruction sets, best number of threads, exact and fast products."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TELLING = (
 
 
 def default_threads() -> int:
-    """Physical cores in this process's CPU affinity, at most the container's CPU quota; at least 1.
+    """Number of physical cores in this process's CPU affinity, at most the container's CPU quota; at least 1.
 
     Two threads of one core share its vector units, so more threads make matrix products slower, not faster.
     Where the system tells neither (not Linux), the number of logical CPUs.
@@ -40,38 +40,38 @@ def default_threads() -> int:
 
 
 def cpu_name() -> str:
-    """The CPU's name and how many cores of it this process may use; "unknown" where the system does not tell."""
+    """Name of the CPU and number of cores that this process may use; "unknown" where the system does not tell."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = (value for key, value in _entries() if key == "model name")
     return f"{next(names, platform.processor() or 'unknown')} ({cores} cores)"
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those of this CPU that decide how fast and how exact matrix products are, by Linux's names for them."""
+    """Instruction sets of this CPU that decide how fast and how exact matrix products are, by Linux's names."""
     return tuple(name for name in _TELLING if name in _flags())
 
 
 def int8_products_saturate() -> bool:
-    """Whether pairs of uint8 x int8 products may overflow 16 bits: x86-64 without VNNI, or where no file tells.
+    """Tell whether pairs of uint8 x int8 products may overflow 16 bits: x86-64 without VNNI, or where no file tells.
 
-    onnxruntime's documentation of quantization, section on data types: such CPUs need the slower exact kernels.
+    Such CPUs need the slower exact kernels (onnxruntime's documentation of quantization, section on data types).
     """
     return platform.machine().lower() in ("x86_64", "amd64") and not _VNNI & _flags()
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, Arm's BF16); elsewhere it is slow."""
+    """Tell whether the CPU multiplies bfloat16 matrices in hardware (AVX512-BF16, AMX, Arm's BF16); else it is slow."""
     return bool(_BFLOAT16 & _flags())
 
 
 def _flags() -> frozenset[str]:
-    """Of the first CPU; empty where no file tells."""
+    """Flags of the first CPU; empty where no file tells."""
     lists = (value for key, value in _entries() if key in ("flags", "Features"))  # x86, Arm
     return frozenset(next(lists, "").split())
 
 
 def _entries() -> tuple[tuple[str, str], ...]:
-    """Key and value of every line of /proc/cpuinfo; none where it cannot be read."""
+    """Keys and values of the lines of /proc/cpuinfo; empty where it cannot be read."""
     return _read_entries(_CPU_INFO)
 
 

@@ -1,4 +1,4 @@
-"""How much memory this process may have, and had."""
+"""Memory of this process: available and peak."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may come to hold in all; None where the system does not tell (not Linux).
+    """Bytes that this process may hold in all, present ones included; None where unknown (not Linux).
 
-    What the container's limit leaves counts where that is less than what the machine has.
+    It is the smaller of what the container's limit and what the machine leave.
     """
     try:
         held = int((_PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -28,9 +28,9 @@ def available_memory() -> int | None:
 
 
 def peak_memory() -> int:
-    """The most bytes that this program has held in memory.
+    """Peak bytes that this program has held in memory.
 
-    On Linux VmHWM: ru_maxrss survives exec, and so begins at what the process that started this one had held.
+    On Linux it is VmHWM: ru_maxrss survives exec, and so starts at the peak of the parent process.
     """
     with suppress(OSError, ValueError):
         return 1024 * _entry(_PROC / "self/status", "VmHWM:")
@@ -40,7 +40,7 @@ def peak_memory() -> int:
 
 
 def _entry(path: Path, key: str) -> int:
-    """The number behind `key` in a file of lines "key number ..."; ValueError where there is none."""
+    """Read the number after `key` in a file of lines "key number ..."; ValueError if there is none."""
     for line in path.read_text().splitlines():
         name, *values = line.split() or ("",)
         if name == key:

@@ -1,4 +1,4 @@
-"""How fast this machine is: memory bandwidth and speed of matrix products, measured."""
+"""Measured speed of this machine: memory bandwidth and matrix products."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PROBE_WIDTH = 1024  # of the matrices: 2 GFLOP, tens of milliseconds
 
 
 def read_bandwidth(threads: int = 1) -> float:
-    """Bytes per second that `threads` threads together read from memory: the best of some passes over 128 MiB."""
+    """Measure bytes per second that `threads` threads read from memory: the best of 5 passes over 128 MiB."""
     parts = np.array_split(np.ones(_PROBE_BYTES // 8, np.int64), threads)
     with ThreadPoolExecutor(threads) as pool:  # numpy's sum runs without the interpreter's lock
         return _PROBE_BYTES / _best_seconds(lambda: list(pool.map(np.sum, parts)))
 
 
 def matrix_speed() -> float:
-    """Floating-point operations per second of float32 matrix products on all cores: the best of some 1024 wide."""
+    """Measure operations per second of float32 matrix products on all cores: the best of 5, 1024 x 1024."""
     matrix = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), np.float32)
     return 2 * _PROBE_WIDTH**3 / _best_seconds(lambda: matrix @ matrix)
 

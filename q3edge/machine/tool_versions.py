@@ -1,4 +1,4 @@
-"""Which versions of other packages are installed. A module of its own: importlib.metadata takes long to import."""
+"""Versions of installed packages. A module of its own, because importlib.metadata is slow to import."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The verbs as functions: each joins the packages that do the work and writes one folder."""
+"""Pipelines: one function per command, which joins the packages that do the work and writes one folder."""

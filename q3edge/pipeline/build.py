@@ -28,7 +28,7 @@ ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What `build_artifact` made: the manifest in the folder and the full validation report."""
+    """Result of a build: the manifest in the folder and the full validation report."""
 
     manifest: Manifest
     report: ValidationReport
@@ -49,8 +49,8 @@ def build_artifact(
 ) -> BuildResult:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
-    Judged on `texts` (none: built in), or on what `windows` chooses given the artifact and the checkpoint.
-    ValidationError: a check failed; then `output` is as it was.
+    It is validated on `texts` (none: built in), or on the windows that `windows` chooses, given the artifact and the
+    checkpoint. ValidationError: a check failed; then `output` is as it was.
     """
     with (
         open_float_model(model) as checkpoint,
@@ -58,7 +58,7 @@ def build_artifact(
     ):
         check_exportable(checkpoint.config)
         require_tokenizer(checkpoint.folder)
-        with _quantized(checkpoint, recipe, calibration, output) as source:
+        with _quantize_into(checkpoint, recipe, calibration, output) as source:
             write_artifact(source, staging)
             check_export(staging, source)
         chosen = (
@@ -72,13 +72,13 @@ def build_artifact(
 
 
 @contextmanager
-def _quantized(
+def _quantize_into(
     checkpoint: Checkpoint,
     recipe: Recipe | None,
     calibration: CalibrationOptions | None,
     output: Path,
 ) -> Iterator[ModelFolder]:
-    """The checkpoint quantized into a temporary folder on the output's disk, or as it is where `recipe` is None."""
+    """Quantize the checkpoint into a temporary folder on the output's disk; unchanged if `recipe` is None."""
     if recipe is None:
         yield checkpoint
         return

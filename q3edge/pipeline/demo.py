@@ -1,7 +1,7 @@
-"""The whole flow on the embedded model: build float, int8, int4 and int2, judge each on held-out questions.
+"""The whole flow on the embedded model: build float, int8, int4 and int2, evaluate each on held-out questions.
 
-int4 and int2 are calibrated on dialogues like those the model learned from. int2 is no format to ship: it shows in one
-row what too few bits do.
+int4 and int2 are calibrated on dialogues like those the model was trained on. int2 is no format to ship: it shows the
+damage of too few bits.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class DemoRow:
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """All rows, float first."""
+    """Result of the demo: all rows, float first."""
 
     rows: tuple[DemoRow, ...]
     questions: int
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
+        """JSON object of plain values."""
         return asdict(self)
 
 
 def run_demo(output: Path) -> DemoResult:
-    """Build and judge every format below `output`; models of an earlier demo there are replaced."""
+    """Build and evaluate every format below `output`; models of an earlier demo there are replaced."""
     start = time.perf_counter()
     with as_file(files("q3edge.data") / "demo_model") as model:
         questions = read_questions(model / "questions.jsonl")
@@ -70,12 +70,12 @@ def run_demo(output: Path) -> DemoResult:
         for name, recipe in _variants().items():
             progress.note(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
             calibration = None if recipe is None or name == "int8" else _calibration(model)
-            rows.append(_judge(model, output / name, name, recipe, calibration, questions))
+            rows.append(_build_and_evaluate(model, output / name, name, recipe, calibration, questions))
     return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
 
 
 def _variants() -> dict[str, Recipe | None]:
-    """Name -> recipe, float first; int2 is int4's recipe with two bits where that has four."""
+    """Name -> recipe, float first; int2 is the recipe of int4 with 2 bits in place of 4."""
     int4 = Recipe.for_format("int4")
     rules = (
         Rule(r.match, replace(r.scheme, bits=2) if r.scheme and r.scheme.bits == 4 else r.scheme) for r in int4.rules
@@ -87,7 +87,7 @@ def _calibration(model: Path) -> CalibrationOptions:
     return CalibrationOptions((model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES)
 
 
-def _judge(
+def _build_and_evaluate(
     model: Path,
     output: Path,
     name: str,
@@ -115,7 +115,7 @@ def _judge(
 
 
 def _transcript(model: Model, question: Question) -> Window:
-    """Question and right answer as one window of tokens, as the model saw such exchanges in training."""
+    """Window of tokens of a question and its right answer, in the form of the model's training data."""
     messages: list[Message] = [
         {"role": "user", "content": question.question},
         {"role": "assistant", "content": question.answer},

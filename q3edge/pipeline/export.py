@@ -43,7 +43,7 @@ def export_artifact(source: str, output: Path, *, as_float: bool = False, overwr
 
 
 def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
-    """Export into the existing empty `folder`: everything but the model card."""
+    """Export into the existing empty `folder`, all files but the model card."""
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
     export_decoder(source, folder, kv_scales=kv_scales)
     write_float_config(source.folder, folder, **_TRANSFORMERS_JS)

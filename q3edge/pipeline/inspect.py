@@ -1,7 +1,7 @@
-"""What a checkpoint is and what each format would cost, from headers alone; no torch, nothing written.
+"""Inspection of a checkpoint and the cost of each format, from headers alone; no torch, nothing written.
 
 Sizes are exact. RAM, speed and time are predictions: their constants were fitted on a 2-core AVX-512 machine, and
-speed and time scale with this machine's memory bandwidth. benchmarks/predictions.py compares them with what happens.
+speed and time scale with this machine's memory bandwidth. benchmarks/predictions.py compares them with measurements.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from q3edge.quantization.scheme import Scheme
 
 CONTEXT = 2048  # tokens of KV cache that the RAM column counts
 _RUNTIME_BYTES = 150e6  # Python, onnxruntime, tokenizer and activations
-_BANDWIDTH_SHARE = {True: 0.5, False: 0.77}  # what decoding reaches of one core's bandwidth x cores, by quantized
+_BANDWIDTH_SHARE = {True: 0.5, False: 0.77}  # that decoding reaches, of one core's bandwidth x cores; key: is quantized
 _FITTED_BANDWIDTH = 35e9  # bytes/s of the machine the seconds below were fitted on
 _START_SECONDS = 2.0
 _SECONDS_PER_WEIGHT = {"int4": 17e-9, "int4-fast": 17e-9, "int8": 9e-9, "int8-dynamic": 12e-9, FLOAT: 10e-9}
@@ -35,7 +35,7 @@ _SECONDS_PER_WEIGHT = {"int4": 17e-9, "int4-fast": 17e-9, "int8": 9e-9, "int8-dy
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One format: bytes on disk (exact) and in RAM, bits per weight, decode tokens/s, seconds to make it."""
+    """Predicted cost of a format: bytes on disk (exact) and in RAM, bits per weight, decode tokens/s, build seconds."""
 
     format: str
     disk_bytes: int
@@ -47,7 +47,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `q3edge inspect` shows. `not_possible`: format -> why it does not fit this model."""
+    """Result of `q3edge inspect`. `not_possible`: format -> why it does not fit this model."""
 
     model: str
     config: Qwen3Config
@@ -61,7 +61,7 @@ class Inspection:
     notices: tuple[Notice, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
+        """JSON object of plain values."""
         return asdict(self)
 
 

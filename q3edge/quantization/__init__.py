@@ -1,1 +1,1 @@
-"""What quantized weights are: schemes, scales, tensors of codes, their packing, and recipes. numpy only."""
+"""Quantized weights: schemes, scales, tensors of codes, their packing, and recipes. numpy only."""

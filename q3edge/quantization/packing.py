@@ -1,4 +1,4 @@
-"""Integer codes -> the bytes of onnxruntime's block-quantized operators. Owns the bit layout; pure numpy.
+"""Packing of integer codes into the bytes of onnxruntime's block-quantized operators; pure numpy.
 
 Layout: operator schemas of com.microsoft MatMulNBits and GatherBlockQuantized, which read the same bytes.
 """
@@ -11,7 +11,7 @@ from q3edge.quantization.tensor import QuantizedTensor, UInt8Array
 
 
 def pack_codes(codes: UInt8Array, bits: int) -> UInt8Array:
-    """uint8 [N, K] codes -> uint8 [N, ceil(K*bits/8)], the first code in the lowest bits of each byte.
+    """Pack uint8 [N, K] codes into uint8 [N, ceil(K*bits/8)], first code in the lowest bits of each byte.
 
     bits: 2, 4 or 8. A row that does not fill its last byte is padded with zero bits.
     """
@@ -29,11 +29,11 @@ def pack_codes(codes: UInt8Array, bits: int) -> UInt8Array:
 
 
 def pack_blocks(tensor: QuantizedTensor) -> UInt8Array:
-    """Input B of MatMulNBits: uint8 [N, K/G, G*bits/8]; as [N, K*bits/8] it is the data of GatherBlockQuantized."""
+    """Pack codes as B of MatMulNBits, uint8 [N, K/G, G*bits/8]; as [N, K*bits/8], data of GatherBlockQuantized."""
     groups = tensor.scales.shape[1]
     return pack_codes(tensor.codes, tensor.scheme.bits).reshape(tensor.shape[0], groups, -1)
 
 
 def pack_zero_points(zero_points: UInt8Array, bits: int) -> UInt8Array:
-    """uint8 [N, K/G] -> uint8 [N, ceil(K/G*bits/8)]: each row is padded to whole bytes."""
+    """Pack uint8 [N, K/G] into uint8 [N, ceil(K/G*bits/8)]; each row is padded to whole bytes."""
     return pack_codes(zero_points, bits)

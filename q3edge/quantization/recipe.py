@@ -1,4 +1,4 @@
-"""`Recipe`: which scheme each tensor gets. Owns the TOML format, the named formats and the rule lookup."""
+"""`Recipe`: the scheme of each tensor. Defines the TOML format, the named formats and the rule lookup."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert route
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float.
+    """Rule: tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float.
 
     fit: a width that the scheme's group size does not divide gets the largest smaller one that does.
     """
@@ -40,9 +40,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Ordered rules, the first that matches decides; what none matches stays float. `method` rounds the weights.
+    """Recipe of ordered rules: the first that matches a tensor decides; others stay float. `method` rounds the weights.
 
-    kv_cache: what keys and values are stored as while the model runs.
+    kv_cache: type of keys and values while the model runs.
     """
 
     rules: tuple[Rule, ...]
@@ -51,7 +51,7 @@ class Recipe:
 
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
-        """The recipe of a named format. Embedding and head are 8-bit, groups of at most 32, but in int4-fast."""
+        """Recipe of a named format. Embedding and head are 8-bit, in groups of at most 32, except in int4-fast."""
         if format_name not in FORMATS:
             raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
         size = DEFAULT_GROUP_SIZE[format_name] if group_size is None else group_size
@@ -107,7 +107,7 @@ class Recipe:
         return cls(rules, method, kv_cache)
 
     def scheme_for(self, tensor: str, width: int) -> Scheme | None:
-        """The scheme of a tensor by its full name and K; None keeps it float. UsageError: its groups do not fit."""
+        """Scheme of a tensor by its full name and K; None keeps it float. UsageError: its groups do not fit."""
         module = tensor.removesuffix(".weight")
         if any(fnmatchcase(module, pattern) for pattern in _NEVER_QUANTIZED):
             return None
@@ -122,12 +122,12 @@ class Recipe:
         return scheme
 
     def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
-        """Every tensor of the model -> its scheme. UsageError names a tensor the group size does not fit."""
+        """Resolve the scheme of every tensor, by name. UsageError names a tensor that the group size does not fit."""
         return {name: self.scheme_for(name, shape[-1]) for name, shape in tensor_shapes(config).items()}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
-        """What `to_json` wrote; a float artifact's has no rules."""
+        """Recipe from the JSON object that `to_json` wrote; that of a float artifact has no rules."""
         rules = (
             Rule(r["match"], Scheme(**r["scheme"]) if r["scheme"] else None, r.get("fit", False)) for r in raw["rules"]
         )
@@ -142,7 +142,7 @@ class Recipe:
         return {"method": self.method, "kv_cache": self.kv_cache, "rules": rules}
 
     def to_toml(self) -> str:
-        """The TOML that `load` reads back as this recipe."""
+        """TOML that `load` reads back as this recipe."""
         lines = [f'method = "{self.method}"', f'kv_cache = "{self.kv_cache}"']
         for rule in self.rules:
             settings = {"float": True} if rule.scheme is None else rule.scheme.to_json()
@@ -153,7 +153,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON: two recipes that do the same written the same have the same digest."""
+        """Digest, hex sha256 of the canonical JSON: recipes with the same rules in the same order have the same."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
-"""What a scale can be: any float16 where `Scheme.scales` is "float16", else an 8-bit multiple of a power of two.
+"""Storable scales: any float16 where `Scheme.scales` is "float16", else 8-bit multiples of a power of two.
 
-Each row then has a power of two of its own, so that an exporter needs 8 bits a group and 8 a row. Multiples are int8 in
+Each row then has its own power of two, so that an exporter stores 8 bits per group and 8 per row. Multiples are int8 in
 symmetric schemes, whose scales have either sign, and uint8 in asymmetric ones: float16 and bfloat16 hold them exactly.
 A second level of quantization, as in QLoRA (arXiv 2305.14314) and llama.cpp's K-quants. Pure numpy.
 """
@@ -19,10 +19,10 @@ _SMALLEST_FLOAT16, _LARGEST_FLOAT16 = np.float32(_FLOAT16.smallest_subnormal), n
 
 
 def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = False) -> NDArray[np.float32]:
-    """The nearest scales that can be stored, never 0; `up`: the nearest of at least the same size.
+    """Round scales to the nearest storable ones, never 0; `up`: the nearest of at least the same magnitude.
 
-    float32 [N, K/G] in and out. Rows are independent, and what can be stored already stays as it is. Of float16 scales
-    `up` changes nothing: rounding to nearest makes none smaller by more than 1/2048, which no 8-bit code notices.
+    float32 [N, K/G] in and out. Rows are independent, and storable scales stay as they are. For float16 scales `up`
+    changes nothing: rounding to nearest makes none smaller by more than 1/2048, too little to matter for 8-bit codes.
     """
     largest = _largest(scheme)
     if scheme.scales == "float16":
@@ -40,9 +40,9 @@ def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = F
 
 
 def split_scales(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.integer], NDArray[np.int8]]:
-    """Scales [N, K/G] of a scheme with int8 scales as multiples int8 or uint8 [N, K/G] and exponents int8 [N, 1].
+    """Split int8 scales [N, K/G] into multiples, int8 or uint8 [N, K/G], and exponents, int8 [N, 1].
 
-    multiples * 2.0**exponents are the scales again, exactly. ValueError: `storable_scales` never gives these.
+    multiples * 2.0**exponents equals the scales exactly. ValueError: scales that `storable_scales` never gives.
     """
     wide = scales.astype(np.float32)
     step = _row_steps(wide, scheme)
@@ -55,19 +55,19 @@ def split_scales(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[n
 
 
 def multiples_type(scheme: Scheme) -> np.dtype[np.integer]:
-    """Of `split_scales`."""
+    """Integer type of the multiples that `split_scales` returns: int8 if symmetric, else uint8."""
     return np.dtype(np.int8 if scheme.symmetric else np.uint8)
 
 
 def at_limits(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which of stored scales [N, K/G] are the smallest that their row can hold, and which the largest of all."""
+    """Masks of stored scales [N, K/G] that are the smallest that their row can hold, and the largest of all."""
     size = np.abs(scales.astype(np.float32))
     smallest = _SMALLEST_FLOAT16 if scheme.scales == "float16" else _row_steps(size, scheme)
     return size == smallest, size == _largest(scheme)
 
 
 def _bits(scheme: Scheme) -> int:
-    """Of a multiple, without its sign."""
+    """Bits of a multiple, without its sign."""
     return 7 if scheme.symmetric else 8
 
 
@@ -78,7 +78,7 @@ def _largest(scheme: Scheme) -> np.float32:
 
 
 def _row_steps(scales: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
-    """float32 [N, 1]: the smallest power of two of which no scale of the row is a larger multiple than fits."""
+    """Power of two of each row, float32 [N, 1]: the smallest for which every multiple fits."""
     bits = _bits(scheme)
     fraction, exponent = np.frexp(np.abs(scales).max(axis=1, keepdims=True))
     exponent = exponent - bits + (fraction > 1 - 2.0**-bits)

@@ -1,4 +1,4 @@
-"""`Scheme`: how the numbers of one weight matrix are stored. Owns validity and size; knows nothing of rounding."""
+"""`Scheme`: storage of the numbers of one weight matrix; checks validity and computes sizes."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class Scheme:
 
     @property
     def max_code(self) -> int:
-        """The largest stored code; codes are unsigned, 0..max_code."""
+        """Largest stored code; codes are unsigned, 0..max_code."""
         return (1 << self.bits) - 1
 
     @property
     def implicit_zero_point(self) -> int:
-        """The zero point of a symmetric scheme."""
+        """Zero point of a symmetric scheme: 2**(bits-1)."""
         return 1 << (self.bits - 1)
 
     def groups(self, in_features: int) -> int:
-        """Number of groups along K = `in_features`; the width must be a whole number of groups."""
+        """Number of groups along K = `in_features`; UsageError if the group size does not divide it."""
         if self.group_size is None:
             return 1
         if in_features % self.group_size:
@@ -73,7 +73,7 @@ class Scheme:
         return in_features // self.group_size
 
     def fitted(self, in_features: int) -> Scheme:
-        """With the largest group size up to this one that divides K = `in_features`; itself if none does."""
+        """Scheme with the largest group size up to this one that divides K = `in_features`; itself if none does."""
         if self.group_size is None:
             return self
         sizes = (size for size in GROUP_SIZES if size <= self.group_size and in_features % size == 0)
@@ -91,7 +91,7 @@ class Scheme:
         return out_features * (in_features * self.bits // 8 + self._scale_bits(in_features) // 8 + zero_points)
 
     def _scale_bits(self, in_features: int) -> int:
-        """Of the scales of one row."""
+        """Bits of the scales of one row."""
         return self.groups(in_features) * _SCALE_BITS[self.scales] + _ROW_BITS[self.scales]
 
     def label(self) -> str:
@@ -112,5 +112,5 @@ class Scheme:
 
     @property
     def _states_scales(self) -> bool:
-        """Whether scales are stored otherwise than by default."""
+        """Tell whether the scales are not stored by default (float16 with a group size)."""
         return self.scales == "float16" and self.group_size is not None

@@ -1,4 +1,4 @@
-"""`QuantizedTensor`: integer codes with their scales, unpacked. Packing into bytes is each exporter's business."""
+"""`QuantizedTensor`: integer codes with their scales, unpacked. Exporters pack them into bytes."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class QuantizedTensor:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, K)."""
+        """Shape (N, K)."""
         return self.codes.shape[0], self.codes.shape[1]
 
     def rows(self, part: slice) -> QuantizedTensor:
-        """A block of the rows, not copied."""
+        """Block of the rows, not copied."""
         zero_points = None if self.zero_points is None else self.zero_points[part]
         return QuantizedTensor(self.codes[part], self.scales[part], zero_points, self.scheme)
 
     @classmethod
     def concatenate(cls, blocks: Sequence[QuantizedTensor]) -> QuantizedTensor:
-        """Row blocks of one matrix (at least one, of one scheme) put together."""
+        """Concatenate row blocks of one matrix (at least one, of one scheme)."""
         zero_points = [block.zero_points for block in blocks if block.zero_points is not None]
         return cls(
             np.concatenate([block.codes for block in blocks]),
@@ -65,7 +65,7 @@ class QuantizedTensor:
         )
 
     def dequantize(self) -> Float32Array:
-        """float32 [N, K]: (code - zero_point) * scale, one float32 product each.
+        """Dequantize to float32 [N, K]: (code - zero_point) * scale, one float32 product each.
 
         This is the definition every runtime must reproduce bit for bit.
         """

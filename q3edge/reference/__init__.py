@@ -1,4 +1,4 @@
 """The float Qwen3 in torch, its weights streamed one decoder layer at a time.
 
-`rotary` and `layer` are pure functions of tensors; `model` walks the layers; calibration reuses all three.
+`rotary` and `layer` are pure functions of tensors; `model` runs layer after layer; calibration reuses all three.
 """

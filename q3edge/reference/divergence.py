@@ -1,8 +1,8 @@
 """KL divergence of rounded models to the float one, from hidden states. Memory is a few positions' logits.
 
-Apart from q3edge.evaluation.distance: calibration ranks many candidates against one target and needs the mean alone, so
-this is float32 and one product for all candidates. Evaluation reports single tokens and computes in float64; its
-formula here would change what calibration chooses, and with it the bytes of models.
+Separate from q3edge.evaluation.distance: calibration ranks many candidates against one target and needs only the mean,
+so this is float32 with one product for all candidates. Evaluation reports single tokens and computes in float64; its
+formula here would change the choices of calibration, and with them the bytes of models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOGITS_BYTES = 128 << 20
 def mean_kl(
     float_head: LogitsHead, target: torch.Tensor, head: LogitsHead, candidates: Sequence[torch.Tensor]
 ) -> list[float]:
-    """Mean KL(float || candidate) in nats of each candidate, over positions.
+    """Compute the mean KL(float || candidate) in nats over positions, for each candidate.
 
     target: hidden states float32 [T, H] of the float model after the final norm; candidates: the same of each model
     that is compared, all of which end in `head`.

@@ -1,6 +1,6 @@
-"""One decoder layer of Qwen3 in float32: its blocks in turn, each looked into wherever a matrix multiplies.
+"""One decoder layer of Qwen3 in float32: its blocks in turn, with the input of every input group observable.
 
-Equals transformers' `Qwen3DecoderLayer`. Where weights come from and which layer follows is `reference.model`'s.
+Equals transformers' `Qwen3DecoderLayer`. `q3edge.reference.model` reads the weights and runs all layers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def decoder_layer(
     *,
     watch: Watch | None = None,
 ) -> torch.Tensor:
-    """Hidden states [B, S, H] after the layer; `watch` is shown the input [B, S, K] of every group on the way."""
+    """Compute hidden states [B, S, H] after the layer; `watch` is called with every input group's input [B, S, K]."""
     for block in weights.layer.blocks:
         values = first_input(x, block, weights, config)
         for number, group in enumerate(block.groups):
@@ -42,25 +42,25 @@ def decoder_layer(
 
 
 def first_input(x: torch.Tensor, block: Block, weights: LayerWeights, config: Qwen3Config) -> torch.Tensor:
-    """Input of a block's first group: the normed hidden states [B, S, H]."""
+    """Compute the input of a block's first input group: the normed hidden states [B, S, H]."""
     return normalize(x, weights[block.norm], config)
 
 
 def next_input(
     values: torch.Tensor, block: Block, group: int, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> torch.Tensor:
-    """Input [B, S, K] of a block's group number `group`, 1 or more, from the input of the one before."""
+    """Compute the input [B, S, K] of a block's input group `group` (1 or more) from that of the group before."""
     return blocks.STEPS[block.kind][group - 1](values, weights, config, rotary)
 
 
 def block_output(x: torch.Tensor, values: torch.Tensor, block: Block, weights: LayerWeights) -> torch.Tensor:
-    """Hidden states [B, S, H] behind a block, from those before it and the input of its last group."""
+    """Compute the hidden states [B, S, H] after a block from those before it and its last input group's input."""
     (matrix,) = block.groups[-1].matrices
     return x + linear(values, weights[matrix])
 
 
 def check_computable(config: Qwen3Config) -> None:
-    """InputError: a layer has a kind of block that is not available yet."""
+    """Raise InputError if a layer has a kind of block that cannot be computed yet."""
     for layer in layers_of(config):
         for block in layer.blocks:
             if block.kind not in blocks.STEPS:

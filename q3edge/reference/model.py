@@ -1,7 +1,7 @@
 """The whole float model: embedding, every layer in turn over all sequences, final norm, logits in pieces.
 
-Memory is one layer, the hidden states and the activations of a few sequences, whatever the model's size. A table as
-large as the vocabulary is read in row blocks unless it is small.
+Memory is one layer, the hidden states and the activations of a few sequences, for any number of layers. Embedding and
+head are read in row blocks, except a small head.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def hidden_states(
     label: str = "float reference",
     watch: Watch | None = None,
 ) -> torch.Tensor:
-    """float32 [B, S, H] after the final norm, for token ids [B, S]; each weight is read once for all sequences.
+    """Compute hidden states float32 [B, S, H] after the final norm, for token ids [B, S]; each weight is read once.
 
-    lengths: how many tokens of each sequence are real, the rest being padding on the right, whose states mean nothing;
-    None: all. No padding is computed but what evens out the few sequences that go through a layer together, so those of
-    similar lengths should be neighbours. watch: shown the input of every group, for some sequences at a time.
+    lengths: number of real tokens of each sequence (None: all); the rest is padding on the right, whose states are
+    undefined. Padding is computed only within the few sequences that go through a layer together, so neighbours should
+    have similar lengths. watch: called with the input of every input group, for some sequences at a time.
 
     InputError: token ids outside the vocabulary, or experts.
     """
@@ -71,7 +71,7 @@ def _show(watch: Watch, weights: LayerWeights, rotary: RotaryTables, group: str,
 
 
 def _together(lengths: Sequence[int]) -> list[tuple[slice, int]]:
-    """Neighbours that go through a layer at once, and the longest of their lengths: at most _TOKENS_AT_ONCE tokens."""
+    """Split sequences into runs of at most _TOKENS_AT_ONCE tokens: (rows, longest length) of each."""
     made: list[tuple[slice, int]] = []
     start = longest = 0
     for stop, length in enumerate(lengths):
@@ -83,7 +83,7 @@ def _together(lengths: Sequence[int]) -> list[tuple[slice, int]]:
 
 
 def embed(source: WeightSource, token_ids: NDArray[np.int64]) -> torch.Tensor:
-    """Rows of the embedding, float32 [B, S, H], for token ids [B, S], reading only the row blocks that occur."""
+    """Look up token ids [B, S] in the embedding, float32 [B, S, H]; only row blocks that occur are read."""
     config = source.config
     if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < config.vocab_size:
         raise InputError(
@@ -101,7 +101,7 @@ def embed(source: WeightSource, token_ids: NDArray[np.int64]) -> torch.Tensor:
 
 
 class LogitsHead:
-    """The last matrix: hidden states [T, H] -> logits [T, V]. T is the caller's to keep small.
+    """Head of a model: hidden states [T, H] -> logits [T, V]; the caller keeps T small.
 
     A table of at most `max_table_bytes` is read once; a larger one in blocks on every call.
     """
@@ -115,7 +115,7 @@ class LogitsHead:
 
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 [T, V]."""
+        """Compute the logits float32 [T, V] of hidden states [T, H] (after the final norm)."""
         out = torch.empty(len(hidden), self._source.config.vocab_size)
         for rows, table in self._blocks():
             for part, logits in zip(torch.split(table, _PRODUCT_ROWS), torch.split(out[:, rows], _PRODUCT_ROWS, dim=1)):
@@ -124,14 +124,14 @@ class LogitsHead:
 
     @torch.no_grad()
     def gradient(self, logits_gradient: torch.Tensor) -> torch.Tensor:
-        """The gradient by the hidden states, float32 [T, H], from that by the logits [T, V]."""
+        """Compute the gradient by the hidden states, float32 [T, H], from that by the logits [T, V]."""
         out = torch.zeros(len(logits_gradient), self._source.config.hidden_size)
         for rows, table in self._blocks():
             out.addmm_(logits_gradient[:, rows], table)
         return out
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Blocks of the table's rows, and which they are; it is one block where it stays in memory."""
+        """Yield the head in row blocks, (rows, weights); one block where it stays in memory."""
         vocab = self._source.config.vocab_size
         if self._table is not None:
             yield slice(0, vocab), self._table

@@ -1,6 +1,6 @@
-"""Independent pieces of work on all cores: workers with a core or a few each, results in order.
+"""Independent work on all cores: workers with one or more threads each, results in order.
 
-Many small tensor operations scale badly over torch's own threads, which meet after each; whole blocks do not.
+Many small tensor operations scale badly over torch's own threads, which synchronize after each; whole blocks do not.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Result = TypeVar("Result")
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
 ) -> Iterator[Result]:
-    """function(item) for every item, in order; at most two results per worker wait, so memory stays bounded.
+    """Apply `function` to every item in parallel; yields results in order. At most two results per worker wait.
 
-    workers: None: one for each of torch's threads. They share these out evenly.
+    workers: None: one for each of torch's threads; these are divided evenly among the workers.
     """
     threads = torch.get_num_threads()
     workers = workers or threads

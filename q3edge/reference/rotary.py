@@ -1,4 +1,4 @@
-"""Rotary position embedding applied: cos/sin tables and the rotation. The frequencies are `architecture.rope`'s."""
+"""Rotary position embedding: cos/sin tables and the rotation. The frequencies are in `q3edge.architecture.rope`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from q3edge.architecture.config import Qwen3Config
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RotaryTables:
-    """cos and signed sin of positions 0..S-1, times YaRN's attention factor; both float32 [S, head_dim].
+    """Tables of cos and signed sin of positions 0..S-1, times YaRN's attention factor; both float32 [S, head_dim].
 
     Element i pairs with i + head_dim/2, as in transformers; sin is negated in the first half, so that a rotation is
     x * cos + (x with its halves swapped) * sin.
@@ -29,6 +29,6 @@ class RotaryTables:
         return cls(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn queries or keys [B, heads, S, head_dim], S not more than the tables have."""
+        """Rotate queries or keys [B, heads, S, head_dim], with S at most the tables' length."""
         cos, sin = (table[: x.shape[-2]] for table in (self.cos, self.sin))
         return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

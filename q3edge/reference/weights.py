@@ -16,7 +16,7 @@ from q3edge.reference.rotary import RotaryTables
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerWeights:
-    """float32 tensors of one layer by field; matrices are [out, in]."""
+    """Weights of one layer by field, float32; matrices are [out, in]."""
 
     layer: Layer
     tensors: Mapping[str, torch.Tensor]
@@ -32,7 +32,7 @@ class LayerWeights:
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:
-        """Those that belong to an input group, by field."""
+        """Matrices that belong to an input group, by field."""
         return {field: self.tensors[field] for field in self.layer.matrices}
 
     def replaced(self, changed: Mapping[str, torch.Tensor]) -> LayerWeights:
@@ -45,10 +45,10 @@ Step = Callable[[torch.Tensor, LayerWeights, Qwen3Config, RotaryTables], torch.T
 
 
 def read_tensor(source: WeightSource, name: str, rows: slice | None = None) -> torch.Tensor:
-    """float32 tensor `name`, or a range of its rows, as torch."""
+    """Read tensor `name`, or a range of its rows, as a float32 torch tensor."""
     return torch.from_numpy(source.read(name, rows))
 
 
 def normalize(x: torch.Tensor, weight: torch.Tensor, config: Qwen3Config) -> torch.Tensor:
-    """RMSNorm over the last dimension: x / RMS(x) * weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    return rms_norm(x.to(weight.dtype), weight.shape, weight, config.rms_norm_eps)  # autocast hands over bfloat16
+    """Apply RMSNorm over the last dimension: x / RMS(x) * weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    return rms_norm(x.to(weight.dtype), weight.shape, weight, config.rms_norm_eps)  # autocast gives bfloat16

@@ -1,1 +1,1 @@
-"""Results as people keep them: the model card of an artifact."""
+"""Results for people: model cards of artifacts, and reports as an HTML page, JSON and Markdown."""

@@ -1,4 +1,4 @@
-"""`Report`: everything a report says, as plain values. The page, the JSON and the Markdown are made from it alone."""
+"""`Report`: the content of a report as plain values. The page, the JSON and the Markdown are made from it alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VariantKind = Literal["artifact", "baseline"]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure over repeats: median, smallest, largest."""
+    """Spread of a figure over repeats: median, smallest, largest."""
 
     median: float
     low: float
@@ -27,16 +27,16 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Over these values, at least one."""
+        """Spread of these values, at least one."""
         return cls(float(statistics.median(values)), float(min(values)), float(max(values)))
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured in `repeats` fresh processes: `prompt` tokens at once, then `new` tokens behind `depth` of context.
+    """Speed in `repeats` fresh processes: `prompt` tokens at once, then `new` tokens with `depth` of context.
 
     Rates in tokens/s; peak_bytes: resident memory of the process. products_only: only the matrix products of a token
-    were timed, so the rate is one that the whole model stays below; then there is no prefill and no peak.
+    were timed, so the rate is an upper bound for the whole model; then there is no prefill and no peak.
     """
 
     tokens_per_second: Spread
@@ -66,7 +66,7 @@ class TensorFact:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One quantized form of the reference: an ONNX artifact, or a baseline that others make.
+    """One quantized form of the reference: an ONNX artifact, or a baseline of another library.
 
     formats: the schemes of its matrices in words. validation: what `build` measured, on its own text.
     missing: what was not measured, and why, each a sentence.
@@ -88,7 +88,7 @@ class Variant:
     missing: tuple[str, ...] = ()
 
     def comparison(self, kl: KLName) -> Comparison | None:
-        """Token by token against the reference, over what the KL of that name is measured on."""
+        """Comparison with the reference, token by token, over what the KL of that name is measured on."""
         if kl == "text_kl":
             return self.validation
         return self.scorecard.overall if self.scorecard else None
@@ -114,7 +114,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFacts:
-    """The float model: stored_bytes of its checkpoint, number of weights, the types it is stored in."""
+    """Facts of the float model: stored_bytes of its checkpoint, number of weights, numbers by dtype."""
 
     name: str
     digest: str
@@ -125,7 +125,7 @@ class ReferenceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Variants of one reference (None: not given), as tables list them; machine: what it was measured on."""
+    """Report of variants of one reference (None: not given), as tables list them; machine: what it was measured on."""
 
     reference: ReferenceFacts | None
     variants: tuple[Variant, ...]
@@ -141,7 +141,7 @@ class Report:
 
     @property
     def kl(self) -> KLName:
-        """Which KL the variants are compared and gated by: `compared_kl` of them all."""
+        """Name of the KL that the variants are compared and gated by: `compared_kl` of them all."""
         return compared_kl(self.variants)
 
     def mean_kl(self, variant: Variant) -> Estimate | None:
@@ -149,17 +149,17 @@ class Report:
         return variant.mean_kl(self.kl)
 
     def comparison(self, variant: Variant) -> Comparison | None:
-        """The variant token by token, over what the report's KL is measured on."""
+        """Comparison of the variant, token by token, over what the report's KL is measured on."""
         return variant.comparison(self.kl)
 
     def front(self) -> tuple[str, ...]:
-        """Names of the variants that no other beats in both size and mean KL, smallest first."""
+        """Names of the variants on the Pareto front of size and mean KL, smallest first."""
         points = {v.name: (v.model_bytes, found.value) for v in self.variants if (found := self.mean_kl(v))}
         names = list(points)
         return tuple(names[i] for i in pareto_front(list(points.values())))
 
     def to_json(self) -> dict[str, Any]:
-        """Every number that the page shows, unrounded, with what follows from them: share, KLs by name, front."""
+        """JSON object of every number that the page shows, unrounded, with the shares, KLs by name and front."""
         raw = asdict(self)
         for entry, variant in zip(raw["variants"], self.variants):
             entry["share_of_reference"] = self.share(variant)
@@ -168,5 +168,5 @@ class Report:
 
 
 def compared_kl(variants: Sequence[Variant]) -> KLName:
-    """suite_kl where any variant was evaluated, else text_kl: the two are never compared with each other."""
+    """Name of the KL to compare by: suite_kl where any variant was evaluated, else text_kl; the two are never mixed."""
     return "suite_kl" if any(variant.mean_kl("suite_kl") for variant in variants) else "text_kl"

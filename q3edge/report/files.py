@@ -14,7 +14,7 @@ from q3edge.storage.whole_files import write_whole
 def write_report(
     report: Report, *, page: Path | None = None, json_file: Path | None = None, markdown: Path | None = None
 ) -> None:
-    """Write what has a path; what stood there is replaced. ResourceError: it cannot be written."""
+    """Write each form that has a path, replacing a file there. ResourceError: it cannot be written."""
     if page is not None:
         write_whole(page, render_page(report))
     if json_file is not None:

@@ -1,4 +1,4 @@
-"""`Gates`: how accurate a model has to be, and whether one is."""
+"""`Gates`: limits of accuracy, and the checks of a model against them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from q3edge.evaluation.validation.results import CheckResult
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """min_recovery in percent, held against the lower end of the interval; max_kl in nats, against the mean itself.
+    """Limits of accuracy. min_recovery in percent, against the interval's lower end; max_kl in nats, against the mean.
 
-    None asks for nothing. Which KL is held against max_kl is said by whoever asks, and told in every result.
+    None sets no limit. The caller says which KL is compared with max_kl, and every result names it.
     """
 
     min_recovery: float | None = MIN_RECOVERY
     max_kl: float | None = MAX_KL
 
     def rule(self, kl: KLName) -> str:
-        """The gates in words, where they read that KL."""
+        """Text of the gates in words, for that KL."""
         parts = []
         if self.min_recovery is not None:
             parts.append(f"a recovery whose 95 % interval lies at or above {self.min_recovery:g} %")
@@ -30,7 +30,7 @@ class Gates:
         return " and ".join(parts) or "no demand on accuracy"
 
     def judge(self, recovery: Estimate | None, mean_kl: Estimate | None, kl: KLName) -> tuple[CheckResult, ...]:
-        """One result for each gate that is set; "skipped" where its number was not measured. kl: what mean_kl is."""
+        """Check each gate that is set; "skipped" where its number was not measured. kl: what mean_kl is."""
         results = []
         if self.max_kl is not None:
             results.append(_judge_kl(mean_kl, self.max_kl, kl))

@@ -1,4 +1,4 @@
-"""A report as Markdown for model cards: the advice, one table of all variants, one of the areas, and the methods."""
+"""A report as Markdown for model cards: recommendation, a table of all variants, one of the areas, and methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~&$])")
 
 
 def render_markdown(report: Report) -> str:
-    """The same numbers as the page, rounded alike; text of unknown origin is escaped."""
+    """Render the same numbers as the page, rounded alike; text of unknown origin is escaped."""
     parts = [
         f"## {_escaped(report.recommendation.sentence)}",
         f"{report.recommendation.rule} Smallest: {_escaped(report.recommendation.smallest or '–')}; "
@@ -35,7 +35,7 @@ def render_markdown(report: Report) -> str:
 
 def _variants(report: Report) -> str:
     kl = KL_TITLES[report.kl]
-    header = ["variant", "MB", "% of reference", "recovery %", kl, "same token %", "tokens/s", "peak MB"]
+    header = ["variant", "MB", "% of reference", "recovery %", kl, "top-1 agreement %", "tokens/s", "peak MB"]
     rows = []
     for variant in report.variants:
         share, found = report.share(variant), report.comparison(variant)

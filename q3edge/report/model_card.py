@@ -1,4 +1,4 @@
-"""README.md of an artifact: what it is, what was measured, how to run it. Everything comes from the manifest."""
+"""README.md of an artifact: what it is, what was measured, how to run it, all from the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_model_card(folder: Path, manifest: Manifest) -> None:
 
 
 def model_card(manifest: Manifest) -> str:
-    """The card as Markdown; numbers appear only where they were measured."""
+    """Render the card as Markdown; numbers appear only where they were measured."""
     metrics = manifest.metrics
     size = f"{metrics['model_bytes'] / 1e6:.1f} MB"
     if "bits_per_weight" in metrics:
@@ -57,7 +57,7 @@ def _validation(report: Mapping[str, Any] | None) -> str:
         "median_kl": "median KL",
         "p99_kl": "99 % KL",
         "p999_kl": "99.9 % KL",
-        "top1_agreement": "same likeliest token",
+        "top1_agreement": "top-1 agreement",
         "reference_perplexity": "perplexity of the float model",
         "candidate_perplexity": "perplexity of this model",
         "rms_probability_change": "RMS change of the next token's probability",

@@ -1,4 +1,4 @@
-"""How the numbers of a report are written: one style for each kind of number, the same on the page and in Markdown."""
+"""Number styles of a report, one for each kind of number, the same on the page and in Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Interval(Protocol):
-    """A value with bounds, or None where there are none: `Estimate`."""
+    """A value with bounds, or None where there are none, such as `Estimate`."""
 
     @property
     def value(self) -> float:
@@ -40,7 +40,7 @@ STYLES: Mapping[str, Callable[[float], str]] = {
 
 
 def with_interval(found: Interval | None, style: str) -> str:
-    """98.1 [97.2, 98.9]; the value alone where it has no interval; an en dash where there is no value."""
+    """Value with its interval, 98.1 [97.2, 98.9]; the value alone without an interval; an en dash for None."""
     if found is None:
         return "–"
     write = STYLES[style]

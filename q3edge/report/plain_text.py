@@ -1,4 +1,4 @@
-"""Text of models and files made fit to be shown: nothing in it can act on the page or hide in it."""
+"""Text of models and files made safe to show: nothing in it can act on the page or hide in it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """`text` with every character that has no glyph or moves others written out, cut with … after `limit` characters.
+    """Make `text` visible: characters without a glyph or that move others are written out; cut with … after `limit`.
 
-    Line breaks become ↵, tabs ⇥; a right-to-left override becomes ⟨U+202E⟩. Escaping for HTML is the template's.
+    Line breaks become ↵, tabs ⇥; a right-to-left override becomes ⟨U+202E⟩. The template escapes for HTML.
     """
     shown = text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
     return "".join(_MARKS.get(c) or (f"⟨U+{ord(c):04X}⟩" if _is_invisible(c) else c) for c in shown)

@@ -1,4 +1,4 @@
-"""Which variant to ship: the rule, its result in words, and the front of those worth considering."""
+"""Recommendation of a variant to ship: the rule, its result in words, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from q3edge.report.gates import Gates
 
 
 class VariantFigures(Protocol):
-    """What the rule looks at."""
+    """A variant's figures that the rule reads."""
 
     @property
     def name(self) -> str:
-        """Unique among those judged."""
+        """Name, unique among the variants."""
 
     @property
     def model_bytes(self) -> int:
@@ -24,15 +24,15 @@ class VariantFigures(Protocol):
 
     @property
     def recovery(self) -> Estimate | None:
-        """In percent of the reference."""
+        """Recovery in percent of the reference."""
 
     def mean_kl(self, kl: KLName) -> Estimate | None:
-        """The mean KL of that name, in nats."""
+        """Mean KL of that name, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """name: the variant to ship, None where none passes. sentence says so; rule: how it was chosen.
+    """Recommended variant. name: the one to ship, None where none passes. sentence says so; rule: how it was chosen.
 
     smallest and most_accurate: the alternatives, by size, and by mean KL among those smaller than the reference.
     refused: why each smaller variant was not taken, or every one where none passes.
@@ -49,7 +49,7 @@ class Recommendation:
 def recommend(
     variants: Sequence[VariantFigures], gates: Gates, reference_bytes: int | None, kl: KLName
 ) -> Recommendation:
-    """The smallest of the variants that pass all gates; of equal size, the one with the smaller KL of that name."""
+    """Recommend the smallest variant that passes all gates; of equal size, the one with the smaller KL of that name."""
     ordered = sorted(variants, key=lambda v: (v.model_bytes, _distance(v, kl)))
     refused: dict[str, str] = {}
     chosen = None

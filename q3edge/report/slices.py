@@ -1,4 +1,4 @@
-"""Tables of areas, languages or suites: one row a variant, one column a slice."""
+"""Tables of areas, languages or suites: one row per variant, one column per slice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LANGUAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One slice: what people call it, how many items it has and what the reference scores there.
+    """Column of one slice: its title, its number of items and the reference's score.
 
     items, reference_score: None where the variants disagree.
     """
@@ -34,20 +34,20 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class SliceTable:
-    """rows: a variant and its slices in the order of the columns, None where it was not judged on one."""
+    """Table of slices. rows: a variant and its slices in the order of the columns, None where it has none."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Variant, tuple[Slice | None, ...]], ...]
 
 
 def slice_table(variants: Sequence[Variant], kind: SliceKind) -> SliceTable | None:
-    """The table over the variants that have a scorecard; None where no scorecard has slices of this kind."""
-    judged = [(variant, _slices(variant.scorecard, kind)) for variant in variants if variant.scorecard]
-    names = dict.fromkeys(name for _, slices in judged for name in slices)
+    """Table of the variants that have a scorecard; None where no scorecard has slices of this kind."""
+    evaluated = [(variant, _slices(variant.scorecard, kind)) for variant in variants if variant.scorecard]
+    names = dict.fromkeys(name for _, slices in evaluated for name in slices)
     if not names:
         return None
-    columns = tuple(_column(name, [slices[name] for _, slices in judged if name in slices]) for name in names)
-    return SliceTable(columns, tuple((v, tuple(slices.get(name) for name in names)) for v, slices in judged))
+    columns = tuple(_column(name, [slices[name] for _, slices in evaluated if name in slices]) for name in names)
+    return SliceTable(columns, tuple((v, tuple(slices.get(name) for name in names)) for v, slices in evaluated))
 
 
 def _slices(scorecard: Scorecard, kind: SliceKind) -> Mapping[str, Slice]:

@@ -1,4 +1,4 @@
-"""Runs an exported model: onnxruntime, tokenizers, numpy and jinja2 only, never torch, onnx or transformers.
+"""Runtime for exported models, on onnxruntime, tokenizers, numpy and jinja2; never torch, onnx or transformers.
 
-`Model` (model.py) is the front door; `Decoder` (session/decoder.py) is the network alone. Nothing is imported here.
+`Model` (model.py) is the usual entry; `Decoder` (session/decoder.py) is the network alone. Nothing is imported here.
 """

@@ -1,4 +1,4 @@
-"""What a generation gives: `Piece` by `Piece` while it runs, and the `Completion` behind the last."""
+"""Results of a generation: a `Stream` of `Piece`s while it runs, and the `Completion` after the last."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from q3edge.runtime.generation.statistics import Statistics
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of an answer as it arrives, never empty; whether it belongs to the thinking before the answer."""
+    """Text of an answer as it arrives, never empty; `thinking`: it belongs to the thinking before the answer."""
 
     text: str
     thinking: bool = False
@@ -20,7 +20,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One finished generation: all its text, the two parts of it, its ids (no stop token), and what it took."""
+    """Finished generation: its whole text, that split into thinking and answer, its ids (no stop token), statistics."""
 
     text: str
     thinking: str
@@ -29,7 +29,7 @@ class Completion:
     stats: Statistics
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object: text, thinking, answer, token_ids, and the statistics' counts, seconds and rates."""
+        """JSON object with text, thinking, answer, token_ids, and stats: counts, seconds and rates."""
         rates = {
             "time_to_first_token": self.stats.time_to_first_token,
             "prefill_tokens_per_second": self.stats.prefill_tokens_per_second,
@@ -39,7 +39,7 @@ class Completion:
 
 
 class Stream(Iterator[Piece]):
-    """The pieces of one generation, computed as they are asked for; behind the last, its `completion`.
+    """Iterator over the pieces of one generation, computed as they are asked for; after the last, its `completion`.
 
     The model is busy from the first piece to the last, or to `close`, which ends the generation early.
     """
@@ -49,7 +49,7 @@ class Stream(Iterator[Piece]):
         self._completion: Completion | None = None
 
     def __next__(self) -> Piece:
-        """The next piece. UsageError: the model is closed, or busy with another generation."""
+        """Compute the next piece. UsageError: the model is closed, or busy with another generation."""
         try:
             return next(self._pieces)
         except StopIteration as end:
@@ -58,19 +58,22 @@ class Stream(Iterator[Piece]):
 
     @property
     def completion(self) -> Completion:
-        """The finished generation. UsageError: there are pieces left, or it was closed before its end."""
+        """Finished generation. UsageError: there are pieces left, or it was closed before its end."""
         if self._completion is None:
             raise UsageError("the generation is not finished; take all pieces of the stream first")
         return self._completion
 
     def finish(self) -> Completion:
-        """Take all pieces that are left; the finished generation. Errors: as `next` and `completion`."""
+        """Compute all pieces that are left; returns the finished generation.
+
+        UsageError: the model is closed, or busy with another generation, or the stream was closed before its end.
+        """
         for _ in self:
             pass
         return self.completion
 
     def close(self) -> None:
-        """End the generation; what is left of it is not computed."""
+        """End the generation; the rest is not computed, and the model is free for another one."""
         self._pieces.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""`Model`: an artifact folder ready for conversation. Puts decoder, tokenizer, template and settings together."""
+"""`Model`: an artifact folder loaded for conversation. Combines decoder, tokenizer, template and settings."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ from q3edge.runtime.text.messages import Message, Tool
 from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter, split
 from q3edge.runtime.text.tokenizer import Tokenizer
 
-Settings = GenerationSettings | Mapping[str, Any] | None  # None: the checkpoint's; a mapping: some in place of them
+Settings = GenerationSettings | Mapping[str, Any] | None  # None: the checkpoint's; a mapping replaces some of them
 
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """A loaded model. A context manager: leaving it closes the model, which then refuses every call (UsageError).
+    """Loaded model. A context manager: leaving it closes the model, which then refuses every call (UsageError).
 
-    Settings are given as GenerationSettings, as a dict, or by name (`temperature=0.7`); what is not given is the
+    Settings are given as GenerationSettings, as a dict, or by name (`temperature=0.7`); those not given are the
     checkpoint's. A name that does not exist or a value of the wrong type is a TypeError, one out of range a UsageError.
 
-    It keeps the keys and values of the last text, so a prompt that begins like it, as the next turn of a conversation
-    does, is computed from where it differs. So it serves one generation at a time; UsageError for a second one.
+    The keys and values of the last text stay cached, so a prompt with the same beginning, as the next turn of a
+    conversation has, is computed only from where it differs. Therefore a model serves one generation at a time;
+    UsageError for a second one.
     """
 
     folder: Path
@@ -50,7 +51,7 @@ class Model:
     template: ChatTemplate | None = field(repr=False)
     defaults: GenerationSettings
     cache: PrefixCache = field(repr=False)
-    new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # a generation's; None: no speculation
+    new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
     _closed: bool = field(default=False, init=False, repr=False)
 
@@ -63,10 +64,10 @@ class Model:
         speculate: bool = False,
         draft: str | Path | None = None,
     ) -> Self:
-        """Check and load the folder `path`; the three slow parts load side by side. InputError: any file is unfit.
+        """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
-        `speculate`: guess that answers repeat what stands before them; `draft`: let the smaller model in that folder
-        guess instead. Either makes answers faster, not others. `threads`: None for one on each physical core.
+        `speculate`: draft tokens by prompt lookup, from what the text repeats; `draft`: by the smaller model in that
+        folder instead. Either makes answers faster, not different. `threads`: None for one on each physical core.
         """
         folder = folder_path(path, "path")
         checked = open_graph(folder)
@@ -84,7 +85,7 @@ class Model:
         return cls(folder, decoder, tokenizer.result(), template, settings, PrefixCache(decoder), new_draft)
 
     def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
-        """Continue `prompt`; see `stream_raw`."""
+        """Continue `prompt`, the model's whole input, to the end. Arguments and errors are those of `stream_raw`."""
         return self.stream_raw(prompt, settings, **named).finish()
 
     def chat(
@@ -96,7 +97,7 @@ class Model:
         tools: Sequence[Tool] | None = None,
         **named: Any,
     ) -> Completion:
-        """Answer a conversation; see `stream`."""
+        """Answer a conversation, with the whole answer at once. Arguments and errors are those of `stream`."""
         return self.stream(messages, settings, thinking=thinking, tools=tools, **named).finish()
 
     def batch(
@@ -108,7 +109,11 @@ class Model:
         tools: Sequence[Tool] | None = None,
         **named: Any,
     ) -> list[Completion]:
-        """Answer several conversations, in their order. All are checked before the first is answered; see `stream`."""
+        """Answer several conversations one after another; returns the answers in their order.
+
+        All are checked before the first is answered. Other arguments and errors are those of `stream`; TypeError:
+        `conversations` is no list.
+        """
         if isinstance(conversations, str | Mapping) or not isinstance(conversations, Sequence):
             raise TypeError(f"conversations: give a list of conversations, not {type(conversations).__name__}")
         streams = [self.stream(each, settings, thinking=thinking, tools=tools, **named) for each in conversations]
@@ -125,8 +130,8 @@ class Model:
     ) -> Stream:
         """Answer a conversation piece by piece; a str is one message of the user.
 
-        `thinking` None: the template's default; `tools`: what the model may call, as its template writes them.
-        TypeError: neither a str nor messages. UsageError: the template or `check_message` refuses a message, or the
+        `thinking` None: the template's default; `tools`: functions that the model may call, in the form of OpenAI's
+        API. TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, or the
         prompt leaves no room in the context. InputError: no template, or a bad one.
         """
         prompt_ids = self.encode_chat(messages, thinking=thinking, tools=tools)
@@ -150,7 +155,11 @@ class Model:
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
     ) -> list[int]:
-        """Token ids of a conversation as the model was trained on it; see `ChatEncoder.encode`."""
+        """Encode a conversation with the model's chat template; arguments and errors are those of `stream`.
+
+        Control tokens spelled out in a message stay plain text. `add_generation_prompt`: end with the beginning of an
+        assistant's message.
+        """
         self._check_open()
         check_thinking(thinking)
         encoder = ChatEncoder(self.tokenizer, self.template, str(self.folder))
@@ -159,7 +168,7 @@ class Model:
         )
 
     def settings(self, settings: Settings = None, /, **named: Any) -> GenerationSettings:
-        """The settings that a call with these arguments uses."""
+        """Generation settings that a call with these arguments uses: the checkpoint's, overridden by those given."""
         return self.defaults.override(settings, **named)
 
     def close(self) -> None:
@@ -191,7 +200,7 @@ class Model:
         return Stream(self._pieces(request, splitter))
 
     def _pieces(self, request: Request, splitter: Splitter) -> Generator[Piece, None, Completion]:
-        """The request's text on this model's cache; nobody else gets at it before the end."""
+        """Text of the request, computed on this model's cache, which is exclusive until the last piece."""
         self._check_open()
         if not self._busy.acquire(blocking=False):
             raise UsageError(

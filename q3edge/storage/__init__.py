@@ -1,1 +1,1 @@
-"""Files on a disk: read strictly, written whole, with checksums. Knows bytes, text and arrays, but no model."""
+"""Files on a disk, read strictly, written atomically, with checksums: bytes, text and arrays, of no model."""

@@ -26,7 +26,7 @@ _START = _CHECKSUM + 8  # of the header
 
 
 class DamagedFileError(ValueError):
-    """A file that is not what was written."""
+    """The file differs from what was written."""
 
 
 class _Header(NamedTuple):
@@ -36,7 +36,7 @@ class _Header(NamedTuple):
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], note: object = None, advice: str = ADVICE) -> None:
-    """Replace the file by arrays by name and a JSON value, as `written_whole`."""
+    """Replace the file atomically by named arrays and a JSON value. ResourceError, with `advice`: disk full."""
     parts = {name: np.asarray(values, order="C") for name, values in arrays.items()}
     listed = [(name, values.dtype.str, values.shape, _checksum(values)) for name, values in parts.items()]
     header = json.dumps({"arrays": listed, "note": note}).encode()
@@ -47,16 +47,19 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], note: object = 
 
 
 def read_note(path: Path) -> Any:
-    """The JSON value of a file whose header is sound and whose length is right; its arrays are not read.
+    """Read the JSON value alone; header and length are checked, the arrays are not read.
 
-    DamagedFileError: not so. OSError: it is not there or cannot be read.
+    DamagedFileError: they differ from what was written. OSError: the file is missing or cannot be read.
     """
     with _opened(path) as (_, header):
         return header.note
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
-    """All arrays by name and the JSON value, each checked; errors as `read_note`."""
+    """Read all arrays by name and the JSON value, each checked against its sha256.
+
+    DamagedFileError: one differs from what was written. OSError: the file is missing or cannot be read.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     with _opened(path) as (descriptor, header):
         offset = header.end
@@ -71,7 +74,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, _Header]]:
-    """Descriptor and header of a file."""
+    """Open a file; yields its descriptor and its checked header."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor, _header(descriptor, path)

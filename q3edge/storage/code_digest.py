@@ -1,4 +1,4 @@
-"""`code_digest`: which q3edge code computes a thing, so that what is kept is never answered from by other code."""
+"""`code_digest`: digest of the q3edge code that computes a result, so that other code never reuses a stored one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 @cache
 def code_digest(*names: str) -> str:
-    """Hex sha256 over the source files of these packages and modules of q3edge ("calibration.layers", "version").
+    """Digest, hex sha256, of the source files of packages and modules of q3edge ("calibration.layers", "version").
 
     The same in a checkout and in an installed wheel. ValueError: a name that has no source.
     """
@@ -20,7 +20,7 @@ def code_digest(*names: str) -> str:
 
 
 def digest_of_sources(package: Path, *names: str) -> str:
-    """Hex sha256 over names and bytes of the .py files of modules and packages below the folder `package`."""
+    """Digest, hex sha256, of names and bytes of the .py files of modules and packages below the folder `package`."""
     digest = hashlib.sha256()
     for place, path in sorted({found for name in names for found in _sources(package, name)}):
         for part in (place.encode(), path.read_bytes()):
@@ -29,7 +29,7 @@ def digest_of_sources(package: Path, *names: str) -> str:
 
 
 def _sources(package: Path, name: str) -> Iterator[tuple[str, Path]]:
-    """(Name relative to `package`, file) of a module, or of every module of a package."""
+    """Find the sources of a module or package: (path relative to `package`, file) of each."""
     place = package.joinpath(*name.split("."))
     module = place.with_name(f"{place.name}.py")
     paths = [module] if module.is_file() else list(place.rglob("*.py"))

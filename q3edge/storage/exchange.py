@@ -1,4 +1,4 @@
-"""Two names in a folder that change places in one step, where the system can do that."""
+"""Exchange of two names in one step, where the system supports it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Give each of two files or folders the other's name at once (Linux, renameat2); False: nothing was changed."""
+    """Exchange the names of two files or folders in one step (Linux, renameat2); False: nothing was changed."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)  # absent from old C libraries

@@ -1,4 +1,4 @@
-"""`JsonLines`: a journal of JSON values, one a line, each with its checksum and on the disk before the next."""
+"""`JsonLines`: a journal of JSON values, one per line, each with its checksum and durable before the next."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from q3edge.storage.whole_files import ADVICE, writable
 
 
 class JsonLines:
-    """Values appended to one file; use as a context manager. Several processes may append to it.
+    """Journal of values in one file; use as a context manager. Several processes may append to it.
 
-    A line that a kill cut short or that was damaged is skipped. ResourceError, with `advice`, from whatever writes: the
+    Lines that are incomplete (after a kill) or damaged are skipped. ResourceError, with `advice`, from every write: the
     disk is full or refuses.
     """
 
@@ -35,11 +35,11 @@ class JsonLines:
         self.close()
 
     def close(self) -> None:
-        """Close the file and leave it."""
+        """Close the file and keep it."""
         os.close(self._descriptor)
 
     def values(self) -> Iterator[Any]:
-        """Every sound value, in the order of the file."""
+        """Read every undamaged value, in the order of the file."""
         for line in self._path.read_bytes().split(b"\n"):
             try:
                 yield unsealed(line)
@@ -47,7 +47,7 @@ class JsonLines:
                 continue
 
     def append(self, value: object) -> None:
-        """Write a value and wait until the disk has it."""
+        """Append a value and flush it to disk."""
         line = memoryview(f"{sealed(value)}\n".encode())
         with writable(self._path, self._advice):
             while line:

@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them: they tell what a killed one left from what is being written."""
+"""Locks that end with their process: they tell leftovers of killed processes from files being written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def take_lock(descriptor: int) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Lock an existing file or folder during the block; False: it is another's, is gone, or Windows cannot tell."""
+    """Lock an existing file or folder during the block; yields False if it is another's, is gone, or on Windows."""
     if sys.platform == "win32":
         yield False
         return

@@ -1,4 +1,4 @@
-"""JSON values with a checksum: what is read back is what was written, or nothing."""
+"""JSON values with a checksum: a damaged value is never read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from q3edge.storage.whole_files import ADVICE, write_whole
 
 
 def sealed(value: object) -> str:
-    """One line of JSON: an object of the value and its sha256."""
+    """Encode a value as one line of JSON, an object of the value and its sha256."""
     return json.dumps({"sha256": _checksum(value), "value": value})
 
 
 def unsealed(content: str | bytes) -> Any:
-    """The value that `sealed` was given. ValueError: the content is anything else."""
+    """Decode a value that `sealed` encoded. ValueError: the content is damaged or anything else."""
     try:
         raw = json.loads(content)
         if raw["sha256"] == _checksum(raw["value"]):
@@ -27,12 +27,12 @@ def unsealed(content: str | bytes) -> Any:
 
 
 def write_sealed(path: Path, value: object, advice: str = ADVICE) -> None:
-    """Replace the file by the value and its checksum; as `written_whole`."""
+    """Replace the file atomically by the value and its checksum. ResourceError, with `advice`: it cannot be written."""
     write_whole(path, sealed(value) + "\n", advice)
 
 
 def read_sealed(path: Path) -> Any:
-    """The value that was written; None where there is none, or the file is damaged."""
+    """Read the value that was written; None if the file is missing or damaged."""
     try:
         return unsealed(path.read_bytes())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Strict reading of text: UTF-8, numbered lines, JSON Lines, tables. What the values mean is the caller's business.
+"""Strict reading of text: UTF-8, numbered lines, JSON Lines, tables.
 
-Callers say how an error names its place and what to do: `refuse(line, problem)` makes it, lines counted from 1.
+Callers give the form of errors: `refuse(line, problem)` makes one, with lines counted from 1.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Refuse = Callable[[int, str], InputError]
 
 
 def refusal(path: Path, what: str, advice: str = "") -> Refuse:
-    """Errors that name file and line, say what is wrong, and the problem."""
+    """Make errors that name file and line, `what` is wrong, and the problem, and end with `advice`."""
     return lambda line, problem: InputError(f"{path}, line {line}: {what} ({problem}){advice}")
 
 
 class Row(NamedTuple):
-    """A table's row and the lines that it begins and ends in: a quoted cell may span several."""
+    """Row of a table, with its first and last line: a quoted cell may span several."""
 
     first: int
     last: int
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 def decode_utf8(content: bytes, refuse: Refuse) -> str:
-    """UTF-8 text without its byte order mark, \\r\\n as \\n. The problem that is told is the byte, counted from 0."""
+    """Decode UTF-8 without its byte order mark, \\r\\n as \\n. The error names the byte, counted from 0."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -41,7 +41,7 @@ def decode_utf8(content: bytes, refuse: Refuse) -> str:
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file, as `decode_utf8`. InputError: it cannot be read, or is not UTF-8."""
+    """Read a UTF-8 file, without byte order mark, \\r\\n as \\n. InputError: it cannot be read, or is not UTF-8."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -50,18 +50,18 @@ def read_utf8(path: Path) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(Number from 1, content) of every line that is not blank; only \\n ends one, as in JSON Lines."""
+    """Yield (number from 1, content) of every line that is not blank; only \\n ends one, as in JSON Lines."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def json_lines(text: str, refuse: Refuse) -> Iterator[tuple[int, Any]]:
-    """(Number from 1, value) of every line that is not blank."""
+    """Yield (number from 1, value) of every line that is not blank."""
     for number, line in numbered_lines(text):
         yield number, parse_json(line, partial(refuse, number))
 
 
 def parse_json(text: str, refuse: Callable[[str], InputError]) -> Any:
-    """The value of one JSON text; the problem that is told is a few words."""
+    """Parse one JSON text; the error's problem is a few words."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -71,7 +71,7 @@ def parse_json(text: str, refuse: Callable[[str], InputError]) -> Any:
 
 
 def table_rows(text: str, refuse: Refuse, delimiter: str = ",") -> Iterator[Row]:
-    """Every row of a CSV table that has cells."""
+    """Yield every row of a CSV table that has cells."""
     rows, first = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True), 1
     try:
         for cells in rows:

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or absent: written beside their place under another name, then renamed.
+"""Atomically written files and folders: written beside their place under another name, then renamed.
 
-What is partial is locked while it is written. Where nobody holds it, a killed process left it there, and the next who
-writes under that name removes it.
+A partial file or folder is locked while it is written. Without a lock it is the leftover of a killed process, and the
+next writer of that name removes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ADVICE = "free space or choose another folder"
 
 
 def partial_path(path: Path) -> Path:
-    """The name under which this process writes what will be `path`."""
+    """Path under which this process writes what will be `path`."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
@@ -37,7 +37,7 @@ def remove_all_leftovers(folder: Path) -> None:
 
 @contextmanager
 def writable(path: Path, advice: str = ADVICE) -> Iterator[None]:
-    """ResourceError that names `path` and says what to do, where the system refuses what the block does."""
+    """Turn an OSError inside the block into a ResourceError that names `path` and ends with `advice`."""
     try:
         yield
     except OSError as error:
@@ -46,9 +46,9 @@ def writable(path: Path, advice: str = ADVICE) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path, advice: str = ADVICE) -> Iterator[BufferedRandom]:
-    """A file to write and read, which takes the place of `path` when the block ends well; its folders are made.
+    """Open a file that replaces `path` when the block ends without an error; missing folders are made.
 
-    The content is on the disk before it has its name. ResourceError, with `advice`: the system refuses to write.
+    The content is on the disk before the renaming. ResourceError, with `advice`: the system refuses to write.
     """
     with writable(path, advice):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,14 +66,14 @@ def written_whole(path: Path, advice: str = ADVICE) -> Iterator[BufferedRandom]:
 
 
 def write_whole(path: Path, content: str | bytes, advice: str = ADVICE) -> None:
-    """Replace the file by `content`, text in UTF-8; as `written_whole`."""
+    """Replace the file atomically by `content`, text in UTF-8. ResourceError, with `advice`: it cannot be written."""
     with written_whole(path, advice) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def partial_folder(path: Path) -> Iterator[Path]:
-    """A new empty folder beside `path`, to be renamed or filled for a while; removed at the end where it still is."""
+    """Make an empty folder beside `path`, to be renamed or used for a while; removed at the end if still there."""
     remove_leftovers(path)
     partial = partial_path(path)
     partial.mkdir(parents=True)
@@ -85,7 +85,7 @@ def partial_folder(path: Path) -> Iterator[Path]:
 
 
 def _opened(partial: Path) -> BufferedRandom:
-    """A new locked file; made again where another process took it for a leftover before it was locked."""
+    """Make a locked file; repeated if another process removed it as a leftover before it was locked."""
     while True:
         file = partial.open("w+b")
         if take_lock(file.fileno()) and partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno())):

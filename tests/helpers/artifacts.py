@@ -1,4 +1,4 @@
-"""Artifacts with changed content that their manifests agree with: damage that only an evaluation finds."""
+"""Damaged artifacts whose manifests match their content: damage that only an evaluation finds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 
 
 def overwritten(artifact: Path, copy: Path, tensor: str, values: Callable[[int], bytes], part: slice) -> Path:
-    """A copy of `artifact` in which `part` of a tensor's bytes is `values` of their number; its manifest agrees."""
+    """Copy `artifact` with `part` of a tensor's bytes replaced by `values` of their number; the manifest matches."""
     shutil.copytree(artifact, copy)
     graph = onnx.load(copy / MODEL_FILE, load_external_data=False).graph
     entries = {e.key: e.value for t in graph.initializer if t.name == tensor for e in t.external_data}

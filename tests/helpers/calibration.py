@@ -1,4 +1,4 @@
-"""What the solver's tests share: correlated inputs with outlier channels, models that have them, a walk in one call."""
+"""Helpers of the solver's tests: correlated inputs with outlier channels, models that have them, calibration."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge.calibration.layers import layerwise
-from q3edge.calibration.layers.layer import LayerResult, LayerSolver
+from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import StateStream
+from q3edge.calibration.layers.tables import solve_head
 from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.models import InMemoryWeights
@@ -24,7 +26,7 @@ Schemes = Mapping[str, Scheme | None]
 
 
 def correlated_inputs(tokens: int, width: int, seed: int = 0, *, outliers: int = 0) -> torch.Tensor:
-    """float64 [tokens, width] with correlated channels of uneven strength; the first `outliers` are 20 times larger."""
+    """Inputs float64 [tokens, width]: correlated channels of uneven strength, the first `outliers` 20 times larger."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((width, width)) * rng.uniform(0.1, 2, width) + 2 * np.eye(width)
     inputs = rng.standard_normal((tokens, width)) @ mixing / width**0.5
@@ -33,20 +35,21 @@ def correlated_inputs(tokens: int, width: int, seed: int = 0, *, outliers: int =
 
 
 def gaussian_weights(rows: int, width: int, seed: int = 0) -> torch.Tensor:
-    """float32 [rows, width] as large as a layer's usually are."""
+    """Random weights float32 [rows, width], as large as a layer's usually are."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((rows, width)).astype(np.float32) * 0.05)
 
 
 def output_loss(weights: torch.Tensor, values: torch.Tensor, hessian: torch.Tensor) -> float:
-    """tr((W - V) H (W - V)^T) in float64: the squared output error."""
+    """Squared output error tr((W - V) H (W - V)^T), in float64."""
     error = weights.double() - values.double()
     return float(((error @ hessian.double()) * error).sum())
 
 
 def outlier_model(seed: int = 0, **overrides: Any) -> InMemoryWeights:
-    """A random model in which a few channels are far stronger than the others, at the input of every stage."""
+    """A random model in which a few channels are far stronger than the others, at the input of every input group."""
     source = InMemoryWeights.random(seed, **overrides)
-    for name, values in source.tensors.items():
+    for name in source.tensors:
+        values = source.read(name)
         if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight", "v_proj.weight")):
             values[3::16] *= 8
         elif name.endswith("up_proj.weight"):
@@ -55,7 +58,7 @@ def outlier_model(seed: int = 0, **overrides: Any) -> InMemoryWeights:
 
 
 def linear_schemes(source: InMemoryWeights, scheme: Scheme | None, *, keep_float: tuple[str, ...] = ()) -> Schemes:
-    """`scheme` for every matrix of the layers whose name holds none of `keep_float`; everything else stays float."""
+    """Schemes: `scheme` for every matrix of the layers whose name has none of `keep_float`; all else stays float."""
     return {
         name: scheme if "_proj" in name and not any(part in name for part in keep_float) else None
         for name in source.tensors
@@ -63,7 +66,7 @@ def linear_schemes(source: InMemoryWeights, scheme: Scheme | None, *, keep_float
 
 
 def random_tokens(sequences: int, length: int, vocab: int = 320, seed: int = 0) -> NDArray[np.int64]:
-    """Token ids [sequences, length]."""
+    """Random token ids [sequences, length]."""
     return np.random.default_rng(seed).integers(0, vocab, (sequences, length))
 
 
@@ -76,7 +79,10 @@ def calibrate(
     bfloat16: bool = False,
     reconstruct: bool = False,
 ) -> tuple[list[LayerResult], torch.Tensor]:
-    """Results of layers and head, and the hidden states behind the last layer; `folder` is the journal's and stays."""
+    """Calibrate in the work folder `folder`, which stays.
+
+    Returns the results of layers and head, and the hidden states after the last layer, float32 [sequences, length, H].
+    """
     with WorkFolder(folder, {"test": "1"}) as journal:
         calibration = LayerwiseCalibration(
             source, schemes, token_ids, journal, bfloat16=bfloat16, reconstruct=reconstruct
@@ -88,7 +94,7 @@ def calibrate(
 
 
 def rounded_model(source: InMemoryWeights, results: list[LayerResult]) -> InMemoryWeights:
-    """The model with what calibration found in the place of what was there."""
+    """The model with the tensors that calibration found in place of the original ones."""
     tensors: dict[str, Any] = dict(source.tensors)
     for result in results:
         tensors |= {**result.tensors, **result.floats}
@@ -96,7 +102,7 @@ def rounded_model(source: InMemoryWeights, results: list[LayerResult]) -> InMemo
 
 
 def result_bytes(results: list[LayerResult]) -> dict[str, Any]:
-    """Everything in the results in a form that == compares bit for bit."""
+    """All content of the results, in a form that == compares bit for bit."""
     found: dict[str, Any] = {}
     for result in results:
         for name, tensor in result.tensors.items():
@@ -109,18 +115,18 @@ def result_bytes(results: list[LayerResult]) -> dict[str, Any]:
 
 
 def stored_states(stream: StateStream, parts: list[slice]) -> list[torch.Tensor]:
-    """What a stream holds, part by part."""
+    """Values of a stream, read part by part."""
     return [stream.read(part) for part in parts]
 
 
 class Killed(BaseException):
-    """Stands for a process that ends here."""
+    """The end of a process, as an exception."""
 
 
 def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Filled with the number of every layer that is solved from now on; the head counts as one behind the last."""
+    """List that the number of every layer solved from now on is added to; the head counts as one after the last."""
     calls: list[int] = []
-    original, original_head = LayerSolver.__init__, layerwise.solve_head
+    original, original_head = LayerSolver.__init__, solve_head
 
     def counting(self: LayerSolver, source: Any, layer: int, *rest: Any, **named: Any) -> None:
         calls.append(layer)
@@ -137,7 +143,7 @@ def solver_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @contextmanager
 def killed_after_the_first_layer() -> Iterator[None]:
-    """A calibration inside dies once its first layer is durable."""
+    """Context in which a calibration dies once its first layer is durable."""
     save = WorkFolder.save
 
     def then_die(journal: WorkFolder, *arguments: Any) -> None:

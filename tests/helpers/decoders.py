@@ -1,7 +1,8 @@
-"""A decoder whose logits are known from elsewhere: what the evaluation's tests compare the float reference with."""
+"""`ReferenceDecoder`: a decoder whose logits come from the float reference, for the tests of evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from q3edge.reference.model import LogitsHead, hidden_states
 from tests.helpers.models import InMemoryWeights
 
+Change = Callable[[NDArray[np.float32], int], NDArray[Any]]  # logits and the number of tokens cached before
+
 
 class ReferenceDecoder:
     """A decoder that runs the float reference on all tokens so far, then changes the logits by `change`."""
 
-    def __init__(self, source: InMemoryWeights, change: Any = lambda logits, cached: logits) -> None:
+    def __init__(self, source: InMemoryWeights, change: Change = lambda logits, _cached: logits) -> None:
         self.config, self.source, self.change = source.config, source, change
         self.largest_call = 0
 
@@ -28,5 +31,5 @@ class ReferenceDecoder:
         cache[0] = np.concatenate([cache[0], input_ids], axis=1)
         self.largest_call = max(self.largest_call, input_ids.shape[1])
         hidden = hidden_states(self.source, cache[0])[:, -(keep or input_ids.shape[1]) :]
-        logits = LogitsHead(self.source).logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2]).numpy()
+        logits = LogitsHead(self.source).logits(hidden.flatten(0, 1)).reshape(*hidden.shape[:2], -1).numpy()
         return self.change(logits, cached)

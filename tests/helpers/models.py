@@ -1,4 +1,4 @@
-"""What several tests need: small random checkpoints and an in-memory source of weights."""
+"""Small random checkpoints and an in-memory source of weights."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TINY: dict[str, Any] = {
 
 
 def tiny_config(**overrides: Any) -> dict[str, Any]:
-    """config.json of a two-layer model; `overrides` replace fields."""
+    """Configuration (config.json) of a two-layer model; `overrides` replace fields."""
     return {**TINY, **overrides}
 
 
 def random_weights(config: Qwen3Config, seed: int = 0) -> dict[str, torch.Tensor]:
-    """bfloat16 tensors large enough that every part of the model matters to the logits."""
+    """Random bfloat16 tensors, large enough that every part of the model matters to the logits."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in tensor_shapes(config).items():
@@ -43,7 +43,7 @@ def random_weights(config: Qwen3Config, seed: int = 0) -> dict[str, torch.Tensor
 
 
 def write_checkpoint(folder: Path, seed: int = 0, **overrides: Any) -> Path:
-    """A loadable random checkpoint (config.json + model.safetensors, no tokenizer)."""
+    """Write a loadable random checkpoint (config.json + model.safetensors, no tokenizer)."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = tiny_config(**overrides)
     (folder / "config.json").write_text(json.dumps(raw))
@@ -55,7 +55,7 @@ class InMemoryWeights:
     """A WeightSource over a dict of float32 arrays and quantized tensors."""
 
     def __init__(self, config: Qwen3Config, tensors: Mapping[str, NDArray[np.float32] | QuantizedTensor]) -> None:
-        self.config, self.tensors = config, tensors
+        self.config, self.tensors = config, dict(tensors)
 
     @classmethod
     def random(cls, seed: int = 0, **overrides: Any) -> InMemoryWeights:

@@ -1,9 +1,10 @@
-"""What the exporter's tests share: random quantized tensors and a plain loop around an exported decoder."""
+"""Helpers of the exporter's tests: random quantized tensors and a plain loop around an exported decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -22,7 +23,7 @@ Past = dict[str, NDArray[np.float32]]
 
 
 def random_quantized(rows: int, width: int, scheme: Scheme, rng: np.random.Generator) -> QuantizedTensor:
-    """Any codes, scales and zero points the scheme allows; values of about width ** -0.5."""
+    """Random tensor: any codes, scales and zero points the scheme allows; values of about width ** -0.5."""
     groups = scheme.groups(width)
     size = 2.0 / scheme.max_code * width**-0.5
     scales = (rng.uniform(0.5, 2, (rows, groups)) * rng.choice([-1, 1], (rows, groups)) * size).astype(np.float32)
@@ -32,14 +33,15 @@ def random_quantized(rows: int, width: int, scheme: Scheme, rng: np.random.Gener
     return QuantizedTensor(codes, storable_scales(scales, scheme).astype(np.float16), zero_points, scheme)
 
 
-def quantized_model(scheme_for: Callable[[str], Scheme | None], seed: int = 0, **overrides: object) -> InMemoryWeights:
+def quantized_model(scheme_for: Callable[[str], Scheme | None], seed: int = 0, **overrides: Any) -> InMemoryWeights:
     """A random model whose matrices have the schemes that `scheme_for` gives to their names."""
     rng = np.random.default_rng(seed)
     source = InMemoryWeights.random(seed, **overrides)
-    for name, values in list(source.tensors.items()):
-        scheme = scheme_for(name) if values.ndim == 2 else None
+    for name in source.tensors:
+        shape = source.read(name).shape
+        scheme = scheme_for(name) if len(shape) == 2 else None
         if scheme is not None:
-            source.tensors[name] = random_quantized(*values.shape, scheme, rng)
+            source.tensors[name] = random_quantized(shape[0], shape[1], scheme, rng)
     return source
 
 
@@ -49,7 +51,7 @@ def dequantized(source: InMemoryWeights) -> InMemoryWeights:
 
 
 def session(model: Path | bytes) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on one thread that keeps quiet."""
+    """An onnxruntime session on one thread, without log messages."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -59,7 +61,7 @@ def session(model: Path | bytes) -> onnxruntime.InferenceSession:
 
 
 class ExportedDecoder:
-    """Exports a source and runs the result; past and present are plain arrays that grow."""
+    """An exported source that is run; past and present are plain arrays that grow."""
 
     def __init__(self, source: InMemoryWeights, folder: Path, accuracy_level: int = 4) -> None:
         export_decoder(source, folder, accuracy_level=accuracy_level)
@@ -77,7 +79,7 @@ class ExportedDecoder:
         past: Past | None = None,
         keep: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.float32], Past]:
-        """Logits and the past of the next step; the default mask is for one row or rows of equal length."""
+        """Run one step; returns logits and the next step's past. The default mask is for rows of equal length."""
         past = self.empty_past(len(ids)) if past is None else past
         if mask is None:
             length = next(iter(past.values())).shape[2]
@@ -91,5 +93,5 @@ class ExportedDecoder:
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest difference over the largest magnitude."""
+    """Relative error: largest difference over the largest magnitude."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""Reports with made-up numbers: what the tests of q3edge.report share."""
+"""Reports with made-up numbers, for the tests of q3edge.report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def estimate(value: float, spread: float = 0.05) -> Estimate:
 
 
 def comparison(kl: float, tokens: int = 4096) -> Comparison:
-    """All metrics grow with `kl`."""
+    """Metrics that all grow with `kl`."""
     return Comparison(
         tokens=tokens,
         windows=8,
@@ -100,8 +100,7 @@ def variant(
 ) -> Variant:
     """An artifact with everything measured."""
     rng = np.random.default_rng(seed)
-    parts = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-    parts += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    parts = [f"self_attn.{letter}_proj" for letter in "qkvo"] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     tensors = tuple(
         TensorFact(f"model.layers.{i}.{part}.weight", "int4-g32-asym", 4.62, kl * found, 3 * kl * found)
         for i in range(layers)

@@ -60,7 +60,7 @@ TOOL_TEMPLATE = """\
 
 
 def build_tokenizer() -> tokenizers.Tokenizer:
-    """A byte-level BPE like Qwen3's, with less than 320 ids."""
+    """A byte-level BPE like Qwen3's, with fewer than 320 ids."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,7 +75,7 @@ def build_tokenizer() -> tokenizers.Tokenizer:
 
 
 def write_tokenizer(folder: Path, **config: Any) -> None:
-    """tokenizer.json and tokenizer_config.json with the chat template."""
+    """Write tokenizer.json and tokenizer_config.json with the chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer().save(str(folder / "tokenizer.json"))
     fields = {
@@ -88,7 +88,7 @@ def write_tokenizer(folder: Path, **config: Any) -> None:
 
 
 def write_artifact(folder: Path, **overrides: Any) -> Path:
-    """A complete float artifact of `InMemoryWeights.random(**overrides)`."""
+    """Write a complete float artifact of `InMemoryWeights.random(**overrides)`."""
     write_tokenizer(folder)
     config = tiny_config(**overrides)
     (folder / "config.json").write_text(json.dumps(config))
@@ -99,12 +99,12 @@ def write_artifact(folder: Path, **overrides: Any) -> Path:
 
 
 def seal(folder: Path) -> None:
-    """Write a manifest that agrees with whatever the folder holds, as somebody who tampers with it can."""
+    """Write a manifest that matches the folder's content, as somebody who tampers with it can."""
     Manifest("onnx", "parent", {}).save(folder)
 
 
 class FakeCache:
-    """The token ids that a KV cache would stand for."""
+    """KV cache that holds only the token ids."""
 
     def __init__(self, capacity: int, context: int) -> None:
         self.ids: list[int] = []
@@ -121,7 +121,7 @@ class FakeCache:
 class FakeDecoder:
     """A decoder whose logits depend on the last two tokens alone, so they are exact however the tokens are split.
 
-    That also makes it repeat itself, as drafts want it. `passes` counts the tokens of each forward.
+    So it repeats itself, and draft tokens are accepted. `passes` counts the tokens of each forward.
     """
 
     def __init__(self, seed: int = 0, *, vocab: int = 12, context: int = 300) -> None:
@@ -135,7 +135,7 @@ class FakeDecoder:
     def forward(
         self, input_ids: np.ndarray, cache: FakeCache, *, keep: int = 1, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """See `Decoder.forward`."""
+        """Append tokens to the cache; returns logits, as `Decoder.forward` does."""
         if len(cache.ids) + input_ids.shape[1] > cache.capacity:
             raise UsageError("the cache is full")
         self.passes.append(input_ids.shape[1])

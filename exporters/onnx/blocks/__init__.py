@@ -1,7 +1,7 @@
-"""How each kind of block is written as ONNX operators, one file each.
+"""Export of each kind of block as ONNX operators, one file each.
 
-A block is described in `q3edge.architecture.blocks` and computed in `q3edge.reference.blocks`. What all kinds have in
-common, the norm in front and the sum behind, is `decoder`'s; a kind gives what is added to the hidden states.
+Blocks are described in `q3edge.architecture.blocks` and computed in `q3edge.reference.blocks`. The parts common to all
+kinds, the norm before and the sum after, are in `decoder`; a kind builds what is added to the hidden states.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from q3edge.exporters.onnx.graph import DecoderGraph
 
 @dataclass(frozen=True, slots=True)
 class BlockExporter:
-    """scope: prefix of its nodes' names; build: (graph, layer, normed hidden states [B, S, H]) -> what is added."""
+    """Exporter of a kind of block. scope: prefix of its nodes' names.
+
+    build: (graph, layer, normed hidden states [B, S, H]) -> value that is added to the hidden states.
+    """
 
     scope: str
     build: Callable[[DecoderGraph, Layer, ir.Value], ir.Value]

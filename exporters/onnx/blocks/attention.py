@@ -10,7 +10,7 @@ from q3edge.exporters.onnx.graph import DecoderGraph
 
 
 def self_attention(graph: DecoderGraph, layer: Layer, x: ir.Value) -> ir.Value:
-    """Attention over the cache for normed hidden states [batch_size, sequence_length, hidden_size]."""
+    """Build attention over the cache for normed hidden states [batch_size, sequence_length, hidden_size]."""
     query, key, value = graph.matrices.linears(x, [layer.name(f"{part}_proj") for part in "qkv"])
     query = graph.head_norm(query, layer.name("q_norm"))
     key = graph.head_norm(key, layer.name("k_norm"))

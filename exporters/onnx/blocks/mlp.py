@@ -10,7 +10,7 @@ from q3edge.exporters.onnx.graph import DecoderGraph
 
 
 def gated_mlp(graph: DecoderGraph, layer: Layer, x: ir.Value) -> ir.Value:
-    """silu(gate) * up, then down, of normed hidden states [batch_size, sequence_length, hidden_size]."""
+    """Build silu(gate) * up, then down, for normed hidden states [batch_size, sequence_length, hidden_size]."""
     gate, up = graph.matrices.linears(x, [layer.name("gate_proj"), layer.name("up_proj")])
     return graph.matrices.linear(graph.builder.call("SwiGLU", _swiglu, gate, up), layer.name("down_proj"))
 

@@ -21,5 +21,5 @@ from q3edge.architecture.config import Qwen3Config
 
 __all__ = ["KINDS", "Block", "Fold", "InputGroup", "KeyValueState", "NormFold", "RowFold", "Tensor"]
 
-# In the order of the forward pass; each says whether a layer has such a block, and which.
+# In the order of the forward pass; each describes its block of a layer, or returns None if the layer has none.
 KINDS: list[Callable[[Qwen3Config, int], Block | None]] = [attention.describe, mlp.describe, experts.describe]

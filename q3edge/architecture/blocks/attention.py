@@ -9,7 +9,7 @@ KIND = "attention"
 
 
 def describe(config: Qwen3Config, layer: int) -> Block:
-    """The block of every layer."""
+    """Describe the attention block, which every layer has."""
     hidden, head_dim = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
 

@@ -1,6 +1,6 @@
-"""What a block of a decoder layer is made of: tensors, which of them share an input, what a runtime keeps for it.
+"""Description of a block of a decoder layer: tensors, which of them share an input, state kept between tokens.
 
-Apart from how it is computed, which is `reference.blocks`' and `exporters.onnx.blocks`'.
+Its computation is in `q3edge.reference.blocks` and `q3edge.exporters.onnx.blocks`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a layer. field: its name within the layer, such as q_proj; path: below the layer's prefix."""
+    """One tensor of a layer. field: its name within the layer, such as q_proj; path: name below the layer's prefix."""
 
     field: str
     path: str
@@ -19,17 +19,17 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class NormFold:
-    """Input channels come from a norm: dividing its weight undoes any scaling of them."""
+    """Fold into a norm that gives the input channels: dividing its weight undoes any channel scaling."""
 
     norm: str
 
 
 @dataclass(frozen=True, slots=True)
 class RowFold:
-    """Input channels come from the rows of a matrix: dividing these undoes a scaling by powers of two, exactly.
+    """Fold into a matrix whose rows give the input channels: dividing these undoes a scaling by powers of two, exactly.
 
-    Seen as [heads, sharing, width], all `sharing` channels at one (head, place) come from row (head, place) of the
-    matrix, which has heads * width rows, and so take one factor.
+    With the channels as [heads, sharing, width], all `sharing` channels at one (head, place) come from row (head,
+    place) of the matrix, which has heads * width rows, and so share one channel scale.
     """
 
     matrix: str
@@ -43,7 +43,7 @@ Fold = NormFold | RowFold
 
 @dataclass(frozen=True, slots=True)
 class InputGroup:
-    """Matrices that multiply the same input. fold: what undoes a scaling of its channels; None: nothing can."""
+    """Matrices that multiply the same input. fold: where a channel scaling is undone; None: it cannot be."""
 
     name: str
     matrices: tuple[str, ...]
@@ -52,7 +52,7 @@ class InputGroup:
 
 @dataclass(frozen=True, slots=True)
 class KeyValueState:
-    """Keys and values that grow by one entry a token: [batch_size, kv_heads, length, head_dim] each."""
+    """Keys and values that grow by one entry per token: [batch_size, kv_heads, length, head_dim] each."""
 
     kv_heads: int
     head_dim: int
@@ -60,11 +60,11 @@ class KeyValueState:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One residual block: hidden states plus what its last input group makes of them.
+    """One residual block: its last input group's product is added to the hidden states.
 
-    kind: what computes it. tensors: in the order of the forward pass. norm: the field of the norm in front. groups: in
-    the order of the forward pass; the input of the first is the norm's output, the last has one matrix, whose product
-    is added to the hidden states. state: what a runtime keeps between tokens; None: nothing.
+    kind: key of its computation and export. norm: field of the norm before it. tensors, groups: in the order of the
+    forward pass; the input of the first group is the norm's output, and the last group has one matrix, whose product is
+    added to the hidden states. state: what a runtime keeps between tokens (None: nothing).
     """
 
     kind: str

@@ -10,7 +10,10 @@ KIND = "experts"
 
 
 def describe(config: Qwen3Config, layer: int) -> Block | None:
-    """The block of a layer with experts. Its norm feeds all of them and the router, so no group alone can scale it."""
+    """Describe the block of a layer with experts; None for others.
+
+    Its norm feeds all experts and the router, so no single input group can scale its channels.
+    """
     if config.moe is None or not config.is_moe_layer(layer):
         return None
     width, hidden = config.moe.moe_intermediate_size, config.hidden_size

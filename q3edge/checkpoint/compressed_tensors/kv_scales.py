@@ -1,4 +1,4 @@
-"""The scales of an int8 KV cache in QDIR: a safetensors file of their own, which other readers of QDIR leave alone."""
+"""Scales of an int8 KV cache in QDIR: a separate safetensors file, which other readers of QDIR ignore."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_kv_scales(folder: Path, scales: KVScales) -> None:
 
 
 def read_kv_scales(folder: Path, config: Qwen3Config) -> KVScales | None:
-    """What `write_kv_scales` wrote; None: the cache of this model is float32. InputError: it does not fit the model."""
+    """Read the scales of an int8 cache; None: the cache of this model is float32. InputError: they do not fit it."""
     path = folder / KV_SCALES_FILE
     if not path.exists():
         return None

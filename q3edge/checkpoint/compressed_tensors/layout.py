@@ -23,7 +23,7 @@ ReadRows = Callable[[str, slice], NDArray[Any]]  # (part, rows) -> stored values
 
 
 def format_of(name: str, scheme: Scheme) -> str:
-    """The library's format for a tensor.
+    """Name of the library's format for a tensor: int-quantized or pack-quantized.
 
     An embedding is int-quantized: transformers needs a `weight` there, to initialize it and to tie it to the head.
     Weights whose layer rounds its input too are int-quantized by the library's own convention (W8A8).
@@ -32,7 +32,7 @@ def format_of(name: str, scheme: Scheme) -> str:
 
 
 def stored_parts(name: str, shape: tuple[int, ...], scheme: Scheme) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Part ("weight_packed", ...) -> (dtype, shape) of an [N, K] matrix in `format_of(name, scheme)`."""
+    """Stored parts of an [N, K] matrix: part ("weight_packed", ...) -> (dtype, shape)."""
     rows, width = shape
     groups = scheme.groups(width)
     parts: dict[str, tuple[str, tuple[int, ...]]] = {"weight_scale": ("F16", (rows, groups))}
@@ -51,7 +51,7 @@ def stored_parts(name: str, shape: tuple[int, ...], scheme: Scheme) -> dict[str,
 def stored_tensors(
     name: str, shape: tuple[int, ...], scheme: Scheme, tied: bool
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Stored name -> (dtype, shape) of everything that one quantized tensor becomes.
+    """Stored tensors of one quantized matrix: stored name -> (dtype, shape).
 
     A tied head shares the embedding's `weight`, as transformers ties it, but each module needs scales of its own.
     """
@@ -63,12 +63,12 @@ def stored_tensors(
 
 
 def stored_name(name: str, part: str) -> str:
-    """'model.norm.weight', 'weight_scale' -> 'model.norm.weight_scale'."""
+    """Name of a stored part: 'model.norm.weight', 'weight_scale' -> 'model.norm.weight_scale'."""
     return name.removesuffix("weight") + part
 
 
 def encode(name: str, block: QuantizedTensor) -> dict[str, NDArray[Any]]:
-    """Part -> stored values of a block of rows; packed zero points need a block that starts at a multiple of 32 rows.
+    """Encode a block of rows: part -> stored values. For packed zero points it must start at a multiple of 32 rows.
 
     Signed codes of the library are ours minus 2**(bits-1); packing adds that again, so packed bits are our codes.
     """
@@ -86,7 +86,7 @@ def encode(name: str, block: QuantizedTensor) -> dict[str, NDArray[Any]]:
 
 
 def decode(name: str, scheme: Scheme, width: int, read: ReadRows, rows: slice) -> QuantizedTensor:
-    """The inverse of `encode` for the rows start:stop of an [N, width] matrix, whose parts `read` provides.
+    """Decode the rows start:stop of an [N, width] matrix, whose stored parts `read` gives; the inverse of `encode`.
 
     Values are not checked: damaged files give codes above `scheme.max_code` or scales that are not finite.
     """
@@ -108,12 +108,12 @@ def decode(name: str, scheme: Scheme, width: int, read: ReadRows, rows: slice) -
 
 
 def words(count: int, bits: int) -> int:
-    """int32 words that hold `count` codes."""
+    """Number of int32 words that hold `count` codes."""
     return -(-count * bits // WORD_BITS)
 
 
 def pack_words(codes: UInt8Array, bits: int) -> NDArray[np.int32]:
-    """uint8 [N, K] codes -> int32 [N, ceil(K*bits/32)], the first code in the lowest bits; the rest is zero bits."""
+    """Pack uint8 [N, K] codes into int32 [N, ceil(K*bits/32)], first code in the lowest bits; the rest is zero."""
     packed = pack_codes(codes, bits)
     if missing := -packed.shape[1] % 4:
         packed = np.pad(packed, ((0, 0), (0, missing)))
@@ -121,7 +121,7 @@ def pack_words(codes: UInt8Array, bits: int) -> NDArray[np.int32]:
 
 
 def unpack_words(packed: NDArray[np.int32], bits: int) -> UInt8Array:
-    """int32 [N, W] -> uint8 codes [N, W*32/bits]; cut off what the last word has too many."""
+    """Unpack int32 [N, W] into uint8 codes [N, W*32/bits]; the caller cuts off the padding."""
     octets = packed.view(np.uint8)
     per_byte = 8 // bits
     if per_byte == 1:

@@ -23,7 +23,7 @@ from q3edge.quantization.tensor import QuantizedTensor
 
 
 class QuantizedCheckpoint(SafetensorsFolder):
-    """The weights of QDIR, quantized and float."""
+    """Quantized checkpoint (QDIR): quantized and float weights."""
 
     def _check(self, raw_config: Mapping[str, Any]) -> None:
         self._shapes = tensor_shapes(self.config)
@@ -32,7 +32,7 @@ class QuantizedCheckpoint(SafetensorsFolder):
         check_tensors(self._shards, {name: name for name in self._shards.entries}, self._expected())
 
     def scheme(self, name: str) -> Scheme | None:
-        """How a tensor is quantized; None: it is float."""
+        """Scheme of a tensor; None: it is float."""
         return self._schemes[name]
 
     def dtype(self, name: str) -> str:
@@ -40,13 +40,13 @@ class QuantizedCheckpoint(SafetensorsFolder):
         return self._shards.entries[name].dtype
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """float32 values of a tensor or a range of its rows, dequantized where it is quantized."""
+        """Read float32 values of a tensor or a range of its rows, dequantized where it is quantized."""
         if self._schemes[name] is not None:
             return self.read_quantized(name, rows).dequantize()
         return self._shards.read_float(name, rows)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
-        """Codes, scales and zero points of a tensor or a range of its rows, exactly as they were added.
+        """Read codes, scales and zero points of a tensor or a range of its rows, exactly as they were written.
 
         TypeError: the tensor is float. InputError: values that its scheme does not allow.
         """

@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def quantization_config(schemes: Mapping[str, Scheme | None], tied: bool) -> dict[str, Any]:
-    """The JSON object for tensor name -> scheme. A tied head is declared like the embedding, whose codes it uses."""
+    """JSON object for tensor name -> scheme. A tied head is declared like the embedding, whose codes it uses."""
     groups: dict[tuple[Scheme, str], list[str]] = {}
     for name, scheme in schemes.items():
         if scheme is not None:
@@ -44,7 +44,7 @@ def quantization_config(schemes: Mapping[str, Scheme | None], tied: bool) -> dic
 
 
 def read_schemes(settings: object, names: Iterable[str], source: str) -> dict[str, Scheme | None]:
-    """Tensor name -> scheme from a `quantization_config`; InputError if q3edge would not have written it so."""
+    """Read tensor name -> scheme from a `quantization_config`; InputError if q3edge would not have written it so."""
     if not isinstance(settings, Mapping) or settings.get("quant_method") != METHOD:
         raise InputError(f"{source}: quantization_config: expected quant_method {METHOD!r}, a folder that q3edge wrote")
     groups = settings.get("config_groups")
@@ -62,7 +62,7 @@ def read_schemes(settings: object, names: Iterable[str], source: str) -> dict[st
 
 
 def check_supported(schemes: Mapping[str, Scheme | None]) -> None:
-    """UsageError for what the layout cannot say: nothing quantized, or rounded activations of a table of lookups."""
+    """Raise UsageError for what the layout cannot express: nothing quantized, or an embedding's rounded activations."""
     if not any(schemes.values()):
         raise UsageError("the recipe quantizes no tensor; use the float model as it is")
     table = schemes.get(EMBEDDING)
@@ -118,7 +118,7 @@ def _module(name: str) -> str:
 
 
 def _pattern(module: str) -> str:
-    """The target that means this module in every layer (and every expert): 're:model\\.layers\\.\\d+\\....$'."""
+    """Target that matches this module in every layer (and every expert): 're:model\\.layers\\.\\d+\\....$'."""
     return "re:" + r"\d+".join(re.escape(part) for part in _NUMBER.split(module)) + "$"
 
 
@@ -135,6 +135,6 @@ def _uniform_patterns(groups: Iterable[list[str]], modules: list[str]) -> set[st
 
 
 def _targets(modules: list[str], uniform: set[str]) -> list[str]:
-    """One pattern for what is alike in every layer, names for the rest and for what occurs once."""
+    """Targets of a group: one pattern for modules alike in every layer, names for the rest."""
     forms = (_pattern(m) if _NUMBER.search(m) and _pattern(m) in uniform else m for m in modules)
     return list(dict.fromkeys(forms))

@@ -30,7 +30,7 @@ from q3edge.quantization.tensor import QuantizedTensor
 
 
 class QuantizedWriter:
-    """model.safetensors and config.json of a quantized model, in an existing folder.
+    """Writer of model.safetensors and config.json of a quantized model, into an existing folder.
 
     raw_config: the parsed config.json of the float model, kept as it is and given a `quantization_config`.
     schemes: every tensor of the model -> its scheme, None for float (as `Recipe.resolve` gives it).

@@ -1,7 +1,7 @@
 """Reading one safetensors file: its header, checked strictly, and any row range of any tensor.
 
-Owns the file format (the safetensors library's README, section Format) on the reading side. Which files make a model
-is `shards`', which tensors it needs `model`'s; writing is `safetensors_writer`'s.
+Format: the safetensors library's README, section Format. The files of a folder are in `shards`, the tensors that a
+model needs in `q3edge.checkpoint.safetensors_folder`, writing in `writer`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BLOCK = 1 << 18  # elements converted at a time: the block stays in the CPU's c
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of the file: dtype as named in the header, shape, and where its bytes lie in the file."""
+    """Entry of one tensor: dtype as named in the header, shape, offset in the file and size in bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class SafetensorsFile:
         self._file.close()
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """A range of rows (of the first dimension) in the stored dtype; BF16 comes as its bits, uint16.
+        """Read a range of rows (of the first dimension) in the stored dtype; BF16 as its bits, uint16.
 
         InputError: a dtype outside NUMPY_DTYPES, or a file that became shorter.
         """
@@ -77,7 +77,7 @@ class SafetensorsFile:
         return out
 
     def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """float32 values of a BF16, F16 or F32 tensor or of a range of its rows.
+        """Read a BF16, F16 or F32 tensor, or a range of its rows, as float32.
 
         InputError: another dtype, or NaN or infinite values (the tensor and how many of the values read).
         """
@@ -103,7 +103,7 @@ class SafetensorsFile:
         return out
 
     def _locate(self, name: str, rows: slice | None) -> tuple[TensorEntry, np.dtype[Any], int, tuple[int, ...]]:
-        """(entry, numpy dtype, index of the first element, shape) of a range of rows."""
+        """Locate a range of rows: (entry, numpy dtype, index of the first element, shape)."""
         entry = self.entries[name]
         if entry.dtype not in NUMPY_DTYPES:
             raise InputError(f"{self.path} ({name}): dtype {entry.dtype}; supported: {', '.join(NUMPY_DTYPES)}")
@@ -123,7 +123,7 @@ class SafetensorsFile:
 
 
 def row_range(rows: slice | None, height: int) -> slice:
-    """`rows` of `height` rows, None for all, as a slice with 0 <= start <= stop. ValueError: a step other than 1."""
+    """Normalize `rows` of `height` rows (None: all) to a slice with 0 <= start <= stop. ValueError: a step not 1."""
     start, stop, step = (rows or slice(None)).indices(height)
     if step != 1:
         raise ValueError(f"rows {rows}: expected step 1")
@@ -211,7 +211,7 @@ def _read_entry(raw: object, data_start: int, where: str) -> TensorEntry:
 
 
 def _check_layout(entries: Mapping[str, TensorEntry], path: Path, data_start: int, size: int) -> None:
-    """The tensors must follow each other without overlap or hole and end where the file ends."""
+    """Check that the tensors follow each other without overlap or hole and end where the file ends."""
     expected = data_start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if entry.offset != expected:

@@ -1,7 +1,7 @@
-"""`Shards`: the safetensors files of a model folder and which of them holds which tensor.
+"""`Shards`: the safetensors files of a model folder, and the file of every tensor.
 
-Owns finding the files (model.safetensors, or the index and its shards), the index's checks and the digest of the
-folder. It does not know which tensors a model needs: that is `q3edge.checkpoint`.
+Finds the files (model.safetensors, or the index and its shards), checks the index and computes the folder's digest.
+The tensors that a model needs are checked in `q3edge.checkpoint.safetensors_folder`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _LISTED = 10
 
 
 class Shards:
-    """Every tensor of a folder, in whichever file. Only headers are read at construction.
+    """All tensors of a folder, in any of its files. Only headers are read at construction.
 
-    absent: names of the index that no file has; whether they matter is for the reader of the model to say.
+    absent: names of the index that no file has; the reader of the model decides whether they matter.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,19 +61,19 @@ class Shards:
 
     @property
     def entries(self) -> dict[str, TensorEntry]:
-        """Stored name -> dtype, shape and place, over all files."""
+        """Entries of all files: stored name -> dtype, shape and place."""
         return {name: file.entries[name] for name, file in self._holder.items()}
 
     def path_of(self, name: str) -> Path:
-        """The file that holds a tensor."""
+        """Path of the file that holds a tensor."""
         return self._holder[name].path
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """As SafetensorsFile.read."""
+        """Read a range of rows (of the first dimension) in the stored dtype; BF16 as its bits, uint16."""
         return self._holder[name].read(name, rows)
 
     def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """As SafetensorsFile.read_float."""
+        """Read a tensor, or a range of its rows, as float32; InputError for NaN or infinity."""
         return self._holder[name].read_float(name, rows)
 
     @property
@@ -82,7 +82,7 @@ class Shards:
         return sum(file.size for file in self._files)
 
     def digest(self) -> str:
-        """sha256 over the sha256 of config.json and every weight file, by name: the identity of the model."""
+        """Digest that identifies the model: hex sha256 over those of config.json and every weight file, by name."""
         paths = [self.folder / CONFIG_FILE, *(file.path for file in self._files)]
         with ThreadPoolExecutor(max_workers=2) as pool:
             hashes = pool.map(lambda path: file_record(path).sha256, paths)
@@ -95,14 +95,14 @@ class Shards:
 
 
 def first_names(names: Iterable[str]) -> str:
-    """'a, b, c' for errors; of a long list the first ten and how many more."""
+    """Format names for errors: 'a, b, c'; of a long list the first ten and how many more."""
     found = list(names)
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return ", ".join(found[:_LISTED]) + more
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor -> shard file of the index; empty where the folder has the one model.safetensors."""
+    """Read the index: tensor -> shard file; empty if the folder has one model.safetensors."""
     if not folder.is_dir():
         raise InputError(f"{folder}: not found or not a folder; expected a model folder")
     if (folder / SINGLE_FILE).exists():

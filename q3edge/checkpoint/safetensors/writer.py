@@ -21,10 +21,10 @@ from q3edge.storage.raw_bytes import bytes_of, write_at
 
 
 class SafetensorsWriter:
-    """A file with the given tensors, name -> (dtype as in the header, shape); filled by `append`.
+    """Writer of a file with the given tensors, name -> (dtype as in the header, shape); filled by `append`.
 
     Tensors are laid out widest element first, otherwise in the order given: each is then aligned to its element, as in
-    files of the safetensors library. OSError passes through (disk full is reported by whoever owns the folder).
+    files of the safetensors library. OSError passes through (a full disk is reported by the caller).
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SafetensorsWriter:
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """uint16 bits of the nearest bfloat16 (ties to even) of finite float32 values."""
+    """Round finite float32 values to the nearest bfloat16 (ties to even); returns its bits, uint16."""
     bits = values.view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return rounded.astype(np.uint16)

@@ -1,4 +1,4 @@
-"""The options of `quantize`, `build` and `sweep` that say what weights are rounded for."""
+"""Options of calibration in `quantize`, `build` and `sweep`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ text_options = together(
 )
 calibration_options = together(
     text_options,
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the choice among calibration text."),
-    click.option("--restart", is_flag=True, help="Forget the unfinished calibration of an earlier, other command."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice among calibration text."),
+    click.option(
+        "--restart", is_flag=True, help="Discard the unfinished calibration of an earlier, different command."
+    ),
     click.option(
         "--reconstruct",
         is_flag=True,
-        help="Train each layer, once solved, towards what the float one gives (slower, more accurate).",
+        help="Train each layer, once solved, towards the output of the float one (slower, more accurate).",
     ),
     click.option(
         "--tune", is_flag=True, help="Then train scales and norms on the float model's predictions (slow, better)."

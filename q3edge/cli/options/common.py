@@ -1,4 +1,4 @@
-"""What every verb's options are made of, and the options that most verbs have."""
+"""Types and helpers for options, and the options of most commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def number(argument: str) -> click.IntRange | click.FloatRange:
-    """The type of a flag whose range is that of a public function's argument."""
+    """Type of a flag with the range of a public function's argument."""
     kind = ARGUMENTS[argument]
     assert isinstance(kind, Number), argument
     if kind.whole:
@@ -32,7 +32,7 @@ def _bound(value: float | None) -> int | None:
 
 
 class CommaSeparated(click.ParamType["tuple[Element, ...]"], Generic[Element]):
-    """a,b,c -> (a, b, c), each of type `element`; at least one. `example` says what to write."""
+    """Type of a flag a,b,c -> (a, b, c), at least one, each of type `element`; `example`: for the error."""
 
     name = "list"
 
@@ -41,7 +41,7 @@ class CommaSeparated(click.ParamType["tuple[Element, ...]"], Generic[Element]):
         self._example = example
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Element, ...]:
-        """See click.ParamType."""
+        """Convert the flag's text to a tuple; fails with the example if a part is not of the type."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",") if part.strip()]
@@ -52,7 +52,7 @@ class CommaSeparated(click.ParamType["tuple[Element, ...]"], Generic[Element]):
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """One decorator that adds all `options`, which --help lists in this order."""
+    """Make one decorator that adds all `options`, listed by --help in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):

@@ -1,4 +1,4 @@
-"""The options that say what is measured, how, and what is asked of the result."""
+"""Options of measurements, and gates for their results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ max_tokens_option = click.option(
     metavar="N",
     default=MAX_TOKENS,
     show_default=True,
-    help="Tokens to judge on, at most.",
+    help="Largest number of tokens to measure on.",
 )
 validation_options = together(
     click.option(
-        "--text", "texts", type=FILE, multiple=True, metavar="FILE", help="UTF-8 text to judge on (default: built in)."
+        "--text",
+        "texts",
+        type=FILE,
+        multiple=True,
+        metavar="FILE",
+        help="UTF-8 text to measure on (default: built in).",
     ),
     max_tokens_option,
     click.option(
@@ -70,13 +75,13 @@ measuring_options = together(
         is_flag=False,
         flag_value=ANSWER_TOKENS,
         metavar="[N]",
-        help=f"Let both models also answer every question in their own words, in up to N tokens ({ANSWER_TOKENS}), "
-        "and score that.",
+        help=f"Let both models also generate an answer to every question, of up to N tokens ({ANSWER_TOKENS}), "
+        "and score these.",
     ),
     click.option(
         "--allow-code",
         is_flag=True,
-        help="With --generate: run the programs that the models write, in a sandbox, and judge them.",
+        help="With --generate: run the programs that the models write, in a sandbox, and score them.",
     ),
     threads_option,
 )

@@ -1,4 +1,4 @@
-"""The options of `quantize` and `build` that say what each weight is stored as."""
+"""Options of `quantize` and `build` for the storage of the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ method_option = click.option(
 
 
 def recipe_options(formats: Sequence[str]) -> Callable[[Command], Command]:
-    """--format to --kv; `formats`: the names that --format takes."""
+    """Make a decorator that adds the flags --format to --kv; `formats`: the choices of --format."""
     return together(
         click.option("--format", "format_name", type=click.Choice(formats), help=f"Weight format (default: {FORMAT})."),
         method_option,
@@ -38,12 +38,12 @@ def recipe_options(formats: Sequence[str]) -> Callable[[Command], Command]:
             "--kv",
             "kv_cache",
             type=click.Choice(CACHE_TYPES),
-            help="How the context is kept: float32, or int8 in a quarter of the memory, faster where it is long "
+            help="Type of the KV cache: float32, or int8 in a quarter of the memory, faster with long contexts "
             "(default: float32).",
         ),
     )
 
 
 def take_recipe(options: dict[str, Any]) -> str | Path | None:
-    """Take --format and --recipe out of the options: the `recipe` of the function. UsageError: both are given."""
+    """Remove --format and --recipe from the options; returns the function's `recipe`. UsageError: both are given."""
     return named_recipe(options.pop("format_name"), options.pop("recipe_file"))

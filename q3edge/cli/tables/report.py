@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def report_table(report: Report) -> str:
-    """The advice, then one row a variant; failures and what was not measured below."""
+    """Format a report: recommendation, a row per variant, then failures and missing measurements."""
     rows = [_row(report, variant) for variant in report.variants]
     header = ("variant", "MB", "of reference", "recovery (%)", f"{KL_TITLES[report.kl]} (nats)", "tokens/s")
     parts = [report.recommendation.sentence]
@@ -41,13 +41,13 @@ def _row(report: Report, variant: Variant) -> tuple[str, ...]:
 
 
 def gate_table(report: GateReport) -> str:
-    """One line a gate, and where the numbers come from."""
+    """Format a gate check: the source of the numbers, and a line per gate."""
     lines = [f"{result.status:>7}  {result.name}: {result.reason}" for result in report.results]
     return "\n".join([f"{report.artifact}, by {report.source}", *lines])
 
 
 def diff_table(found: ArtifactDiff) -> str:
-    """Sizes of both, then a section for each kind of change, then the predictions."""
+    """Format a diff: sizes of both, a section for each kind of change, and the predictions."""
     rows = [(c.name, _megabytes(c.a), _megabytes(c.b), _ratio(c.a, c.b)) for c in found.sizes]
     parts = [f"A {found.a}\nB {found.b}", table(("size (MB)", "A", "B", "B of A"), rows)]
     schemes = [f"{c.a} -> {c.b}: {c.tensors} tensors, first {c.first}" for c in found.schemes]
@@ -72,7 +72,7 @@ def diff_table(found: ArtifactDiff) -> str:
 
 
 def _measured(found: ArtifactDiff) -> list[str]:
-    """What was measured of the whole model; parts of it are counted, for --json shows them."""
+    """Lines of the changed measurements of the whole model; those of parts are only counted."""
     whole = ("validation.overall.", "validation.text_kl")
     shown = [c for c in found.metrics if "." not in c.name or c.name.startswith(whole)]
     lines = [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)}" for c in shown]
@@ -87,7 +87,7 @@ def _predictions(found: ArtifactDiff) -> str:
     same = estimate(found.predictions.top1_agreement, scale=100)
     return (
         f"Predictions of B against A on {found.predictions.tokens} tokens of the built-in text: mean KL of B from A "
-        f"{estimate(found.predictions.mean_kl)} nats, same likeliest token {same} %; brackets: 95 % confidence"
+        f"{estimate(found.predictions.mean_kl)} nats, top-1 agreement {same} %; brackets: 95 % confidence"
     )
 
 

@@ -16,7 +16,7 @@ _CONTEXT = 60  # characters
 
 
 def scorecard_table(scorecard: Scorecard) -> str:
-    """Recovery in one line; a table each for areas, languages and suites; the worst places, and the checks."""
+    """Format a scorecard: recovery, tables of areas, languages and suites, the largest differences, the checks."""
     recovery = _recovery(scorecard.recovery)
     weights = ", ".join(f"{area} {100 * weight:.0f} %" for area, weight in scorecard.area_weights.items())
     title = f"{scorecard.artifact} against {scorecard.reference}: recovery {recovery} %"
@@ -46,7 +46,7 @@ def _overall(scorecard: Scorecard) -> str:
     ]
     return (
         f"{overall.tokens} tokens, {overall.windows} items; mean KL on the suites {estimate(overall.mean_kl, 3)} nats, "
-        f"same likeliest token {estimate(overall.top1_agreement, 3, scale=100)} %\n"
+        f"top-1 agreement {estimate(overall.top1_agreement, 3, scale=100)} %\n"
         f"{scorecard.seconds:.0f} s ({', '.join(spent)}); brackets: 95 % confidence"
     )
 

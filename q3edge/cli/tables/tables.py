@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell: the first to the left, the others to the right."""
+    """Format a text table, columns padded to their widest cell: the first left-aligned, the others right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -27,7 +27,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def estimate(value: Estimate, digits: int = 4, scale: float = 1.0) -> str:
-    """value [low, high], significant digits as given; just the value where there is no interval."""
+    """Format a value with its interval, value [low, high], to so many significant digits; without one, the value."""
     text = f"{value.value * scale:.{digits}g}"
     if value.low is None or value.high is None:
         return text
@@ -35,14 +35,14 @@ def estimate(value: Estimate, digits: int = 4, scale: float = 1.0) -> str:
 
 
 def validation_table(report: ValidationReport) -> str:
-    """Every metric with its interval, the two parts of the error, and the checks."""
+    """Format a validation: every metric with its interval, the two parts of the error, and the checks."""
     overall = report.overall
     rows = [
         ("mean KL on the text (nats)", estimate(report.text_kl)),
         ("median KL", estimate(overall.median_kl)),
         ("99 % KL", estimate(overall.p99_kl)),
         ("99.9 % KL", estimate(overall.p999_kl)),
-        ("same likeliest token (%)", estimate(overall.top1_agreement, scale=100)),
+        ("top-1 agreement (%)", estimate(overall.top1_agreement, scale=100)),
         ("perplexity, float model", estimate(overall.reference_perplexity)),
         ("perplexity, this model", estimate(overall.candidate_perplexity)),
         ("ln perplexity ratio", estimate(overall.log_perplexity_ratio)),
@@ -63,11 +63,11 @@ def _by_text(report: ValidationReport) -> str:
         return name, str(found.tokens), estimate(found.mean_kl, 3), same
 
     rows = [row(name, found) for name, found in report.by_text.items()]
-    return table(("text", "tokens", "text KL", "same token (%)"), rows)
+    return table(("text", "tokens", "text KL", "top-1 agreement (%)"), rows)
 
 
 def inspection_table(inspection: Inspection) -> str:
-    """The model in a few lines, then one row per format."""
+    """Format an inspection: the model in a few lines, then one row per format."""
     config = inspection.config
     heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} KV) of {config.head_dim}"
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
@@ -102,7 +102,7 @@ def inspection_table(inspection: Inspection) -> str:
 
 
 def demo_table(result: DemoResult) -> str:
-    """One row per format: size, distance from float, right answers, speed."""
+    """Format a demo: a row per format with size, KL from float, right answers, speed."""
     float_bytes = result.rows[0].model_bytes
     rows = [
         (
@@ -121,7 +121,7 @@ def demo_table(result: DemoResult) -> str:
 
 
 def bench_table(result: BenchResult) -> str:
-    """Load, first token and prefill, then a row per depth."""
+    """Format a benchmark: load, first token and prefill, then a row per depth."""
 
     def cell(found: Spread, digits: int, scale: float = 1.0) -> str:
         return f"{found.median * scale:.{digits}f} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"

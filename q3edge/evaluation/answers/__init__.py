@@ -1,1 +1,1 @@
-"""What models answer in their own words, and whether it is right."""
+"""Generated answers and their scoring."""

@@ -1,7 +1,7 @@
-"""`GeneratedAnswer`, what a model wrote for one item, and how it writes over many.
+"""`GeneratedAnswer`, what a model generated for one item, and its writing behaviour over many items.
 
-Whether it closes its thinking, ends by itself, keeps to JSON and to the language of the question. Correctness is judged
-in `number_match`.
+Behaviour: whether it closes its thinking, ends by itself, keeps to JSON and to the language of the question.
+Correctness is judged in `number_match`, of programs in `sandbox`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ALIKE = {"no": "da"}  # the detector cannot tell them apart: they share their s
 
 @dataclass(frozen=True, slots=True)
 class GeneratedAnswer:
-    """What a model wrote for one item, and whether it is right.
+    """Generated answer to one item, and whether it is right.
 
     text: all of it; thinking and answer: its two parts. tokens: without the stop token. finish_reason: None where the
     model was not asked. correct: None where it is not known, and reason then says why; of a program that is wrong,
@@ -42,9 +42,9 @@ class GeneratedAnswer:
 
 
 def behaviour(items: Sequence[Item], generated: Sequence[GeneratedAnswer]) -> Behaviour | None:
-    """How the model writes, over the items it was asked (one of `generated` each); None where it was asked none.
+    """Measure how a model writes over the items it was asked; None if it was asked none. `generated`: one per item.
 
-    Shares have Wilson intervals, the length one from the bootstrap over items.
+    Shares have Wilson intervals; the mean length has one from the bootstrap over items.
     """
     asked = [(item, found) for item, found in zip(items, generated, strict=True) if found.finish_reason is not None]
     if not asked:
@@ -60,7 +60,7 @@ def behaviour(items: Sequence[Item], generated: Sequence[GeneratedAnswer]) -> Be
 
 
 def thinking_closed(found: GeneratedAnswer) -> bool | None:
-    """Whether the last thinking, opened by the model or by its template, was closed; None where there is none."""
+    """Tell whether the last thinking, opened by the model or by its template, was closed; None where there is none."""
     opened, closed = found.text.rfind(THINK_START), found.text.rfind(THINK_END)
     if opened < 0 and closed < 0 and not found.thinking:
         return None
@@ -68,9 +68,9 @@ def thinking_closed(found: GeneratedAnswer) -> bool | None:
 
 
 def language_kept(item: Item, found: GeneratedAnswer) -> bool | None:
-    """Whether the answer is in the language that the question is in; None for programs, and where either is unknown.
+    """Tell whether the answer is in the language of the question; None for programs, and where either is unknown.
 
-    Both are told by `detect_language`, so that no tag that a file gives is compared with one that the detector has.
+    `detect_language` names both, so a tag that a file gives is never compared with one that the detector has.
     """
     if item.kind == "code":
         return None
@@ -94,6 +94,6 @@ def _is_json(text: str) -> bool:
 
 
 def _share(flags: Sequence[bool | None]) -> Estimate | None:
-    """Of those that are not None."""
+    """Share of the flags that are true, among those that are not None; None if all are."""
     known = [flag for flag in flags if flag is not None]
     return wilson(known) if known else None

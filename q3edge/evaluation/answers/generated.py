@@ -1,6 +1,6 @@
-"""The generated mode: models answer every item in their own words, and their answers are judged and compared.
+"""The generated mode: models generate an answer to every item, and the answers are judged and compared.
 
-What counts as an answer is number_match's business, running programs sandbox's, how a model writes behaviour's.
+Extraction is in `number_match`, running programs in `sandbox`, writing behaviour in `behaviour`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _TOO_LONG = "questions longer than the model's context were not asked"
 _NOT_RUN = "programs were written but not run, so not judged (--allow-code runs them)"
 _CODES = {_TEXT: "texts-not-generated", _TOO_LONG: "items-too-long", _NOT_RUN: "programs-not-run"}
 _COMPLETE = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{}\n```"
-_CONTINUED = 32  # tokens: enough to see where a text goes
-_NEXT_QUESTION = "\nQuestion:"  # a model without a template goes on with questions of its own
+_CONTINUED = 32  # tokens: enough to show how a text continues
+_NEXT_QUESTION = "\nQuestion:"  # a model without a template continues with questions of its own
 
 
 def answer_all(
@@ -50,32 +50,32 @@ def answer_all(
     sandbox: Sandbox | None = None,
     journal: Path | None = None,
 ) -> list[GeneratedAnswer]:
-    """What the model answers to each item, judged; greedily, or with a `seed` as the checkpoint samples.
+    """Answer every item and judge the answers; greedily, or with a `seed` as the checkpoint samples.
 
-    sandbox None: programs are written, but not run. What is in the file `journal` already, from the same model and
-    settings, is not written again; everything new is appended to it before the next item begins.
-    ResourceError: the journal cannot be written. InputError, UsageError: as `Model.chat`.
+    sandbox None: programs are written, but not run. An answer that the file `journal` has from the same model and
+    settings is not generated again; each new one is appended to it before the next item begins.
+    ResourceError: the journal cannot be written. InputError, UsageError: those of `q3edge.runtime.model.Model.chat`.
     """
     greedy = 0.0 if seed is None else None
     settings = model.settings(max_new_tokens=max_new_tokens, temperature=greedy, seed=seed)
     found = []
-    with _Journal(journal) as known, progress.task("answers", len(items)) as advance:
+    with _AnswerJournal(journal) as answers, progress.task("answers", len(items)) as advance:
         for item in items:
             key = cache_key(
                 model=artifact_digest(model.folder), kind=item.kind, prompt=item.prompt, thinking=item.thinking,
                 max_new_tokens=max_new_tokens, seed=seed,
             )  # fmt: skip
-            written = known.load(key)
+            written = answers.load(key)
             if written is None:
                 written = _write(model, item, settings)
-                known.append(key, written)
+                answers.append(key, written)
             found.append(_judge(item, written, sandbox))
             advance(1)
     return found
 
 
 def continuation(model: Model, ids: Sequence[int]) -> str:
-    """The model's own text behind these token ids, greedily, of some 30 tokens; empty where the context ends there."""
+    """Greedy continuation of these token ids, at most 32 tokens; empty where they fill the context."""
     if _too_long(model, ids):
         return ""
     settings = model.settings(max_new_tokens=_CONTINUED, temperature=0.0)
@@ -83,7 +83,7 @@ def continuation(model: Model, ids: Sequence[int]) -> str:
 
 
 def left_out(generated: Sequence[GeneratedAnswer]) -> tuple[Notice, ...]:
-    """What has no judgement, counted by its reason."""
+    """Count the items without a judgement, one notice for each reason."""
     reasons = Counter(found.reason for found in generated if found.correct is None)
     return tuple(Notice(_CODES[reason], count, reason) for reason, count in reasons.items())
 
@@ -91,9 +91,9 @@ def left_out(generated: Sequence[GeneratedAnswer]) -> tuple[Notice, ...]:
 def compare_generated(
     reference: Sequence[GeneratedAnswer], candidate: Sequence[GeneratedAnswer], suites: Sequence[Suite]
 ) -> GeneratedComparison:
-    """Both models' answers to all items of the suites, in their order; recovery is paired, in percent.
+    """Compare both models' answers to all items of the suites, in their order; recovery is paired, in percent.
 
-    One text is judged once: a program near its time limit must not set a model apart from itself.
+    Equal texts get one judgement: a program near its time limit must not make a model differ from itself.
     """
     asked = [(suite.name, item) for suite in suites for item in suite.items]
     items = [item for _, item in asked]
@@ -128,7 +128,7 @@ def _write(model: Model, item: Item, settings: GenerationSettings) -> GeneratedA
 
 
 def _continue(model: Model, item: Item, settings: GenerationSettings) -> GeneratedAnswer:
-    """A model that knows no conversations goes on with the program, or with "Question: ... Answer:"."""
+    """Answer without a chat template: the model continues the program, or "Question: ... Answer:"."""
     code = item.kind == "code"
     ids = model.tokenizer.encode_text(item.prompt if code else f"Question: {item.prompt}\nAnswer:")
     if _too_long(model, ids):
@@ -153,17 +153,17 @@ def _judge(item: Item, found: GeneratedAnswer, sandbox: Sandbox | None) -> Gener
     return replace(found, correct=outcome.passed, reason=outcome.reason)
 
 
-class _Journal:
-    """What a model wrote, by key, without judgements; without a path, nothing is kept."""
+class _AnswerJournal:
+    """Journal of generated answers by key, without judgements; without a path, nothing is kept."""
 
     def __init__(self, path: Path | None) -> None:
         self._lines = None if path is None else JsonLines(path, ADVICE)
-        self._known: dict[str, GeneratedAnswer] = {}
+        self._cached: dict[str, GeneratedAnswer] = {}
 
     def __enter__(self) -> Self:
         if self._lines is not None:
             self._lines.__enter__()
-            self._known = {raw["key"]: from_plain(GeneratedAnswer, raw["written"]) for raw in self._lines.values()}
+            self._cached = {raw["key"]: from_plain(GeneratedAnswer, raw["written"]) for raw in self._lines.values()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
@@ -171,11 +171,11 @@ class _Journal:
             self._lines.close()
 
     def load(self, key: str) -> GeneratedAnswer | None:
-        """What is there already."""
-        return self._known.get(key)
+        """Cached answer of `key`; None if there is none."""
+        return self._cached.get(key)
 
     def append(self, key: str, written: GeneratedAnswer) -> None:
-        """Make one item durable; ResourceError: the disk is full."""
+        """Make one answer durable; ResourceError: the disk is full."""
         if self._lines is not None:
             self._lines.append({"key": key, "written": asdict(written)})
 
@@ -195,7 +195,7 @@ def _judged_alike(candidate: GeneratedAnswer, reference: GeneratedAnswer) -> Gen
 
 
 def _scores(judged: Sequence[_Pair], key: Callable[[_Pair], str]) -> dict[str, AreaScore]:
-    """A slice for every value of `key`, in order of appearance."""
+    """Scores for every value of `key`, in order of appearance."""
     names = dict.fromkeys(map(key, judged))
     return {name: _score(name, [pair for pair in judged if key(pair) == name]) for name in names}
 
@@ -208,7 +208,7 @@ def _score(name: str, judged: Sequence[_Pair]) -> AreaScore:
 
 
 def _length_ratio(pairs: Sequence[_Pair]) -> Estimate | None:
-    """Over the items that both were asked; None where the reference wrote nothing."""
+    """Ratio of the mean lengths over the items that both were asked; None where the reference wrote nothing."""
     both = [pair for pair in pairs if pair.reference.finish_reason and pair.candidate.finish_reason]
     if not both:
         return None

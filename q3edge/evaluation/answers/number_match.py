@@ -1,7 +1,7 @@
-"""What counts as the answer in generated text, and whether it is right: numbers, letters, JSON, programs, plain text.
+"""Answers extracted from generated text, and whether they are right: numbers, letters, JSON, programs, plain text.
 
-All functions get the text after thinking. A model answers in its own words, so the answer is looked for as other
-harnesses do it (the last number, the first letter): to miss a form that nobody asked for is no mistake.
+All functions get the text after thinking. A model answers freely, so the answer is extracted as other harnesses do it
+(the last number, the first letter): an answer is not wrong for lacking a format that the question does not ask for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MARKUP = " \t\n*_`$()（）[].:：。"
 
 
 def is_right(item: Item, answer: str) -> bool:
-    """Whether `answer` is the right one of an item of kind answer or choice; ValueError for others."""
+    """Tell whether `answer` is right for an item of kind answer or choice; ValueError for other kinds."""
     if item.kind == "choice":
         return chosen_letter(answer, item.choices) == item.final
     if item.kind != "answer":
@@ -50,7 +50,7 @@ def is_right(item: Item, answer: str) -> bool:
 
 
 def final_number(text: str, language: str = "") -> Decimal | None:
-    """The last number of the last \\boxed{}, else the first after the last ####, else the last of all; None: none.
+    """Extract the last number of the last \\boxed{}, else the first after the last ####, else the last; None: none.
 
     Digits of every script count. Commas, apostrophes and spaces between groups of three are dropped, lakhs (1,00,000)
     too; a comma before anything but three digits is a decimal one. A dot before three digits separates thousands only
@@ -68,9 +68,9 @@ def final_number(text: str, language: str = "") -> Decimal | None:
 
 
 def chosen_letter(text: str, choices: tuple[str, ...]) -> str | None:
-    """The letter of a choice: boxed, or the whole answer, or the last one stated ("Answer: B"), else the choice whose
-    text is the answer, else the first letter that stands alone, else the one choice whose text occurs. None: none, as
-    where a model only repeats all choices.
+    """Extract the letter of a choice: boxed, or the whole answer, or the last one stated ("Answer: B"), else the choice
+    whose text is the answer, else the first letter that stands alone, else the one choice whose text occurs.
+    None: none, as where a model only repeats all choices.
     """
     letters = LETTERS[: len(choices)]
     boxed = _BOXED.findall(text)
@@ -90,7 +90,7 @@ def chosen_letter(text: str, choices: tuple[str, ...]) -> str | None:
 
 
 def json_value(text: str) -> Any:
-    """The value that the whole text is as JSON, a code fence around it left out; ValueError: it is none."""
+    """Parse the whole text, without a code fence around it, as JSON; ValueError: it is not JSON."""
     text = text.strip()
     fenced = _FENCED.fullmatch(text)
     try:
@@ -100,7 +100,7 @@ def json_value(text: str) -> Any:
 
 
 def program(item: Item, answer: str) -> str:
-    """Python source that ends without an error where `answer` completes the item, of kind code, rightly.
+    """Assemble Python source that ends without an error if `answer` completes the item, of kind code, correctly.
 
     The code is the last fenced block that defines the function, else the last one, else all of the answer; either the
     whole function, which then replaces the prompt's, or its body, which ends where the indentation does.
@@ -125,7 +125,7 @@ def _equal_json(one: str, other: str) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Python's equality, but that true is not 1."""
+    """Compare as Python does, except that true is not 1."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -134,14 +134,14 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _plain(text: str) -> str:
-    """With ASCII digits, and one sign for each separator."""
+    """Text with ASCII digits, and one sign for each separator."""
     for sign, plain in _SEPARATORS.items():
         text = text.replace(sign, plain)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
 def _numbers(text: str, language: str) -> list[Decimal]:
-    """In order; a minus belongs to a number that it touches, or whose currency sign it touches."""
+    """Numbers of a text in order; a minus belongs to a number that it touches, or whose currency sign it touches."""
     found = []
     for run in _RUN.finditer(text):
         before = text[max(0, run.start() - 4) : run.start()]
@@ -152,7 +152,7 @@ def _numbers(text: str, language: str) -> list[Decimal]:
 
 
 def _split(run: str, language: str) -> list[str]:
-    """The numbers in digits with separators between them, each as Decimal reads it: as few as there can be."""
+    """Numbers in digits with separators between them, each as Decimal reads it: as few as possible."""
     parts, start = [], 0
     ends = [found.start() for found in re.finditer(r"\D", run)] + [len(run)]
     while start < len(run):

@@ -1,4 +1,4 @@
-"""Answer accuracy: questions with one right answer, exact match of what the model says after thinking."""
+"""Answer accuracy: questions with one right answer, exact match of the text after thinking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from q3edge.runtime.text.thinking import THINK_END
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """What came back for a question; `given` is the text after thinking, stripped."""
+    """Answer given to a question; `given` is the text after thinking, stripped."""
 
     id: str
     given: str
@@ -35,12 +35,12 @@ class AnswerReport:
 
 
 def final_answer(text: str) -> str:
-    """What follows the last </think>, stripped; the whole text, stripped, where there is none."""
+    """Text after the last </think>, stripped; the whole text, stripped, where there is none."""
     return text.rpartition(THINK_END)[2].strip()
 
 
 def score_answers(questions: Sequence[Question], generate: Callable[[Question], str]) -> AnswerReport:
-    """Ask every question (at least one); `generate` returns the raw text of the model's turn."""
+    """Ask every question (at least one) and score the answers; `generate` returns the raw text of the model's turn."""
     answers = []
     with progress.task("answers", len(questions)) as advance:
         for question in questions:

@@ -1,8 +1,8 @@
-"""`Sandbox`: runs programs that a model wrote and nobody has read, in processes with little to break.
+"""`Sandbox`: runs programs written by a model, in restricted processes.
 
-Limits on time, memory, files and processes are the kernel's; so is the missing network, and the end of whatever a
-program started, where `unshare` works. Writing outside the program's own folder is refused by Python only: whoever
-distrusts the model itself runs q3edge in a container.
+The kernel limits time, memory, files and processes; where `unshare` works, it also removes the network and ends every
+process that a program started. Writing outside the program's own folder is refused by Python only: for untrusted models
+run q3edge in a container.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNSHARE_CONFUSED = "unshare: sigprocmask"  # how util-linux 2.38 says that a si
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether a program ran to its end; if not, why: its last line on stderr, or the limit it met."""
+    """Outcome of a program: whether it ran to its end; if not, why: its last line on stderr, or the limit it met."""
 
     passed: bool
     reason: str
@@ -45,8 +45,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """How programs are started on this machine. prefix: a command that takes the network away and gives a program
-    processes of its own, that end with it; or only the former; or nothing. user: whom it runs as, -1 for ours.
+    """Way of running programs on this machine. prefix: a command that removes the network and gives a program
+    processes of its own, which end with it; or only the former; or nothing. user: id to run as; -1: the current one.
     """
 
     prefix: tuple[str, ...]
@@ -54,7 +54,7 @@ class Sandbox:
 
     @classmethod
     def open(cls) -> Sandbox:
-        """The strictest way that works here. ResourceError: none does."""
+        """Find the strictest sandbox that works here. ResourceError: none does."""
         if sys.platform == "win32":
             raise ResourceError("programs can be run under limits on Linux and macOS only; leave out --allow-code")
         reason = ""
@@ -67,7 +67,7 @@ class Sandbox:
 
     @property
     def weaknesses(self) -> tuple[str, ...]:
-        """What is not prevented here although it should be, each a sentence."""
+        """Protections that are missing on this machine, each as a sentence."""
         found = []
         if not self.prefix:
             found.append("programs had access to the network: `unshare` does not work here")
@@ -80,9 +80,9 @@ class Sandbox:
         return tuple(found)
 
     def run(self, program: str, *, wall_seconds: float = WALL_SECONDS, memory: int = MEMORY) -> Outcome:
-        """Run Python source to its end in an empty folder that is removed afterwards, with whatever it started.
+        """Run Python source to its end in an empty folder; the folder and its processes (see `weaknesses`) end with it.
 
-        memory: bytes of address space, the interpreter's own among them.
+        memory: bytes of address space, the interpreter's own included.
         """
         word = secrets.token_hex(16)
         with tempfile.TemporaryDirectory(prefix="q3edge-sandbox-", ignore_cleanup_errors=True) as name:
@@ -116,7 +116,7 @@ class Sandbox:
 
 
 def _candidates() -> Iterator[Sandbox]:
-    """From strict to lax. Root becomes nobody where it can, because limits on processes do not hold for root."""
+    """Sandboxes from strict to lax. Root becomes nobody where it can: limits on processes do not hold for root."""
     root = os.geteuid() == 0
     unshare = shutil.which("unshare")
     prefixes: list[tuple[str, ...]] = [()]
@@ -130,7 +130,7 @@ def _candidates() -> Iterator[Sandbox]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the process and its group, which may outlive it."""
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left
+    with suppress(ProcessLookupError, PermissionError):  # no process is left
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 

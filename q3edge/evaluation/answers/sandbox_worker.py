@@ -1,4 +1,4 @@
-"""Runs one program under limits: started by `sandbox` as a process of its own, so it imports nothing of q3edge.
+"""Run one program under limits: started by `sandbox` as a process of its own, so it imports nothing of q3edge.
 
 argv: CPU seconds, bytes of memory, bytes of a file, and the user id to become (-1: stay). stdin: a line with a secret
 word, then the program. The word is printed once the program has run to its end: an `exit(0)` is no success.
@@ -54,7 +54,7 @@ def _limit(seconds: int, memory: int, file_bytes: int) -> None:
 
 
 def _forbid(folder: str) -> None:
-    """Refuse what no exercise needs. This stops accidents; the limits and the missing network are the kernel's."""
+    """Refuse what no exercise needs. This stops accidents; the kernel sets the limits and removes the network."""
     inside = folder + os.sep
 
     def check(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,1 +1,1 @@
-"""How far two models' predictions are apart, token by token, and what that says with which confidence."""
+"""Distance of two models' predictions, token by token, and its averages with confidence intervals."""

@@ -1,4 +1,4 @@
-"""The one way from windows to distances: models read the same windows side by side, a chunk of logits at a time.
+"""Comparison of models on windows: they read the same windows side by side, a chunk of logits at a time.
 
 Logits are float32 [<= CHUNK, V] for as many tokens; a window's logits are those of each model, in the models' order.
 """
@@ -33,8 +33,11 @@ class NonFiniteLogitsError(ValidationError):
 def compare_models(
     windows: Sequence[Window], models: Sequence[ComparedModel], pairs: Sequence[Pair] = ((0, 1),)
 ) -> list[list[TokenMetrics]]:
-    """The metrics of every window (at least one) for each of `pairs`. NonFiniteLogitsError: see `compare_chunk`."""
-    metrics: dict[int, list[TokenMetrics]] = dict(read_windows(windows, models, partial(_compare, windows, pairs)))
+    """Token metrics of every window (at least one) for each of `pairs`.
+
+    NonFiniteLogitsError: some logits are NaN or infinite.
+    """
+    metrics: dict[int, list[TokenMetrics]] = dict(read_windows(windows, models, partial(_pair_metrics, windows, pairs)))
     return [[metrics[number][pair] for number in range(len(windows))] for pair in range(len(pairs))]
 
 
@@ -47,10 +50,10 @@ def read_windows(
     known: Collection[int] = (),
     workers: int = 1,
 ) -> Iterator[tuple[int, Found]]:
-    """The number of each window that is not `known`, and what `read` makes of that number and the models' logits.
+    """Number of each window that is not `known`, with the result of `read` for that number and the models' logits.
 
-    groups: one for each window, which batches do not mix (None: one of all). workers: how many windows are read at
-    once; an artifact's forward then runs in several threads.
+    groups: one for each window; batches do not mix them (None: all are one group). workers: how many windows are read
+    at once; an artifact's forward then runs in several threads.
     """
     lengths = [len(window.inputs) for window in windows]
     with progress.task("compare", sum(lengths)) as advance:
@@ -70,7 +73,7 @@ def read_windows(
 
 
 def side_by_side(logits: Sequence[LogitsChunks]) -> Iterator[tuple[int, tuple[Logits, ...]]]:
-    """Where each chunk of a window begins, and every model's logits of it."""
+    """Start of each chunk of a window, with every model's logits of it."""
     start = 0
     for chunks in zip(*logits, strict=True):
         yield start, chunks
@@ -114,10 +117,10 @@ def _read(
     return read(number, logits[number])
 
 
-def _compare(
+def _pair_metrics(
     windows: Sequence[Window], pairs: Sequence[Pair], number: int, logits: Sequence[LogitsChunks]
 ) -> list[TokenMetrics]:
-    """The metrics of one window by pair."""
+    """Token metrics of one window by pair."""
     parts: list[list[TokenMetrics]] = [[] for _ in pairs]
     for start, chunks in side_by_side(logits):
         for part, (reference, candidate) in zip(parts, pairs):

@@ -1,4 +1,4 @@
-"""The two mean KLs that are measured of a model. They are of different text, so neither stands in for the other."""
+"""The two mean KLs that are measured of a model. They are of different text, so neither replaces the other."""
 
 from __future__ import annotations
 

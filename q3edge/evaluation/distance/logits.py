@@ -1,4 +1,4 @@
-"""Logits of two models for the same tokens -> `TokenMetrics`. Pure functions; averaging is `statistics`'."""
+"""Logits of two models for the same tokens -> `TokenMetrics`. Pure functions; `statistics` averages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`TokenMetrics`: how far two models' predictions are apart at every token. Plain arrays; `logits` computes them."""
+"""`TokenMetrics`: distances of two models' predictions at every token. Plain arrays; `logits` computes them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenMetrics:
-    """One value per scored position, each float64 [T]; "next" is the token that really follows.
+    """Metrics with one value per scored position, each float64 [T]; "next" is the token that really follows.
 
     kl: KL(reference || candidate) of the next-token distributions, in nats.
-    same_top: 1 where both find the same token likeliest, else 0.
+    top1_agreement: 1 where both find the same token most likely, else 0.
     reference_nll, candidate_nll: -log probability of the next token, in nats.
     probability_change: candidate's minus the reference's probability of the next token.
     logit_error: Euclidean norm of the difference of the logits over that of the reference's logits.

@@ -1,4 +1,4 @@
-"""The float checkpoint as what candidates are compared with: logits of windows, batch by batch."""
+"""The float checkpoint as the reference that candidates are compared with: logits of windows, batch by batch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from q3edge.reference.model import LogitsHead, hidden_states
 
 
 class FloatReference:
-    """The float model: hidden states of a batch at once, each layer read once for it, and the head when asked.
+    """The float model as reference: hidden states of a batch at once, each layer read once for it, the head on demand.
 
-    `cache` None: none. The states are kept there per batch, so another candidate on the same batch, or the same
+    `cache` None: none. States are stored there per batch, so another candidate on the same batch, or the same
     evaluation after a kill, skips the layers. digest: hex sha256 of the checkpoint, which a cache needs.
     cached_tokens: how many tokens' states the cache had so far.
     """
@@ -28,14 +28,14 @@ class FloatReference:
         self.cached_tokens = 0
 
     def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
-        """See `ComparedModel`."""
+        """Logits of each window, float32 [<= CHUNK, V] at a time; consume them before the next call."""
         states = self._states(windows)
         self._head = self._head or LogitsHead(self._source)
         ends = np.cumsum([len(window.inputs) for window in windows]).tolist()
         return [_head_logits(self._head, states[start:end]) for start, end in zip([0, *ends], ends)]
 
     def _states(self, windows: Sequence[Window]) -> torch.Tensor:
-        """float32 [T, H], the windows' tokens one after the other."""
+        """Hidden states float32 [T, H] of the windows' tokens, one window after the other."""
         tokens = sum(len(window.inputs) for window in windows)
         ids = [window.inputs.tolist() for window in windows]
         key = cache_key(torch=str(torch.__version__), reference=self._digest, windows=ids)

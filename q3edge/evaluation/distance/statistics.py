@@ -1,7 +1,8 @@
-"""Averages with confidence intervals from the bootstrap: of per-token metrics, and of anything else drawn in units.
+"""Averages with confidence intervals from the bootstrap: of per-token metrics and of other values.
 
-Errors of neighbouring tokens are correlated, so the bootstrap draws blocks of 64 neighbours, not tokens (block
-bootstrap, Künsch 1989). Every number is computed from the same draws, so ratios of both models are paired.
+A resampling unit is what is drawn as a whole. Errors of neighbouring tokens are correlated, so it is a block of 64
+neighbours, not a token (block bootstrap, Künsch 1989). Every number is computed from the same draws, so ratios of both
+models are paired.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MIN_BLOCKS = 5  # fewer say nothing about how they vary
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and its 95 % confidence interval; None where there is too little data for one."""
+    """A value and its 95 % confidence interval; low and high are None where there is too little data for one."""
 
     value: float
     low: float | None
@@ -34,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BootstrapSamples:
-    """A value and its bootstrap samples, for what is computed from several such.
+    """A value and its bootstrap samples, for numbers that are computed from several such values.
 
     samples: [RESAMPLES], NaN where a sample gives no value; empty where there is too little data.
     """
@@ -43,14 +44,14 @@ class BootstrapSamples:
     samples: Float64Array
 
     def estimate(self) -> Estimate:
-        """The percentile interval; none where most samples give no value."""
+        """The value with its percentile interval; without one where half of the samples or more give no value."""
         valid = self.samples[np.isfinite(self.samples)]
         return _estimate(self.value, valid if 2 * len(valid) > len(self.samples) else valid[:0])
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A candidate against a reference over `tokens` scored tokens of `windows` windows.
+    """Comparison of a candidate with a reference over `tokens` scored tokens of `windows` windows.
 
     KL in nats; top1_agreement as a fraction; perplexities per token; log_perplexity_ratio = ln(candidate's /
     reference's); rms_probability_change of the token that really follows ("RMS delta p" in llama.cpp).
@@ -93,7 +94,7 @@ def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
 
 
 def wilson(correct: Sequence[bool]) -> Estimate:
-    """The fraction that is true of at least one, with its 95 % score interval (Wilson 1927)."""
+    """Fraction of `correct` (at least one) that is true, with its 95 % score interval (Wilson 1927)."""
     total, share = len(correct), sum(correct) / len(correct)
     z2 = _NORMAL_975**2
     center = (share + z2 / (2 * total)) / (1 + z2 / total)
@@ -102,7 +103,7 @@ def wilson(correct: Sequence[bool]) -> Estimate:
 
 
 def weighted_sum(parts: Sequence[BootstrapSamples], weights: Sequence[float]) -> BootstrapSamples:
-    """Of independently drawn parts; without samples if one of them is."""
+    """Weighted sum of independently drawn parts; without samples if one part has none."""
     value = sum(weight * part.value for weight, part in zip(weights, parts, strict=True))
     if not all(len(part.samples) for part in parts):
         return BootstrapSamples(value, np.empty(0))
@@ -110,7 +111,7 @@ def weighted_sum(parts: Sequence[BootstrapSamples], weights: Sequence[float]) ->
 
 
 def block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """The block of every position, int64 [T]; a block is at most BLOCK neighbours of one window."""
+    """Block of every position, int64 [T]; a block is at most BLOCK neighbours of one window."""
     ids, first = [], 0
     for length in lengths:
         ids.append(first + np.arange(length) // BLOCK)
@@ -119,13 +120,13 @@ def block_ids(lengths: Sequence[int]) -> NDArray[np.int64]:
 
 
 class Bootstrap:
-    """How often each unit of the data occurs in each of RESAMPLES bootstrap samples; a unit is drawn as a whole.
+    """Bootstrap samples of resampling units: how often each unit of the data occurs in each of RESAMPLES samples.
 
-    What is drawn with different seeds varies independently.
+    Fewer than MIN_BLOCKS units give no samples. What is drawn with different seeds varies independently.
     """
 
     def __init__(self, blocks: NDArray[np.int64], seed: int = 0) -> None:
-        """`blocks` int64 [T]: the unit, 0 and up without gaps, that each value belongs to."""
+        """Draw the samples. `blocks` int64 [T]: the unit, 0 and up without gaps, that each value belongs to."""
         self._blocks = blocks
         self._sizes = np.bincount(blocks)
         count = len(self._sizes)
@@ -134,17 +135,17 @@ class Bootstrap:
         self._weights = generator.multinomial(count, np.full(count, 1 / count), resamples)  # [resamples, blocks]
 
     def mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Estimate:
-        """`transform` of the mean over all values."""
+        """Mean over all values, transformed by `transform`, with its interval."""
         return self.resampled_mean(values, transform).estimate()
 
     def resampled_mean(
         self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]
     ) -> BootstrapSamples:
-        """`mean` with its samples."""
+        """Mean over all values, transformed by `transform`, with its bootstrap samples."""
         return BootstrapSamples(float(transform(values.mean())), transform(self._means(values)))
 
     def resampled_ratio(self, values: Float64Array, by: Float64Array) -> BootstrapSamples | None:
-        """The ratio of two means from the same draws; None where the mean of `by` is 0."""
+        """Ratio of two means from the same draws, with its bootstrap samples; None where the mean of `by` is 0."""
         if not by.mean():
             return None
         below = self._means(by)
@@ -153,11 +154,11 @@ class Bootstrap:
         )
 
     def _means(self, values: Float64Array) -> Float64Array:
-        """The mean in every sample, [RESAMPLES]."""
+        """Mean in every sample, [RESAMPLES], or [0] without samples."""
         return (self._weights @ np.bincount(self._blocks, values)) / (self._weights @ self._sizes)
 
     def quantiles(self, values: Float64Array, fractions: Sequence[float]) -> list[Estimate]:
-        """For each of `fractions` the smallest value that at least so many of the tokens do not exceed."""
+        """Quantiles: for each of `fractions` the smallest value that at least that share do not exceed."""
         order = np.argsort(values, kind="stable")
         ranked, blocks = values[order], self._blocks[order]
         samples = ranked[np.array([_weighted_ranks(weights[blocks], fractions) for weights in self._weights], int)]

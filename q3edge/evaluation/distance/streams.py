@@ -1,4 +1,4 @@
-"""Logits of windows, a chunk of tokens at a time: what a model gives to be compared, and how a decoder does."""
+"""Logits of windows, a chunk of tokens at a time: `ComparedModel`, which gives them, and a decoder as one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class ComparedModel(Protocol):
     """A model whose predictions are compared with another's."""
 
     def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
-        """For each window its logits, float32 [<= CHUNK, V] at a time; to be consumed before the next call, each by any
-        thread.
+        """Logits of each window, float32 [<= CHUNK, V] at a time.
+
+        They are consumed before the next call, those of one window by any thread.
         """
 
 
 class CausalDecoder(Protocol):
-    """What evaluation needs of `q3edge.runtime.session.decoder.Decoder`."""
+    """Decoder that evaluation needs, such as `q3edge.runtime.session.decoder.Decoder`."""
 
     config: Qwen3Config
 
@@ -33,7 +34,7 @@ class CausalDecoder(Protocol):
         """An empty KV cache, opaque to evaluation."""
 
     def forward(self, input_ids: NDArray[np.int64], cache: Any, *, keep: int = 1) -> NDArray[np.float32]:
-        """Append int64 [B, S]; logits float32 [B, keep, V] of the last positions, of all where keep = 0."""
+        """Append int64 [B, S] to `cache`; logits float32 [B, keep, V] of the last positions, of all where keep = 0."""
 
 
 def decoder_logits(decoder: CausalDecoder, inputs: NDArray[np.int64], chunk: int = CHUNK) -> LogitsChunks:
@@ -44,11 +45,11 @@ def decoder_logits(decoder: CausalDecoder, inputs: NDArray[np.int64], chunk: int
 
 
 class ComparedDecoder:
-    """A decoder as it runs: the same artifact gives the same bits, as a candidate or as the reference."""
+    """A decoder as a compared model: the same artifact gives the same bits, as a candidate or as the reference."""
 
     def __init__(self, decoder: CausalDecoder) -> None:
         self._decoder = decoder
 
     def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
-        """See `ComparedModel`."""
+        """Logits of each window, float32 [<= CHUNK, V] at a time."""
         return [decoder_logits(self._decoder, window.inputs) for window in windows]

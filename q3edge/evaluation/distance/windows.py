@@ -1,4 +1,4 @@
-"""Text -> windows of token ids that a model is judged on. Owns the built-in text and the cutting, not the tokenizer."""
+"""Text -> windows of token ids that a model is evaluated on: the built-in text, and how texts are cut."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class Text:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """int64 [L + 1] token ids of one text: the model reads the first L, and token i + 1 is what i should predict."""
+    """Token ids int64 [L + 1] of one text: the first L are the inputs, and token i + 1 is the target of input i."""
 
     text: str
     token_ids: NDArray[np.int64]
 
     @property
     def inputs(self) -> NDArray[np.int64]:
-        """What the model reads, int64 [L]."""
+        """Inputs of the model, int64 [L]."""
         return self.token_ids[:-1]
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """The token that follows each input, int64 [L]."""
+        """Targets, int64 [L]: the token that follows each input."""
         return self.token_ids[1:]
 
 
 def built_in_texts() -> list[Text]:
-    """One short original text per area, called as the area, shipped with q3edge."""
+    """Built-in texts: one short original text per area, named after the area, shipped with q3edge."""
     folder = files("q3edge.data") / "validation"
     return [Text(name, (folder / f"{name}.txt").read_text(encoding="utf-8")) for name in AREAS]
 
@@ -93,7 +93,7 @@ def cut_windows(
 
 
 def padded_inputs(windows: Iterable[Window]) -> NDArray[np.int64]:
-    """int64 [B, S]: the inputs of all windows, shorter ones padded on the right with 0."""
+    """Inputs of all windows, int64 [B, S], shorter ones padded on the right with 0."""
     rows = [window.inputs for window in windows]
     out = np.zeros((len(rows), max(map(len, rows))), np.int64)
     for row, ids in zip(out, rows):
@@ -105,5 +105,5 @@ def _windows_of(text: Text, ids: list[int], length: int) -> list[Window]:
     tokens = np.asarray(ids, np.int64)
     starts = range(0, len(tokens) - MIN_SCORED, length)
     if not starts:
-        raise InputError(f"{text.name}: {len(tokens)} tokens; expected at least {MIN_SCORED + 1} to judge a model on")
+        raise InputError(f"{text.name}: {len(tokens)} tokens; expected at least {MIN_SCORED + 1} to evaluate on")
     return [Window(text.name, tokens[start : start + length + 1]) for start in starts]

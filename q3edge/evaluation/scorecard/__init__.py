@@ -1,1 +1,1 @@
-"""From suites to a scorecard: passages, both models' readings, slices and their scores."""
+"""Scorecards of suites: passages, both models' readings, slices and their scores."""

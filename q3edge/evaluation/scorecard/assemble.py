@@ -1,4 +1,4 @@
-"""A run's readings -> its `Scorecard`: the same for whatever was compared. Times are the caller's to add."""
+"""Readings of a run -> its `Scorecard`, for artifacts and baselines alike. The caller adds the times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who was compared with whom on what; the fields are those of `Scorecard`."""
+    """Identity of a comparison: both models, suites, settings and versions; the fields are those of `Scorecard`."""
 
     artifact: str
     artifact_digest: str
@@ -33,7 +33,7 @@ class Identity:
 
 
 def judged_passages(encoded: Encoded, run: ReadingRun) -> list[ReadPassage]:
-    """The passages of which both models' logits were finite."""
+    """Passages of which both models' logits were finite."""
     return [ReadPassage(passage, reading) for passage, reading in zip(encoded.passages, run.readings) if reading]
 
 
@@ -45,20 +45,20 @@ def assemble(
     checks: tuple[CheckResult, ...] = (),
     answers: GeneratedComparison | None = None,
 ) -> Scorecard:
-    """The scorecard of a teacher-forced run, its seconds 0; `checks`: of the artifact itself, shown before those of its
-    logits. With `answers`, what was answered is scored by them. ValidationError: no item had finite logits.
+    """Assemble the scorecard of a teacher-forced run, its seconds 0; `checks`: of the artifact itself, shown before
+    those of its logits. With `answers`, answered items are scored by them. ValidationError: no item had finite logits.
     """
-    judged = judged_passages(encoded, run)
-    finite = check_finite(len(run.readings) - len(judged), len(run.readings))
-    if not judged:
+    passages = judged_passages(encoded, run)
+    finite = check_finite(len(run.readings) - len(passages), len(run.readings))
+    if not passages:
         raise ValidationError(f"{identity.artifact}: {finite.reason}")
-    areas = slices(judged, lambda passage: passage.item.area)
-    languages = slices(judged, lambda passage: passage.item.language)
-    suites = slices(judged, lambda passage: passage.suite)
+    areas = slices(passages, lambda passage: passage.item.area)
+    languages = slices(passages, lambda passage: passage.item.language)
+    suites = slices(passages, lambda passage: passage.suite)
     if answers is not None:
         scored = {name: AreaScore(_scored(areas[name].slice, a.slice), a.recovery) for name, a in answers.areas.items()}
         areas |= scored
-    overall = summarize([found.reading.metrics for found in judged])
+    overall = summarize([found.reading.metrics for found in passages])
     recovery, weights, not_counted = recovery_score(areas)
     return Scorecard(
         mode="generated" if answers else "teacher-forced",
@@ -74,10 +74,10 @@ def assemble(
         languages=_all_scored(languages, answers.languages if answers else {}),
         suites=_all_scored(suites, answers.suites if answers else {}),
         overall=overall,
-        histogram=histogram(judged),
+        histogram=histogram(passages),
         reference_behaviour=answers.reference_behaviour if answers else None,
         candidate_behaviour=answers.candidate_behaviour if answers else None,
-        worst=worst_examples(worst_places(judged), tokenizer, answers.continuations if answers else ()),
+        worst=worst_examples(worst_places(passages), tokenizer, answers.continuations if answers else ()),
         checks=(*checks, finite, check_perplexity(overall)),
         versions=identity.versions,
         seconds=0.0,
@@ -88,7 +88,7 @@ def assemble(
 
 
 def _scored(read: Slice, answered: Slice) -> Slice:
-    """The answers' scores beside the tokens' comparison."""
+    """Slice with the answers' scores and the tokens' comparison."""
     return replace(answered, comparison=read.comparison)
 
 

@@ -1,4 +1,4 @@
-"""The places where two models differ most, as text for people."""
+"""Worst examples: the positions where two models differ most, as text for people."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SHOWN = 10
 _CONTEXT_TOKENS = 64
 
 
-def worst_places(judged: Sequence[ReadPassage]) -> list[ReadPassage]:
-    """At most SHOWN, one a passage, the largest KL first; none where the models agree exactly."""
-    ranked = sorted(judged, key=lambda found: -found.reading.worst.kl)[:SHOWN]
+def worst_places(passages: Sequence[ReadPassage]) -> list[ReadPassage]:
+    """Select at most SHOWN positions, one per passage, largest KL first; none where the models agree exactly."""
+    ranked = sorted(passages, key=lambda found: -found.reading.worst.kl)[:SHOWN]
     return [found for found in ranked if found.reading.worst.kl > 0]
 
 
 def text_before(place: ReadPassage) -> list[int]:
-    """Token ids of the passage up to the worst place: what both models had read when they predicted the next token."""
+    """Token ids of the passage up to the worst position: what both models had read before they predicted the next."""
     ids: list[int] = place.passage.window.token_ids[: place.reading.worst.position + 1].tolist()
     return ids
 
@@ -29,7 +29,7 @@ def text_before(place: ReadPassage) -> list[int]:
 def worst_examples(
     places: Sequence[ReadPassage], tokenizer: Tokenizer, texts: Sequence[tuple[str, str]] = ()
 ) -> tuple[Example, ...]:
-    """The places as text. texts: how the reference and the candidate went on from each, where they were asked to."""
+    """Examples of the positions. texts: the reference's and the candidate's continuation of each; empty: none."""
     examples = [_example(place, tokenizer) for place in places]
     if not texts:
         return tuple(examples)
@@ -53,7 +53,7 @@ def _example(place: ReadPassage, tokenizer: Tokenizer) -> Example:
 
 
 def _spelled(token: int, tokenizer: Tokenizer) -> str:
-    """A token as text; the name of a special one, and the number of one without text (the table may be padded)."""
+    """A token as text; the name of a special one, and the number of one without text (the embedding may be padded)."""
     return tokenizer.decode([token]) or next(
         (name for name, number in tokenizer.added_ids.items() if number == token), f"[{token}]"
     )

@@ -1,4 +1,4 @@
-"""What two models' answers in their own words come to: the part of a scorecard that is not read token by token."""
+"""`GeneratedComparison`: results of two models' generated answers, the part of a scorecard not read token by token."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from q3edge.evaluation.scorecard.slices import AreaScore
 
 @dataclass(frozen=True, slots=True)
 class GeneratedComparison:
-    """Two models over the items that both have a judgement of. length_ratio: candidate's tokens over the reference's.
+    """Two models' generated answers compared. areas, languages, suites: over the items where both answers were judged.
 
-    lost: what the reference answered right and the candidate wrong. notices: what was left out. continuations: how the
-    reference and the candidate went on from the worst places, in their order.
+    length_ratio: candidate's tokens over the reference's, over the items that both were asked. lost: what the reference
+    answered right and the candidate wrong. notices: what was left out. continuations: the reference's and the
+    candidate's from the worst positions, in their order.
     """
 
     areas: Mapping[str, AreaScore]

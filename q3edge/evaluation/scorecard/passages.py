@@ -61,18 +61,21 @@ class Encoded:
 
 
 class _LeftOut(Exception):  # noqa: N818 - no error: it is counted and shown
-    """Why an item gives no passage: a notice's code."""
+    """Raised where an item gives no passage; the message is a notice's code."""
 
 
 class PassageEncoder:
-    """Items -> passages for one model. `context`: its longest input; `encoder`: its tokenizer and template, if any."""
+    """Encoder of items into passages for one model. `context`: its longest input, in tokens.
+
+    encoder: its tokenizer and template, if any.
+    """
 
     def __init__(self, encoder: ChatEncoder, context: int) -> None:
         self._encoder, self._context = encoder, context
         self._tail = self._after_answer()
 
     def encode(self, suites: Sequence[Suite], limit: int | None) -> Encoded:
-        """At most `limit` windows of each suite's texts (None: all). InputError: nothing is left."""
+        """Encode all suites, at most `limit` windows of each one's texts (None: all). InputError: nothing is left."""
         passages: list[Passage] = []
         left_out: Counter[str] = Counter()
         with progress.task("tokens", sum(len(suite.items) for suite in suites)) as advance:
@@ -105,7 +108,7 @@ class PassageEncoder:
         ]
 
     def _question(self, suite: Suite, item: Item) -> Passage:
-        """The answer begins where the window stops being the prompt; see `_prompts` for what the prompt is."""
+        """Encode a question; the answer begins where the window stops being the prompt, which `_prompts` gives."""
         ids = self._with_answer(item, item.answer)
         if len(ids) - 1 > self._context:
             raise _LeftOut(_TOO_LONG)
@@ -133,8 +136,8 @@ class PassageEncoder:
         return encode(f"Question: {item.prompt}\nAnswer: {answer}")
 
     def _prompts(self, item: Item) -> list[list[int]]:
-        """What stands before an answer. A template may put an empty thinking block there, which a prompt has only where
-        the model is told not to think; so both prompts are given, and the one that reaches further is meant.
+        """Prompts that may precede an answer. A template may put an empty thinking block there, which a prompt has only
+        where the model is told not to think; so both prompts are given, and the one that reaches further counts.
         """
         if self._encoder.template is not None:
             asked: list[Message] = [{"role": "user", "content": item.prompt}]
@@ -143,7 +146,7 @@ class PassageEncoder:
         return [encode(item.prompt if item.kind == "code" else f"Question: {item.prompt}\nAnswer:")]
 
     def _after_answer(self) -> int:
-        """How many tokens end a conversation after the answer's own; they are read, but are not the answer."""
+        """Number of tokens that end a conversation after the answer's own; they are read, but are not the answer."""
         if self._encoder.template is None:
             return 0
         one, other = (self._conversation("?", answer, False)[::-1] for answer in ("a", "b"))
@@ -157,7 +160,7 @@ class PassageEncoder:
 def encode_suites(
     folder: Path, tokenizer: Tokenizer, context: int, suites: Sequence[Suite], limit: int | None
 ) -> Encoded:
-    """`PassageEncoder.encode` with the chat template in `folder`, if it has one."""
+    """Encode suites into passages with the chat template in `folder`, if it has one. InputError: nothing is left."""
     template = ChatTemplate.load(folder)
     try:
         return PassageEncoder(ChatEncoder(tokenizer, template, str(folder)), context).encode(suites, limit)
@@ -167,7 +170,7 @@ def encode_suites(
 
 
 def passages_digest(passages: Sequence[Passage]) -> str:
-    """Hex sha256 over every window's tokens and what of it is scored."""
+    """Digest of passages: hex sha256 over every window's tokens and what of it is scored."""
     digest = hashlib.sha256()
     for passage in passages:
         numbers = [passage.first, passage.stop, *passage.letters]
@@ -177,6 +180,6 @@ def passages_digest(passages: Sequence[Passage]) -> str:
 
 
 def _common(*sequences: Sequence[int]) -> int:
-    """How many elements all sequences begin with."""
+    """Length of the prefix that all sequences share."""
     alike = (len(set(column)) == 1 for column in zip(*sequences))
     return sum(1 for _ in takewhile(bool, alike))

@@ -1,4 +1,4 @@
-"""The durable side of an evaluation: every reading is on the disk before the next begins.
+"""`ReadingJournal`: finished readings of an evaluation, each flushed to disk as soon as it is given.
 
 Metrics are base64 of float64, so what is read back is bit for bit what was written. A passage whose line is damaged is
 read again.
@@ -39,7 +39,7 @@ class ReadingJournal:
         self._lines.close()
 
     def load(self) -> dict[int, Reading | None]:
-        """What is there already: passage number -> reading, None where its logits were NaN or infinite."""
+        """Load finished readings: passage number -> reading, None where its logits were NaN or infinite."""
         return {raw["passage"]: _reading(raw["reading"]) for raw in self._lines.values()}
 
     def append(self, passage: int, reading: Reading | None) -> None:

@@ -1,4 +1,4 @@
-"""`Reading`: what two models made of one passage, reading it side by side. Averaging readings is slices' business."""
+"""`Reading`: comparison of two models that read one passage side by side. `slices` averages readings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.streams import LogitsChunks
 from q3edge.evaluation.scorecard.passages import Passage
 
-TOP = 5  # likeliest tokens that an example shows
-NextTokens = tuple[tuple[int, float], ...]  # (token id, probability), likeliest first
+TOP = 5  # most likely tokens that an example shows
+NextTokens = tuple[tuple[int, float], ...]  # (token id, probability), most likely first
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the models differ most in a passage: after input `position`, by `kl` nats; and their TOP tokens there."""
+    """Position with the largest KL in a passage, `kl` nats after input `position`, and the models' TOP tokens there."""
 
     position: int
     kl: float
@@ -29,8 +29,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """metrics: of every token of the window. reference_choice, candidate_choice: the index of the letter that a model
-    finds likeliest; None where there are no choices.
+    """Comparison of two models on one passage. metrics: of every token of the window. reference_choice,
+    candidate_choice: the index of the letter that a model finds most likely; None where there are no choices.
     """
 
     metrics: TokenMetrics
@@ -40,7 +40,7 @@ class Reading:
 
 
 def read_passage(passage: Passage, logits: Sequence[LogitsChunks]) -> Reading | None:
-    """The reference's and the candidate's logits compared; None where some are NaN or infinite."""
+    """Compare the reference's and the candidate's logits on a passage; None where some are NaN or infinite."""
     parts: list[TokenMetrics] = []
     worst: Place | None = None
     choices: tuple[int | None, int | None] = (None, None)
@@ -49,7 +49,7 @@ def read_passage(passage: Passage, logits: Sequence[LogitsChunks]) -> Reading | 
             metrics = compare_chunk(passage.window, start, expected, found)
             at = int(metrics.kl.argmax())
             if worst is None or metrics.kl[at] > worst.kl:
-                worst = Place(start + at, float(metrics.kl[at]), _likeliest(expected[at]), _likeliest(found[at]))
+                worst = Place(start + at, float(metrics.kl[at]), _top_tokens(expected[at]), _top_tokens(found[at]))
             if passage.letters and start <= passage.first < start + len(expected):
                 letters, row = list(passage.letters), passage.first - start
                 choices = int(expected[row, letters].argmax()), int(found[row, letters].argmax())
@@ -60,8 +60,8 @@ def read_passage(passage: Passage, logits: Sequence[LogitsChunks]) -> Reading | 
     return Reading(TokenMetrics.concatenate(parts), worst, *choices)
 
 
-def _likeliest(logits: NDArray[np.float32]) -> NextTokens:
-    """The TOP tokens of logits [V], equal ones by id."""
+def _top_tokens(logits: NDArray[np.float32]) -> NextTokens:
+    """The TOP most likely tokens of logits [V], equal ones by id."""
     values = logits.astype(np.float64)
     values = np.exp(values - values.max())
     values /= values.sum()

@@ -1,5 +1,5 @@
-"""`Scorecard`: what an evaluation of one artifact found. Plain values that survive JSON; how they are measured and how
-they are shown is others' business.
+"""`Scorecard`: results of an evaluation of one artifact. Plain values that survive JSON. `assemble` makes it,
+`q3edge.report` shows it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How one model writes, over the generated items it applies to; None where it applies to none.
+    """Writing behaviour of one model, over the generated items it applies to; None where it applies to none.
 
     Shares 0..1: the thinking was closed, the answer ended by itself, asked-for JSON was valid, the answer was in the
     language of the question. length: mean tokens of an answer.
@@ -53,10 +53,10 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A place where the models differ most: the text before it and both models' likeliest next tokens.
+    """A position where the models differ most: the text before it and both models' most likely next tokens.
 
-    kl in nats; reference_next, candidate_next: (token as text, probability), likeliest first. The continuations are
-    both models' greedy text from there; empty where none was generated.
+    kl in nats; reference_next, candidate_next: (token as text, probability), most likely first. reference_text,
+    candidate_text: both models' greedy continuations from there; empty where none was generated.
     """
 
     suite: str
@@ -94,10 +94,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """One artifact (the candidate) against one reference on the same suites.
+    """Comparison of one artifact (the candidate) with one reference on the same suites.
 
     recovery: the areas' recoveries, each at most 100, averaged with `area_weights`, which sum to 1 over the areas run.
-    mode "generated": scores come from answers in the models' own words where there are right ones. Both behaviours and
+    mode "generated": scores come from generated answers where there are right ones. Both behaviours and
     length_ratio, candidate's mean answer length over the reference's: None in teacher-forced mode. checks: what looks
     broken, such as an all-zero matrix. notices: what was left out or approximated. timing: seconds of reading in this
     run by model, and the tokens each read, without what came from the cache. Digests are hex sha256.

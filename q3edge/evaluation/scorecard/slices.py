@@ -37,7 +37,7 @@ _EDGES = (0.0, *(float(f"{10.0 ** (half / 2):.3g}") for half in range(-12, 4)))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadPassage:
-    """A passage and what both models made of it."""
+    """A passage and both models' reading of it."""
 
     passage: Passage
     reading: Reading
@@ -45,23 +45,23 @@ class ReadPassage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AreaScore:
-    """A slice, and its recovery in percent with the samples it was drawn from."""
+    """A slice, and its recovery in percent with its bootstrap samples."""
 
     slice: Slice
     recovery: BootstrapSamples | None
 
 
-def slices(judged: Sequence[ReadPassage], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
+def slices(passages: Sequence[ReadPassage], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
     """A slice for every value of `key`, in order of appearance."""
-    names = dict.fromkeys(key(found.passage) for found in judged)
-    return {name: _slice([found for found in judged if key(found.passage) == name]) for name in names}
+    names = dict.fromkeys(key(found.passage) for found in passages)
+    return {name: _slice([found for found in passages if key(found.passage) == name]) for name in names}
 
 
 def recovery_score(areas: Mapping[str, AreaScore]) -> tuple[Estimate | None, dict[str, float], tuple[Notice, ...]]:
     """The areas' recoveries averaged with AREA_WEIGHTS; the weights used, of sum 1; and what did not count.
 
-    An area counts with at most 100: what a damaged model happens to find likelier than the reference, such as text in a
-    language that neither knows, makes up for no loss elsewhere.
+    An area counts with at most 100: text that a damaged model happens to find more likely than the reference, such as
+    text in a language that neither knows, does not offset a loss elsewhere.
     """
     counted = {
         name: (_at_most_100(found.recovery), AREA_WEIGHTS[name])
@@ -90,23 +90,23 @@ def _at_most_100(recovery: BootstrapSamples) -> BootstrapSamples:
     return BootstrapSamples(min(recovery.value, 100.0), np.minimum(recovery.samples, 100.0))
 
 
-def histogram(judged: Sequence[ReadPassage]) -> Histogram:
-    """All tokens of all passages by their KL."""
-    values = np.concatenate([found.reading.metrics.kl for found in judged])
+def histogram(passages: Sequence[ReadPassage]) -> Histogram:
+    """Histogram of all tokens of all passages by their KL."""
+    values = np.concatenate([found.reading.metrics.kl for found in passages])
     bins = np.clip(np.searchsorted(_EDGES, values, side="right") - 1, 0, len(_EDGES) - 2)
     return Histogram(_EDGES, tuple(np.bincount(bins, minlength=len(_EDGES) - 1).tolist()))
 
 
-def _slice(judged: Sequence[ReadPassage]) -> AreaScore:
+def _slice(passages: Sequence[ReadPassage]) -> AreaScore:
     # The same items are drawn in the same way wherever they occur, others independently of them.
-    seed = zlib.crc32("".join(f"{found.passage.suite}:{found.passage.item.id}\n" for found in judged).encode())
-    metric: Metric = "accuracy" if all(found.passage.letters for found in judged) else "likelihood"
-    scores = _accuracy(judged, seed) if metric == "accuracy" else _likelihood(judged, seed)
-    return area_score(len(judged), metric, scores, summarize([found.reading.metrics for found in judged]))
+    seed = zlib.crc32("".join(f"{found.passage.suite}:{found.passage.item.id}\n" for found in passages).encode())
+    metric: Metric = "accuracy" if all(found.passage.letters for found in passages) else "likelihood"
+    scores = _accuracy(passages, seed) if metric == "accuracy" else _likelihood(passages, seed)
+    return area_score(len(passages), metric, scores, summarize([found.reading.metrics for found in passages]))
 
 
 def area_score(items: int, metric: Metric, scores: Scores, comparison: Comparison | None) -> AreaScore:
-    """A slice of these scores."""
+    """A slice with these scores, and its recovery."""
     recovery = scores.recovery.estimate() if scores.recovery else None
     return AreaScore(Slice(items, metric, scores.reference, scores.candidate, recovery, comparison), scores.recovery)
 
@@ -121,23 +121,23 @@ class Scores:
 
 
 def accuracy_scores(by_reference: Sequence[bool], by_candidate: Sequence[bool], seed: int) -> Scores:
-    """Of which items each model got right, in the same order."""
+    """Scores of both models from which items each got right, in the same order."""
     draws = Bootstrap(np.arange(len(by_reference)), seed)
     recovery = draws.resampled_ratio(np.array(by_candidate, np.float64), np.array(by_reference, np.float64))
     return Scores(wilson(by_reference), wilson(by_candidate), _percent(recovery))
 
 
-def _accuracy(judged: Sequence[ReadPassage], seed: int) -> Scores:
-    right = [LETTERS.index(found.passage.item.final) for found in judged]
-    by_reference = [found.reading.reference_choice == letter for found, letter in zip(judged, right)]
-    by_candidate = [found.reading.candidate_choice == letter for found, letter in zip(judged, right)]
+def _accuracy(passages: Sequence[ReadPassage], seed: int) -> Scores:
+    right = [LETTERS.index(found.passage.item.final) for found in passages]
+    by_reference = [found.reading.reference_choice == letter for found, letter in zip(passages, right)]
+    by_candidate = [found.reading.candidate_choice == letter for found, letter in zip(passages, right)]
     return accuracy_scores(by_reference, by_candidate, seed)
 
 
-def _likelihood(judged: Sequence[ReadPassage], seed: int) -> Scores:
-    draws = Bootstrap(_units(judged), seed)
-    reference = np.concatenate([_scored(found, found.reading.metrics.reference_nll) for found in judged])
-    candidate = np.concatenate([_scored(found, found.reading.metrics.candidate_nll) for found in judged])
+def _likelihood(passages: Sequence[ReadPassage], seed: int) -> Scores:
+    draws = Bootstrap(_units(passages), seed)
+    reference = np.concatenate([_scored(found, found.reading.metrics.reference_nll) for found in passages])
+    candidate = np.concatenate([_scored(found, found.reading.metrics.candidate_nll) for found in passages])
     return Scores(
         draws.mean(reference, _probability),
         draws.mean(candidate, _probability),
@@ -145,10 +145,10 @@ def _likelihood(judged: Sequence[ReadPassage], seed: int) -> Scores:
     )
 
 
-def _units(judged: Sequence[ReadPassage]) -> NDArray[np.int64]:
-    """What each scored token is drawn with, int64 [T]: its question, or its block of a text."""
+def _units(passages: Sequence[ReadPassage]) -> NDArray[np.int64]:
+    """Resampling unit of each scored token, int64 [T]: its question, or its block of a text."""
     ids, first = [], 0
-    for found in judged:
+    for found in passages:
         length = found.passage.stop - found.passage.first
         unit = block_ids([length]) if found.passage.item.kind == "text" else np.zeros(length, np.int64)
         ids.append(first + unit)

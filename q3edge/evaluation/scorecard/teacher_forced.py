@@ -1,4 +1,4 @@
-"""The teacher-forced run: both models read every passage, what a journal has is not read again, and time is counted."""
+"""The teacher-forced run: both models read every passage that the journal does not have, and time is counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ MAX_WORKERS = 8  # each has logits [CHUNK, V] of both models in memory, 311 MB w
 
 @dataclass(frozen=True, slots=True)
 class ReadingRun:
-    """readings: of every passage, None where logits were NaN or infinite. resumed: how many came from the journal.
+    """Result of a teacher-forced run. readings: of every passage, None where logits were NaN or infinite; resumed: how
+    many of them came from the journal.
 
     seconds: of the "reference" and of the "candidate" model, with all workers busy; tokens: what both read in this run.
     """
@@ -69,14 +70,14 @@ class _Timed:
         self._model, self._name, self._clock = model, name, clock
 
     def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
-        """See `ComparedModel`."""
+        """Logits of each window, float32 [<= CHUNK, V] at a time, whose making is timed."""
         with self._clock.counting(self._name):
             made = self._model.logits(windows)
         return [self._clock.watch(self._name, chunks) for chunks in made]
 
 
 class _Clock:
-    """Seconds spent by name; those of one of several workers are a share of them all."""
+    """Clock of the seconds spent by name; those of one of several workers count as a share of them all."""
 
     def __init__(self, workers: int) -> None:
         self.seconds = {"reference": 0.0, "candidate": 0.0}
@@ -91,7 +92,7 @@ class _Clock:
             self.seconds[name] += (time.perf_counter() - start) / workers
 
     def watch(self, name: str, chunks: LogitsChunks) -> LogitsChunks:
-        """The same chunks, made by a worker; the time that making each takes is counted."""
+        """Pass on chunks made by a worker; the time that making each takes is counted."""
         while True:
             with self.counting(name, self._workers):
                 chunk = next(chunks, None)

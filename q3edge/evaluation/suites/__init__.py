@@ -1,1 +1,1 @@
-"""What models are asked: items, suites, and the files they are read from."""
+"""Suites: the items that models are asked, and the files they are read from."""

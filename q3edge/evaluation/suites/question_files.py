@@ -1,4 +1,4 @@
-"""`Question`: q3edge's own questions with one right answer each, a line of JSON apiece."""
+"""`Question`: q3edge's own questions with one right answer each, one line of JSON per question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data files -> `Item`s: one reader a format. Owns the formats and their errors; headers and suites are suite_files'.
+"""Data files -> `Item`s: one reader per format, with its errors. `suite_files` reads headers and makes suites.
 
 Every reader takes a path and the file's text, keeps the file's order, and gives the items the area and language that
 such data usually has. InputError: names the file and the line that differs from the format.
@@ -27,7 +27,7 @@ _CHOOSE = {"zh": "请直接回答正确选项的字母。", "en": "Answer with t
 
 
 def gsm8k(path: Path, text: str) -> list[Item]:
-    """JSON Lines with question and answer, a worked solution whose last line is #### and the number.
+    """Read JSON Lines with question and answer, a worked solution whose last line is #### and the number.
 
     The solution's notes for a calculator are left out (github.com/openai/grade-school-math).
     """
@@ -43,7 +43,7 @@ def gsm8k(path: Path, text: str) -> list[Item]:
 
 
 def mgsm(path: Path, text: str) -> list[Item]:
-    """Lines of question, tab, number; the language is that of the name mgsm_XX, else what the questions look like.
+    """Read lines of question, tab, number; the language is that of the name mgsm_XX, else the detected one.
 
     English counts as math, all others as multilingual (github.com/google-research/url-nlp).
     """
@@ -60,7 +60,7 @@ def mgsm(path: Path, text: str) -> list[Item]:
 
 
 def humaneval(path: Path, text: str) -> list[Item]:
-    """JSON Lines with task_id, prompt, canonical_solution, test and entry_point (github.com/openai/human-eval)."""
+    """Read JSON Lines with task_id, prompt, canonical_solution, test and entry_point (github.com/openai/human-eval)."""
     items = []
     for line, raw in _json_lines(path, text):
         name, prompt, solution, test, entry = _texts(
@@ -71,7 +71,7 @@ def humaneval(path: Path, text: str) -> list[Item]:
 
 
 def choice(path: Path, text: str) -> list[Item]:
-    """CSV: question, choices A, B, C ..., letter of the right one; as MMLU and CMMLU, so an index before is allowed.
+    """Read CSV: question, choices A, B, C ..., letter of the right one; as in MMLU and CMMLU, an index may precede.
 
     Without a header there are four choices.
     """
@@ -89,7 +89,7 @@ def choice(path: Path, text: str) -> list[Item]:
 
 
 def questions(path: Path, text: str) -> list[Item]:
-    """q3edge's own questions, JSON Lines; see `q3edge.evaluation.suites.question_files.Question`."""
+    """Read q3edge's own questions, JSON Lines with the fields of `question_files.Question`."""
     items = []
     for line, raw in json_lines(text, refusal(path, "not JSON")):
         found = question_of(raw, f"{path}, line {line}")
@@ -103,7 +103,7 @@ def questions(path: Path, text: str) -> list[Item]:
 
 
 def answers(path: Path, text: str) -> list[Item]:
-    """JSON Lines with question and answer, both text; the answer counts as a whole. Area: knowledge."""
+    """Read JSON Lines with question and answer, both text; the answer counts as a whole. Area: knowledge."""
     language, items = _language(text), []
     for line, raw in _json_lines(path, text):
         question, answer = _texts(path, line, raw, "question", "answer")
@@ -112,7 +112,7 @@ def answers(path: Path, text: str) -> list[Item]:
 
 
 def plain_text(path: Path, text: str) -> list[Item]:
-    """The whole file is one text. Area: knowledge."""
+    """Read the whole file as one text; no item where it is blank. Area: knowledge."""
     return [Item(path.stem, "text", "knowledge", _language(text), text)] if text.strip() else []
 
 
@@ -128,7 +128,7 @@ READERS: Mapping[str, Reader] = {
 
 
 def recognise(path: Path, text: str) -> Reader:
-    """The reader for a data file, by its name and its first line; InputError where none fits."""
+    """Reader for a data file, by its name and its first line; InputError where none fits."""
     suffix = path.suffix.lower()
     by_suffix: dict[str, Reader] = {".txt": plain_text, ".md": plain_text, ".tsv": mgsm, ".csv": choice}
     if suffix in by_suffix:
@@ -162,7 +162,7 @@ def _answer(
 
 
 def _choice_item(path: Path, line: int, language: str, cells: list[str]) -> Item:
-    """Cells: question, choices, letter."""
+    """Item of the cells question, choices, letter."""
     question, *choices, letter = cells
     letters = LETTERS[: len(choices)]
     if len(letter) != 1 or letter.upper() not in letters:
@@ -176,7 +176,7 @@ def _choice_item(path: Path, line: int, language: str, cells: list[str]) -> Item
 
 
 def _header(row: list[str]) -> tuple[int, int] | None:
-    """(Column of the question, number of choices) where `row` is a header."""
+    """(Column of the question, number of choices) if `row` is a header, else None."""
     names = [cell.strip().casefold() for cell in row]
     if "question" not in names or names[-1] != "answer":
         return None

@@ -14,15 +14,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """areas: only items of these (None: all). limit: of each suite at most so many questions, and so many windows of
-    text, spread evenly over it, so that a suite sorted by topic keeps them all (None: all).
+    """Limits of an evaluation. areas: only items of these (None: all). limit: of each suite at most so many questions,
+    and so many windows of text, evenly spaced, so that a suite sorted by topic keeps all topics (None: all).
     """
 
     areas: tuple[str, ...] | None = None
     limit: int | None = None
 
     def apply(self, suites: Sequence[Suite]) -> tuple[Suite, ...]:
-        """The suites with the questions that are chosen and all texts of the areas; without suites that have neither.
+        """Select from the suites the chosen questions and all texts of the areas; drop suites that have neither.
 
         UsageError: an area that no suite has, or a limit below 1.
         """
@@ -41,7 +41,7 @@ class Selection:
 
 
 def evenly_chosen(values: Sequence[Value], limit: int | None) -> list[Value]:
-    """At most `limit` of the values (None: all), in their order, at equal distances."""
+    """Select at most `limit` of the values (None: all), evenly spaced, in their order."""
     if limit is None or len(values) <= limit:
         return list(values)
     return [values[i * len(values) // limit] for i in range(limit)]

@@ -1,4 +1,4 @@
-"""`Suite` and `Item`: what a model is asked. Reading files is readers', asking and scoring are others' business."""
+"""`Suite` and `Item`: the questions and texts that a model is asked. `readers` reads the files."""
 
 from __future__ import annotations
 

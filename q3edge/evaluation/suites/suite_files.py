@@ -23,7 +23,7 @@ _SEVERAL_LANGUAGES = "mul"  # ISO 639-2
 
 
 def read_suites(paths: Sequence[Path]) -> tuple[Suite, ...]:
-    """One suite a file. InputError: as `read_suite`, or two suites with one name, which tables could not tell apart."""
+    """Read one suite per file. InputError: as `read_suite`, or two have one name, which tables could not tell apart."""
     suites = tuple(map(read_suite, paths))
     name, count = max(Counter(suite.name for suite in suites).items(), key=lambda found: found[1], default=("", 0))
     if count > 1:
@@ -32,7 +32,7 @@ def read_suites(paths: Sequence[Path]) -> tuple[Suite, ...]:
 
 
 def read_suite(path: Path) -> Suite:
-    """A data file whose format its name and first line tell, or a .toml header; docs/evaluation.md has both.
+    """Read a data file, whose format its name and first line tell, or a .toml header; docs/evaluation.md has both.
 
     InputError: names the file, and the line or key that is wrong.
     """
@@ -44,7 +44,7 @@ def read_suite(path: Path) -> Suite:
 
 
 def built_in_suites() -> tuple[Suite, ...]:
-    """The embedded model's held-out questions and the validation texts: two suites that any model can be asked."""
+    """Built-in suites, for any model: the embedded model's held-out questions, and the validation texts."""
     held_out = files("q3edge.data") / "demo_model" / "questions.jsonl"
     text = held_out.read_text(encoding="utf-8")
     texts = built_in_texts()
@@ -93,7 +93,7 @@ def _reader(path: Path, header: Mapping[str, Any]) -> Reader | None:
 
 
 def _changes(path: Path, header: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of an item that the header sets."""
+    """Fields of an item that the header sets."""
     if "prompt" in header and _QUESTION not in header["prompt"]:
         raise InputError(f"{path}: prompt: expected a text with {_QUESTION} in it")
     kind = header.get("answer_format", "text")
@@ -109,7 +109,7 @@ def _described_item(item: Item, changes: Mapping[str, Any], template: str | None
 
 
 def _checked(path: Path, items: Sequence[Item]) -> tuple[Item, ...]:
-    """InputError: there are none, or two with one id."""
+    """Check the items of a file; InputError: there are none, or two with one id."""
     if not items:
         raise InputError(f"{path}: no items; expected at least one")
     name, count = Counter(item.id for item in items).most_common(1)[0]

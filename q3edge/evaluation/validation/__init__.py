@@ -1,1 +1,1 @@
-"""Whether an artifact computes what its float model does: distances on text, and checks that pass or fail."""
+"""Validation of an artifact against its float model: distances on text, and checks that pass or fail."""

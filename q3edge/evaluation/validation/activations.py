@@ -1,4 +1,4 @@
-"""Whether the error of a model's rounded activations can be told apart from the error of its weights."""
+"""`ActivationRounding`: whether the error of rounded activations can be told apart from that of the weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _INT8_ONLY = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger",
 
 @dataclass(frozen=True, slots=True)
 class ActivationRounding:
-    """Which matrix products of an ONNX model round their activations to int8.
+    """Rounding of activations to int8 in the matrix products of an ONNX model.
 
-    fixed: operators that know nothing else; switchable: some product has an accuracy_level that a run can lower.
+    fixed: operators that can do nothing else; switchable: some product has an accuracy_level that a run can lower.
     """
 
     fixed: tuple[str, ...]
@@ -24,7 +24,7 @@ class ActivationRounding:
 
     @classmethod
     def read(cls, model_file: Path) -> ActivationRounding:
-        """Look at the nodes; weights are not read. InputError: not an ONNX model."""
+        """Read the nodes, not the weights. InputError: not an ONNX model."""
         try:
             nodes = onnx.load(model_file, load_external_data=False).graph.node
         except Exception as error:  # protobuf's DecodeError is not a public class
@@ -34,7 +34,7 @@ class ActivationRounding:
 
     @property
     def inseparable_reason(self) -> str | None:
-        """None if running with exact activations would tell the parts apart; else one sentence why not."""
+        """Reason, one sentence, why a run with exact activations cannot separate the errors; None if it can."""
         if self.fixed:
             names = ", ".join(self.fixed)
             return f"{names} compute with int8 activations only, onnxruntime has no exact variant of them"

@@ -1,4 +1,4 @@
-"""Yes-or-no questions about an artifact, each answered with the number and the limit it was held against."""
+"""Checks of an artifact, each with its value and the limit it is compared with."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PATH_TOKENS = 32
 
 
 def require_same_architecture(folder: Path, config: Qwen3Config, reference: Qwen3Config) -> None:
-    """InputError: `folder`, whose config is given first, is of another shape than the reference."""
+    """Raise InputError if `config`, that of the artifact in `folder`, differs from the reference's."""
     if config != reference:
         raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
 
 
 def check_kl(overall: Comparison, max_kl: float) -> CheckResult:
-    """The mean KL on the text is at most `max_kl` nats."""
+    """Check that the mean KL on the text is at most `max_kl` nats."""
     value = overall.mean_kl.value
     reason = f"mean KL on the text {value:.3g} nats, at most {max_kl:g} asked for"
     return CheckResult.at_most("max_text_kl", value, max_kl, reason)
 
 
 def check_float(overall: Comparison) -> list[CheckResult]:
-    """A float artifact computes what the float model does, but for the order of summation."""
+    """Check that a float artifact computes what the float model does, except for the order of summation."""
     kl, error = overall.mean_kl.value, overall.max_logit_error
     return [
         CheckResult.at_most("float_kl", kl, MAX_FLOAT_KL, "mean KL of a float export, in nats"),
@@ -50,11 +50,11 @@ def check_float(overall: Comparison) -> list[CheckResult]:
 def check_prefill_equals_decode(
     decoder: CausalDecoder, inputs: NDArray[np.int64], *, rounded: bool, int8_cache: bool = False
 ) -> CheckResult:
-    """All tokens at once and one at a time give the same logits: the value is RMS(difference) / RMS(centred logits).
+    """Check that prefill and token-by-token logits are the same: the value is RMS(difference) / RMS(centred logits).
 
     `rounded` activations move by a whole int8 step where float32 summation order moves them across a boundary, and
-    later layers amplify that; the limit is then loose, and the strict one is for a run with exact activations. So it is
-    for an int8 cache: a token sees those before it as they are in a prefill, and as they were stored in decoding.
+    later layers amplify that; the limit is then loose, and the strict one is for a run with exact activations. It is
+    loose for an int8 cache too: a token sees those before it unrounded in a prefill, and as stored in decoding.
     """
     inputs = inputs[:PATH_TOKENS]
     together = decoder.forward(inputs[None], decoder.new_cache(len(inputs)), keep=0)[0].astype(np.float64)
@@ -66,6 +66,6 @@ def check_prefill_equals_decode(
     activations = "rounded" if rounded else "exact"
     reason = (
         f"prefill and token-by-token logits differ by {value:.2g} of their spread with {activations} activations, "
-        f"likeliest token the same at {same} of {len(inputs)}"
+        f"top-1 agreement at {same} of {len(inputs)} tokens"
     )
     return CheckResult.at_most(f"prefill_equals_decode_{activations}", value, limit, reason)

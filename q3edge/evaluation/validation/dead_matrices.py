@@ -1,6 +1,6 @@
-"""Matrices of an ONNX artifact that hold nothing: every code the same, every scale zero, or every float weight zero.
+"""Dead matrices of an ONNX artifact: every code the same, every scale zero, or every float weight zero.
 
-Which tensor of the file holds which weights is the exporter's to say.
+A dry run of the exporter says which tensor of the file holds which weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EXPECTED: Mapping[str, int | None] = {"codes": None, "scales": 0, "values": 0} 
 
 
 def check_dead_matrices(folder: Path, config: Qwen3Config) -> CheckResult:
-    """The artifact in `folder`, opened and verified before, has no dead matrix; the value is how many it has."""
+    """Check that the artifact in `folder`, opened and verified before, has no dead matrix; the value counts them."""
     dead = dead_matrices(folder, config)
     if not dead:
         return CheckResult("dead_matrices", "pass", 0.0, 0.0, "no matrix is all zero")
@@ -39,9 +39,9 @@ def check_dead_matrices(folder: Path, config: Qwen3Config) -> CheckResult:
 
 
 def dead_matrices(folder: Path, config: Qwen3Config) -> list[str]:
-    """Names of the dead weights, in the graph's order. A block's first difference ends its reading, so it is fast.
+    """Names of the dead weights, in the graph's order. The first block that differs ends a reading, so it is fast.
 
-    A quantized matrix of zeros has its zero point in every code, whatever the scales; so all codes alike is the sign.
+    A quantized matrix of zeros has its zero point in every code, whatever the scales; so equal codes are the sign.
     InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
     """
     path = folder / MODEL_FILE
@@ -79,7 +79,7 @@ def _values(tensor: onnx.TensorProto, model: Path) -> NDArray[np.generic]:
 def _rows(
     spec: TensorSpec, values: NDArray[np.generic], config: Qwen3Config
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The weights that a tensor holds, each with its rows."""
+    """Weights that a tensor holds, each with its rows."""
     shapes = tensor_shapes(config)
     if spec.is_transposed:
         values = values.T
@@ -91,6 +91,6 @@ def _rows(
 
 
 def _is_constant(values: NDArray[np.generic], expected: int | None) -> bool:
-    """Every value is `expected`; None: whatever the first is."""
+    """Tell whether every value is `expected`; None: the same as the first."""
     wanted = values.flat[0] if expected is None else expected
     return all(bool((values[row : row + _BLOCK_ROWS] == wanted).all()) for row in range(0, len(values), _BLOCK_ROWS))

@@ -1,4 +1,4 @@
-"""What a validation found: numbers with intervals, and checks that passed, failed or were skipped for a reason."""
+"""Results of a validation: numbers with intervals, and checks that passed, failed or were skipped for a reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Status = Literal["pass", "fail", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check: `value` was held against `limit` (None: not a number); `reason` is a sentence for people."""
+    """Result of one check: `value` was compared with `limit` (None: not a number); `reason` is a sentence."""
 
     name: str
     status: Status
@@ -24,19 +24,19 @@ class CheckResult:
 
     @classmethod
     def at_most(cls, name: str, value: float, limit: float, reason: str) -> CheckResult:
-        """Passed where `value` is not above `limit`; NaN fails."""
+        """Result of a check that passes where `value` is not above `limit`; NaN fails."""
         return cls(name, "pass" if value <= limit else "fail", value, limit, reason)
 
 
 def require_passed(subject: str, checks: Iterable[CheckResult]) -> None:
-    """ValidationError: begins with `subject` and has the reason of every check that failed."""
+    """Raise ValidationError if a check failed; it begins with `subject` and has the reason of every one that did."""
     if failed := [check.reason for check in checks if check.status == "fail"]:
         raise ValidationError(f"{subject}: " + "; ".join(failed))
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """An artifact against the float model it came from.
+    """Comparison of an artifact with the float model it came from.
 
     overall, by_text: the artifact as it runs. weights_part: the same weights with exact float32 activations against
     the float model; activations_part: the artifact as it runs against that. None where a check says why not.

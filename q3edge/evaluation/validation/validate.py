@@ -1,5 +1,5 @@
 """Validation of an artifact: one pass over the windows with the float model, the artifact, and the artifact with exact
-activations side by side. Loading and metrics are others'; raising on a failed check is the caller's.
+activations side by side. Callers raise on a failed check.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def validate_decoders(
     int8_cache: bool = False,
     max_kl: float | None = None,
 ) -> ValidationReport:
-    """`validate_artifact` for loaded decoders; `inseparable` says why `exact` is None."""
+    """Validate loaded decoders as `validate_artifact` does a folder; `inseparable` says why `exact` is None."""
     inputs = windows[0].inputs
     checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
     if exact:

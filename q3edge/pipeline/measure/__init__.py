@@ -1,1 +1,1 @@
-"""What an artifact is worth: distance, scores, speed, gates, reports."""
+"""Measurement of artifacts: distance, scores, speed, gates, reports."""

@@ -1,4 +1,4 @@
-"""Answers in a model's own words, of an artifact and of its reference, compared: the generated part of an evaluation.
+"""Comparison of answers that an artifact and its reference generate: the generated part of an evaluation.
 
 A float checkpoint answers as a float ONNX model, exported once into the cache.
 """
@@ -38,13 +38,13 @@ def compare_answers(
     threads: int | None,
     cache: EvaluationCache | None,
 ) -> GeneratedComparison:
-    """Both models asked all items, and to go on from `beginnings`, token ids. reference: a folder of either kind.
+    """Let both models answer all items and continue `beginnings`, token ids. reference: a folder of either kind.
 
-    ResourceError: programs are to be run and no sandbox can be had, or the cache cannot be written.
+    ResourceError: programs are to be run and no sandbox is available, or the cache cannot be written.
     """
     sandbox = Sandbox.open() if asking.run_code else None
 
-    def written(artifact: Path) -> tuple[list[GeneratedAnswer], list[str]]:
+    def generate(artifact: Path) -> tuple[list[GeneratedAnswer], list[str]]:
         journal = cache.answers_file(artifact_digest(artifact)) if cache else None
         with Model.open(artifact, threads=threads) as model:
             answers = answer_all(
@@ -57,16 +57,21 @@ def compare_answers(
             )
             return answers, [continuation(model, ids) for ids in beginnings]
 
-    with _answering(reference, reference_digest, cache) as other:
-        (by_reference, goes_on), (by_candidate, goes_on_too) = written(other), written(folder)
+    with _artifact_for(reference, reference_digest, cache) as other:
+        (by_reference, by_reference_continued), (by_candidate, by_candidate_continued) = (
+            generate(other),
+            generate(folder),
+        )
     found = compare_generated(by_reference, by_candidate, suites)
     weak = tuple(Notice("sandbox-weak", 1, detail) for detail in sandbox.weaknesses) if sandbox else ()
-    return replace(found, notices=(*found.notices, *weak), continuations=tuple(zip(goes_on, goes_on_too)))
+    return replace(
+        found, notices=(*found.notices, *weak), continuations=tuple(zip(by_reference_continued, by_candidate_continued))
+    )
 
 
 @contextmanager
-def _answering(reference: Path, digest: str, cache: EvaluationCache | None) -> Iterator[Path]:
-    """The artifact that speaks for the reference: itself, or its float export."""
+def _artifact_for(reference: Path, digest: str, cache: EvaluationCache | None) -> Iterator[Path]:
+    """ONNX artifact that answers for the reference: itself, or its float export."""
     if is_onnx_artifact(reference):
         yield reference
         return

@@ -1,4 +1,4 @@
-"""A baseline measured as artifacts are: the same suites, the same scores, and the speed of its products."""
+"""Measurement of a baseline like an artifact: the same suites, the same scores, and the speed of its products."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 
 
 def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Variant:
-    """Everything a report says about one baseline of the reference. ResourceError: its library is not installed.
+    """Measure what a report says about one baseline of the reference. ResourceError: its library is not installed.
 
-    Baselines read and do not answer in their own words, whatever `measuring` asks of artifacts: they have no decoder.
+    Baselines are only evaluated teacher-forced, whatever `measuring` asks of artifacts: they have no decoder.
     """
     assert measuring.reference is not None, "a baseline is made from the reference"
     baseline.check()
@@ -86,7 +86,7 @@ def _evaluate(
     suites: Sequence[Suite],
     measuring: MeasurementOptions,
 ) -> Scorecard:
-    """As `evaluate` judges an artifact, with the baseline in its place and the checkpoint's own tokenizer."""
+    """Evaluate the baseline teacher-forced against the float model, with the checkpoint's own tokenizer."""
     start = time.perf_counter()
     cache = EvaluationCache(cache_folder()) if measuring.cache else None
     reference = FloatReference(checkpoint, identity.reference_digest, cache)

@@ -1,4 +1,4 @@
-"""How fast an artifact is on this machine: medians over processes, and what its bytes would allow."""
+"""Speed of an artifact on this machine: medians over processes, and the share of the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from q3edge.runtime.session.loader import open_artifact
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Decoding behind `depth` tokens of context.
+    """Speed of decoding with `depth` tokens of context.
 
-    bytes_per_token: weights and keys and values that one step reads; bandwidth_share: that times the rate, of the
-    machine's measured bandwidth. peak_bytes: of the process so far, the shallower depths included.
+    bytes_per_token: weights, keys and values that one step reads; bandwidth_share: bytes_per_token times tokens/s, as a
+    share of the machine's measured bandwidth. peak_bytes: of the process so far, the shallower depths included.
     """
 
     depth: int
@@ -45,7 +45,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What `q3edge bench` shows. Seconds; first_token: of a prompt of 32 tokens, from the start of the process."""
+    """Result of `q3edge bench`. Seconds; first_token: of a prompt of 32 tokens, from the start of the process."""
 
     folder: str
     model_bytes: int
@@ -62,7 +62,7 @@ class BenchResult:
     onnxruntime: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
+        """JSON object of plain values."""
         return asdict(self)
 
 

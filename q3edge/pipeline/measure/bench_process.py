@@ -1,6 +1,6 @@
-"""One measured process of `q3edge bench`: loads an artifact, times it, prints JSON. Run by bench.py, once a repeat.
+"""Measured process of `q3edge bench`: loads an artifact, times it, prints JSON. bench.py runs one per repeat.
 
-A process of its own each time, so that loading is cold and the peak of memory is the model's alone.
+Each repeat is a new process, so that loading is cold and the peak of memory is the model's alone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ FIRST_TOKEN_PROMPT = 32  # tokens
 
 
 def measure(folder: Path, started: float, prompt: int, new: int, depths: Iterable[int], threads: int) -> dict[str, Any]:
-    """Seconds of loading, of the first token since `started` (time.time()), of a prefill, and of each decoded token.
+    """Measure seconds of loading, first token since `started` (time.time()), prefill, and each decoded token.
 
-    depths: context lengths in rising order. Token ids are random, from a fixed seed: the work does not depend on them.
+    Also the peak of memory in bytes at each depth. depths: context lengths in rising order. Token ids are random,
+    from a fixed seed: the work does not depend on them.
     """
     begin = time.perf_counter()
     decoder = Decoder(folder, threads=threads)

@@ -1,4 +1,4 @@
-"""The check that every export passes before it gets its name: the ONNX model computes what the checkpoint says."""
+"""Check of every export before it gets its name: the ONNX model computes what the checkpoint's weights give."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ MAX_ERROR_INT8 = 0.3
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """|found - expected| / |expected|, over all numbers."""
+    """Relative error |found - expected| / |expected| over all numbers."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def typical_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """The median row's relative error; NaN where any number is."""
+    """Relative error of the median row; NaN where any number is."""
     return float(np.median(np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)))
 
 
 def check_export(folder: Path, source: WeightSource) -> float:
-    """Relative logit error of the artifact in `folder` against its own source's (dequantized) weights.
+    """Compute the relative logit error of the artifact in `folder` against its source's (dequantized) weights.
 
-    Activations are exact where the kernels can, so only the export is judged. ValidationError: the error is too large.
-    Of the median token where they are rounded: a token whose attention is undecided may end up elsewhere.
+    Activations are exact where the kernels allow it, so that only the export is checked. Where they are rounded, it is
+    the median token's error: one token with nearly tied attention may change a lot. ValidationError: above the limit.
     """
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))

@@ -1,4 +1,4 @@
-"""What changed between two ONNX artifacts: recipe, sizes, notices, versions, measured values, and the predictions."""
+"""Differences between two ONNX artifacts: recipe, sizes, notices, versions, measured values, and predictions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_artifact
 
 _FLOAT = "float32"
-_LEFT_OUT = ("tensors", "checks", "text_kl")  # of the metrics; the last is given by its place among the others
-_TEXT_KL = {"validation.overall.mean_kl": "validation.text_kl"}  # so also in manifests that do not name it
+_LEFT_OUT = ("tensors", "checks", "text_kl")  # of the metrics; text_kl is validation.overall.mean_kl, renamed below
+_TEXT_KL = {"validation.overall.mean_kl": "validation.text_kl"}  # also in manifests without the key text_kl
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that is not the same in A and B; None where one does not have it."""
+    """Difference between A and B under one name; None where one of them lacks it."""
 
     name: str
     a: Any
@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class SchemeChange:
-    """`tensors` matrices that have scheme `a` in A and `b` in B, and the name of the first."""
+    """Change of scheme: `tensors` matrices have `a` in A and `b` in B; `first` names one."""
 
     a: str
     b: str
@@ -49,9 +49,9 @@ class SchemeChange:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactDiff:
-    """B against A. Sizes are in bytes by component, equal ones included; everything else lists only what differs.
+    """Differences of B from A. Sizes are in bytes by component, equal ones included; all else lists only differences.
 
-    predictions: B's against A's on the built-in text; None where they cannot be compared, and `not_compared` says why.
+    predictions: of B against A on the built-in text; None if they cannot be compared, and `not_compared` says why.
     """
 
     a: str
@@ -69,7 +69,7 @@ class ArtifactDiff:
     not_compared: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
+        """JSON object of plain values."""
         return asdict(self)
 
 
@@ -80,7 +80,7 @@ def diff_artifacts(
     max_tokens: int = MAX_TOKENS,
     threads: int | None = None,
 ) -> ArtifactDiff:
-    """Compare two ONNX artifacts; A takes the part of the reference. InputError: one is no sound artifact."""
+    """Compare two ONNX artifacts; A is the reference. InputError: one is no sound artifact."""
     manifests = open_artifact(a), open_artifact(b)
     configs = Qwen3Config.load(a), Qwen3Config.load(b)
     labels = [_labels(manifest, config) for manifest, config in zip(manifests, configs)]
@@ -132,7 +132,7 @@ def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeC
 
 
 def _sizes(manifest: Manifest, config: Qwen3Config) -> dict[str, int]:
-    """Bytes of the weights as the recipe stores them, by component, and of both files together as they are on disk."""
+    """Bytes of the weights as the recipe stores them, by component, and of graph and weights on disk."""
     sizes: Counter[str] = Counter()
     for name, size in weight_bytes(config, _resolved(manifest, config)).items():
         sizes[component_of(name, config)] += size
@@ -144,9 +144,9 @@ def _metrics(manifest: Manifest) -> dict[str, Any]:
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested objects by their path, an estimate as its value.
+    """Yield the leaves of nested objects by their path, an estimate as its value.
 
-    Reports by tensor differ by the hundred and sentences of checks by their digits: both are left out.
+    Reports by tensor (hundreds differ) and the sentences of checks (their digits differ) are left out.
     """
     if not isinstance(value, Mapping):
         yield path, value

@@ -1,4 +1,4 @@
-"""An artifact against its float model, or against another artifact, on suites that both models read token by token."""
+"""Evaluation of an artifact against its float model or another artifact, teacher-forced on suites."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def evaluate(
     """Compare the artifact in `folder` with `reference`, a float MODEL (folder or hub id) or another artifact's folder.
 
     suites None: the built-in ones. areas None: all. limit: of each suite at most so many questions, and so many windows
-    of text (None: all). asking: both models also answer in their own words, and answers decide the scores where there
-    are right ones. What was done before, or before a kill, comes from the cache unless `use_cache` is false.
+    of text (None: all). asking: both models also generate answers, and these decide the scores of items with a
+    right answer. What was measured before, also by a killed run, comes from the cache unless `use_cache` is false.
     A failed check is in the scorecard, not raised. UsageError: an area that no suite has. InputError: a folder is
     broken, or their architectures differ. ValidationError: no item had finite logits. ResourceError: the cache cannot
     be written.
@@ -67,18 +67,18 @@ def evaluate(
     threads_of_session = threads - workers + 1  # every worker that calls it is one of its threads, too
     decoder = Decoder(folder, threads=threads_of_session)
     cache = EvaluationCache(cache_folder()) if use_cache else None
-    with _opened(reference, threads_of_session, cache) as opened:
+    with _open_reference(reference, threads_of_session, cache) as opened:
         require_same_architecture(folder, decoder.config, opened.config)
-        candidate = folder.resolve().name, artifact_digest(folder)  # where it lies says nothing about it
+        candidate = folder.resolve().name, artifact_digest(folder)  # not where it lies
         identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
-        subject = _Subject(identity, chosen)
-        if cache and (known := cache.scorecard(subject.key())):
+        inputs = _EvaluationInputs(identity, chosen)
+        if cache and (cached := cache.scorecard(inputs.key())):
             progress.note("evaluated before: these results are the cache's (--no-cache evaluates again)")
-            return replace(known, artifact=subject.identity.artifact, reference=subject.identity.reference)
+            return replace(cached, artifact=inputs.identity.artifact, reference=inputs.identity.reference)
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
-        with _journal(cache, subject, encoded) as journal:
+        with _journal(cache, inputs, encoded) as journal:
             run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
     read_seconds = time.perf_counter() - start
     answers = None
@@ -89,20 +89,20 @@ def evaluate(
             threads=threads, cache=cache,
         )  # fmt: skip
     dead = check_dead_matrices(folder, decoder.config)
-    scorecard = assemble(subject.identity, encoded, run, tokenizer, (dead,), answers)
+    scorecard = assemble(inputs.identity, encoded, run, tokenizer, (dead,), answers)
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
     if cache:
-        cache.save_scorecard(subject.key(), scorecard)
+        cache.save_scorecard(inputs.key(), scorecard)
     if journal:
         journal.discard()
     return scorecard
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """The reference: its logits, architecture and digest."""
+class _OpenReference:
+    """Opened reference: its logits, architecture and digest."""
 
     model: ComparedModel
     config: Qwen3Config
@@ -110,45 +110,47 @@ class _Opened:
 
 
 @contextmanager
-def _opened(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_Opened]:
+def _open_reference(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_OpenReference]:
     folder = resolve_model(reference)
     if is_onnx_artifact(folder):
         decoder = Decoder(folder, threads=threads)
-        yield _Opened(ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
+        yield _OpenReference(ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
         return
     with open_float_model(folder) as checkpoint:
         digest = checkpoint.digest()
-        yield _Opened(FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
+        yield _OpenReference(FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
-    """Who is compared with whom, and on what: all that decides the result."""
+class _EvaluationInputs:
+    """Inputs that decide the result of an evaluation: both models, settings, versions, and the items of all suites."""
 
     identity: Identity
     suites: tuple[Suite, ...]
 
     def key(self, **more: Any) -> str:
-        """Of the cache; `more`: what besides decides the content. Names of folders decide nothing."""
+        """Key of the cache; `more`: further inputs of the content. Folder names are not part of the key."""
         nameless = replace(self.identity, artifact="", reference="")
         items = hashlib.sha256(repr([suite.items for suite in self.suites]).encode()).hexdigest()
         return cache_key(identity=asdict(nameless), items=items, **more)
 
 
 @contextmanager
-def _journal(cache: EvaluationCache | None, subject: _Subject, encoded: Encoded) -> Iterator[ReadingJournal | None]:
+def _journal(
+    cache: EvaluationCache | None, inputs: _EvaluationInputs, encoded: Encoded
+) -> Iterator[ReadingJournal | None]:
     if cache is None:
         yield None
         return
-    key = subject.key(passages=passages_digest(encoded.passages))
+    key = inputs.key(passages=passages_digest(encoded.passages))
     with ReadingJournal(cache.journal_file(key)) as journal:
         yield journal
 
 
 def _timing(run: ReadingRun, seconds: float, reused: int) -> dict[str, float]:
-    """Seconds of reading, by model and in all; tokens read in this run, and those whose hidden states were cached.
+    """Timing of the reading: seconds by model and in all; tokens read in this run, tokens with cached hidden states.
 
-    total_over_models: only where nothing was cached, for else it compares a whole with a part.
+    total_over_models: only where nothing was cached or resumed; otherwise the models' seconds are only a part.
     """
     timing: dict[str, float] = {
         **{f"{name}_seconds": spent for name, spent in run.seconds.items()},

@@ -1,4 +1,4 @@
-"""Whether an artifact is accurate enough: its numbers, from wherever they are known, against the gates."""
+"""Gate check of an artifact: its measured or recorded numbers against the gates."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from q3edge.storage.json_files import read_json_object
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """Every gate that was asked for, with its result; `source` says where the numbers come from.
+    """Result of every gate that was asked for; `source` says where the numbers come from.
 
-    kl: which KL a gate on the KL reads, by `source`; the other one is None.
+    kl: which of the KLs the gate reads: suite_kl from a scorecard, text_kl from a manifest; the other is None.
     """
 
     artifact: str
@@ -35,42 +35,48 @@ class GateReport:
     suite_kl: Estimate | None
     results: tuple[CheckResult, ...]
 
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """Gates that failed."""
+        return tuple(result for result in self.results if result.status == "fail")
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
+        """JSON object of plain values."""
         return asdict(self)
 
 
 def check_artifact(
     folder: Path, gates: Gates, measuring: MeasurementOptions, *, scorecard: Path | None = None
 ) -> GateReport:
-    """Judge the artifact in `folder` by a file (a scorecard's or a report's JSON), else by evaluating it now where
-    `measuring` has a reference, else by what its manifest says that `build` measured.
+    """Check the artifact in `folder` against the gates.
 
-    UsageError: a gate is asked for whose number is not known from there. InputError: a folder or file is broken.
+    The numbers come from the file `scorecard` (JSON of a scorecard or a report), else from an evaluation now if
+    `measuring` has a reference, else from the manifest, where `build` recorded the KL on its text.
+    UsageError: a gate needs a number that this source lacks. InputError: a folder or file is broken.
     """
     manifest = open_artifact(folder)
     if scorecard is not None:
-        return _judged(folder, gates, scorecard.name, _from_file(scorecard, artifact_digest(folder)))
+        return _apply_gates(folder, gates, scorecard.name, _from_file(scorecard, artifact_digest(folder)))
     if measuring.reference is not None:
-        return _judged(folder, gates, "evaluated now", evaluate_with(folder, measuring))
+        return _apply_gates(folder, gates, "evaluated now", evaluate_with(folder, measuring))
     validation = recorded_validation(manifest)
-    return _judged(folder, gates, "the manifest", None, validation.mean_kl if validation else None)
+    return _apply_gates(folder, gates, "the manifest", None, validation.mean_kl if validation else None)
 
 
-def _judged(
+def _apply_gates(
     folder: Path, gates: Gates, source: str, scorecard: Scorecard | None, text_kl: Estimate | None = None
 ) -> GateReport:
-    """By the scorecard where there is one, else by the KL on the build's text."""
+    """Apply the gates to the scorecard if there is one, else to the KL on the build's text."""
     kl: KLName = "suite_kl" if scorecard else "text_kl"
     recovery, suite_kl = (scorecard.recovery, scorecard.suite_kl) if scorecard else (None, None)
     results = gates.judge(recovery, suite_kl if scorecard else text_kl, kl)
-    if unknown := [result.reason for result in results if result.status == "skipped"]:
-        raise UsageError(f"{folder}: {'; '.join(unknown)}; add --reference MODEL or --scorecard FILE")
+    if missing := [result.reason for result in results if result.status == "skipped"]:
+        raise UsageError(f"{folder}: {'; '.join(missing)}; add --reference MODEL or --scorecard FILE")
     return GateReport(folder.name, source, kl, recovery, text_kl, suite_kl, results)
 
 
 def recorded_validation(manifest: Manifest) -> Comparison | None:
-    """What `build` measured token by token; None where the artifact was only exported. InputError: it is damaged."""
+    """Read what `build` measured on its text; None if the artifact was only exported. InputError: it is damaged."""
     raw = manifest.metrics.get("validation")
     if raw is None:
         return None
@@ -81,7 +87,7 @@ def recorded_validation(manifest: Manifest) -> Comparison | None:
 
 
 def _from_file(path: Path, digest: str) -> Scorecard:
-    """The scorecard of the artifact with this digest, alone in the file or among a report's variants."""
+    """Read the scorecard of the artifact with this digest, alone in the file or among a report's variants."""
     if not path.is_file():
         raise InputError(f"{path}: not found; expected the JSON of `q3edge eval` or `q3edge report`")
     raw = read_json_object(path)

@@ -1,4 +1,4 @@
-"""Who is measured against whom, on what and with which versions: what decides a scorecard."""
+"""Identity of a scorecard: models, suites, settings and versions, which together decide its content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def identity_of(
     asking: AnswerOptions | None,
     packages: Sequence[str],
 ) -> Identity:
-    """candidate: its name and digest; reference: MODEL (folder or hub id) and its digest; packages: that compute."""
+    """Identity of an evaluation. candidate: name and digest; reference: MODEL (folder or hub id) and digest.
+
+    packages: names of the libraries that compute, whose versions are recorded.
+    """
     areas = None if selection.areas is None else list(selection.areas)
     asked = None if asking is None else asdict(asking)
     return Identity(

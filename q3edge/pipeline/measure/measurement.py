@@ -1,4 +1,4 @@
-"""`MeasurementOptions` and `AnswerOptions`: what is measured of each variant, and how. Neither needs torch."""
+"""`MeasurementOptions` and `AnswerOptions`: options of measuring a variant. Neither needs torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from q3edge.machine.cpu import cpu_name, default_threads
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """How models are asked: greedily, or with a `seed` as the checkpoint samples; run_code: whether programs run."""
+    """Options of generated answers. seed: None: greedy; otherwise sampled with the checkpoint's settings.
+
+    run_code: run the programs that models write, in a sandbox.
+    """
 
     max_new_tokens: int = ANSWER_TOKENS
     seed: int | None = None
@@ -25,10 +28,10 @@ class AnswerOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementOptions:
-    """reference: a float MODEL; None: nothing is evaluated, and a report tells what manifests say.
+    """Options of a measurement. reference: a float MODEL; None: nothing is evaluated, a report shows the manifests.
 
-    suites (None: built in), areas (None: all), limit and asking are those of `evaluate`. speed: whether it is timed.
-    cache: take from there, and keep there, what was measured.
+    suites: None: built in; areas: None: all; limit: items and windows of each suite (None: all); asking: options of
+    generated answers (None: none). speed: measure it too. cache: reuse earlier measurements, and keep new ones.
     """
 
     reference: str | None = None
@@ -42,8 +45,10 @@ class MeasurementOptions:
 
 
 def evaluate_with(folder: Path, measuring: MeasurementOptions) -> Scorecard:
-    """The artifact in `folder` against the reference, which has to be given; errors are those of `evaluate`."""
-    from q3edge.pipeline.measure.evaluate import evaluate  # brings torch, which a gate on known numbers does not need
+    """Evaluate the artifact in `folder` against the reference, which must be given; errors: those of `evaluate`."""
+    from q3edge.pipeline.measure.evaluate import (
+        evaluate,
+    )  # imports torch, which a gate on recorded numbers does not need
 
     assert measuring.reference is not None, "nothing to compare with"
     return evaluate(
@@ -59,17 +64,17 @@ def evaluate_with(folder: Path, measuring: MeasurementOptions) -> Scorecard:
 
 
 def here(measuring: MeasurementOptions) -> dict[str, str]:
-    """What decides a speed beside the model."""
+    """Facts of this machine that decide a speed: CPU, threads, version of onnxruntime."""
     threads = measuring.threads or default_threads()
     return {"cpu": cpu_name(), "threads": str(threads), "onnxruntime": ort.__version__}
 
 
 def is_onnx_artifact(folder: Path) -> bool:
-    """Whether `folder` holds an exported model, and not a checkpoint, float or quantized."""
+    """Tell whether `folder` holds an exported model, not a float or quantized checkpoint."""
     return (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx"
 
 
 def model_name(model: str) -> str:
-    """How a report calls MODEL: a folder by its last name, not by where it lies; a hub id as it is."""
+    """Display name of MODEL: a folder's last name; a hub id as it is."""
     folder = Path(model).expanduser()
     return folder.resolve().name if folder.is_dir() else model

@@ -1,4 +1,4 @@
-"""Measurements that took long, kept in the cache so that the same question is not measured twice."""
+"""Cache of slow measurements, by everything that decides their result."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Found = TypeVar("Found")
 def cached_measurement(
     kind: type[Found], measure: Callable[[], Found], to_json: Callable[[Found], Any], *, cache: bool, **inputs: Any
 ) -> Found:
-    """What was stored for exactly these `inputs` (JSON values), else what `measure` gives, which is then stored.
+    """Return the measurement stored for exactly these `inputs` (JSON values), else call `measure` and store its result.
 
-    kind: a dataclass; cache False neither reads nor stores. ResourceError: the cache cannot be written.
+    kind: dataclass of the result. cache: False neither reads nor stores. ResourceError: the cache cannot be written.
     """
     if not cache:
         return measure()

@@ -1,4 +1,4 @@
-"""Artifacts -> `Report`: each is evaluated against the reference and timed, unless that was done before."""
+"""Artifacts -> `Report`: each is evaluated against the reference and timed, unless its results are cached."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from q3edge.runtime.session.loader import open_artifact
 
 
 def make_report(folders: Sequence[Path], measuring: MeasurementOptions, gates: Gates) -> Report:
-    """A report of the artifacts in `folders` (at least one).
+    """Measure the artifacts in `folders` (at least one) and make a report of them.
 
-    Every folder is checked before anything is measured. InputError: one is broken. What cannot be measured is told in
-    the report, not raised.
+    Every folder is checked before anything is measured. InputError: one is broken. What cannot be measured is listed
+    in the report, not raised.
     """
     names = unique_names(folders)
     for folder in folders:
@@ -45,9 +45,9 @@ def make_report(folders: Sequence[Path], measuring: MeasurementOptions, gates: G
 def assemble(
     variants: Sequence[Variant], failures: Sequence[Failure], measuring: MeasurementOptions, gates: Gates
 ) -> Report:
-    """The report of what was measured, artifacts from the largest on, then baselines.
+    """Assemble a report of measured variants: artifacts from the largest to the smallest, then baselines.
 
-    Only artifacts are recommended: baselines are there to compare with.
+    Only artifacts are recommended; baselines are for comparison.
     """
     ordered = sorted(variants, key=lambda variant: (variant.kind, -variant.model_bytes))
     reference = describe_reference(measuring.reference) if measuring.reference else None
@@ -66,7 +66,7 @@ def assemble(
 
 
 def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> Variant:
-    """Everything a report says about one artifact; what cannot be measured is in `missing` with the reason.
+    """Measure what a report says about one artifact; what cannot be measured is in `missing` with the reason.
 
     InputError: the folder is no sound artifact.
     """
@@ -90,7 +90,7 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
 
 
 def describe_reference(model: str) -> ReferenceFacts:
-    """What the report says of MODEL (folder or hub id)."""
+    """Read the facts that a report gives of the reference MODEL (folder or hub id)."""
     with open_float_model(model) as checkpoint:
         dtypes = [checkpoint.dtype(name) for name in checkpoint.names()]
         return ReferenceFacts(
@@ -103,7 +103,7 @@ def describe_reference(model: str) -> ReferenceFacts:
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: its own, with its parent's before it where two are alike. UsageError: given twice."""
+    """Display name of each folder, with its parent's name where two are alike. UsageError: a folder given twice."""
     resolved = [folder.resolve() for folder in folders]
     if double := next((folder for folder in folders if resolved.count(folder.resolve()) > 1), None):
         raise UsageError(f"{double}: given twice")

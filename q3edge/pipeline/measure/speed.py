@@ -1,4 +1,4 @@
-"""Speed as a report shows it: of an artifact in fresh processes, of a baseline by its matrix products alone."""
+"""Speed for a report: of an artifact in new processes, of a baseline by its matrix products alone."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ _WARM_UP = 2  # passes over a layer that are not counted
 
 
 def artifact_speed(folder: Path, threads: int | None = None) -> Speed:
-    """A prefill of PROMPT tokens and NEW tokens from an empty context, in REPEATS processes. InputError: one failed."""
+    """Time a prefill of PROMPT tokens, and NEW tokens from an empty context, in REPEATS processes.
+
+    InputError: one failed.
+    """
     prompt = min(PROMPT, Qwen3Config.load(folder).max_position_embeddings - NEW)
     found = bench_artifact(folder, prompt=prompt, new=NEW, depths=(0,), threads=threads, repeats=REPEATS)
-    behind_nothing = found.depths[0]
+    empty_context = found.depths[0]
     return Speed(
-        tokens_per_second=behind_nothing.tokens_per_second,
+        tokens_per_second=empty_context.tokens_per_second,
         prefill_tokens_per_second=found.prefill_tokens_per_second,
-        peak_bytes=behind_nothing.peak_bytes,
+        peak_bytes=empty_context.peak_bytes,
         repeats=REPEATS,
         prompt=prompt,
         depth=0,
@@ -40,9 +43,9 @@ def artifact_speed(folder: Path, threads: int | None = None) -> Speed:
 
 
 def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None = None) -> Speed:
-    """Tokens per second if a token were its matrix products and nothing else, layer by layer, so that memory is one's.
+    """Time the matrix products of a token, layer by layer, so that only one layer is in memory.
 
-    A bound from above: attention, norms and Python are not in it, and a layer's weights may stay in the CPU's cache.
+    An upper bound of tokens/s: attention, norms and Python are left out, and a layer may stay in the CPU's cache.
     """
     threads = threads or default_threads()
     with _torch_threads(threads), quiet(), torch.no_grad():
@@ -70,7 +73,7 @@ def _head(baseline: Baseline, source: WeightSource) -> tuple[Product, int]:
 
 
 def _seconds(products: Sequence[tuple[Product, int]]) -> list[float]:
-    """Of REPEATS passes over all products, each with one token."""
+    """Seconds of each of REPEATS passes over all products, with one token."""
     values = [(product, torch.randn(1, width)) for product, width in products]
     seconds = []
     for _ in range(_WARM_UP + REPEATS):

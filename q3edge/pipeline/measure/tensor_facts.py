@@ -1,4 +1,4 @@
-"""What a manifest says about every matrix: its scheme, its bits, and the losses that calibration measured."""
+"""Facts of a manifest about every matrix: scheme, bits per weight, and the losses that calibration measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOAT_LABEL = "float32"
 
 
 def tensor_facts(manifest: Manifest, config: Qwen3Config) -> tuple[TensorFact, ...]:
-    """One fact a matrix, in the order of the forward pass; vectors are left out."""
+    """Facts of every matrix in the order of the forward pass; vectors are left out."""
     reports: Mapping[str, Mapping[str, float]] = manifest.metrics.get("tensors", {})
     schemes = Recipe.from_json(manifest.recipe).resolve(config)
     sizes = weight_bytes(config, schemes)
@@ -33,5 +33,5 @@ def tensor_facts(manifest: Manifest, config: Qwen3Config) -> tuple[TensorFact, .
 
 
 def summarized_schemes(facts: tuple[TensorFact, ...]) -> str:
-    """The schemes in words, that of most matrices first: int4-g32-asym, int8-g32."""
+    """Summary of the schemes, the most common first: int4-g32-asym, int8-g32."""
     return ", ".join(label for label, _ in Counter(fact.scheme for fact in facts).most_common())

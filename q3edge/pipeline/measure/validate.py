@@ -1,4 +1,4 @@
-"""An artifact against the float model it came from, on text."""
+"""Validation of an artifact against the float model it came from, on text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def validate_against(
 
 
 def text_windows(folder: Path, config: Qwen3Config, texts: Sequence[Path], max_tokens: int) -> tuple[Window, ...]:
-    """Windows of the texts, cut with the tokenizer in `folder`."""
+    """Cut texts (none: built in) into windows of at most `max_tokens` tokens in all, with the tokenizer in `folder`."""
     tokenizer = Tokenizer.load(folder, config.vocab_size)
     chosen = read_texts(texts) if texts else built_in_texts()
     context = config.max_position_embeddings

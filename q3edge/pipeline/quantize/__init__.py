@@ -1,1 +1,1 @@
-"""A float checkpoint becomes a quantized one: method, calibration, budget, tuning, and what it will take."""
+"""Quantization of a float checkpoint: method, calibration, budget, tuning, and the predicted cost."""

@@ -1,8 +1,8 @@
-"""A budget of bytes as part of `quantize`: which scheme each unit of the model gets, decided by true KL.
+"""A budget of bytes as part of `quantize`: the scheme of each scheme group of the model, chosen by measured KL.
 
-Costs are measured on the float model, shared out by an exact knapsack, and the plans calibrated in full next to the
-best uniform one that fits; whichever has the smallest KL on held-out tokens is kept, and is reconstructed if that is
-asked for. So a budget never gives something worse, on those, than one format for all would have.
+The cost in KL of every width is measured on the float model, an exact knapsack makes plans of it, and these are
+calibrated in full beside the best uniform plan that fits. The one with the smallest KL on held-out tokens is kept, and
+reconstructed if that is asked for: on those tokens a budget is never worse than one format for all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.reference.weights import normalize, read_tensor
 from q3edge.storage.code_digest import code_digest
 
-_COSTS, _JUDGED = "costs", "judged"
+_COSTS, _HELD_OUT_KL = "costs", "judged"
 
 
 @contextmanager
@@ -66,10 +66,11 @@ def search_plans(
     exported: bool = False,
     int8_cache: bool = False,
 ) -> Iterator[SolvedLayers]:
-    """Calibrate in `work` by the best recipe within `budget`, or go on where an earlier process stopped.
+    """Calibrate in `work` by the best recipe within `budget`, or continue where an earlier process stopped.
 
-    exported, int8_cache: what follows, as in `Workload`; the recipe that is found says nothing of a cache.
-    Errors are those of `run_calibration`, and UsageError where nothing fits the budget.
+    exported, int8_cache: whether an ONNX model and the scales of an int8 KV cache follow (for the forecast of disk and
+    time); the recipe that is found does not set `kv_cache`. UsageError: nothing fits the budget, or unfinished work of
+    other inputs lies in `work`. ResourceError: another process is at it, or the disk cannot hold it.
     """
     config, tokens = checkpoint.config, load_tokens(checkpoint, calibration)
     limit = budget.bytes_for(config)
@@ -81,91 +82,91 @@ def search_plans(
         reconstructed=calibration.reconstruct, tuned=calibration.tune, exported=exported, int8_cache=int8_cache,
     )  # fmt: skip
     inputs = calibration_inputs(model_digest, tokens, calibration)
-    ahead = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
-    ours = {
+    cost_lines = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
+    plan_inputs = {
         "budget": str(limit),
         "int8 KV cache": str(int8_cache),
         "q3edge's code that makes plans": code_digest("exporters", "pipeline.quantize"),
     }
-    with WorkFolder(work, inputs | ours, restart=calibration.restart) as journal:
-        for line in ahead:
+    with WorkFolder(work, inputs | plan_inputs, restart=calibration.restart) as work_folder:
+        for line in cost_lines:
             progress.note(line)
-        contest = _PlanSearch(checkpoint, tokens, inputs, journal)
-        plans = make_plans(config, contest.costs(), limit, int8_cache=int8_cache)
-        kl = contest.judge(plans)
+        search = _PlanSearch(checkpoint, tokens, inputs, work_folder)
+        plans = make_plans(config, search.costs(), limit, int8_cache=int8_cache)
+        kl = search.evaluate(plans)
         best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
         if calibration.reconstruct:
             plans.append(best.reconstructed)
-            kl = contest.judge(plans)
+            kl = search.evaluate(plans)
             best = min(plans, key=lambda plan: kl[plan.name])
         progress.note(f"kept: {best.name} plan, KL {kl[best.name]:.4f} on held-out tokens")
-        with contest.walked(best) as (walk, _):
-            found = solved_layers(best.recipe, walk, tokens)
-            yield replace(found, metrics=found.metrics | {"allocation": _to_json(limit, best, plans, kl)})
+        with search.calibrate(best) as (calibrated, _):
+            solved = solved_layers(best.recipe, calibrated, tokens)
+            yield replace(solved, metrics=solved.metrics | {"allocation": _to_json(limit, best, plans, kl)})
 
 
 class _PlanSearch:
-    """Measures, calibrates and judges plans; what is finished is durable in `journal`, each plan in its own folder."""
+    """Search for the best plan; finished results are durable in `work_folder`, each plan's in a folder of its own."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         tokens: CalibrationSet,
         inputs: dict[str, str],
-        journal: WorkFolder,
+        work_folder: WorkFolder,
     ) -> None:
         self._checkpoint, self._ids, self._inputs = checkpoint, tokens.token_ids, inputs
-        self._journal = journal
+        self._work_folder = work_folder
         self._held_out = held_out_rows(len(tokens.token_ids))
         self._bfloat16 = has_fast_bfloat16()
 
     def costs(self) -> dict[SchemeGroup, Sequence[float]]:
-        """Nats by unit and width."""
+        """Measure the cost in nats of KL of every scheme group at every width."""
         widths = widths_of(self._checkpoint.config)
-        stored = self._journal.recall(_COSTS)
+        stored = self._work_folder.recall(_COSTS)
         if stored is None:
             measure = Sensitivity(
-                self._checkpoint, widths, self._ids, self._held_out, self._journal.folder, bfloat16=self._bfloat16
+                self._checkpoint, widths, self._ids, self._held_out, self._work_folder.folder, bfloat16=self._bfloat16
             )
-            stored = {unit.name: values for unit, values in measure.run().items()}
-            self._journal.store(_COSTS, stored)
-        return {unit: stored[unit.name] for unit in widths}
+            stored = {group.name: values for group, values in measure.run().items()}
+            self._work_folder.store(_COSTS, stored)
+        return {group: stored[group.name] for group in widths}
 
-    def judge(self, plans: Sequence[Plan]) -> dict[str, float]:
-        """KL on held-out tokens by the plan's name. Only the best plan's folder stays."""
-        judged: dict[str, float] = self._journal.recall(_JUDGED) or {}
+    def evaluate(self, plans: Sequence[Plan]) -> dict[str, float]:
+        """Calibrate every plan; returns its mean KL in nats on held-out tokens. Only the best plan's folder stays."""
+        kl: dict[str, float] = self._work_folder.recall(_HELD_OUT_KL) or {}
         for number, plan in enumerate(plans, 1):
-            if plan.name not in judged:
+            if plan.name not in kl:
                 progress.note(
                     f"plan {number} of {len(plans)}, {plan.name}: {plan.size / 1e6:.1f} MB, "
                     f"KL {plan.predicted_kl:.4f} predicted"
                 )
-                with self.walked(plan) as (walk, states):
-                    judged[plan.name] = self._held_out_kl(walk, states)
-                self._journal.store(_JUDGED, judged)
-            best = min(judged, key=lambda name: judged[name])
-            for name in judged:
+                with self.calibrate(plan) as (calibrated, states):
+                    kl[plan.name] = self._held_out_kl(calibrated, states)
+                self._work_folder.store(_HELD_OUT_KL, kl)
+            best = min(kl, key=lambda name: kl[name])
+            for name in kl:
                 if name != best:
-                    shutil.rmtree(self._journal.folder / name, ignore_errors=True)
-        return judged
+                    shutil.rmtree(self._work_folder.folder / name, ignore_errors=True)
+        return kl
 
     @contextmanager
-    def walked(self, plan: Plan) -> Iterator[tuple[LayerwiseCalibration, StateStream]]:
-        """The finished walk of a plan, and the hidden states behind the last layer."""
+    def calibrate(self, plan: Plan) -> Iterator[tuple[LayerwiseCalibration, StateStream]]:
+        """Calibrate by one plan; yields the finished calibration and the hidden states after the last layer."""
         schemes = plan.recipe.resolve(self._checkpoint.config)
         inputs = self._inputs | {"recipe": plan.recipe.digest}
-        with WorkFolder(self._journal.folder / plan.name, inputs) as journal:
-            walk = LayerwiseCalibration(
-                self._checkpoint, schemes, self._ids, journal, bfloat16=self._bfloat16, reconstruct=plan.reconstruct
+        with WorkFolder(self._work_folder.folder / plan.name, inputs) as work_folder:
+            calibration = LayerwiseCalibration(
+                self._checkpoint, schemes, self._ids, work_folder, bfloat16=self._bfloat16, reconstruct=plan.reconstruct
             )
-            states = walk.run()
+            states = calibration.run()
             try:
-                yield walk, states
+                yield calibration, states
             finally:
                 states.close()
 
-    def _held_out_kl(self, walk: LayerwiseCalibration, states: StateStream) -> float:
-        source, table = self._checkpoint, walk.head()
+    def _held_out_kl(self, calibrated: LayerwiseCalibration, states: StateStream) -> float:
+        source, table = self._checkpoint, calibrated.head()
         norm = read_tensor(source, FINAL_NORM)
         own = states.read(slice(len(self._ids) - self._held_out, len(self._ids))).flatten(0, 1)
         head = LogitsHead(source if table is None else ReplacedHead(source, table))
@@ -173,7 +174,7 @@ class _PlanSearch:
 
     @cached_property
     def _float_states(self) -> torch.Tensor:
-        """Of the float model after the final norm, on held-out tokens, float32 [T, H]."""
+        """Hidden states of the float model after the final norm, on held-out tokens, float32 [T, H]."""
         ids = self._ids[len(self._ids) - self._held_out :]
         return hidden_states(self._checkpoint, ids, label="float model").flatten(0, 1)
 
@@ -185,5 +186,5 @@ def _to_json(limit: int, best: Plan, plans: Sequence[Plan], kl: Mapping[str, flo
         "plans": {
             plan.name: {"bytes": plan.size, "predicted_kl": plan.predicted_kl, "kl": kl[plan.name]} for plan in plans
         },
-        "units": {unit.name: label(scheme) for unit, scheme in best.schemes.items()},
+        "units": {group.name: label(scheme) for group, scheme in best.schemes.items()},
     }

@@ -1,4 +1,4 @@
-"""Calibration as part of `quantize`: which method, which tokens, where unfinished work lies, what the manifest says."""
+"""Calibration as part of `quantize`: the method, the tokens, the folder of unfinished work, the manifest's metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.storage.code_digest import code_digest
 
-_CODE = (  # what decides the result of a calibration, beside its inputs
+_CODE = (  # packages that decide the result of a calibration, besides its inputs
     "architecture", "calibration.budget", "calibration.layers", "calibration.rounding", "calibration.training",
     "checkpoint", "quantization", "reference", "storage",
 )  # fmt: skip
@@ -44,13 +44,13 @@ _LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds a
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Of the exported ONNX model, graph and weights: bytes, or bits for each weight; one of the two is given."""
+    """Size limit of the exported ONNX model, graph and weights: bytes, or bits per weight; exactly one is given."""
 
     size: int | None = None
     bits_per_weight: float | None = None
 
     def bytes_for(self, config: Qwen3Config) -> int:
-        """The bytes that a model may take."""
+        """Bytes that a model of this configuration may take."""
         if self.bits_per_weight is None:
             return self.size or 0
         return int(self.bits_per_weight * sum(map(math.prod, tensor_shapes(config).values())) / 8)
@@ -58,9 +58,11 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationOptions:
-    """What a user may choose: texts (none: built in), how many rows of how many tokens, the seed of their choice.
+    """Options of a calibration. texts: none: built in; samples, seq_len: number of rows and tokens in each.
 
-    reconstruct: train each layer behind the solver; tune: train scales and norms of the whole model at the end.
+    seed: of the choice among the texts. shares: weight of each area (None: those of Qwen3's evaluation). reconstruct:
+    train each layer after it is solved; tune: train scales and norms of the whole model at the end. restart: discard
+    unfinished work. budget: a size limit in place of a recipe.
     """
 
     texts: tuple[Path, ...] = ()
@@ -76,14 +78,14 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class SolvedLayers:
-    """What a calibration by `recipe` gave; `layers` reads the results one by one, from their files, so once is enough.
+    """Result of a calibration by `recipe`; `layers` reads the layers from their files, one at a time.
 
-    balanced: names of the float tensors in them. Empty where there was no calibration.
+    scaled_floats: names of the float tensors that a channel scale was folded into. All is empty without a calibration.
     """
 
     recipe: Recipe
     layers: Callable[[], Iterator[LayerResult]] = lambda: iter(())
-    balanced: frozenset[str] = frozenset()
+    scaled_floats: frozenset[str] = frozenset()
     notices: tuple[Notice, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     tokens: NDArray[np.int64] | None = None
@@ -91,12 +93,12 @@ class SolvedLayers:
 
 
 def work_folder(output: Path) -> Path:
-    """Where the unfinished calibration of `output` lies: beside it, on the same disk."""
+    """Path of the unfinished calibration of `output`: beside it, on the same disk."""
     return output.parent / f".{output.name}.work"
 
 
 def discard_work(output: Path, manifest: Manifest) -> None:
-    """Remove the work that went into `output`, which stands complete under its name."""
+    """Remove the work folder of `output` once it is complete."""
     if manifest.recipe["method"] == "gptq":
         shutil.rmtree(work_folder(output), ignore_errors=True)
 
@@ -104,9 +106,9 @@ def discard_work(output: Path, manifest: Manifest) -> None:
 def choose_method(
     checkpoint: Checkpoint, recipe: Recipe, calibration: CalibrationOptions | None
 ) -> tuple[Recipe, tuple[Notice, ...]]:
-    """The recipe with its method decided. InputError: it needs calibration, but the model has experts or no tokenizer.
+    """Decide the method of a recipe. auto: gptq if calibration was asked for or a large model loses much, else rtn.
 
-    auto is gptq where texts were given or a model is large and loses much by rounding, and rtn elsewhere.
+    InputError: calibration is needed, but the model has experts or no tokenizer. UsageError: rtn with options of it.
     """
     obstacle = _obstacle(checkpoint)
     if recipe.method == "gptq" and obstacle:
@@ -146,7 +148,7 @@ def _obstacle(checkpoint: Checkpoint) -> str | None:
 
 
 def _loses_much(checkpoint: Checkpoint, recipe: Recipe) -> bool:
-    """Whether many weights have 4 bits or fewer, or are multiplied by inputs rounded with one scale per token."""
+    """Tell whether many weights have 4 bits or fewer, or are multiplied by inputs rounded with one scale per token."""
     schemes, shapes = recipe.resolve(checkpoint.config), tensor_shapes(checkpoint.config)
     coarse = (n for n, scheme in schemes.items() if scheme and (scheme.bits <= 4 or scheme.activations != "float"))
     return sum(math.prod(shapes[name]) for name in coarse) >= _LARGE_MODEL
@@ -162,7 +164,7 @@ def run_calibration(
     *,
     exported: bool = False,
 ) -> Iterator[SolvedLayers]:
-    """Calibrate in `work`, or go on where an earlier process stopped with the same model, recipe and tokens.
+    """Calibrate in `work`, or continue where an earlier process stopped with the same model, recipe and tokens.
 
     exported: an ONNX model follows while `work` is still there, which the disk has to hold too.
     UsageError: unfinished work of other inputs lies there. ResourceError: another process is at it, or the disk cannot
@@ -177,27 +179,27 @@ def run_calibration(
         exported=exported, int8_cache=recipe.kv_cache == "int8",
     )  # fmt: skip
     inputs = calibration_inputs(model_digest, tokens, calibration) | {"recipe": recipe.digest}
-    journal = WorkFolder(work, inputs, restart=calibration.restart)
+    work_folder = WorkFolder(work, inputs, restart=calibration.restart)
     layers = checkpoint.config.num_hidden_layers
-    finished = 0 if calibration.restart else sum(layer < layers for layer in journal.finished_layers())
-    ahead = outlook(load, work, bfloat16=bfloat16, finished=finished)
-    with journal:
-        for line in ahead:
+    finished = 0 if calibration.restart else sum(layer < layers for layer in work_folder.finished_layers())
+    cost_lines = outlook(load, work, bfloat16=bfloat16, finished=finished)
+    with work_folder:
+        for line in cost_lines:
             progress.note(line)
-        walk = LayerwiseCalibration(
+        calibrated = LayerwiseCalibration(
             checkpoint,
             schemes,
             tokens.token_ids,
-            journal,
+            work_folder,
             bfloat16=bfloat16,
             reconstruct=calibration.reconstruct,
         )
-        walk.run().close()
-        yield solved_layers(recipe, walk, tokens)
+        calibrated.run().close()
+        yield solved_layers(recipe, calibrated, tokens)
 
 
 def calibration_inputs(model_digest: str, tokens: CalibrationSet, calibration: CalibrationOptions) -> dict[str, str]:
-    """What decides the result of a calibration, beside the recipe."""
+    """Inputs that decide the result of a calibration, besides the recipe."""
     return {
         "model": model_digest,
         "calibration tokens": tokens.digest,
@@ -208,30 +210,37 @@ def calibration_inputs(model_digest: str, tokens: CalibrationSet, calibration: C
     }
 
 
-def solved_layers(recipe: Recipe, walk: LayerwiseCalibration, tokens: CalibrationSet) -> SolvedLayers:
-    """What a finished walk gave."""
+def solved_layers(recipe: Recipe, calibrated: LayerwiseCalibration, tokens: CalibrationSet) -> SolvedLayers:
+    """Collect results, notices and metrics of a finished calibration."""
     reports: dict[str, TensorReport] = {}
     reconstructions: dict[int, ReconstructionReport] = {}
-    balanced = set[str]()
-    for layer, summary in enumerate(walk.summaries()):
+    scaled_floats = set[str]()
+    for layer, summary in enumerate(calibrated.summaries()):
         reports |= summary.reports
-        balanced |= {*summary.floats}
+        scaled_floats |= {*summary.floats}
         if summary.reconstruction is not None:
             reconstructions[layer] = summary.reconstruction
     metrics: dict[str, Any] = {
-        "calibration": tokens.to_json() | {"held_out": walk.tokens.held_out, "bfloat16": walk.tokens.bfloat16},
+        "calibration": tokens.to_json()
+        | {"held_out": calibrated.tokens.held_out, "bfloat16": calibrated.tokens.bfloat16},
         "tensors": {name: report.to_json() for name, report in reports.items()},
     }
     if reconstructions:
         metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
     notices = tokens.notices + _report_notices(reports, reconstructions.values())
     return SolvedLayers(
-        recipe, walk.results, frozenset(balanced), notices, metrics, tokens.token_ids, walk.tokens.held_out
+        recipe,
+        calibrated.results,
+        frozenset(scaled_floats),
+        notices,
+        metrics,
+        tokens.token_ids,
+        calibrated.tokens.held_out,
     )
 
 
 def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> CalibrationSet:
-    """The tokens that `calibration` asks for: a .npy as it is, texts by the model's own tokenizer and template."""
+    """Load the tokens of a calibration: a .npy as it is, texts by the model's own tokenizer and chat template."""
     if len(calibration.texts) == 1 and calibration.texts[0].suffix == ".npy":
         return CalibrationSet.from_token_file(calibration.texts[0], checkpoint.config.vocab_size)
     tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)

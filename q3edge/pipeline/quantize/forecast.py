@@ -1,8 +1,7 @@
-"""What a calibration will take, told before it begins: seconds, memory, disk. Pure functions of shapes and speeds.
+"""Forecast of the cost of a calibration: seconds, memory, disk. Pure functions of shapes and speeds.
 
 Disk is exact up to headers. Seconds and memory are sums over what the code does, with factors fitted on a 2-core AVX2
-machine; seconds scale with this machine's speed. benchmarks/calibration_cost.py compares all three with what
-happens.
+machine; seconds scale with this machine's speed. benchmarks/calibration_cost.py compares all three with measurements.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _PRODUCT_SHARE = 0.8  # speed of torch's products on all cores by that of the pr
 _BFLOAT16_GAIN = 2.0  # assumed: forward passes where the CPU multiplies bfloat16
 _HESSIAN_SHARE = 1.1  # half of all tiles of X^T X, and the diagonal's whole ones
 _FACTOR = 2.8  # by K^3: factoring a Hessian [K, K]
-_SAMPLED_ROWS = 500  # that choosing the balance of a stage is worth
+_SAMPLED_ROWS = 500  # cost of choosing the channel scale of an input group
 _SOLVE = 22  # by N * K^2: rounding [N, K], sweeps and losses
 _SOLVE_WEIGHT = 20_000  # by N * K: what is not a matrix product
 _SOLVE_CHANNEL = 6e7  # by K: loops over channels, however few the rows
@@ -61,7 +60,10 @@ _SIDE_BYTES = 16 << 20  # tokenizer, manifest
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """speed: of float32 matrix products in operations/s (`matrix_speed`); bfloat16: forward passes are done in it."""
+    """Speed of a machine: float32 matrix products in operations/s (`matrix_speed`).
+
+    threads: of torch. bfloat16: whether forward passes are computed in it.
+    """
 
     speed: float
     threads: int
@@ -79,11 +81,11 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is calibrated: a model, its schemes by tensor, and tokens [sequences, length].
+    """Work of a calibration: a model, its schemes by tensor, and tokens [sequences, length].
 
-    reconstructed: layers are trained one by one; tuned: all together, at the end.
+    reconstructed: layers are trained one by one; tuned: scales and norms of all layers are trained at the end.
     exported: an ONNX model is written while the quantized checkpoint is still there.
-    int8_cache: the quantized model is run once more, to find the scales of its KV cache.
+    int8_cache: the quantized model runs once more, to calibrate the scales of its KV cache.
     """
 
     config: Qwen3Config
@@ -98,7 +100,7 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """All of them, solved for or held out."""
+        """Number of all tokens, held-out ones included."""
         return self.sequences * self.length
 
 
@@ -116,15 +118,15 @@ class _Matrix:
 
     @property
     def groups(self) -> int:
-        """Of each row; 0 where it stays float."""
+        """Number of groups in each row; 0 if the matrix stays float."""
         return self.scheme.groups(self.width) if self.scheme else 0
 
 
-_Stages = list[list[_Matrix]]  # of one layer
+_InputGroups = list[list[_Matrix]]  # of one layer: the matrices of each input group
 
 
 def forecast(work: Workload, machine: Machine, *, finished: int = 0) -> Forecast:
-    """What is ahead where `finished` layers are done already; memory and disk are those of a whole run."""
+    """Forecast the remaining seconds where `finished` layers are done; memory and disk are those of a whole run."""
     return Forecast(_seconds(work, machine, finished), _ram_bytes(work, machine.threads), disk_bytes(work))
 
 
@@ -135,8 +137,8 @@ def disk_bytes(work: Workload) -> int:
 
 
 def work_folder_bytes(work: Workload) -> int:
-    """Peak bytes of the work folder: layers that are finished and the streams of the last one, or all and the head."""
-    config, layers = work.config, _journal_bytes(work)
+    """Peak bytes of the work folder: finished layers and the last one's hidden states, or all layers and the head."""
+    config, layers = work.config, _work_folder_bytes(work)
     hidden, boundary = _stream_bytes(work, config.hidden_size), _boundary_bytes(work)
     attended = boundary + hidden + _stream_bytes(work, config.num_attention_heads * config.head_dim)
     written = boundary + 2 * hidden + _stream_bytes(work, config.intermediate_size)
@@ -145,15 +147,15 @@ def work_folder_bytes(work: Workload) -> int:
 
 
 def _finished_bytes(work: Workload) -> int:
-    """Of the work folder when all is solved."""
+    """Bytes of the work folder when all layers and the head are solved."""
     name = head_tensor(work.config)
     scheme = work.schemes[name]
     head = 0 if scheme is None else _unpacked_bytes(tensor_shapes(work.config)[name], scheme) + _FILE_BYTES
-    return sum(_journal_bytes(work)) + head + _boundary_bytes(work)
+    return sum(_work_folder_bytes(work)) + head + _boundary_bytes(work)
 
 
 def _boundary_bytes(work: Workload) -> int:
-    """Hidden states between two layers, twice where the float model's go along."""
+    """Bytes of the hidden states between two layers, doubled where the float model's are kept too."""
     return (1 + work.reconstructed) * _stream_bytes(work, work.config.hidden_size)
 
 
@@ -161,8 +163,8 @@ def _stream_bytes(work: Workload, width: int) -> int:
     return 4 * work.tokens * width
 
 
-def _journal_bytes(work: Workload) -> list[int]:
-    """Of every layer's file: unpacked codes, scales and zero points; float tensors may be stored for their balance."""
+def _work_folder_bytes(work: Workload) -> list[int]:
+    """Bytes of every layer's file: unpacked codes, scales, zero points, and float tensors that may have been scaled."""
     found = []
     shapes = tensor_shapes(work.config)
     for layer in layers_of(work.config):
@@ -181,7 +183,7 @@ def _unpacked_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
 
 
 def _checkpoint_bytes(work: Workload) -> int:
-    """Of the quantized checkpoint's weights, where every float tensor takes float32, the widest it can."""
+    """Bytes of the quantized checkpoint's weights, with every float tensor as float32, the widest it can be."""
     total = 0
     for name, shape in tensor_shapes(work.config).items():
         scheme = work.schemes[name]
@@ -193,14 +195,14 @@ def _checkpoint_bytes(work: Workload) -> int:
     return total
 
 
-def _stages(work: Workload, layer: int) -> _Stages:
-    describe_error = Layer.of(work.config, layer)
+def _input_groups(work: Workload, layer: int) -> _InputGroups:
+    described = Layer.of(work.config, layer)
 
     def matrix(field: str) -> _Matrix:
-        rows, width = describe_error.tensors[field].shape
-        return _Matrix(rows, width, work.schemes[describe_error.name(field)])
+        rows, width = described.tensors[field].shape
+        return _Matrix(rows, width, work.schemes[described.name(field)])
 
-    return [[matrix(field) for field in group.matrices] for group in describe_error.groups]
+    return [[matrix(field) for field in group.matrices] for group in described.groups]
 
 
 def _head(work: Workload) -> _Matrix:
@@ -210,31 +212,31 @@ def _head(work: Workload) -> _Matrix:
 
 def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     speed = _PRODUCT_SHARE * machine.speed
-    layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
-    forward = [work.tokens * _forward_operations(work, stages) for stages in layers]
-    solving = sum(_solving_operations(work, stages) for stages in (*layers[finished:], [[_head(work)]]))
-    walking = sum(forward[finished:])
+    layers = [_input_groups(work, layer) for layer in range(work.config.num_hidden_layers)]
+    forward = [work.tokens * _forward_operations(work, groups) for groups in layers]
+    solving = sum(_solving_operations(work, groups) for groups in (*layers[finished:], [[_head(work)]]))
+    calibrating = sum(forward[finished:])
     if work.reconstructed:
-        walking += _RECONSTRUCT * _reconstruction_operations(walking)
-    walking /= _BFLOAT16_GAIN if machine.bfloat16 else 1.0
+        calibrating += _RECONSTRUCT * _reconstruction_operations(calibrating)
+    calibrating /= _BFLOAT16_GAIN if machine.bfloat16 else 1.0
     writing = _WRITE_WEIGHT * sum(map(math.prod, tensor_shapes(work.config).values()))
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
     scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
-    return _START_SECONDS + (solving + walking + writing + tuning + scales) / speed
+    return _START_SECONDS + (solving + calibrating + writing + tuning + scales) / speed
 
 
-def _forward_operations(work: Workload, stages: _Stages) -> float:
-    """By token, of one layer; attention is causal, so a token looks at half of its row on average."""
+def _forward_operations(work: Workload, groups: _InputGroups) -> float:
+    """Operations per token of one layer; attention is causal, so a token attends to half of its row on average."""
     attention = 2 * work.length * work.config.num_attention_heads * work.config.head_dim
-    return attention + 2 * sum(matrix.weights for stage in stages for matrix in stage)
+    return attention + 2 * sum(matrix.weights for group in groups for matrix in group)
 
 
-def _solving_operations(work: Workload, stages: _Stages) -> float:
+def _solving_operations(work: Workload, groups: _InputGroups) -> float:
     total = 0.0
-    for stage in stages:
-        rounded = [matrix for matrix in stage if matrix.scheme is not None]
+    for group in groups:
+        rounded = [matrix for matrix in group if matrix.scheme is not None]
         if rounded:
-            width = stage[0].width
+            width = group[0].width
             rows = _SAMPLED_ROWS + sum(matrix.rows for matrix in rounded)
             total += (_HESSIAN_SHARE * work.tokens + _FACTOR * width) * width**2
             total += rows * width * (_SOLVE * width + _SOLVE_WEIGHT) + width * _SOLVE_CHANNEL
@@ -242,48 +244,48 @@ def _solving_operations(work: Workload, stages: _Stages) -> float:
 
 
 def _reconstruction_operations(forward: float) -> float:
-    """The float stream and the result forward, held-out rows twice, and all others forward and back every epoch."""
+    """Operations of reconstruction: both models forward, held-out rows twice, all others trained every epoch."""
     return forward * (2 + 2 * HELD_OUT + 3 * RECONSTRUCTION_EPOCHS * (1 - HELD_OUT))
 
 
 def _tuning_operations(work: Workload, forward: float) -> float:
-    """The float model once; then per epoch all training rows forward twice and back once, and the checks."""
+    """Operations of tuning: the float model once; per epoch training rows forward twice and back, and the checks."""
     head = 2 * work.tokens * work.config.vocab_size * work.config.hidden_size
     epoch = (1 - HELD_OUT) * (4 * forward + 3 * head) + HELD_OUT * _CHECKS * (forward + 2 * head)
     return forward + EPOCHS * epoch
 
 
 def _ram_bytes(work: Workload, threads: int) -> int:
-    layers = [_stages(work, layer) for layer in range(work.config.num_hidden_layers)]
-    walking = max(_walking_floats(work, stages, threads) for stages in layers)
-    found = _SLACK * 4 * max(walking, _solving_floats(_head(work), threads))
+    layers = [_input_groups(work, layer) for layer in range(work.config.num_hidden_layers)]
+    calibrating = max(_calibrating_floats(work, groups, threads) for groups in layers)
+    found = _SLACK * 4 * max(calibrating, _solving_floats(_head(work), threads))
     if work.reconstructed:
-        training = max(_reconstruction_floats(work, stages, threads) for stages in layers)
+        training = max(_reconstruction_floats(work, groups, threads) for groups in layers)
         found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * training)
     if work.tuned:
         found = max(found, _AUTOGRAD_BYTES + _SLACK * 4 * _tuning_floats(work, layers, threads))
     return int(_PROCESS_BYTES + found)
 
 
-def _walking_floats(work: Workload, stages: _Stages, threads: int) -> float:
-    """Of the stage that holds most: weights not yet released, second moments, solving, and activations.
+def _calibrating_floats(work: Workload, groups: _InputGroups, threads: int) -> float:
+    """Peak float32 numbers of an input group: weights not yet released, second moments, solving, and activations.
 
-    Activations are gone when solving begins, but the allocator keeps their room.
+    Activations are freed before solving begins, but the allocator keeps their memory.
     """
     part = max(p.stop - p.start for p in Tokens(work.sequences, work.length, 1, False).parts) * work.length
     most = 0.0
-    for number, stage in enumerate(stages):
-        alive = stages[max(0, number - 1) :]  # the stage before is released when this one is done
-        width = stage[0].width
+    for number, group in enumerate(groups):
+        alive = groups[max(0, number - 1) :]  # the input group before is released when this one is solved
+        width = group[0].width
         weights = sum(matrix.weights for held in alive for matrix in held)
         activations = threads * part * (_WAITING * width + sum(matrix.rows for matrix in alive[0]))
-        solving = max(2.0 * width**2, *(_solving_floats(matrix, threads) for matrix in stage))
+        solving = max(2.0 * width**2, *(_solving_floats(matrix, threads) for matrix in group))
         most = max(most, weights + activations + solving)
     return most
 
 
 def _solving_floats(matrix: _Matrix, threads: int) -> float:
-    """Second moments, blocks of rows being solved, and all candidates; nothing where the matrix stays float."""
+    """Float32 numbers while a matrix is solved: second moments, blocks of rows, all candidates; 0 if it stays float."""
     if matrix.scheme is None:
         return 0.0
     square = matrix.width**2
@@ -291,10 +293,10 @@ def _solving_floats(matrix: _Matrix, threads: int) -> float:
     return max(_SOLVED_HESSIANS * square + blocks + _RESULT_FLOATS * matrix.weights, _HESSIANS * square)
 
 
-def _reconstruction_floats(work: Workload, stages: _Stages, threads: int) -> float:
-    """The layer as wanted, in training and as it is now, its gradients, its scales, and a batch on its way back."""
-    weights = sum(matrix.weights for stage in stages for matrix in stage)
-    values = sum(matrix.rows * matrix.groups for stage in stages for matrix in stage)
+def _reconstruction_floats(work: Workload, groups: _InputGroups, threads: int) -> float:
+    """Float32 numbers of reconstruction: float and trained layer, gradients, scales, and a batch's activations."""
+    weights = sum(matrix.weights for group in groups for matrix in group)
+    values = sum(matrix.rows * matrix.groups for group in groups for matrix in group)
     batch = max(BATCH_TOKENS, work.length)
     return (
         (_TRAINED_WEIGHTS + threads * _GRADIENT_WEIGHTS) * weights
@@ -303,13 +305,13 @@ def _reconstruction_floats(work: Workload, stages: _Stages, threads: int) -> flo
     )
 
 
-def _tuning_floats(work: Workload, layers: list[_Stages], threads: int) -> float:
-    """Both heads, the float model's hidden states, the trained values, and one batch on its way back."""
+def _tuning_floats(work: Workload, layers: list[_InputGroups], threads: int) -> float:
+    """Float32 numbers of tuning: both heads, float hidden states, trained values, and a batch in back-propagation."""
     config = work.config
     table = config.vocab_size * config.hidden_size
     heads = 2 * table if 4 * table <= MAX_TABLE_BYTES else 0
-    weights = max(sum(matrix.weights for stage in stages for matrix in stage) for stages in layers)
-    values = sum(matrix.rows * matrix.groups for stages in layers for stage in stages for matrix in stage)
+    weights = max(sum(matrix.weights for group in groups for matrix in group) for groups in layers)
+    values = sum(matrix.rows * matrix.groups for groups in layers for group in groups for matrix in group)
     batch = max(BATCH_TOKENS, work.length)
     states = (work.tokens + batch * (len(layers) + 1)) * config.hidden_size
     backward = (2 + threads * _GRADIENT_WEIGHTS) * weights + batch * _SAVED_WIDTHS * config.intermediate_size

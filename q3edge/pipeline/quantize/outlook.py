@@ -1,4 +1,4 @@
-"""What a calibration will take on this machine: said before it begins, refused where the disk is too small."""
+"""Predicted cost of a calibration on this machine as lines of text; refuses where the disk is too small."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from q3edge.terminal import duration
 
 
 def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, plans: int = 1) -> list[str]:
-    """Lines for the person who waits. Not for manifests: numbers of a machine and a moment would change bytes.
+    """Predict time, memory and disk, as lines of text. Not for manifests: the numbers vary with machine and time.
 
-    finished: layers that an earlier process finished in `work`. plans: how many calibrations are compared, of which two
-    lie on the disk at a time. ResourceError: the disk of `work` cannot hold it.
+    finished: layers that an earlier process finished in `work`. plans: number of calibrations compared, of which two
+    are on the disk at a time. ResourceError: the disk of `work` cannot hold it.
     """
     machine = Machine(matrix_speed(), torch.get_num_threads(), bfloat16)
-    ahead = forecast(load, machine, finished=finished)
-    _require_disk(min(2, plans) * ahead.disk_bytes, work)
+    cost = forecast(load, machine, finished=finished)
+    _require_disk(min(2, plans) * cost.disk_bytes, work)
     done = f", {finished} of {load.config.num_hidden_layers} layers done before" if finished else ""
-    times = duration(ahead.seconds)
+    times = duration(cost.seconds)
     if plans > 1:
-        each = forecast(replace(load, reconstructed=False), machine) if load.reconstructed else ahead
+        each = forecast(replace(load, reconstructed=False), machine) if load.reconstructed else cost
         times = f"{duration(each.seconds)} for each of up to {plans} plans and as long to measure what they rest on"
-        times += f", then {duration(ahead.seconds)} to reconstruct the best" if load.reconstructed else ""
+        times += f", then {duration(cost.seconds)} to reconstruct the best" if load.reconstructed else ""
     training = (" with reconstruction" if load.reconstructed else "") + (" and tuning" if load.tuned else "")
     lines = [
         f"calibration{training} on {load.sequences} rows of {load.length} tokens{done}: "
-        f"about {times}, {_size(ahead.ram_bytes)} of memory, "
-        f"{_size(ahead.disk_bytes)} of disk"
+        f"about {times}, {_size(cost.ram_bytes)} of memory, "
+        f"{_size(cost.disk_bytes)} of disk"
     ]
     available = available_memory()
-    if available is not None and ahead.ram_bytes > available:
+    if available is not None and cost.ram_bytes > available:
         lines.append(
-            f"warning: {_size(ahead.ram_bytes)} of memory are needed, {_size(available)} are available: this may be "
+            f"warning: {_size(cost.ram_bytes)} of memory are needed, {_size(available)} are available: this may be "
             "very slow, or be killed (the same command goes on from there); close other programs or take --method rtn"
         )
     return lines
 
 
 def _require_disk(needed: int, work: Path) -> None:
-    """ResourceError where the disk of `work` has less left than is needed; what lies in `work` is part of that."""
+    """Raise ResourceError if the disk of `work` lacks space for `needed` bytes, files already in `work` included."""
     for path in work.rglob("*"):
-        with suppress(FileNotFoundError):  # another process may be at it, which Journal finds out
+        with suppress(FileNotFoundError):  # another process may be at it, which WorkFolder finds out
             needed -= path.stat().st_size
     free = shutil.disk_usage(work.parent).free
     if needed > free:

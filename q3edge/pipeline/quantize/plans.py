@@ -1,4 +1,4 @@
-"""Ways to spend a budget of bytes on a model: pure planning, from what every unit costs at every width."""
+"""Plans that spend a budget of bytes on a model, from the cost of every scheme group at every width. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from q3edge.formats import CACHE_TYPES
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
 
-# Only what onnxruntime decodes as fast as its bytes allow: groups of 16 take 2.4 times their share at 4 bits, and have
-# no kernel at 2 (docs/lab-log.md).
+# Only schemes that onnxruntime decodes as fast as their bytes allow: groups of 16 take 2.4 times their share at 4 bits,
+# and have no kernel at 2 (docs/lab-log.md).
 _LAYER_WIDTHS: tuple[Scheme | None, ...] = (
     Scheme(2, 64, False),
     Scheme(2, 32, False),
@@ -38,15 +38,15 @@ _TABLE_WIDTHS: tuple[Scheme | None, ...] = (
     Scheme(8, 16),
     None,
 )
-PLANS = 3  # at most, that are worth a calibration each
-_WORTH_A_TRY = 1.5  # of the smallest predicted KL: 8-bit tables came out equal at 1.34 times (135 M model, 104 MB)
+PLANS = 3  # at most, each of which takes a calibration
+_MAX_COST_RATIO = 1.5  # to the smallest predicted KL: 8-bit tables came out equal at 1.34 times (135 M model, 104 MB)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One way to spend a budget: the scheme of every unit, its bytes in all and the KL that was predicted for it.
+    """Plan for a budget: the scheme of every scheme group, bytes of the exported model, predicted KL in nats.
 
-    reconstruct: its layers are trained behind the solver, of which the prediction knows nothing.
+    reconstruct: each layer is trained after it is solved, which the prediction does not include.
     """
 
     name: str
@@ -62,39 +62,41 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """Rules for all tensors, the commonest scheme of the layers last and once."""
-        common = Counter(scheme for unit, scheme in self.schemes.items() if unit.layer is not None).most_common(1)[0][0]
+        """Recipe of the plan: a rule per tensor, and last one rule for the layers' most common scheme."""
+        common = Counter(scheme for group, scheme in self.schemes.items() if group.layer is not None).most_common(1)[0][
+            0
+        ]
         rules = [
             Rule(tensor.removesuffix(".weight"), scheme)
-            for unit, scheme in self.schemes.items()
-            if unit.layer is None or scheme != common
-            for tensor in unit.tensors
+            for group, scheme in self.schemes.items()
+            if group.layer is None or scheme != common
+            for tensor in group.tensors
         ]
         return Recipe((*rules, Rule("model.layers.*_proj", common)), "gptq")
 
 
 def widths_of(config: Qwen3Config) -> dict[SchemeGroup, tuple[Scheme | None, ...]]:
-    """Every unit with the schemes that fit the shapes of its tensors."""
+    """Every scheme group with the schemes that fit the shapes of its tensors."""
     shapes = tensor_shapes(config)
 
-    def fits(unit: SchemeGroup, scheme: Scheme | None) -> bool:
+    def fits(group: SchemeGroup, scheme: Scheme | None) -> bool:
         size = scheme.group_size if scheme is not None else None
-        return size is None or all(shapes[name][-1] % size == 0 for name in unit.tensors)
+        return size is None or all(shapes[name][-1] % size == 0 for name in group.tensors)
 
     return {
-        unit: tuple(s for s in (_TABLE_WIDTHS if unit.role == TABLES else _LAYER_WIDTHS) if fits(unit, s))
-        for unit in scheme_groups(config)
+        group: tuple(s for s in (_TABLE_WIDTHS if group.role == TABLES else _LAYER_WIDTHS) if fits(group, s))
+        for group in scheme_groups(config)
     }
 
 
 def make_plans(
     config: Qwen3Config, costs: Mapping[SchemeGroup, Sequence[float]], budget: int, *, int8_cache: bool = False
 ) -> list[Plan]:
-    """The plans worth a calibration: the best uniform one that fits, the knapsack's, and its best with other tables.
+    """Make the plans to calibrate: the best uniform one that fits, the knapsack's, and its best with other tables.
 
-    The last has tables of other bits, because costs of layers and tables are not wrong alike: of layers, many small
-    ones are added up. It is left out where it is predicted far worse than errors seen so far could explain.
-    costs: nats by unit and width. `budget` is one that `check_budget` has passed.
+    The last has embedding and head of other bits, because the predicted costs of layers, sums of many small ones, and
+    of these tables err differently. It is left out if its predicted KL is above _MAX_COST_RATIO times the smallest.
+    costs: nats by scheme group and width. `budget` is one that `check_budget` has passed.
     """
     pricing = _Pricing(config, costs, int8_cache)
     uniform = pricing.uniform(budget)
@@ -103,18 +105,18 @@ def make_plans(
     if measured is None:
         return found
 
-    def differs(unit: SchemeGroup, scheme: Scheme | None) -> bool:
-        return unit.layer is not None or _bits(scheme) != _bits(measured.schemes[unit])
+    def differs(group: SchemeGroup, scheme: Scheme | None) -> bool:
+        return group.layer is not None or _bits(scheme) != _bits(measured.schemes[group])
 
     rivals = [measured]
     tables = pricing.knapsack("tables", budget, differs)
-    if tables is not None and tables.predicted_kl <= _WORTH_A_TRY * measured.predicted_kl:
+    if tables is not None and tables.predicted_kl <= _MAX_COST_RATIO * measured.predicted_kl:
         rivals.append(tables)
     return found + [plan for plan in rivals if all(plan.schemes != other.schemes for other in found)]
 
 
 def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) -> None:
-    """UsageError: no plan fits `budget` bytes."""
+    """Raise UsageError if no plan fits `budget` bytes."""
     least = _Pricing(config, _free(config), int8_cache).least
     if budget < least:
         smallest = math.ceil(least / 1e3) / 1e3
@@ -124,19 +126,19 @@ def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) 
 
 
 def largest_plan(config: Qwen3Config) -> Plan:
-    """The plan of the most bytes in which every matrix is rounded: none takes longer, or more memory or disk."""
+    """Largest plan in which every matrix is rounded: no plan needs more time, memory or disk."""
     return _Pricing(config, _free(config)).largest()
 
 
 def _free(config: Qwen3Config) -> dict[SchemeGroup, list[float]]:
-    return {unit: [0.0] * len(widths) for unit, widths in widths_of(config).items()}
+    return {group: [0.0] * len(widths) for group, widths in widths_of(config).items()}
 
 
 class _Pricing:
-    """Bytes and costs of every width of every unit.
+    """Prices of every width of every scheme group: bytes and costs.
 
-    A unit's bytes are its tensors'; the graph and the gaps of alignment are taken as large as they get, so that only
-    the plan that is chosen is exported without weights to know its size exactly.
+    The bytes of a scheme group are those of its tensors. Graph and alignment gaps are taken as large as they get, so
+    that only the chosen plan needs a dry run of its export for its exact size.
     """
 
     def __init__(
@@ -146,35 +148,36 @@ class _Pricing:
         self._widths, self._costs = widths_of(config), costs
         shapes = tensor_shapes(config)
         self._sizes = {
-            unit: [_unit_bytes(shapes, unit, scheme) for scheme in widths] for unit, widths in self._widths.items()
+            group: [_scheme_group_bytes(shapes, group, scheme) for scheme in widths]
+            for group, widths in self._widths.items()
         }
         self._fixed = self._beside_weights()
 
     @property
     def least(self) -> int:
         """Bytes of the smallest plan."""
-        smallest = {unit: min(range(len(sizes)), key=sizes.__getitem__) for unit, sizes in self._sizes.items()}
+        smallest = {group: min(range(len(sizes)), key=sizes.__getitem__) for group, sizes in self._sizes.items()}
         return self.plan("smallest", smallest).size
 
     def plan(self, name: str, picked: Mapping[SchemeGroup, int]) -> Plan:
-        """The plan that takes the width of that number for every unit."""
-        schemes = {unit: self._widths[unit][number] for unit, number in picked.items()}
-        cost = sum(self._costs[unit][number] for unit, number in picked.items())
+        """Plan with the width of the given number for every scheme group."""
+        schemes = {group: self._widths[group][number] for group, number in picked.items()}
+        cost = sum(self._costs[group][number] for group, number in picked.items())
         by_tensor: dict[str, Scheme | None] = dict.fromkeys(tensor_shapes(self._config))
-        by_tensor |= {tensor: scheme for unit, scheme in schemes.items() for tensor in unit.tensors}
+        by_tensor |= {tensor: scheme for group, scheme in schemes.items() for tensor in group.tensors}
         return Plan(name, schemes, dry_run(self._config, by_tensor, self._cache).model_bytes, cost)
 
     def knapsack(
         self, name: str, budget: int, allowed: Callable[[SchemeGroup, Scheme | None], bool] = lambda *_: True
     ) -> Plan | None:
-        """The plan of the smallest cost within `budget` bytes, of the widths that are allowed, if there is one."""
+        """Find the plan of the smallest cost within `budget` bytes among the allowed widths; None if none fits."""
         numbers = {
-            unit: [number for number, scheme in enumerate(widths) if allowed(unit, scheme)]
-            for unit, widths in self._widths.items()
+            group: [number for number, scheme in enumerate(widths) if allowed(group, scheme)]
+            for group, widths in self._widths.items()
         }
         choices = [
-            [Choice(self._sizes[unit][number], self._costs[unit][number]) for number in numbers[unit]]
-            for unit in self._widths
+            [Choice(self._sizes[group][number], self._costs[group][number]) for number in numbers[group]]
+            for group in self._widths
         ]
         if not all(choices):
             return None
@@ -189,7 +192,7 @@ class _Pricing:
             room -= plan.size - budget
 
     def uniform(self, budget: int) -> Plan | None:
-        """The plan of the smallest cost within `budget` bytes with one scheme for all layers, one for the tables."""
+        """Find the cheapest plan within `budget` bytes with one scheme for all layers, one for embedding and head."""
         found = [(self._cost(picked), picked) for picked in self._uniform() if self._estimate(picked) <= budget]
         for _, picked in sorted(found, key=lambda entry: entry[0]):
             plan = self.plan("uniform", picked)
@@ -198,36 +201,36 @@ class _Pricing:
         return None
 
     def largest(self) -> Plan:
-        """The uniform plan of the most bytes in which every matrix is rounded."""
-        rounded = (p for p in self._uniform() if all(self._widths[unit][n] is not None for unit, n in p.items()))
+        """Largest uniform plan in which every matrix is rounded."""
+        rounded = (p for p in self._uniform() if all(self._widths[group][n] is not None for group, n in p.items()))
         return self.plan("uniform", max(rounded, key=self._estimate))
 
     def _uniform(self) -> Iterator[dict[SchemeGroup, int]]:
-        """Every pair of one scheme for all layers and one for the tables."""
+        """Yield every pair of one scheme for all layers and one for embedding and head."""
         for layers in _LAYER_WIDTHS:
             for tables in _TABLE_WIDTHS:
-                wanted = {unit: tables if unit.layer is None else layers for unit in self._widths}
-                if all(wanted[unit] in widths for unit, widths in self._widths.items()):
-                    yield {unit: widths.index(wanted[unit]) for unit, widths in self._widths.items()}
+                wanted = {group: tables if group.layer is None else layers for group in self._widths}
+                if all(wanted[group] in widths for group, widths in self._widths.items()):
+                    yield {group: widths.index(wanted[group]) for group, widths in self._widths.items()}
 
     def _estimate(self, picked: Mapping[SchemeGroup, int]) -> int:
-        return self._fixed + sum(self._sizes[unit][number] for unit, number in picked.items())
+        return self._fixed + sum(self._sizes[group][number] for group, number in picked.items())
 
     def _cost(self, picked: Mapping[SchemeGroup, int]) -> float:
-        return sum(self._costs[unit][number] for unit, number in picked.items())
+        return sum(self._costs[group][number] for group, number in picked.items())
 
     def _beside_weights(self) -> int:
-        """Bytes beside the units' of the plan with the most tensors: scales, exponents and zero points everywhere."""
+        """Bytes besides the scheme groups' in the plan with the most tensors: scales, exponents, zero points."""
         picked = {
-            unit: next((n for n, scheme in enumerate(widths) if scheme is not None and not scheme.symmetric), 0)
-            for unit, widths in self._widths.items()
+            group: next((n for n, scheme in enumerate(widths) if scheme is not None and not scheme.symmetric), 0)
+            for group, widths in self._widths.items()
         }
-        return self.plan("", picked).size - sum(self._sizes[unit][number] for unit, number in picked.items())
+        return self.plan("", picked).size - sum(self._sizes[group][number] for group, number in picked.items())
 
 
-def _unit_bytes(shapes: Mapping[str, tuple[int, ...]], unit: SchemeGroup, scheme: Scheme | None) -> int:
-    """Of the tensors of a unit: matrices that share an input are stored as one, tables each by itself."""
-    stored = [(name,) for name in unit.tensors] if unit.layer is None else [unit.tensors]
+def _scheme_group_bytes(shapes: Mapping[str, tuple[int, ...]], group: SchemeGroup, scheme: Scheme | None) -> int:
+    """Bytes of a scheme group: matrices that share an input are stored as one, embedding and head each alone."""
+    stored = [(name,) for name in group.tensors] if group.layer is None else [group.tensors]
     return sum(group_bytes(shapes, names, scheme) for names in stored)
 
 
@@ -236,5 +239,5 @@ def _bits(scheme: Scheme | None) -> int | None:
 
 
 def label(scheme: Scheme | None) -> str:
-    """For tables: int4-g32, or float."""
+    """Label of a scheme for reports: int4-g32, or float."""
     return "float" if scheme is None else scheme.label()

@@ -50,7 +50,7 @@ def quantize_checkpoint(
     *,
     overwrite: bool = False,
 ) -> Manifest:
-    """Quantize MODEL (folder or hub id) into `output`; returns the manifest that was written there."""
+    """Quantize MODEL (folder or hub id) into `output`; returns the manifest written there."""
     with (
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
@@ -69,19 +69,19 @@ def write_quantized(
     work: Path,
     exported: bool = False,
 ) -> Manifest:
-    """Quantize into the existing empty `folder`; `work` is where a calibration keeps what it has finished.
+    """Quantize into the existing empty `folder`; a calibration keeps its finished layers in `work`.
 
-    exported: an ONNX model is made from `folder` next, beside it.
+    exported: an ONNX model is made from `folder` next, beside it; counted in the forecast of disk space.
     """
     recipe, notices = choose_method(checkpoint, recipe, calibration)
     digest = checkpoint.digest()
-    with _solving(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found:
+    with _calibration_for(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found:
         schemes = found.recipe.resolve(checkpoint.config)
         at_limits = _write_weights(checkpoint, schemes, found, folder)
         metrics = size_metrics(checkpoint.config, schemes) | found.metrics
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out)
-        for line in _bought(metrics):
+        for line in _training_summary(metrics):
             progress.note(line)
         chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
         if recipe.kv_cache == "int8":
@@ -109,8 +109,8 @@ def write_quantized(
         return manifest.save(folder)
 
 
-def _bought(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """What training did, for the person who waited for it."""
+def _training_summary(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of text on the gain of reconstruction and tuning."""
     if layers := metrics.get("reconstruction", {}).values():
         left = sum(layer["loss_after"] / (layer["loss_before"] or 1.0) for layer in layers) / len(layers)
         moved = sum(layer["moved_codes"] for layer in layers) / len(layers)
@@ -119,7 +119,7 @@ def _bought(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"tuning: KL {tuning['kl_before']:.4f} -> {tuning['kl_after']:.4f} on held-out tokens"
 
 
-def _solving(
+def _calibration_for(
     checkpoint: Checkpoint,
     recipe: Recipe,
     calibration: CalibrationOptions,
@@ -127,7 +127,7 @@ def _solving(
     work: Path,
     exported: bool,
 ) -> AbstractContextManager[SolvedLayers]:
-    """What has to be known before a weight is written: nothing, a calibration, or one within a budget."""
+    """Context of the solving before the weights are written: none (rtn), a calibration, or one within a budget."""
     if recipe.method != "gptq":
         return nullcontext(SolvedLayers(recipe))
     if calibration.budget is None:
@@ -139,7 +139,7 @@ def _solving(
 
 
 def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
-    """Bytes and bits per weight once exported, without the graph."""
+    """Sizes for the manifest: bytes and bits per weight of the exported model, without its graph."""
     sizes = weight_bytes(config, schemes)
     weights = sum(map(math.prod, tensor_shapes(config).values()))
     return {
@@ -157,11 +157,13 @@ def _write_weights(
     found: SolvedLayers,
     folder: Path,
 ) -> int:
-    """Write what calibration found and round everything else; returns how many groups have a scale out of range."""
+    """Write the solved layers and round everything else; returns the number of groups with a scale out of range."""
     shapes = tensor_shapes(checkpoint.config)
     raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
-    dtypes |= dict.fromkeys(found.balanced, "F32")  # a factor was folded in that narrower types would round
+    dtypes |= dict.fromkeys(
+        found.scaled_floats, "F32"
+    )  # a channel scale was folded in, which narrower types would round
     at_limits = 0
     with (
         QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
@@ -183,15 +185,15 @@ def _write_weights(
                 writer.add_float(name, checkpoint.read(name, rows))
             advance(math.prod(shapes[name]))
         rest = {name: scheme for name, scheme in schemes.items() if scheme is not None and name not in solved}
-        for name, tensor, count in _rounded(checkpoint, rest):
+        for name, tensor, count in _round_rows(checkpoint, rest):
             writer.add(name, tensor)
             at_limits += count
             advance(tensor.codes.size)
     return at_limits
 
 
-def _rounded(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, QuantizedTensor, int]]:
-    """Row blocks of all tensors in order, rounded to nearest, with the number of groups whose scale is out of range."""
+def _round_rows(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, QuantizedTensor, int]]:
+    """Round row blocks of all tensors to nearest, in order; yields name, block, number of scales out of range."""
     shapes = tensor_shapes(checkpoint.config)
 
     def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:

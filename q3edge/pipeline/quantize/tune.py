@@ -1,4 +1,4 @@
-"""Tuning as part of `quantize`: a quantized folder gets better scales and norms, if held-out tokens say so."""
+"""Tuning as part of `quantize`: scales and norms of a quantized folder are trained, kept if held-out KL falls."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from q3edge.checkpoint import Checkpoint, ModelFolder, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
 from q3edge.storage.json_files import read_json_object
 
-_ROWS = 1 << 13  # of the embedding copied at a time
+_ROWS = 1 << 13  # rows of a table copied at a time
 
 
 def tune_folder(checkpoint: Checkpoint, folder: Path, token_ids: NDArray[np.int64], held_out: int) -> dict[str, Any]:
-    """Replace the weights in `folder` by tuned ones; returns what it cost and bought, for the manifest."""
+    """Replace the weights in `folder` by tuned ones; returns steps and held-out KL before and after tuning."""
     tuned_folder = folder / "tuned"
     with open_quantized_model(folder) as quantized:
         tuned = ScaleTuner(checkpoint, quantized, token_ids, held_out).run()

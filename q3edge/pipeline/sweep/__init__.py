@@ -1,1 +1,1 @@
-"""Many variants of one model: asked for, built, remembered."""
+"""Sweeps: many variants of one model, requested, built, and recorded when finished."""

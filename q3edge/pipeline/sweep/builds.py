@@ -17,12 +17,12 @@ from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.quantization.recipe import Recipe
 
-_VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows judges on all text
+_VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows uses all text
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One artifact to build; plain values that another process can be given."""
+    """One artifact to build; plain values that can be sent to another process."""
 
     model: str
     output: Path
@@ -36,6 +36,7 @@ class Job:
 def job_for(
     asked: VariantRequest, model: str, output: Path, calibration: CalibrationOptions | None, threads: int | None
 ) -> Job:
+    """Make the job of a requested variant in the folder `output`; an existing folder is overwritten."""
     recipe = asked.recipe
     if asked.budget is not None:
         recipe = Recipe.for_format("int4")  # its method; the budget chooses the formats
@@ -46,7 +47,10 @@ def job_for(
 
 
 def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | None]]:
-    """The name of each job as it ends, with the reason where it failed."""
+    """Build all jobs, here or `at_a_time` in parallel processes; yields the name of each as it ends.
+
+    With it comes None, or the reason if the job failed.
+    """
     if at_a_time == 1 or len(jobs) < 2:
         for job in jobs:
             progress.note(f"{job.name}: build")
@@ -69,7 +73,7 @@ def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | 
 
 
 def _build(job: Job, torch_threads: int | None) -> str | None:
-    """None once the artifact is there, else the reason why it is not: the other variants go on."""
+    """Build one artifact; returns None, or the reason if it failed, so that the other variants continue."""
     if torch_threads is not None:
         torch.set_num_threads(torch_threads)
     try:

@@ -1,4 +1,4 @@
-"""`Ledger`: which variants of a sweep are finished, and what each was made for."""
+"""`Ledger`: record of the finished variants of a sweep and the request that each was made for."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from q3edge.storage.code_digest import code_digest
 from q3edge.storage.whole_files import write_whole
 
 SWEEP_FILE = "sweep.json"
-_CODE = (  # what decides an artifact's bytes, beside its request
+_CODE = (  # modules that decide an artifact's bytes, besides its request
     "architecture", "artifact", "calibration", "checkpoint", "exporters", "pipeline.build", "pipeline.export",
     "pipeline.quantize", "quantization", "reference", "storage",
 )  # fmt: skip
 
 
 class Ledger:
-    """OUT/sweep.json: for each finished variant the request it was made for and the digest it had then.
+    """Record in OUT/sweep.json: for each finished variant the digest of its request, and of its manifest then.
 
-    A manifest alone does not tell: it names the quantized checkpoint that the artifact came from, not the model, and
+    A manifest alone is not enough: it names the quantized checkpoint that the artifact came from, not the model, and
     not the text it was calibrated on.
     """
 
@@ -41,16 +41,16 @@ class Ledger:
         self._write()
 
     def knows(self, name: str) -> bool:
-        """Whether a sweep here has made, or begun, this variant, for whatever request."""
+        """Tell whether a sweep here has begun or finished this variant, for any request."""
         return name in self._finished
 
     def begin(self, names: Iterable[str]) -> None:
-        """Record that these are this sweep's, before their folders appear: a killed sweep then may replace them."""
+        """Record variants before their folders appear, so that after a kill the next sweep may replace them."""
         self._finished |= {name: {"request": "", "artifact": ""} for name in names}
         self._write()
 
     def is_finished(self, name: str, request: str) -> bool:
-        """Whether the variant's folder is what was made for exactly this request."""
+        """Tell whether the variant's folder was made for exactly this request and is unchanged."""
         entry = self._finished.get(name)
         manifest = self._folder / name / MANIFEST_FILE
         return bool(
@@ -79,7 +79,7 @@ class Ledger:
 
 
 def request_digest(model_digest: str, asked: VariantRequest, calibration: CalibrationOptions | None) -> str:
-    """sha256 of everything that decides an artifact's bytes, but for the versions of libraries."""
+    """Digest (hex sha256) of everything that decides an artifact's bytes, except versions of libraries."""
     used: dict[str, Any] = asdict(calibration or CalibrationOptions())
     used["texts"] = [_digest_of(path) for path in used["texts"]] or _built_in_digests()
     raw = {
@@ -97,7 +97,7 @@ def _built_in_digests() -> dict[str, str]:
 
 
 def _digest_of(path: Path) -> Mapping[str, str]:
-    """The sha256 of a file, or of every file in a folder by its place there."""
+    """Hex sha256 of a file, or of every file below a folder, by relative path."""
     if not path.exists():
         raise InputError(f"{path}: not found; expected calibration text")
     if path.is_file():

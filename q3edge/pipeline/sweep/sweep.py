@@ -1,6 +1,7 @@
-"""Many variants of one model: built, evaluated, timed and reported. A sweep that was stopped goes on where it was.
+"""Sweep: many variants of one model are built, evaluated, timed and reported. A stopped sweep can be continued.
 
-OUT/<name>/ holds each artifact, OUT/sweep.json which request each was made for, OUT/report.{html,json,md} the result.
+OUT/<name>/ holds each artifact, OUT/sweep.json the request that each was made for, OUT/report.{html,json,md} the
+result.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ REPORT = "report"  # .html, .json and .md
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """The report, and which variants were found finished rather than built."""
+    """Result of a sweep: the report, and the variants that were found finished and not built."""
 
     report: Report
     resumed: tuple[str, ...]
@@ -44,10 +45,10 @@ def run_sweep(
     *,
     jobs: int = 1,
 ) -> SweepResult:
-    """Build what of `asked` (at least one) is not finished in `output`, measure all, write the report.
+    """Build the variants in `asked` (at least one) that are not finished in `output`, measure all, write the report.
 
-    The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; measuring
-    is always one after another. A variant that fails is a failure in the report. UsageError: `output` is no folder of a
+    The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; they are
+    measured one after another. A variant that fails is listed in the report. UsageError: `output` is no folder of a
     sweep.
     """
     assert measuring.reference is not None, "a sweep is of a model"
@@ -69,7 +70,7 @@ def _build(
     jobs: int,
     failures: dict[str, str],
 ) -> tuple[str, ...]:
-    """Build what is missing; adds to `failures`, and returns the names that were finished before."""
+    """Build the missing artifacts; adds to `failures`, and returns the names that were finished before."""
     with open_float_model(measuring.reference or "") as checkpoint:
         folder, model_digest = checkpoint.folder, checkpoint.digest()
     ledger = Ledger(output)
@@ -98,7 +99,7 @@ def _build(
 def _measure(
     output: Path, asked: Sequence[VariantRequest], measuring: MeasurementOptions, failures: dict[str, str]
 ) -> list[Variant]:
-    """Measure what is there; adds to `failures`."""
+    """Measure every variant in `asked`; adds to `failures`."""
     variants = []
     for variant in asked:
         progress.note(f"{variant.name}: measure")

@@ -1,4 +1,4 @@
-"""What a sweep is asked for: names of formats -> recipes, budgets and baselines."""
+"""Variants of a sweep: names of formats -> recipes, budgets and baselines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class VariantRequest:
-    """One variant: a recipe, or a budget, or a baseline; none of them: float."""
+    """Request for one variant: a recipe, a budget or a baseline; none of them: float."""
 
     name: str
     recipe: Recipe | None = None
@@ -33,7 +33,7 @@ class VariantRequest:
 def parse_variants(
     formats: Sequence[str], bits_per_weight: Sequence[str] = (), method: str | None = None
 ) -> tuple[VariantRequest, ...]:
-    """Every variant asked for, in order; `method` is that of all recipes. UsageError: a name unknown or given twice."""
+    """Parse names into requests, in order; `method` is for all recipes. UsageError: a name unknown or given twice."""
     asked = [_parse(name, method) for name in formats]
     asked += [_budget(bits) for bits in bits_per_weight]
     if not asked:

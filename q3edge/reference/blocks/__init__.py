@@ -1,9 +1,9 @@
-"""How each kind of block is computed in float32, one file each, as pure functions over a layer's weights.
+"""Computation of each kind of block in float32, one file each, as pure functions over a layer's weights.
 
-A block is described in `q3edge.architecture.blocks`. What all kinds have in common, the norm in front and the product
-that is added to the hidden states, is `reference.layer`'s; a kind gives the steps in between, one fewer than it has
-input groups: each makes the input of the next group from the input of one. So calibration can look at, and round for,
-the input of every matrix.
+Blocks are described in `q3edge.architecture.blocks`. The parts common to all kinds, the norm before the block and the
+product that is added to the hidden states, are in `q3edge.reference.layer`; a kind gives the steps between, one fewer
+than it has input groups: each computes the input of the next group from that of the one before. So calibration can
+observe the input of every matrix.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from q3edge.reference.weights import LayerWeights, normalize
 def attention_context(
     normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> torch.Tensor:
-    """Input of o_proj [B, S, heads * D] from the normed input of q/k/v [B, S, H]; no token looks ahead."""
+    """Compute the input of o_proj [B, S, heads * D] from the normed input of q/k/v [B, S, H], with a causal mask."""
     query = normalize(_heads(normed, weights["q_proj"], config), weights["q_norm"], config)
     key, value = keys_values(normed, weights, config, rotary)
     rotated = rotary.rotate(query.transpose(1, 2))
@@ -24,11 +24,11 @@ def attention_context(
 def keys_values(
     normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the KV cache holds, keys rotated: each [B, kv_heads, S, D] from the normed input of q/k/v [B, S, H]."""
+    """Compute keys (rotated) and values, as in the KV cache, [B, kv_heads, S, D], from the normed input [B, S, H]."""
     key = normalize(_heads(normed, weights["k_proj"], config), weights["k_norm"], config)
     return rotary.rotate(key.transpose(1, 2)), _heads(normed, weights["v_proj"], config).transpose(1, 2)
 
 
 def _heads(normed: torch.Tensor, matrix: torch.Tensor, config: Qwen3Config) -> torch.Tensor:
-    """The product [B, S, N] as [B, S, N / D, D]."""
+    """Multiply, and split the product [B, S, N] into heads [B, S, N / D, D]."""
     return linear(normed, matrix).view(*normed.shape[:-1], -1, config.head_dim)

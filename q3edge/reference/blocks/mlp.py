@@ -13,5 +13,5 @@ from q3edge.reference.weights import LayerWeights
 def gated_product(
     normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> torch.Tensor:
-    """Input of down_proj [B, S, I] from the normed input of gate/up [B, S, H]."""
+    """Compute the input of down_proj [B, S, I] from the normed input of gate/up [B, S, H]."""
     return silu(linear(normed, weights["gate_proj"])).mul_(linear(normed, weights["up_proj"]))

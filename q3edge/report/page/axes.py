@@ -1,4 +1,4 @@
-"""Axes of charts: which values get a tick, how ticks are written, and where a value lies. No drawing."""
+"""Axes of charts: the values that get a tick, the text of ticks, and the position of a value; `charts` draws them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARGIN = 0.09  # of the axis, beyond the outermost value
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From `low` to `high` (low < high, both positive where `log`), with the values that get a tick."""
+    """Axis from `low` to `high` (low < high, both positive where `log`), with the values that get a tick."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Axis:
     log: bool = False
 
     def position(self, value: float) -> float:
-        """0 at `low`, 1 at `high`; values beyond either lie outside 0..1. A logarithm clips what is not positive."""
+        """Position of a value: 0 at `low`, 1 at `high`, beyond either outside 0..1. A logarithm clips at `low`."""
         if not self.log:
             return (value - self.low) / (self.high - self.low)
         return (math.log(max(value, self.low)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
@@ -59,7 +59,7 @@ def log_axis(values: Iterable[float], *, count: int = 5) -> Axis:
 
 
 def fitting_axis(values: Iterable[float], *, count: int = 5) -> Axis:
-    """Logarithmic where all values are positive and the largest is many times the smallest, else linear."""
+    """An axis, logarithmic where all values are positive and the largest is over 8 times the smallest, else linear."""
     found = [*values]
     if found and min(found) > 0 and max(found) > _LOG_RATIO * min(found):
         return log_axis(found, count=count)
@@ -67,7 +67,7 @@ def fitting_axis(values: Iterable[float], *, count: int = 5) -> Axis:
 
 
 def tick_text(value: float) -> str:
-    """A tick as people write it: 0.02, 150; 1e-6 only where it is far from 1."""
+    """Text of a tick: 0.02, 150; 1e-6 only where it is far from 1."""
     return f"{value:.6g}".replace("e-0", "e-").replace("e+0", "e")
 
 

@@ -1,7 +1,7 @@
 """Charts as SVG: pure functions from numbers to a string that stands inside an HTML page.
 
 Colours and strokes are CSS classes of the page, so that one chart serves light and dark. Shapes tell kinds apart, not
-colours. Labels never overlap: one that finds no free place is left out, and the chart says how many were.
+colours. Labels never overlap: one without a free place is left out, and the chart says how many were.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Box(NamedTuple):
     bottom: float
 
     def overlaps(self, other: Box) -> bool:
-        """Whether they share more than an edge."""
+        """Tell whether the two share more than an edge."""
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
     def holds(self, other: Box) -> bool:
-        """Whether `other` lies inside."""
+        """Tell whether `other` lies inside."""
         return (
             self.left <= other.left
             and other.right <= self.right
@@ -89,7 +89,7 @@ def scatter(
     log_y: bool = False,
     from_zero: bool = False,
 ) -> str:
-    """Points with error bars; `front` lists those a line joins, in its order. `key` makes ids unique on the page.
+    """Draw points with error bars; `front` lists those a line joins, in its order. `key` makes ids unique on the page.
 
     x is logarithmic where sizes differ a lot; log_y leaves out points that are not positive, which the caller says.
     """
@@ -117,7 +117,7 @@ def scatter(
 def histogram(
     edges: Sequence[float], counts: Sequence[int], *, key: str, title: str, description: str, x_label: str
 ) -> str:
-    """Bars of equal width, one a bin, as high as its share of all counts; the edges are written below them."""
+    """Draw bars of equal width, one per bin, as high as its share of all counts, with the edges below them."""
     total = sum(counts) or 1
     axis = linear_axis([0, *(100 * count / total for count in counts)], count=4, from_zero=True)
     right = _BARS_WIDTH - _RIGHT
@@ -154,15 +154,15 @@ def _labelled_edges(edges: Sequence[float], width: float) -> list[int]:
 
 
 def _digits(value: float) -> int:
-    """How many digits a value needs: 0 none, 0.01 one, 0.0316 three."""
+    """Number of digits a value needs: 0 none, 0.01 one, 0.0316 three."""
     return len(f"{value:.2e}".partition("e")[0].rstrip("0."))
 
 
 def place_labels(points: Sequence[Point], spots: Sequence[Spot], bars: Sequence[Box | None]) -> list[Label | None]:
-    """A place for each point's label that overlaps no mark, error bar or other label; None where there is none free.
+    """Place each point's label where it overlaps no mark, error bar or other label; None where no place is free.
 
     Emphasised points choose first, then those at the left. Nearer places are tried before farther ones. A place right
-    beside another point, and nearer to that, is none: the label would seem to be the other's.
+    beside another point, and nearer to that, does not count: the label would seem to be the other's.
     """
     sizes = [_RING if point.emphasis else _MARKER for point in points]
     taken = [Box(x - size, y - size, x + size, y + size) for (x, y), size in zip(spots, sizes)]
@@ -174,7 +174,7 @@ def place_labels(points: Sequence[Point], spots: Sequence[Spot], bars: Sequence[
         free = [place for place in places if PLOT.holds(place[0]) and not any(map(place[0].overlaps, taken))]
         clear = [p for p in free if not any(_misleads(p[0], spots[i], s) for s in spots if s != spots[i])]
         if points[i].emphasis:
-            clear += free  # what is advised has its name, come what may
+            clear += free  # the recommended variant gets its label even there
         if clear:
             box, leader = clear[0]
             labels[i] = Label(name, box, leader)
@@ -193,7 +193,7 @@ def _places(x: float, y: float, width: float, size: float) -> Iterator[tuple[Box
 
 
 def _misleads(box: Box, own: Spot, other: Spot) -> bool:
-    """Whether a label in `box` seems to be the other point's, or its leader passes through that."""
+    """Tell whether a label in `box` seems to be the other point's, or its leader passes through that."""
     if _distance(box, other) < min(_distance(box, own), _BESIDE):
         return True
     end = _nearest(box, own)
@@ -209,7 +209,7 @@ def _nearest(box: Box, spot: Spot) -> Spot:
 
 
 def _distance(box: Box, spot: Spot) -> float:
-    """From a spot to the nearest point of a box."""
+    """Distance from a spot to the nearest point of a box."""
     return math.dist(spot, _nearest(box, spot))
 
 
@@ -241,7 +241,7 @@ def _bar(point: Point, spot: Spot, y_axis: Axis) -> str:
 
 
 def _marker(point: Point, spot: Spot) -> str:
-    """A disc for what we make, a square for a baseline, a diamond for the reference; a ring around what is advised."""
+    """A disc for an artifact, a square for a baseline, a diamond for the reference; a ring for emphasis."""
     (x, y), size = spot, _MARKER
     shape = {
         "artifact": f'<circle class="artifact" cx="{x:.1f}" cy="{y:.1f}" r="{size}">',

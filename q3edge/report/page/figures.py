@@ -1,4 +1,4 @@
-"""The charts of a report: which numbers of it go into which chart, and what each says to those who cannot see it."""
+"""Charts of a report: the numbers of each, and its description for readers who cannot see it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Figures:
         self.loss_range = (min(losses), max(losses)) if losses else None  # of all matrices of all variants
 
     def recovery(self) -> Markup:
-        """Recovery over size; the reference has 100 % by definition."""
+        """Chart of recovery over size; the reference has 100 % by definition."""
         points = [
             self._point(v, v.recovery.value, v.recovery.low, v.recovery.high) for v in self._variants if v.recovery
         ]
@@ -46,12 +46,12 @@ class Figures:
 
     @property
     def kl_title(self) -> str:
-        """Suite KL over size, or text KL."""
+        """Title of the chart of KL: suite KL over size, or text KL."""
         title = KL_TITLES[self._report.kl]
         return f"{title[0].upper()}{title[1:]} over size"
 
     def kl(self) -> Markup:
-        """Mean KL over size, by its logarithm; without `exact_variants`, which would press the others together."""
+        """Chart of mean KL over size, by its logarithm; without `exact_variants`, which would compress the others."""
         found = [(v, kl) for v in self._variants if (kl := self._report.mean_kl(v)) and kl.value >= _EXACT]
         points = [self._point(v, kl.value, kl.low, kl.high) for v, kl in found]
         if not points:
@@ -70,23 +70,23 @@ class Figures:
         )
 
     def exact_variants(self) -> list[Variant]:
-        """Those whose KL is that of another order of summation, which the chart of KL leaves out."""
+        """Variants whose KL is below 1e-6, that of another order of summation, which the chart of KL leaves out."""
         return [v for v in self._variants if (kl := self._report.mean_kl(v)) and kl.value < _EXACT]
 
     def tokens_per_second(self) -> Markup:
-        """Decoding speed over size."""
+        """Chart of decoding speed over size."""
         found = [(v, v.speed.tokens_per_second) for v in self._variants if v.speed]
         points = [self._point(v, rate.median, rate.low, rate.high) for v, rate in found]
         return self._speed(points, "speed", "Decoding speed over size", "tokens/s", "decoded tokens/s")
 
     def memory(self) -> Markup:
-        """Peak memory over size."""
+        """Chart of peak memory over size."""
         found = [(v, v.speed.peak_bytes) for v in self._variants if v.speed and v.speed.peak_bytes]
         points = [self._point(v, peak.median / 1e6, peak.low / 1e6, peak.high / 1e6) for v, peak in found]
         return self._speed(points, "memory", "Peak memory over size", "MB", "peak memory (MB)")
 
     def histogram(self, variant: Variant, number: int) -> Markup:
-        """Tokens by KL."""
+        """Histogram of tokens by KL."""
         found = variant.scorecard.histogram if variant.scorecard else None
         if found is None or not sum(found.counts):
             return Markup()
@@ -102,7 +102,7 @@ class Figures:
         )
 
     def losses(self, variant: Variant, number: int) -> Markup:
-        """Loss of every matrix of the layers; one scale for all variants, so that strips compare."""
+        """Heat strip of the loss of every matrix of the layers; one scale for all variants, so that strips compare."""
         cells = cells_of({fact.name: fact.loss for fact in variant.tensors if fact.loss})
         if not cells or self.loss_range is None:
             return Markup()
@@ -113,7 +113,7 @@ class Figures:
         return Markup(heat_strip(cells, low=low, high=high, key=f"loss{number}", title=title, description=text))
 
     def bits(self, variant: Variant, number: int) -> Markup:
-        """Bits of every matrix of the layers; nothing where all have the same, which words say better."""
+        """Heat strip of the bits of every matrix of the layers; empty where all have the same."""
         cells, found = cells_of({fact.name: fact.bits for fact in variant.tensors}), self.bits_range(variant)
         if found is None:
             return Markup()
@@ -123,7 +123,7 @@ class Figures:
         return Markup(heat_strip(cells, low=low, high=high, key=f"bits{number}", title=title, description=text))
 
     def bits_range(self, variant: Variant) -> tuple[float, float] | None:
-        """The fewest and most bits among the matrices of the layers; None where all have the same."""
+        """Fewest and most bits among the matrices of the layers; None where all have the same."""
         bits = cells_of({fact.name: fact.bits for fact in variant.tensors}).values()
         return (min(bits), max(bits)) if len(set(bits)) > 1 else None
 
@@ -132,8 +132,8 @@ class Figures:
         return self._report.variants
 
     def _point(self, variant: Variant, y: float, low: float | None, high: float | None) -> Point:
-        advised = variant.name == self._report.recommendation.name
-        return Point(variant.name, variant.model_bytes / 1e6, y, low, high, variant.kind, advised)
+        recommended = variant.name == self._report.recommendation.name
+        return Point(variant.name, variant.model_bytes / 1e6, y, low, high, variant.kind, recommended)
 
     def _front(self, drawn: Sequence[Variant]) -> list[int]:
         names = [variant.name for variant in drawn]
@@ -160,7 +160,7 @@ class Figures:
 
 
 def shown_tensors(report: Report, variant: Variant) -> list[TensorFact]:
-    """The rows of the variant's table: all, or those with the largest loss where a page would grow too large."""
+    """Rows of the variant's table: all, or those with the largest loss where the page would grow too large."""
     tables = [v for v in report.variants if v.tensors]
     limit = max(_FEWEST, MOST_TENSORS // max(1, len(tables)))
     if len(variant.tensors) <= limit:

@@ -1,7 +1,7 @@
-"""A report as one HTML file that needs nothing else: no network, no script. The layout is templates/report.html's.
+"""A report as one HTML file that needs nothing else: no network, no script. templates/report.html is the layout.
 
-Every number stands in a <data> element whose value is the unrounded number of the JSON. Whatever comes from models and
-files is escaped by Jinja and made visible by `plain_text`.
+Every number stands in a <data> element whose value is the unrounded number of the JSON. Text of models and files
+is escaped by Jinja and made visible by `plain_text`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXAMPLES = 5  # of each variant
 
 
 def render_page(report: Report) -> str:
-    """The whole file, at most about MAX_BYTES."""
+    """Render the whole file, at most about MAX_BYTES."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {
         "number": _number,
@@ -57,7 +57,7 @@ def _read(name: str) -> str:
 
 
 def _shown(text: object, limit: int | None = None) -> Markup:
-    """Text of unknown origin, escaped, and its direction kept to itself."""
+    """Escape text of unknown origin, and isolate its direction."""
     return Markup("<bdi>{}</bdi>").format(visible(str(text), limit))
 
 
@@ -68,7 +68,7 @@ def _number(value: float | None, style: str) -> Markup:
 
 
 def _estimate(found: Interval | None, style: str) -> Markup:
-    """The value, and its interval in small type below it."""
+    """Value with its interval in small type below it."""
     if found is None or found.low is None or found.high is None:
         return _number(found.value if found else None, style)
     low, high = _number(found.low, style), _number(found.high, style)

@@ -17,7 +17,7 @@ Cells = Mapping[tuple[int, str], float]  # (layer, part) -> value
 
 
 def cells_of(values: Mapping[str, float]) -> dict[tuple[int, str], float]:
-    """The cells for values by full tensor name; tensors outside the layers are left out."""
+    """Cells of values by full tensor name; tensors outside the layers are left out."""
     cells = {}
     for name, value in values.items():
         fields = name.split(".")
@@ -29,7 +29,7 @@ def cells_of(values: Mapping[str, float]) -> dict[tuple[int, str], float]:
 
 
 def level(value: float, low: float, high: float) -> int:
-    """0 for `low` (positive) or less up to LEVELS - 1 for `high` or more, by the logarithm."""
+    """Level of a value: 0 for `low` (positive) or less up to LEVELS - 1 for `high` or more, by the logarithm."""
     if value <= low or high <= low:
         return 0
     share = math.log(value / low) / math.log(high / low)
@@ -37,7 +37,7 @@ def level(value: float, low: float, high: float) -> int:
 
 
 def heat_strip(cells: Cells, *, low: float, high: float, key: str, title: str, description: str) -> str:
-    """Cells from faint (`low`, positive) to strong (`high`), by the logarithm; a cell that is missing stays empty.
+    """Draw cells from faint (`low`, positive) to strong (`high`), by the logarithm; a cell that is missing stays empty.
 
     All cells of one level are one path, so that a model of 64 layers takes a few kilobytes.
     """
@@ -61,7 +61,7 @@ def heat_strip(cells: Cells, *, low: float, high: float, key: str, title: str, d
 
 
 def _numbered(layers: int) -> Sequence[int]:
-    """Which layers get a number: about ten, round ones, the last always."""
+    """Layers that get a number: at most about twelve round ones, and the last unless it is too near."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if layers / step <= 12)
     numbers = [*range(0, layers, step)]
     if layers - 1 - numbers[-1] >= step / 2:

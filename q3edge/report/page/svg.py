@@ -1,4 +1,4 @@
-"""What every chart is made of: the frame with its name and description, and text that stays text."""
+"""SVG elements of every chart: the frame with its name and description, and text that is always escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH = 420  # of a chart's viewBox, unless it says otherwise; the page scales i
 
 
 def svg(key: str, title: str, description: str, height: float, body: Sequence[str], width: float = WIDTH) -> str:
-    """The element around `body`; `key` makes the ids of its name and description unique on the page."""
+    """Wrap `body` in the svg element; `key` makes the ids of its name and description unique on the page."""
     name, details = f"{escape(key)}-title", f"{escape(key)}-desc"
     return (
         f'<svg role="img" aria-labelledby="{name} {details}" viewBox="0 0 {width} {height}">'
@@ -21,10 +21,10 @@ def svg(key: str, title: str, description: str, height: float, body: Sequence[st
 
 
 def text(x: float, y: float, content: str, kind: str, anchor: str = "start") -> str:
-    """A line of text; `kind` is its CSS class, `anchor` start, middle or end."""
+    """Draw a line of text; `kind` is its CSS class, `anchor` start, middle or end."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{shown(content)}</text>'
 
 
 def shown(content: str) -> str:
-    """Text of unknown origin, escaped, with nothing invisible in it."""
+    """Escape text of unknown origin, with every invisible character written out."""
     return escape(visible(content))

@@ -1,1 +1,1 @@
-"""From token ids to more token ids: settings, sampling, the loop, guesses that make it faster."""
+"""From token ids to more token ids: settings, sampling, the loop, and drafts that make it faster."""

@@ -1,4 +1,4 @@
-"""The loop over the passes of one request: `generate` for token ids, `prefill` for a text that is only read."""
+"""Loop over the passes of one request: `generate` for new token ids, `prefill` for a text that is only read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def generate(
     cache: PrefixCache | None = None,
     draft: Draft | None = None,
 ) -> Iterator[int]:
-    """New token ids, one by one; a stop token ends them and is not yielded. Fills `statistics` as it goes.
+    """Generate token ids one by one; a stop token ends them and is not yielded. Fills `statistics` as it goes.
 
-    At most max_new_tokens, and no more than fit the context (finish_reason "length"). What `cache`, of this decoder,
-    holds of the prompt is not computed again. Guesses of `draft` make it faster where they are right. UsageError,
-    raised at once: the prompt is empty or leaves no room in the context; later: `cache` went to another generation.
+    At most max_new_tokens, and no more than fit the context (finish_reason "length"). The prefix of the prompt that
+    `cache`, of this decoder, holds is not computed again, but for the prompt's last two tokens. Accepted draft tokens
+    of `draft` make it faster. UsageError, raised at once: the prompt is empty or leaves no room in the context; later:
+    `cache` went to another generation.
     """
     context = decoder.config.max_position_embeddings
     request = Request(prompt_ids, settings, context, draft=draft, statistics=statistics)
@@ -39,11 +40,11 @@ def generate(
 
 
 def new_tokens(request: Request, cache: PrefixCache) -> Iterator[int]:
-    """Compute a new request on `cache`; its tokens as they come. UsageError: `cache` went to another request."""
+    """Compute a new request on `cache` and yield its tokens. UsageError: `cache` went to another request."""
     request.start(cache.resume(request.ids, request.reusable))
-    held = cache.ids  # until another request begins
+    cached = cache.ids  # until another request begins
     while not request.finished:
-        if cache.ids is not held:
+        if cache.ids is not cached:
             raise UsageError("another generation has begun on this cache; finish one first, or give each its own")
         ids = request.next_ids(PREFILL_CHUNK)
         new = request.advance(cache.extend(ids, keep=request.keep))
@@ -52,7 +53,7 @@ def new_tokens(request: Request, cache: PrefixCache) -> Iterator[int]:
 
 
 def prefill(cache: PrefixCache, ids: Sequence[int]) -> NDArray[np.float32]:
-    """Append `ids`, at least one, in chunks; logits [V] after the last."""
+    """Append `ids`, at least one, to `cache` in chunks; returns logits float32 [V] after the last."""
     for start in range(0, len(ids), PREFILL_CHUNK):
         logits: NDArray[np.float32] = cache.extend(ids[start : start + PREFILL_CHUNK])[0]
     return logits

@@ -1,6 +1,6 @@
-"""`ModelDraft`: a smaller model of the same vocabulary guesses for a larger one.
+"""`ModelDraft`: draft tokens for a large model, proposed by a smaller one with the same vocabulary.
 
-Owns which models go together, and the small one's own cache.
+Also checks that two models fit together. `speculation` decides how many draft tokens to check.
 """
 
 from __future__ import annotations
@@ -15,53 +15,59 @@ from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.errors import InputError
 from q3edge.runtime.generation.generate import prefill
 from q3edge.runtime.generation.prefix_cache import PrefixCache
-from q3edge.runtime.generation.speculation import Chances
+from q3edge.runtime.generation.speculation import AcceptanceRates
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 
-_KINDS = 10  # classes of guesses, by the probability that the small model gives them
+_KINDS = 10  # classes of draft tokens, by the probability that the small model gives them
 
 
 class ModelDraft:
-    """One generation's guesses: the tokens that the small model finds likeliest."""
+    """Draft of one generation: the tokens that the small model finds most likely."""
 
     def __init__(self, cache: PrefixCache, cost: float) -> None:
-        """`cache` is the small model's and may hold an earlier text; `cost`: its steps in steps of the large model."""
+        """Start with the small model's `cache`, which may hold an earlier text.
+
+        `cost`: of a pass of the small model over one token, in such passes of the large model.
+        """
         self.cost = cost
         self._cache = cache
-        self._guessed: list[tuple[int, int]] = []  # tokens of the last proposal and their kinds
-        self._length = 0  # of the text they were guessed behind
-        # A guess is about as often right as the small model thinks; experience corrects that.
-        self._chances = Chances([(kind + 0.5) / _KINDS for kind in range(_KINDS)])
+        self._proposed: list[tuple[int, int]] = []  # tokens of the last proposal and their kinds
+        self._length = 0  # of the text they were proposed for
+        # A draft token is accepted about as often as the small model thinks; experience corrects that.
+        self._rates = AcceptanceRates([(kind + 0.5) / _KINDS for kind in range(_KINDS)])
 
     def propose(self, ids: list[int]) -> Iterator[tuple[int, float]]:
-        """See `Draft`. The text since the last proposal is read first; nothing is guessed beyond the context."""
+        """Propose tokens that may follow `ids`, with the chance of each to be accepted; none beyond the context.
+
+        The small model first reads the text since the last proposal.
+        """
         self._learn(ids)
-        self._guessed, self._length = [], len(ids)
+        self._proposed, self._length = [], len(ids)
         if len(ids) > self._cache.context:
             return
         logits = prefill(self._cache, ids[self._cache.resume(ids, len(ids) - 1) :])
         while True:
-            guess = int(logits.argmax())
-            probability = 1 / float(np.exp(logits - logits[guess]).sum())
+            token = int(logits.argmax())
+            probability = 1 / float(np.exp(logits - logits[token]).sum())
             kind = min(int(_KINDS * probability), _KINDS - 1)
-            self._guessed.append((guess, kind))
-            yield guess, self._chances[kind]
+            self._proposed.append((token, kind))
+            yield token, self._rates[kind]
             if len(self._cache.ids) == self._cache.context:
                 return
-            logits = self._cache.extend([guess])[0]
+            logits = self._cache.extend([token])[0]
 
     def _learn(self, ids: list[int]) -> None:
-        for (guess, kind), token in zip(self._guessed, ids[self._length :]):
-            self._chances.learn(kind, guess == token)
-            if guess != token:  # what was guessed behind a wrong token says nothing
+        for (proposed, kind), token in zip(self._proposed, ids[self._length :]):
+            self._rates.learn(kind, proposed == token)
+            if proposed != token:  # draft tokens after a rejected one say nothing
                 return
 
 
 def open_draft(folder: Path, large_folder: Path, large: Decoder, tokenizer: Tokenizer) -> Decoder:
-    """The small model in `folder`, to guess for the one of `large_folder`, which has `tokenizer`.
+    """Open the small model in `folder` as a draft for the one of `large_folder`, which has `tokenizer`.
 
-    InputError: it is unfit, or its ids do not mean the same tokens.
+    InputError: it cannot be loaded, or its ids do not mean the same tokens.
     """
     small = Decoder(folder, threads=large.threads)
     sizes = small.config.vocab_size, large.config.vocab_size
@@ -70,13 +76,13 @@ def open_draft(folder: Path, large_folder: Path, large: Decoder, tokenizer: Toke
     if sizes[0] != sizes[1] or not same:
         raise InputError(
             f"{folder}: its vocabulary ({sizes[0]} rows) is not that of {large_folder} ({sizes[1]} rows), for which it "
-            "should guess; give a smaller model of the same family"
+            "should propose tokens; give a smaller model of the same family"
         )
     return small
 
 
 def relative_cost(small: Manifest, large: Manifest) -> float:
-    """Bytes of one model to bytes of the other: about the ratio of their steps, which mostly read weights."""
+    """Ratio of the models' bytes: about the ratio of their decode steps' times, which mostly read weights."""
     return _model_bytes(small) / _model_bytes(large)
 
 

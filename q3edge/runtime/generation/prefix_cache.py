@@ -1,7 +1,6 @@
-"""`PrefixCache`: a KV cache that knows whose keys and values it holds, so that nothing is computed a second time.
+"""`PrefixCache`: a KV cache that reuses the longest cached prefix of a prompt.
 
-Owns that token ids and cache agree at all times, after an error or an abandoned generation too. Which tokens come next
-is generate's business.
+Token ids and cache agree at all times, after an error or an abandoned generation too.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from q3edge.runtime.session.kv_cache import GROWTH_STEP
 
 
 class PrefixCache:
-    """The tokens of one sequence and their keys and values in one decoder. It grows as they come.
+    """Token ids of one sequence, and their keys and values in one decoder. It grows as they come.
 
-    It serves one generation at a time. Each begins with `resume`, which gives `ids` a new list: by that an earlier
-    generation, suspended and gone on with, can see that it has lost the cache.
+    It serves one generation at a time. Each begins with `resume`, which makes `ids` a new list: so an earlier
+    generation that was suspended and continues can see that it has lost the cache.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -27,19 +26,19 @@ class PrefixCache:
         self._decoder = decoder
         self._cache = decoder.new_cache(min(GROWTH_STEP, self.context))
         self._logits = np.empty((1, 1, decoder.config.vocab_size), np.float32)
-        self.ids: list[int] = []  # the truth: what the cache may hold beyond them counts as forgotten
+        self.ids: list[int] = []  # the valid part: what the cache may hold beyond them counts as forgotten
 
     def resume(self, ids: Sequence[int], at_most: int) -> int:
-        """Keep of what is held the beginning shared with `ids`, `at_most` tokens of it; how many these are."""
-        known = self.ids[: max(at_most, 0)]
-        different = (i for i, (held, wanted) in enumerate(zip(known, ids)) if held != wanted)
-        self.ids = known[: next(different, len(ids))]
+        """Keep the longest cached prefix of `ids`, at most `at_most` tokens; returns its length."""
+        cached = self.ids[: max(at_most, 0)]
+        different = (i for i, (old, wanted) in enumerate(zip(cached, ids)) if old != wanted)
+        self.ids = cached[: next(different, len(ids))]
         return len(self.ids)
 
     def extend(self, ids: Sequence[int], keep: int = 1) -> NDArray[np.float32]:
-        """Append `ids`, at least one; logits float32 [keep, V] of the last `keep`, overwritten by the next call.
+        """Append `ids`, at least one; returns logits float32 [keep, V] after each of the last `keep`.
 
-        UsageError: the context is full.
+        The next call may overwrite them. UsageError: the context is full.
         """
         self._cache.truncate(len(self.ids))
         self._cache.reserve(len(self.ids) + len(ids))

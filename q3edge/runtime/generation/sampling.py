@@ -1,4 +1,4 @@
-"""Choosing the next token from logits: greedy, or temperature, then top-k, then top-p, then one random draw.
+"""Sampling of the next token from logits: greedy, or temperature, then top-k, then top-p, then one random draw.
 
 The filters keep exactly the tokens that transformers' TemperatureLogitsWarper, TopKLogitsWarper (ties with the k-th
 score are kept) and TopPLogitsWarper (Holtzman et al., arXiv 1904.09751) keep. No full sort of the vocabulary.
@@ -18,15 +18,15 @@ _COLUMNS = 1024  # makes the rows of a pass over the vocabulary long enough for 
 
 
 class Sampler:
-    """Draws tokens one after another; the same seed and logits give the same tokens."""
+    """Sampler of one token after another; the same seed and logits give the same tokens."""
 
     def __init__(self, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int | None = None) -> None:
-        """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch a filter off; no seed draws one from the system."""
+        """Configure sampling: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; no seed: a random one."""
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self._random = np.random.Generator(np.random.PCG64(seed))
 
     def __call__(self, logits: NDArray[np.float32]) -> int:
-        """The next token for logits [V]; InputError if they hold NaN."""
+        """Choose the next token for logits float32 [V]; InputError if they hold NaN."""
         if self.temperature == 0:
             best = int(logits.argmax())  # of the first NaN, if there is one
             _refuse_nan(float(logits[best]))
@@ -39,9 +39,9 @@ class Sampler:
 def candidates(
     logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Tokens that may be drawn from logits [V], and what they and all before them weigh together, up to a factor.
+    """Candidates that may be drawn from logits float32 [V], with running sums of their unnormalized probability.
 
-    Heaviest first; in the vocabulary's order where no filter is on. InputError if any logit is NaN.
+    Most likely first; in the vocabulary's order where no filter is on. InputError if any logit is NaN.
     """
     if 0 < top_k < logits.size:
         tokens, kept = _top(logits, top_k)
@@ -73,7 +73,7 @@ def _masses(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _top(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Indices and values of the `count` largest scores and of ties with the last, falling (equal ones: rising index).
+    """Indices and values of the `count` largest scores and of ties with the last, descending (ties by rising index).
 
     InputError if any score is NaN.
     """
@@ -87,9 +87,9 @@ def _top(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], ND
 
 
 def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
-    """A value that at least `count` scores reach, and few more: found in one fast pass, where a partition takes ten.
+    """A value that at least `count` scores reach, and few more: found in a tenth of the time of a partition.
 
-    Of the maxima of at least 4 * count columns the count-th largest: a column that reaches it holds a score that does.
+    It is the count-th largest of the maxima of at least 4 * count columns; a column that reaches it has such a score.
     """
     columns = max(4 * count, _COLUMNS)
     rows = scores.size // columns
@@ -103,7 +103,7 @@ def _reached(scores: NDArray[np.float32], count: int) -> np.float32:
 def _nucleus(
     tokens: NDArray[np.int64], masses: NDArray[np.float64], top_p: float, total: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The shortest head that weighs `top_p` of `total`: a token stays while what stands before it weighs less."""
+    """Shortest prefix with at least `top_p` of `total`: a token stays while those before it have less."""
     if top_p >= 1:
         return tokens, masses
     kept = int(masses.searchsorted(top_p * total)) + 1

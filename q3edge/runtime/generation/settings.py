@@ -1,4 +1,4 @@
-"""`GenerationSettings`: how tokens are chosen and when to stop. Defaults come from the checkpoint's files."""
+"""`GenerationSettings`: how tokens are sampled and when to stop. Defaults come from the checkpoint's files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _WHOLE, _NUMBER = (Integral, "a whole number"), (Real, "a number")
 _KINDS: dict[str, tuple[type, str]] = {
     "max_new_tokens": _WHOLE, "temperature": _NUMBER, "top_k": _WHOLE, "top_p": _NUMBER, "seed": _WHOLE,
 }  # fmt: skip
-_SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; 0 says what is meant
+_SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; greedy is 0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """`temperature` 0 is greedy, `top_k` 0 and `top_p` 1 are off; without a `seed` every run differs."""
+    """Settings of generation. temperature 0 is greedy, top_k 0 and top_p 1 are off; without a seed every run differs.
+
+    `stop_token_ids` may be given as any collection of whole numbers.
+    """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     temperature: float = 0.0
@@ -33,7 +36,7 @@ class GenerationSettings:
     stop_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """TypeError names the first value of the wrong type, UsageError the first out of range."""
+        """Check every value; TypeError names the first of the wrong type, UsageError the first out of range."""
         for name, (kind, expected) in _KINDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not (isinstance(value, kind) or (name == "seed" and value is None)):
@@ -55,14 +58,15 @@ class GenerationSettings:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same prompt should give the same text every time."""
+        """True if the same prompt should give the same text every time: greedy, or with a seed."""
         return self.temperature == 0 or self.seed is not None
 
     @classmethod
     def load(cls, folder: Path, config: Qwen3Config) -> GenerationSettings:
-        """What folder/generation_config.json says, as transformers reads it; a filter it does not name is off.
+        """Read folder/generation_config.json as transformers does, but a filter that it does not name is off.
 
-        Stops at its eos_token_id and config.json's. No such file: greedy. InputError: a value of the wrong type.
+        Stop tokens are its eos_token_id and config.json's. No such file: greedy. InputError: a value of the wrong type
+        or out of range.
         """
         path = folder / GENERATION_CONFIG_FILE
         raw = read_json_object(path) if path.exists() else {}
@@ -81,9 +85,10 @@ class GenerationSettings:
     def override(
         self, settings: GenerationSettings | Mapping[str, Any] | None = None, /, **named: Any
     ) -> GenerationSettings:
-        """`settings` in place of these, or only those that a mapping has, then those `named`; None leaves a value.
+        """Copy of these settings with those of `settings`, then those `named`; a value of None changes nothing.
 
-        TypeError: a name that does not exist, or a value of the wrong type. UsageError: a value out of range.
+        GenerationSettings replace all of these, a mapping only those that it has. TypeError: a name that does not
+        exist, or a value of the wrong type. UsageError: a value out of range.
         """
         if isinstance(settings, GenerationSettings):
             return settings.override(**named)

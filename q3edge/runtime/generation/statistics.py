@@ -10,9 +10,9 @@ from typing import Literal
 class Statistics:
     """Counts and seconds of one request; final once it is finished. A pass that requests share counts for each.
 
-    reused_tokens are those of the prompt that were held already. A decode step is one forward pass after the prefill;
-    the one that yields the stop token counts too. It yields a token, and one more for each guess that was right:
-    accepted_tokens of drafted_tokens.
+    reused_tokens: the cached tokens of the prompt. decode_steps: forward passes after the prefill, the one that yields
+    the stop token included. Each yields a token, and one more for each accepted draft token: accepted_tokens of
+    drafted_tokens.
     """
 
     prompt_tokens: int = 0
@@ -27,16 +27,16 @@ class Statistics:
 
     @property
     def time_to_first_token(self) -> float:
-        """Seconds until the first token was known; the same as the prefill's."""
+        """Seconds until the first token was chosen; the same as prefill_seconds."""
         return self.prefill_seconds
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens a second, of those that were computed."""
+        """Prompt tokens computed per second; cached ones do not count. 0 before the prefill."""
         computed = self.prompt_tokens - self.reused_tokens
         return computed / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Tokens that decode steps yielded a second; 0 when there was no step."""
+        """Tokens yielded by decode steps per second; 0 when there was no step."""
         return (self.decode_steps + self.accepted_tokens) / self.decode_seconds if self.decode_seconds else 0.0

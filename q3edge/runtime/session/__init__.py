@@ -1,1 +1,1 @@
-"""One artifact loaded into onnxruntime: its files checked, its weights mapped, its KV cache, a forward pass."""
+"""An artifact in onnxruntime: checks of its files, mapping of its weights, KV cache, forward pass."""

@@ -1,7 +1,7 @@
 """`Decoder`: the network of an artifact on onnxruntime. Token ids in, logits out.
 
-Owns the session and its options. What was computed of earlier tokens is in a `KVCache`. Checking the files is the
-loader's, choosing tokens is sampling's, the loop over tokens is generate's.
+Creates the session and its options. Keys and values of earlier tokens are in a `KVCache`. Checks of the files are in
+`loader`, sampling is in `generation.sampling`, the loop over tokens in `generation.generate`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
 class Decoder:
-    """One exported model, loaded. Safe to use from several threads, each with its own cache."""
+    """Loaded network of an exported model. Safe to use from several threads, each with its own cache."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Decoder:
     ) -> None:
         """Check and load `folder`; `threads` defaults to the physical cores this process may use.
 
-        `exact_activations` computes block-quantized products with float instead of int8 activations, to tell the
-        kernel's error from the weights'. `checked`: what open_graph(folder) gave, if already called.
-        InputError: what open_artifact refuses, or onnxruntime does.
+        `exact_activations` computes block-quantized products with float32 instead of int8 activations, to separate the
+        kernel's error from the weights'. `checked`: the result of open_graph(folder), if already called. InputError: a
+        file is missing, changed or unlisted in the manifest, or onnxruntime cannot load the model.
         """
         checked = checked or open_graph(folder)
         self.manifest = checked.manifest
@@ -58,7 +58,7 @@ class Decoder:
         if exact_activations:
             model = with_exact_activations(path.read_bytes())
             options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
-        # onnxruntime reads what is not packed for as long as the session lives.
+        # onnxruntime reads unpacked weights for as long as the session lives.
         self._weights = LentWeights(folder / DATA_FILE, checked.external_data)
         self._weights.lend(options)
         with ThreadPoolExecutor(1) as pool, return_freed_memory(), self._weights.drop_read_pages():
@@ -73,7 +73,7 @@ class Decoder:
         _check_signature(path, self._session, self.cache_spec)
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> KVCache:
-        """An empty cache with `batch_size` rows, all taken; UsageError: `capacity` is more than the model's context."""
+        """Create an empty cache with `batch_size` rows, all taken; UsageError: `capacity` exceeds the context."""
         context = self.config.max_position_embeddings
         return KVCache(self._session, self.cache_spec.buffers(), capacity, batch_size, context)
 
@@ -89,22 +89,22 @@ class Decoder:
     ) -> NDArray[np.float32]:
         """Append `input_ids` int64 [B, S] to B rows of the cache, from `first_row` on, all of them taken.
 
-        Gives the logits float32 [B, keep, V] of the last positions (0: all S). `counts` tells how many leading tokens
-        of each row are real (right padding; default all S). `out`, of the result's shape and contiguous, is written and
-        returned instead of a new array; giving the same one again saves time. Several rows take more than one token
-        each only while they are empty. UsageError: the cache is full.
+        Returns the logits float32 [B, keep, V] of the last positions (0: all S). `counts`: the number of leading tokens
+        of each row that are real (right padding; default all S). `out`, of the result's shape and contiguous, is
+        written and returned instead of a new array; the same one again saves time. Several rows take more than one
+        token each only while they are empty. UsageError: the cache is full. ValueError: unfit rows or `out`.
         """
         rows, columns = input_ids.shape
         cache.check_taken(first_row, rows)
-        held = cache.lengths[first_row : first_row + rows]
-        longest = max(held)
+        cached = cache.lengths[first_row : first_row + rows]
+        longest = max(cached)
         if rows > 1 and columns > 1 and longest > 0:
             raise ValueError(f"input [{rows}, {columns}] behind {longest} tokens: give one row, or one token each")
         total = longest + columns
         if total > cache.capacity:
             raise UsageError(f"the cache holds {cache.capacity} tokens and {total} are needed; make a larger one")
         new = [columns] * rows if counts is None else counts
-        lengths = [old + more for old, more in zip(held, new, strict=True)]
+        lengths = [old + more for old, more in zip(cached, new, strict=True)]
         shape = (rows, min(keep or columns, columns), self.config.vocab_size)
         logits = np.empty(shape, np.float32) if out is None else out
         if logits.shape != shape or logits.dtype != np.float32 or not logits.flags.c_contiguous:
@@ -127,7 +127,7 @@ def _session_options(threads: int) -> ort.SessionOptions:
 
 
 def _cache_type(session: ort.InferenceSession) -> CacheType:
-    """What the first of the past's inputs says."""
+    """Type of the cache, which the first past input has."""
     types = (node.type for node in session.get_inputs() if node.name.startswith(PAST_PREFIX))
     return "int8" if next(types, "") == "tensor(int8)" else "float32"
 

@@ -1,6 +1,6 @@
-"""A copy of an ONNX model whose block-quantized products read float32 activations in place of int8 ones.
+"""Copy of an ONNX model whose block-quantized products read float32 activations in place of int8 ones.
 
-The session key mlas.qnbit.force_fp32 is no substitute: onnxruntime 1.32 heeds it for 4-bit groups of 32 alone, and
+The session key mlas.qnbit.force_fp32 is no substitute: onnxruntime 1.32 applies it only to 4-bit groups of 32, and
 ignores it for 8-bit weights and for 4-bit groups of 16, 64, 128 and 256.
 """
 
@@ -12,5 +12,5 @@ _INT8_ACTIVATIONS, _FLOAT_ACTIVATIONS = b"\x04", b"\x00"
 
 
 def with_exact_activations(model: bytes) -> bytes:
-    """The serialized ModelProto with every accuracy_level 4 set to 0; a model without any comes back equal."""
+    """Copy of a serialized ModelProto with every accuracy_level 4 set to 0; equal if there is none."""
     return model.replace(_ACCURACY_LEVEL + _INT8_ACTIVATIONS, _ACCURACY_LEVEL + _FLOAT_ACTIVATIONS)

@@ -1,6 +1,6 @@
-"""What the C library does with memory freed while a model is loaded. Only glibc keeps much of it.
+"""Return of memory that is freed while a model is loaded to the system. Only glibc keeps much of it.
 
-`mallopt` is for the whole process.
+`mallopt` applies to the whole process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _SMALL_BLOCK = 16 << 10
 
 @contextmanager
 def return_freed_memory() -> Iterator[None]:
-    """Blocks of 16 kB or more that are freed inside go back to the system at once; for the whole process.
+    """Return blocks of 16 kB or more that are freed inside to the system at once; for the whole process.
 
-    onnxruntime frees what constant folding leaves behind before it packs weights: kept by the C library, that would be
-    part of the peak. Afterwards blocks are kept as usual, as giving them back costs time in every call.
+    onnxruntime frees the leftovers of constant folding before it packs weights: kept by the C library, they would be
+    part of the peak. Afterwards blocks are kept as usual, as returning them costs time in every call.
     """
     mallopt = _mallopt()
     if mallopt is None:
@@ -35,6 +35,7 @@ def return_freed_memory() -> Iterator[None]:
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
+    """The C library's mallopt; None where it has none."""
     try:
         found: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS and musl have none, Windows no library of that name

@@ -1,7 +1,7 @@
-"""`KVCache`: what the network remembers of several sequences, one row each; rows come and go.
+"""`KVCache`: keys and values, or any other state, of several sequences, one row each; rows come and go.
 
-Owns the memory, who has which row, and the binding of one buffer as both past and present. The tokens that rows stand
-for are their owners' business, and so is computing: `Decoder` runs passes over adjacent rows.
+Allocates the memory, records which rows are taken, and binds one buffer as both past and present. It does not know the
+tokens; `Decoder` runs passes over adjacent rows.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
 
 
 class KVCache:
-    """Rows for sequences of up to `capacity` tokens each, which may differ in length.
+    """Cache with rows for sequences of up to `capacity` tokens each, which may differ in length.
 
     `take` gives an empty row and `give_back` ends it. The memory is zero pages until tokens fill it, so that a large
-    capacity costs address space, not RAM. What is held comes from `buffers`: keys and values, or any other state.
+    capacity costs address space, not RAM. `buffers` describes what a row holds: keys and values, or any other state.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class KVCache:
         batch_size: int,
         context: int,
     ) -> None:
-        """Rows 0 to `batch_size` - 1, at least one, are taken. UsageError: `capacity` exceeds `context`."""
+        """Allocate rows 0 to `batch_size` - 1, at least one, all taken. UsageError: `capacity` exceeds `context`."""
         check_context(capacity, context)
         self.capacity, self.context = capacity, context
         # A list, as the first numpy calls after a pass take tens of microseconds each (docs/lab-log.md).
         self.lengths = [0] * batch_size
         self._free: set[int] = set()
         self._session = session
-        # What the rows hold, [batch_size, ...]; other arrays once the cache has grown.
+        # Contents of the rows, [batch_size, ...]; new arrays once the cache has grown.
         self.arrays: dict[CacheBuffer, NDArray[np.generic]] = {
             buffer: np.zeros(buffer.allocated_shape(batch_size, capacity), buffer.dtype) for buffer in buffers
         }
@@ -50,16 +50,16 @@ class KVCache:
 
     @property
     def batch_size(self) -> int:
-        """Rows there are, taken or not."""
+        """Number of rows, taken or not."""
         return len(self.lengths)
 
     @property
     def length(self) -> int:
-        """Tokens held by the longest sequence."""
+        """Number of tokens in the longest sequence."""
         return max(self.lengths)
 
     def take(self) -> int:
-        """The first row that nobody has, empty; where there is none, the rows double and those that were are copied."""
+        """Take the first free row, which is empty. If none is free, the rows are doubled, and the old ones copied."""
         if not self._free:
             rows = self.batch_size
             self._resize(2 * rows, self.capacity)
@@ -70,7 +70,7 @@ class KVCache:
         return row
 
     def give_back(self, row: int) -> None:
-        """End a taken row: its tokens are forgotten, and `take` may give it to another. ValueError: nobody has it."""
+        """Free a taken row: its tokens are forgotten, and `take` may return it again. ValueError: it is not taken."""
         self.check_taken(row, 1)
         self.truncate(0, row)
         self._free.add(row)
@@ -87,7 +87,7 @@ class KVCache:
                 self.lengths[i] = length
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` tokens of each sequence and keep what is there; UsageError: beyond the context.
+        """Make room for `tokens` tokens of each sequence and keep the contents; UsageError: beyond the context.
 
         The capacity at least doubles, so that over its whole life a cache copies each token about once, and is a
         multiple of GROWTH_STEP unless the context ends before. Only one buffer at a time exists twice.
@@ -99,22 +99,22 @@ class KVCache:
         capacity = min(steps * GROWTH_STEP, self.context)
         self._resize(self.batch_size, capacity)
         self._ones = np.ones((1, capacity), np.int64)
-        self.capacity = capacity  # only now: were memory to run out in between, what is held would still be sound
+        self.capacity = capacity  # only now: if memory runs out before, the cache is still valid
 
     def check_taken(self, first_row: int, count: int) -> None:
-        """ValueError unless each of `count` rows from `first_row` on is there and taken."""
+        """Raise ValueError unless each of `count` rows from `first_row` on exists and is taken."""
         rows = range(first_row, first_row + count)
         if first_row < 0 or rows.stop > self.batch_size or (self._free and not self._free.isdisjoint(rows)):
             raise ValueError(f"rows {rows.start} to {rows.stop - 1} of {self.batch_size}: not all of them are taken")
 
     def mask(self, lengths: Sequence[int], total: int) -> NDArray[np.int64]:
-        """Of `total` positions in each row, 1 where one of the first `lengths` of them is; int64 [B, total]."""
-        if len(lengths) == 1 and lengths[0] == total:  # each decoded token: not to be computed
+        """Attention mask int64 [B, total]: in each row, 1 at the first `lengths` positions and 0 after them."""
+        if len(lengths) == 1 and lengths[0] == total:  # for each decoded token, so not computed
             return self._ones[:, :total]
         return (np.arange(total) < np.array(lengths)[:, None]).astype(np.int64)
 
     def bound(self, first_row: int, count: int) -> BoundRows:
-        """`count` rows from `first_row` on, ready for passes; valid until the cache grows."""
+        """Bind `count` rows from `first_row` on to the session for passes; valid until the cache grows."""
         rows = first_row, count
         if rows not in self._bound:
             arrays = ((buffer, array[first_row : first_row + count]) for buffer, array in self.arrays.items())
@@ -128,22 +128,22 @@ class KVCache:
             self.arrays[buffer][row] = 0
 
     def _resize(self, batch_size: int, capacity: int) -> None:
-        """Larger arrays with what is held copied over."""
+        """Replace the arrays by larger ones, with the contents copied."""
         self._bound.clear()
         for buffer, old in self.arrays.items():
             shape = buffer.allocated_shape(batch_size, capacity)
             if shape == old.shape:
                 continue
             new = np.zeros(shape, buffer.dtype)
-            held = [slice(size) for size in old.shape]
+            filled = [slice(size) for size in old.shape]
             if buffer.length_axis is not None:
-                held[1 + buffer.length_axis] = slice(self.length)
-            new[tuple(held)] = old[tuple(held)]
+                filled[1 + buffer.length_axis] = slice(self.length)
+            new[tuple(filled)] = old[tuple(filled)]
             self.arrays[buffer] = new
 
 
 class BoundRows:
-    """Adjacent rows of a cache, bound to a session once."""
+    """Adjacent rows of a cache, bound to a session once for many passes."""
 
     def __init__(
         self, session: ort.InferenceSession, arrays: Iterable[tuple[CacheBuffer, NDArray[np.generic]]]
@@ -165,10 +165,10 @@ class BoundRows:
         *,
         lent: bool,
     ) -> None:
-        """One pass over `input_ids` int64 [B, S] behind what the rows hold; fills `logits` float32 [B, keep, V].
+        """Run a pass over `input_ids` int64 [B, S] after the rows' tokens; fills `logits` float32 [B, keep, V].
 
-        mask: int64 [B, tokens with the new ones], see `KVCache.mask`. lent: the caller will give the same array for the
-        logits again, so it stays bound.
+        mask: int64 [B, tokens with the new ones], from `KVCache.mask`. lent: the caller will pass the same array for
+        the logits again, so it stays bound.
         """
         self._binding.bind_cpu_input(INPUT_IDS, np.ascontiguousarray(input_ids, np.int64))
         self._binding.bind_cpu_input(ATTENTION_MASK, mask)
@@ -180,7 +180,7 @@ class BoundRows:
 
 
 def check_context(tokens: int, context: int) -> None:
-    """UsageError if the model's context is shorter than `tokens`."""
+    """Raise UsageError if the model's context is shorter than `tokens`."""
     if tokens > context:
         raise UsageError(f"{tokens} tokens asked for, but the model's context is {context}; ask for fewer")
 

@@ -1,7 +1,7 @@
 """`LentWeights`: the file of weights, mapped by this process and lent to onnxruntime.
 
 Packing weights on all threads takes less time, but onnxruntime then holds every page of the file that it has read until
-the last matrix is packed: all weights twice. Of a mapping of one's own, pages that were read can be let go of.
+the last matrix is packed: all weights twice. Pages of our own mapping can be released after reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from q3edge.runtime.session.onnx_references import ExternalTensor
 
-# Of TensorProto.DataType, those that exports use. A tensor of another type is onnxruntime's to read.
+# The types of TensorProto.DataType that exports use. onnxruntime itself reads a tensor of another type.
 _DTYPES: Mapping[int, np.dtype[Any]] = {
     1: np.dtype(np.float32),
     2: np.dtype(np.uint8),
@@ -30,10 +30,10 @@ _INTERVAL = 0.02  # seconds; two threads pack about 30 MB meanwhile
 
 
 class LentWeights:
-    """Tensors in one file, for as long as this object lives."""
+    """Tensors of one mapped file, valid for as long as this object lives."""
 
     def __init__(self, path: Path, tensors: Iterable[ExternalTensor]) -> None:
-        """Map `path`; of `tensors`, those that lie in it and whose type and size are understood will be lent."""
+        """Map `path`; those of `tensors` that lie in it and have a known type and the right size will be lent."""
         self._tensors: dict[str, ort.OrtValue] = {}
         self._file: mmap.mmap | None = None
         inside = [data for data in tensors if data.location == path.name and _size(data) == data.length]
@@ -47,17 +47,17 @@ class LentWeights:
 
     @property
     def names(self) -> frozenset[str]:
-        """The tensors that are lent."""
+        """Names of the tensors that are lent."""
         return frozenset(self._tensors)
 
     def lend(self, options: ort.SessionOptions) -> None:
-        """Let a session take its initializers from here; it must not outlive this object."""
+        """Add the tensors to a session's options as initializers; the session must not outlive this object."""
         for name, value in self._tensors.items():
             options.add_initializer(name, value)
 
     @contextmanager
     def drop_read_pages(self) -> Iterator[None]:
-        """Pages that any thread reads inside do not stay resident; read again, they come from the page cache."""
+        """Release pages that any thread reads inside the block; read again, they come from the page cache."""
         file = self._file
         if file is None or not hasattr(mmap, "MADV_DONTNEED"):  # Windows
             yield
@@ -80,6 +80,6 @@ class LentWeights:
 
 
 def _size(data: ExternalTensor) -> int | None:
-    """Bytes of a tensor; None if onnxruntime is to read it."""
+    """Bytes of a tensor; None if onnxruntime itself reads it."""
     dtype = _DTYPES.get(data.data_type)
     return None if dtype is None or 0 in data.shape else math.prod(data.shape) * dtype.itemsize

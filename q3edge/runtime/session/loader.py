@@ -1,7 +1,7 @@
-"""Opening an artifact folder: nothing in it reaches onnxruntime or tokenizers before this module has checked it.
+"""Checks of an artifact folder, made before anything in it reaches onnxruntime or tokenizers.
 
-Owns which files the runtime reads and that each is the one the manifest records. The manifest's format is
-q3edge.artifact's, the references inside model.onnx are onnx_references'.
+Lists the files that the runtime reads and checks each against the manifest, whose format is in `q3edge.artifact`.
+References inside model.onnx are checked in `onnx_references`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _OPTIONAL = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE, GENERATI
 
 @dataclass(frozen=True, slots=True)
 class CheckedGraph:
-    """What `open_graph` found in a folder."""
+    """Checked graph of an artifact folder, from `open_graph`."""
 
     manifest: Manifest
     external_data: tuple[ExternalTensor, ...]  # the tensors of model.onnx that lie in other files
 
 
 def open_artifact(folder: Path) -> Manifest:
-    """The manifest of an exported model, after checking every file that the runtime will read.
+    """Open an artifact: checks every file that the runtime reads, and returns the manifest.
 
     InputError: no manifest or not one of an ONNX export; a file missing, changed or unlisted; external data of
     model.onnx that lies outside the folder, outside the manifest, or past a file's end.
@@ -39,10 +39,10 @@ def open_artifact(folder: Path) -> Manifest:
 
 
 def open_graph(folder: Path) -> CheckedGraph:
-    """`open_artifact` but for the bytes of the weights, of which only the place and the size are checked.
+    """Open an artifact without hashing its weights, of which only place and size are checked.
 
-    They are numbers, whatever they are, and hashing them takes as long as everything else: `Decoder` does it while
-    onnxruntime packs them, and computes nothing before the sha256 is known to be right.
+    Hashing the weights takes as long as everything else: `Decoder` does it while onnxruntime packs them, and computes
+    nothing before their sha256 is checked. InputError: as `open_artifact`, but for changed weights.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: not found; expected a folder written by `q3edge export` or `q3edge build`")

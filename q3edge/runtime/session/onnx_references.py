@@ -1,7 +1,7 @@
-"""Which tensors of an ONNX model lie in other files, read from its bytes without trusting them (or the onnx package).
+"""References of an ONNX model to tensors in other files, read from its bytes without trusting them.
 
-Owns the walk over the protobuf wire format and the check of every reference against the folder. Field numbers are
-those of onnx.proto (onnx/onnx.proto3); the wire format is https://protobuf.dev/programming-guides/encoding.
+Parses the protobuf wire format (https://protobuf.dev/programming-guides/encoding) without the onnx package, and checks
+every reference against the folder. Field numbers are those of onnx.proto (onnx/onnx.proto3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from q3edge.artifact import contained_file
 from q3edge.errors import InputError
 
-# Message type -> field number -> type of the message in that field; every path on which a tensor can hide.
+# Message type -> field number -> type of the message in that field; every path to a tensor.
 _CHILDREN: Mapping[str, Mapping[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -31,9 +31,9 @@ _ENTRY_KEYS = {"location", "offset", "length", "checksum"}
 
 @dataclass(frozen=True, slots=True)
 class ExternalTensor:
-    """Where one tensor's bytes lie: a file name relative to the model's folder, and a range in it.
+    """Location of one tensor's bytes: a file name relative to the model's folder, and a range of bytes in it.
 
-    data_type is a number of TensorProto.DataType.
+    data_type is a number of TensorProto.DataType; length None: not given.
     """
 
     tensor: str
@@ -45,7 +45,7 @@ class ExternalTensor:
 
 
 def check_external_data(model: Path) -> tuple[ExternalTensor, ...]:
-    """`read_external_data`, after checking that each tensor's range lies in a plain file of the model's folder.
+    """Read all references to external data and check that each lies in a plain file of the model's folder.
 
     InputError names the tensor: a location with `..`, an absolute path, a link or a hard link, a missing or short file,
     an offset or length that is no number. Must run before a library that follows the references opens the model.
@@ -69,7 +69,7 @@ def check_external_data(model: Path) -> tuple[ExternalTensor, ...]:
 
 
 def read_external_data(model: Path) -> tuple[ExternalTensor, ...]:
-    """Every tensor with external data in the model, subgraphs and functions included; InputError if it is no model."""
+    """Read every tensor with external data in the model, with subgraphs and functions; InputError if it is no model."""
     try:
         content = model.read_bytes()
         if not content:
@@ -85,7 +85,7 @@ class _MalformedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """The bytes from `start` to `end` of the file, not copied."""
+    """Bytes from `start` to `end` of the file, not copied."""
 
     content: bytes
     start: int
@@ -143,7 +143,7 @@ def _text(value: _Message) -> str:
 
 
 def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
-    """(field number, value) of each varint and each length-delimited field; others are stepped over."""
+    """Pairs (field number, value) of each varint and each length-delimited field; others are skipped."""
     content, position, end = message.content, message.start, message.end
     while position < end:
         tag, position = _varint(message, position)

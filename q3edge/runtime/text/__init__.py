@@ -1,1 +1,1 @@
-"""Between text and token ids: tokenizer, chat template, thinking."""
+"""Conversion between text and token ids: tokenizer, chat template, thinking."""

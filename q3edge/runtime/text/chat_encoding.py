@@ -1,6 +1,6 @@
 """`ChatEncoder`: a conversation as the token ids that the model was trained on. Needs tokenizer and template only.
 
-Owns that nothing written in a conversation becomes a control token.
+Ensures that nothing written in a conversation becomes a control token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WRITTEN_BY_THE_MODEL = ("content", "reasoning_content")  # of an assistant's me
 
 @dataclass(frozen=True, slots=True)
 class ChatEncoder:
-    """Encodes with the model's own template; `source` names in errors what has none if that is None."""
+    """Encoder of conversations with the model's own template (None: it has none); `source` names it in errors."""
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
@@ -34,12 +34,12 @@ class ChatEncoder:
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
     ) -> list[int]:
-        """Token ids of a conversation; `thinking` None leaves the template's default, `tools` may be called.
+        """Encode a conversation as token ids; `thinking` None leaves the template's default, `tools` may be called.
 
         Only the template's own text yields control tokens: one spelled out in a message or a tool stays plain text. In
-        what an assistant says, written by the model, added tokens that are not special (`<think>`) keep their meaning.
-        UsageError: as `check_message` and `check_tools`, or the template refuses the messages. InputError: no template,
-        or a bad one.
+        an assistant's text, written by the model, added tokens that are not special (`<think>`) keep their meaning.
+        UsageError: a message or tool is invalid (`message_checks`), or the template refuses the messages. InputError:
+        no template, or a bad one. TypeError: `tools` is no list of dicts.
         """
         if self.template is None:
             raise InputError(f"{self.source}: has no chat template, so it cannot hold a conversation; use --raw")

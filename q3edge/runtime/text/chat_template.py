@@ -1,7 +1,7 @@
 """`ChatTemplate`: renders a conversation with the checkpoint's own Jinja template, in a process that can be killed.
 
-Owns finding the template and the worker's life: started early, reused, killed at the deadline. What the sandbox allows
-is template_worker's business.
+Finds the template, and starts the worker early, reuses it, and kills it at the deadline. `template_worker` defines the
+sandbox.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from q3edge.runtime.text.messages import Message, Tool, template_message
 from q3edge.storage.json_files import read_json_object
 
 RENDER_SECONDS = 2.0
-_START_SECONDS = 60.0  # a cold disk on a small board, not the template's fault
+_START_SECONDS = 60.0  # for a cold disk on a small board
 _MAX_REPLY = 200 * 2**20  # bytes: 16 Mi characters, JSON-escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
 _KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # without which some Pythons do not start
@@ -31,7 +31,7 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ChatTemplate:
-    """The template of one model. Thread-safe; `close` (or the end of the process) ends the worker."""
+    """Chat template of one model. Thread-safe; `close` (or the end of the process) ends the worker."""
 
     def __init__(self, template: str, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
         """Start the worker; `source` names the template in errors."""
@@ -42,7 +42,10 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: Path) -> ChatTemplate | None:
-        """The template of folder: chat_template.jinja, else the one in tokenizer_config.json, else None."""
+        """Read chat_template.jinja in `folder`, else the template in tokenizer_config.json; None without either.
+
+        InputError: a file is not UTF-8 text or not JSON.
+        """
         path = folder / TOKENIZER_CONFIG_FILE
         config = read_json_object(path) if path.exists() else {}
         template = config.get("chat_template")
@@ -69,7 +72,7 @@ class ChatTemplate:
         tools: Sequence[Tool] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The model's input as text. `thinking` None leaves the template's default; `tools`: what may be called.
+        """Render the model's input as text. `thinking` None leaves the template's default; `tools` may be called.
 
         InputError: the template is invalid, misbehaves or takes more than 2 s. UsageError: it refuses the messages.
         """
@@ -110,11 +113,11 @@ class ChatTemplate:
 
 
 class _WorkerDiedError(Exception):
-    """The worker was killed at its deadline, or ended or spoke nonsense before it."""
+    """The worker was killed at its deadline, or ended early or sent invalid JSON."""
 
 
 class _Worker:
-    """One child process, and the JSON lines to and from it."""
+    """Child process, with JSON lines to and from it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -168,11 +171,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _content(token: object) -> str | None:
-    """A special token's text; tokenizer_config.json holds a string or an object with `content`."""
+    """Text of a special token; tokenizer_config.json holds a string or an object with `content`."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 
 
 def _printable(text: object) -> str:
-    """One short line without control characters: the text comes from a stranger and goes to a terminal."""
+    """One short line without control characters: untrusted text for a terminal."""
     return "".join(c if c.isprintable() else " " for c in str(text))[:200].strip()

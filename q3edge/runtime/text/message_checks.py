@@ -1,6 +1,6 @@
-"""Which conversations and tools are taken: each refusal names what it found and what to give.
+"""Checks of conversations and tools: each error names what it found and what to give.
 
-Misuse by a program (no list, no dicts) is a TypeError; what a dict holds may come from a user, and is a UsageError.
+Misuse by a program (no list, no dicts) is a TypeError; the contents of a dict may come from a user: UsageError.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _DEEPEST = 64  # levels of lists and objects in one message or tool
 
 
 def conversation(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """The messages; a text is one of the user. TypeError: neither. UsageError: there is no message."""
+    """Messages of a conversation; a str is one message of the user. TypeError: neither. UsageError: no message."""
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
     if not _is_list(messages, Mapping):
@@ -26,7 +26,7 @@ def conversation(messages: str | Sequence[Message]) -> Sequence[Message]:
 
 
 def check_message(message: Message) -> None:
-    """UsageError: an unknown role or field, content that is not text, a call that is none, or text that is no Unicode.
+    """Raise UsageError for an unknown role or field, content that is not text, an invalid call or invalid Unicode.
 
     The error names what it found.
     """
@@ -49,14 +49,14 @@ def check_message(message: Message) -> None:
 
 
 def check_tools(tools: Sequence[Tool]) -> None:
-    """TypeError: not a list of dicts. UsageError: a value that JSON does not have, or text that is no Unicode."""
+    """Raise TypeError unless `tools` is a list of dicts, UsageError for a non-JSON value or invalid Unicode in it."""
     if not _is_list(tools, Mapping):
         raise TypeError('tools: give a list of dicts such as {"type": "function", "function": {"name": ...}}')
     check_plain(list(tools), "a tool")
 
 
 def check_unicode(text: str, what: str) -> None:
-    """UsageError unless `text` can be written as UTF-8 (it holds no half character); `what` names it."""
+    """Raise UsageError unless `text` can be written as UTF-8 (it holds no lone surrogate); `what` names it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -64,7 +64,7 @@ def check_unicode(text: str, what: str) -> None:
 
 
 def check_plain(value: object, what: str, depth: int = 0) -> None:
-    """UsageError unless JSON has this value, not too deep, with text that is valid Unicode; `what` names it."""
+    """Raise UsageError unless JSON has this value, with valid Unicode and at most 64 levels; `what` names it."""
     if isinstance(value, str):
         check_unicode(value, what)
     elif isinstance(value, Mapping | list | tuple):

@@ -1,6 +1,6 @@
 """Messages of a conversation and the tools it may use, in the form that OpenAI's API and chat templates share.
 
-Owns their texts: every one can be read or replaced, in whichever field it stands. What is refused says message_checks.
+Every text in them can be read or replaced, in any field. Checks are in `message_checks`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from typing import Any, Literal, NotRequired, TypedDict, cast, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)
-# As the template writes it: {"type": "function", "function": {name, description, parameters}}.
+# {"type": "function", "function": {name, description, parameters}}, written out by the template.
 Tool = Mapping[str, Any]
 _PARTS_APART = "\n"  # as llama.cpp and vLLM join parts where a template takes only text
 
 
 class TextPart(TypedDict):
-    """One part of a message's content."""
+    """Part of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
 class FunctionCall(TypedDict):
-    """What the model calls; the arguments are an object, or one as JSON text."""
+    """Function that the model calls, and its arguments: an object, or one as JSON text."""
 
     name: str
     arguments: Mapping[str, Any] | str
 
 
 class ToolCall(TypedDict):
-    """One call in an assistant's message."""
+    """Call of a function in an assistant's message."""
 
     function: FunctionCall
     type: NotRequired[Literal["function"]]
@@ -39,7 +39,7 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict):
-    """One turn. Only an assistant's has `reasoning_content` and `tool_calls`, with which its content may be missing."""
+    """One turn. `reasoning_content` and `tool_calls`, with which content may be missing, are an assistant's only."""
 
     role: Role
     content: NotRequired[str | Sequence[TextPart] | None]
@@ -50,7 +50,7 @@ class Message(TypedDict):
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a message, a tool or any other JSON value: names of fields too."""
+    """Texts in a message, a tool or any other JSON value, names of fields included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
@@ -59,7 +59,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 def with_texts(message: Message, change: Callable[[str, str], str]) -> Message:
-    """The message with all text but the role replaced by what `change` gives for the field's name and the text."""
+    """Copy of a message with each text but the role replaced by `change(field name, text)`."""
     changed = {
         name: value if name == "role" else changed_texts(value, partial(change, name))
         for name, value in message.items()
@@ -68,7 +68,7 @@ def with_texts(message: Message, change: Callable[[str, str], str]) -> Message:
 
 
 def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with every text in it, keys too, replaced by what `change` gives for it."""
+    """Copy of a JSON value with every text in it, keys included, replaced by `change(text)`."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -79,7 +79,7 @@ def changed_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def content_text(message: Message) -> str:
-    """The content as one text: parts stand on lines of their own, missing content is empty."""
+    """Content of a message as one text: parts are joined by newlines, missing content is empty."""
     content = message.get("content")
     if content is None or isinstance(content, str):
         return content or ""
@@ -87,13 +87,13 @@ def content_text(message: Message) -> str:
 
 
 def template_message(message: Message) -> dict[str, Any]:
-    """What a template is given: content as one text, and no field that is None."""
+    """Message as a template gets it: content as one text, and no other field that is None."""
     fields = {name: value for name, value in message.items() if name == "content" or value is not None}
     return fields | {"content": content_text(message)}
 
 
 def members(value: Mapping[Any, Any] | Sequence[Any]) -> Iterator[Any]:
-    """What an object (its keys too) or a list holds."""
+    """Members of a list, or keys and then values of an object."""
     if isinstance(value, Mapping):
         yield from value.keys()
         yield from value.values()

@@ -1,8 +1,9 @@
-"""The child process that renders chat templates, which come from strangers. Run as a script, never imported.
+"""Child process that renders chat templates, which are untrusted. Run as a script, never imported.
 
-Owns the sandbox: jinja2's immutable sandbox, a memory limit, no environment. The deadline is the parent's, which kills
-this process. One JSON object a line each way: first {"path": sys.path}, answered by {"ready": true}; then {"template",
-"messages", "variables"}, each answered by {"text"}, {"raised"} (the template's own complaint) or {"error"}.
+Defines the sandbox: jinja2's immutable sandbox, a memory limit, no environment. The parent (`chat_template`) keeps the
+deadline and kills this process. One JSON object a line each way: first {"path": sys.path}, answered by {"ready": true};
+then {"template", "messages", "variables"}, each answered by {"text"}, {"raised"} (the template's own message) or
+{"error"}.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _MEMORY_LIMIT = 512 * 2**20
 _MAX_OUTPUT = 16 * 2**20  # characters
-_ORPHAN_SECONDS = 10  # when nobody is left to keep the deadline, the system's alarm ends a looping template
+_ORPHAN_SECONDS = 10  # if the parent process is gone, the system's alarm ends a looping template
 
 
 class _RaisedByTemplateError(Exception):
@@ -61,18 +62,18 @@ def _render(compiled: Callable[[str], Template], request: dict[str, Any]) -> dic
         return {"raised": str(error)}
     except MemoryError:
         return {"error": f"needed more than {_MEMORY_LIMIT >> 20} MiB of memory"}
-    except Exception as error:  # whatever a stranger's template can provoke
+    except Exception as error:  # any error of an untrusted template
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment transformers gives chat templates: its options, filters, functions and tags."""
+    """Sandbox with the options, filters, functions and tags that transformers gives chat templates."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class GenerationTag(Extension):
-        """`{% generation %}` marks the assistant's tokens for training; here its body is rendered as it is."""
+        """Tag `{% generation %}`, which marks the assistant's tokens for training; its body is rendered unchanged."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -93,7 +94,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Without jinja2's HTML escapes, which models were not trained on."""
+    """JSON text without jinja2's HTML escapes, which models were not trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

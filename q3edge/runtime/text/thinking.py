@@ -1,4 +1,4 @@
-"""Tokens of an answer to text as they arrive, apart: what stands between `<think>` and `</think>`, and what follows."""
+"""Text of an answer's tokens as they arrive, split into thinking, between `<think>` and `</think>`, and answer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ THINK_START, THINK_END = "<think>", "</think>"
 
 
 class Splitter(Protocol):
-    """Text of tokens one by one, and whether each piece is thinking."""
+    """Splitter of tokens, taken one by one, into thinking and answer."""
 
     def push(self, token: int) -> tuple[str, bool]:
-        """The text that `token` completes (may be empty), and whether it is thinking."""
+        """Take one token; returns the text it completes (may be empty), and whether that is thinking."""
 
     def finish(self) -> tuple[str, bool]:
-        """What is left when no more tokens come."""
+        """Return the remaining text (may be empty) after the last token, and whether it is thinking."""
 
 
 def split(tokens: Iterable[int], splitter: Splitter) -> Iterator[tuple[str, bool]]:
-    """The text of all tokens in pieces, none empty, each with whether it is thinking."""
+    """Split the text of all tokens into pieces, none empty; yields each and whether it is thinking."""
     for token in tokens:
         piece = splitter.push(token)
         if piece[0]:
@@ -32,28 +32,28 @@ def split(tokens: Iterable[int], splitter: Splitter) -> Iterator[tuple[str, bool
 
 
 class PlainText:
-    """A `Splitter` for which everything is answer."""
+    """`Splitter` for which everything is answer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._stream = tokenizer.stream()
 
     def push(self, token: int) -> tuple[str, bool]:
-        """See `Splitter`."""
+        """Take one token; returns the text it completes (may be empty), and False: no thinking."""
         return self._stream.push(token), False
 
     def finish(self) -> tuple[str, bool]:
-        """See `Splitter`."""
+        """Return the remaining text (may be empty), and False: no thinking."""
         return self._stream.finish(), False
 
 
 class ThinkingSplitter:
-    """A `Splitter` that knows the two added tokens.
+    """Splitter of answer tokens into thinking and answer at the added tokens `<think>` and `</think>`.
 
     Newlines around either part are layout and dropped. A tokenizer without the two added tokens gives only answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
-        """`prompt_ids`: a template may open the thinking itself, at the end of the prompt."""
+        """Start after a prompt; a template may open the thinking itself, at the prompt's end."""
         self._start = tokenizer.added_ids.get(THINK_START)
         self._end = tokenizer.added_ids.get(THINK_END)
         self._stream = tokenizer.stream()
@@ -62,7 +62,7 @@ class ThinkingSplitter:
         self._newlines = ""  # held back: they count only if text follows in the same part
 
     def push(self, token: int) -> tuple[str, bool]:
-        """See `Splitter`."""
+        """Take one token; returns the text it completes (may be empty), and whether that is thinking."""
         if token not in (self._start, self._end):
             return self._trim(self._stream.push(token)), self._thinking
         last = self.finish()
@@ -70,7 +70,7 @@ class ThinkingSplitter:
         return last
 
     def finish(self) -> tuple[str, bool]:
-        """See `Splitter`."""
+        """Return the remaining text (may be empty), and whether it is thinking."""
         return self._trim(self._stream.finish()), self._thinking
 
     def _trim(self, text: str) -> str:

@@ -1,7 +1,7 @@
 """`Tokenizer`: text to token ids and back, such that text written by people never becomes a control token.
 
-Owns the difference between markup (the template's own `<|im_start|>`, `<think>`, ...) and text that merely spells it,
-and decoding piece by piece. Which markup a conversation needs is the chat template's business.
+Distinguishes markup (the template's own `<|im_start|>`, `<think>`, ...) from text that merely spells it, and decodes
+piece by piece. The chat template decides the markup.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 
 
 class Tokenizer:
-    """The byte-level BPE tokenizer of an artifact folder.
+    """Byte-level BPE tokenizer of an artifact folder.
 
     Two encoders share one vocabulary: `_full` recognises added tokens, `_plain` does not know them and so cannot
     produce their ids.
     """
 
     def __init__(self, full: tokenizers.Tokenizer, source: str, vocab_size: int) -> None:
-        """Check `full` for a model with `vocab_size` rows of embeddings; `source` names it in errors."""
+        """Check `full` for a model whose embedding has `vocab_size` rows; `source` names it in errors.
+
+        InputError: too large for the model, not byte-level, or with added tokens that could not be kept apart.
+        """
         self._full = full
         self._plain = tokenizers.Tokenizer(full.model)
         self._plain.normalizer, self._plain.pre_tokenizer = full.normalizer, full.pre_tokenizer
@@ -51,17 +54,17 @@ class Tokenizer:
         return cls(full, str(path), vocab_size)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text: a spelled-out `<|im_end|>` stays those characters."""
+        """Encode plain text: a spelled-out `<|im_end|>` stays those characters."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_markup(self, text: str) -> list[int]:
-        """Ids of a whole model input in which `<|im_end|>` is the control token; with BOS if the tokenizer adds one."""
+        """Encode a whole model input in which `<|im_end|>` is the control token; with BOS if the tokenizer adds one."""
         ids: list[int] = self._full.encode(text, add_special_tokens=True).ids
         return ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
-        """Ids of rendered markup: added tokens are recognised unless a `mark` breaks them; the marks then vanish."""
+        """Encode rendered markup: added tokens are recognised unless a `mark` breaks them; the marks are removed."""
         ids: list[int] = []
         position = 0
         for match in self._added.finditer(text):
@@ -71,9 +74,9 @@ class Tokenizer:
         return ids + self.encode_text(text[position:].replace(mark, ""))
 
     def mark(self, text: str, mark: str, *, special_only: bool = False) -> str:
-        """`text` with `mark` breaking each added (or only each special) token it spells.
+        """Break every added (or only every special) token that `text` spells with `mark`.
 
-        Also broken is a token cut off by either end of `text`, which the template's own text could complete.
+        A token cut off by either end of `text`, which the template's own text could complete, is broken too.
         """
         pattern = self._special if special_only else self._added
         tokens = [token for token in self.added_ids if pattern.fullmatch(token)]
@@ -88,17 +91,17 @@ class Tokenizer:
         return mark.join(text[start:end] for start, end in zip([0, *ordered], [*ordered, len(text)]))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens; bytes that are not UTF-8 become U+FFFD."""
+        """Decode `ids` to text without special tokens; bytes that are not UTF-8 become U+FFFD."""
         text: str = self._full.decode(list(ids), skip_special_tokens=True)
         return text
 
     def vocabulary(self) -> dict[str, int]:
-        """Every token's id, added tokens among them."""
+        """Ids of all tokens by their text, added tokens included."""
         vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
         return vocabulary
 
     def stream(self) -> StreamDecoder:
-        """A decoder that is given one token at a time."""
+        """Create a decoder that takes one token at a time."""
         return StreamDecoder(self)
 
     def _check(self, source: str, vocab_size: int) -> None:
@@ -121,14 +124,14 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of tokens that arrive one by one; the pieces join to `decode` of all of them."""
+    """Decoder of tokens that arrive one by one; the pieces join to `decode` of all of them."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while the last character lacks bytes."""
+        """Take one token; returns the text it completes, empty while the last character lacks bytes."""
         self._pending.append(token)
         text = self._tokenizer.decode(self._pending)
         if text.endswith("\ufffd"):  # an unfinished character, or the real U+FFFD, which can wait
@@ -137,19 +140,19 @@ class StreamDecoder:
         return text
 
     def finish(self) -> str:
-        """What is left when no more tokens come."""
+        """Return the remaining text after the last token."""
         text = self._tokenizer.decode(self._pending)
         self._pending.clear()
         return text
 
 
 def unused_character(texts: Iterable[str]) -> str:
-    """A private-use character that occurs in none of `texts`: a mark nobody can forge."""
+    """Private-use character that occurs in none of `texts`, so the mark cannot be forged."""
     used = set().union(*texts)
     return next(character for code in _PRIVATE_USE if (character := chr(code)) not in used)
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of `tokens`, the longest first, as the tokenizers library does."""
+    """Pattern that matches any of `tokens`, the longest first, as the tokenizers library does."""
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("(?:" + "|".join(map(re.escape, longest_first)) + ")" if longest_first else "(?!)")

@@ -1,4 +1,4 @@
-"""What a unit costs: the KL of the model in which it alone is rounded, computed here by another path."""
+"""Cost of a scheme group: the KL of the model in which it alone is rounded, computed here by another path."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def kl(source: InMemoryWeights, other: InMemoryWeights, token_ids: NDArray[np.in
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-def rounded(source: InMemoryWeights, unit: SchemeGroup, scheme: Scheme) -> InMemoryWeights:
-    changed = {name: round_to_nearest(source.tensors[name], scheme) for name in unit.tensors}
+def rounded(source: InMemoryWeights, group: SchemeGroup, scheme: Scheme) -> InMemoryWeights:
+    changed = {name: round_to_nearest(source.read(name), scheme) for name in group.tensors}
     return InMemoryWeights(source.config, {**source.tensors, **changed})
 
 
@@ -50,7 +50,7 @@ def measure(source: InMemoryWeights, tokens: NDArray[np.int64], folder: Path) ->
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_unit_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
+def test_a_group_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
     tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nearest(weights: Mapping[str, torch.Tensor], schemes: Mapping[str, Scheme], *_: Any) -> Solution:
@@ -64,14 +64,14 @@ def test_a_unit_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
     monkeypatch.setattr(sensitivity, "solve_head", nearest_head)
     source, tokens = outlier_model(tie_word_embeddings=tied), random_tokens(8, 32)
     costs = measure(source, tokens, tmp_path)
-    judged = tokens[-HELD_OUT:]
-    for unit, values in costs.items():
-        numbers = (0, 1, 2) if unit.layer is None else (1,)
+    unseen = tokens[-HELD_OUT:]
+    for group, values in costs.items():
+        numbers = (0, 1, 2) if group.layer is None else (1,)
         for number in numbers:
             scheme = WIDTHS[number]
             assert scheme is not None
             assert values[number] == pytest.approx(
-                kl(source, rounded(source, unit, scheme), judged), rel=0.02, abs=2e-6
+                kl(source, rounded(source, group, scheme), unseen), rel=0.02, abs=2e-6
             )
     assert not list(tmp_path.iterdir())
 

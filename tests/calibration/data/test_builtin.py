@@ -1,4 +1,4 @@
-"""The data set that q3edge ships is as its README says: nothing is dropped, nothing is shared with validation."""
+"""The data set that q3edge ships matches its README: nothing is dropped, nothing is shared with validation."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def test_the_readme_counts_it(area: str) -> None:
 
 
 def test_it_shares_no_sentence_with_the_validation_text() -> None:
-    judged = set().union(*(runs(path.read_text(encoding="utf-8")) for path in (DATA / "validation").glob("*.txt")))
-    assert judged
+    validation = set().union(*(runs(path.read_text(encoding="utf-8")) for path in (DATA / "validation").glob("*.txt")))
+    assert validation
     for area in AREAS:
         for record in records(area):
-            assert not judged & set().union(*map(runs, texts(record)))
+            assert not validation & set().union(*map(runs, texts(record)))
 
 
 def test_its_python_compiles() -> None:

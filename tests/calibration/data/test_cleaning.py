@@ -1,4 +1,4 @@
-"""Cleaning keeps what people wrote; rules reject what nobody would read; tags say what a text is."""
+"""Cleaning, passages, the quality rules and tags."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_quality_of_prose(text: str, reason: str | None) -> None:
     assert prose_rejection(text) == reason
 
 
-def test_dialogues_code_and_maths_only_have_to_say_something() -> None:
+def test_dialogues_code_and_maths_only_must_not_be_empty() -> None:
     assert rejection(Document(0, 1, messages=question_and_answer("2+2", "4"))) is None
     assert rejection(Document(0, 1, messages=question_and_answer("2+2", " "))) == "empty"
     assert rejection(Document(0, 1, messages=({"role": "system", "content": "x"},))) == "empty"

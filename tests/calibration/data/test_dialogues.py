@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -47,7 +48,8 @@ def shown(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 def dialogue(question: str = "the cat", answer: str = "sat", **thoughts: str) -> Document:
     user, assistant = question_and_answer(question, answer)
-    return Document(0, 1, messages=(user, {**assistant, **thoughts}))
+    thoughtful: Any = {**assistant, **thoughts}
+    return Document(0, 1, messages=(user, thoughtful))
 
 
 def test_every_second_dialogue_has_thinking_switched_off(tokenizer: Tokenizer, template: ChatTemplate) -> None:
@@ -133,7 +135,7 @@ def test_a_refused_dialogue_is_counted(tokenizer: Tokenizer) -> None:
     chat.close()
 
 
-def test_a_template_with_its_own_system_message_gets_its_way(tokenizer: Tokenizer) -> None:
+def test_a_template_with_its_own_system_message_is_rendered_whole(tokenizer: Tokenizer) -> None:
     chat = ChatTemplate("the log" + CHAT_TEMPLATE, "template")
     encoder = DocumentEncoder(tokenizer, chat)
     for _ in range(2):

@@ -49,7 +49,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A little of everything: 30 stories, 40 sums, 20 programs, and things to be dropped."""
+    """Folder with a little of everything: 30 stories, 40 sums, 20 programs, and things to be dropped."""
     inside = tmp_path / "data"
     inside.mkdir()
     stories = [{"text": story(n)} for n in range(30)]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from q3edge.calibration.data import files, readers
+from q3edge.calibration.data import files
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import SourceFile, open_sources
 from q3edge.calibration.data.readers import read_documents
 from q3edge.errors import InputError, ResourceError
+from q3edge.runtime.text.messages import Message
 
-QUESTION = ({"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"})
+QUESTION: tuple[Message, ...] = ({"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"})
 
 
 def documents(name: str, content: str | bytes) -> list[Document]:
@@ -112,7 +114,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def pdf(text: str) -> bytes:
-    """A page that shows one line, written by hand; pypdf finds its objects without a table."""
+    """PDF of a page with one line, written by hand; pypdf finds its objects without a table."""
     stream = f"BT /F1 12 Tf 10 10 Td ({text}) Tj ET".encode()
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -143,7 +145,7 @@ def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch, na
     def missing(module: str) -> None:
         raise ImportError(module)
 
-    monkeypatch.setattr(readers.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ResourceError, match=rf"{name}: reading .* needs py\w+; run: pip install 'q3edge\[{extra}\]'"):
         documents(name, b"x")
 

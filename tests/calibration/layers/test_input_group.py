@@ -1,4 +1,4 @@
-"""One stage: its choices are made on held-out tokens, its reports are true, its bits do not depend on threads."""
+"""One input group: its choices are made on held-out tokens, its reports are true, its bits do not depend on threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _threads() -> Iterator[None]:
 
 
 def moments_of(inputs: torch.Tensor) -> Moments:
-    """A third of the tokens judges."""
+    """Moments of which a third of the tokens is held out."""
     sums, held_out = Moments.empty(inputs.shape[1], keeps_samples=True), len(inputs) // 3
     sums.add(inputs[held_out:].float(), held_out=False)
     sums.add(inputs[:held_out].float(), held_out=True)
@@ -47,7 +47,7 @@ def solved(weights: dict[str, torch.Tensor], sums: Moments, scheme: Scheme = SCH
 
 
 def kept(solution: Solution, name: str) -> torch.Tensor:
-    """What the matrix stands for once its input is divided by the balance."""
+    """Weights that the matrix stands for once its input is divided by the channel scale."""
     return torch.from_numpy(solution.tensors[name].dequantize()) / solution.channel_scale
 
 
@@ -67,7 +67,7 @@ def test_never_worse_on_held_out_tokens_than_without_any_choice(scheme: Scheme, 
     assert loss <= plain_loss * (1 + 1e-5)
 
 
-def test_outlier_channels_are_balanced_and_it_pays() -> None:
+def test_outlier_channels_are_scaled_and_it_pays() -> None:
     sums, weights = moments_of(correlated_inputs(900, WIDTH, outliers=4)), matrices(64)
     solution = solved(weights, sums)
     assert solution.reports["a"].scaling_exponent > 0
@@ -76,17 +76,17 @@ def test_outlier_channels_are_balanced_and_it_pays() -> None:
     assert solution.reports["a"].loss < 0.5 * solution.reports["a"].rounding_loss
 
 
-def test_channels_that_cost_all_others_their_precision_are_balanced_where_inputs_are_rounded() -> None:
-    """Seen by multiplying as the kernel does: rounded inputs, rounded weights, tokens that nothing was chosen on."""
+def test_channels_that_cost_all_others_their_precision_are_scaled_where_inputs_are_rounded() -> None:
+    """Multiplied as the kernel does: rounded inputs, rounded weights, on tokens that nothing was chosen on."""
     inputs = correlated_inputs(4000, WIDTH, outliers=4)
     sums, weights = moments_of(inputs[:3000]), matrices(64)
-    judging, matrix = inputs[3000:].float(), weights["a"]
+    unseen, matrix = inputs[3000:].float(), weights["a"]
 
     def error(solution: Solution) -> float:
-        scaled_layer = judging / solution.channel_scale
+        scaled = unseen / solution.channel_scale
         values = torch.from_numpy(solution.tensors["a"].dequantize())
-        rounded = scaled_layer + token_rounding_errors(scaled_layer)
-        return float((rounded @ values.T - judging @ matrix.T).square().sum())
+        rounded = scaled + token_rounding_errors(scaled)
+        return float((rounded @ values.T - unseen @ matrix.T).square().sum())
 
     found = solved(weights, sums, A8)
     sums.sampled = [torch.zeros(1, WIDTH)]  # as if inputs lost nothing
@@ -114,12 +114,13 @@ def test_reports_say_what_happened(name: str) -> None:
     assert report.rounding_loss == pytest.approx(output_loss(matrix, nearest, sums.held_out) / power, rel=1e-3)
     assert report.scheme == SCHEME
     assert report.scaling_exponent in EXPONENTS
+    assert report.sweeps is not None
     assert 0 <= report.sweeps <= SWEEPS
     assert (report.damping, report.damping_retries, report.dead_channels) == (DAMPING, 0, 1)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5])
-def test_the_balance_is_a_power_of_the_strength_that_can_be_folded(
+def test_the_channel_scale_is_a_power_of_the_rms_that_can_be_folded(
     exponent: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(input_group, "EXPONENTS", (exponent,))
@@ -163,7 +164,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         np.testing.assert_array_equal(first.tensors[name].zero_points, second.tensors[name].zero_points)
 
 
-def test_matrices_of_one_stage_may_have_different_schemes() -> None:
+def test_matrices_of_one_group_may_have_different_schemes() -> None:
     sums, weights = moments_of(correlated_inputs(400, WIDTH)), matrices(20, 12)
     schemes = {"a": Scheme(2, 16, False), "b": Scheme(8, 64)}
     solution = solve_input_group(weights, schemes, sums, lambda channel_scale: channel_scale)

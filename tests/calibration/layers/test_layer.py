@@ -1,4 +1,4 @@
-"""One layer: what is folded keeps its function, and the hidden states behind it are those of what was stored."""
+"""One layer: folding keeps its function, and the hidden states after it are those of what was stored."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 from q3edge.architecture.layer import Layer
 from q3edge.calibration.layers import input_group
-from q3edge.calibration.layers.layer import LayerResult, LayerSolver
+from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.layerwise import dequantize_layer
+from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
@@ -61,15 +62,15 @@ class Solved:
         return dequantize_layer(self.source, self.layer, self.result)
 
     def error(self, weights: LayerWeights) -> float:
-        """Relative to what the layer adds, the root mean square of what differs from the float layer's output."""
+        """Root mean square of the difference from the float layer's output, relative to that of what the layer adds."""
         expected = torch.cat(self.run(LayerWeights.read(self.source, self.layer)))
         added = expected - torch.cat([self.before.read(part) for part in self.tokens.parts])
         return float((torch.cat(self.run(weights)) - expected).norm() / added.norm())
 
 
 @pytest.fixture
-def _balanced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every stage is balanced, whether it pays or not."""
+def _scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale the inputs of every group, whether it pays or not."""
     monkeypatch.setattr(input_group, "EXPONENTS", (0.5,))
 
 
@@ -82,7 +83,7 @@ SHAPES = {
 FLOAT_SETS = [(), ("v_proj",), ("q_proj", "k_proj"), ("up_proj",), ("gate_proj",), ("o_proj",), ("down_proj",)]
 
 
-@pytest.mark.usefixtures("_balanced")
+@pytest.mark.usefixtures("_scaled")
 @pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
 def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str, int], tmp_path: Path) -> None:
     source = outlier_model(1, **overrides)
@@ -92,12 +93,12 @@ def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str
     assert {report.scaling_exponent for report in found.result.reports.values()} == {0.5}
     assert found.error(found.rounded()) < 0.02
     assert found.advanced == [1] * 4
-    assert found.left == ["after", "before"]  # what was spilled meanwhile is gone
+    assert found.left == ["after", "before"]  # temporary files are gone
 
 
-@pytest.mark.usefixtures("_balanced")
+@pytest.mark.usefixtures("_scaled")
 @pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
-def test_the_balanced_float_layer_is_the_same_function_and_what_codes_stand_for(
+def test_the_scaled_float_layer_is_the_same_function_and_what_codes_stand_for(
     overrides: dict[str, int], tmp_path: Path
 ) -> None:
     source = outlier_model(1, **overrides)
@@ -108,7 +109,7 @@ def test_the_balanced_float_layer_is_the_same_function_and_what_codes_stand_for(
         assert (rounded[field] - wanted).norm() < 0.02 * wanted.norm(), field
 
 
-@pytest.mark.usefixtures("_balanced")
+@pytest.mark.usefixtures("_scaled")
 @pytest.mark.parametrize("keep_float", FLOAT_SETS[1:], ids="+".join)
 def test_a_float_matrix_beside_rounded_ones_keeps_the_function(keep_float: tuple[str, ...], tmp_path: Path) -> None:
     source = outlier_model(2)
@@ -138,16 +139,18 @@ def test_a_bfloat16_forward_pass_warns_of_nothing(tmp_path: Path) -> None:
         torch.set_warn_always(before)
 
 
-@pytest.mark.usefixtures("_balanced")
+@pytest.mark.usefixtures("_scaled")
 @pytest.mark.parametrize("keep_float", FLOAT_SETS, ids=lambda names: "+".join(names) or "all rounded")
-def test_hidden_states_are_exact_wherever_the_balance_goes(keep_float: tuple[str, ...], tmp_path: Path) -> None:
+def test_hidden_states_are_exact_wherever_channel_scales_are_folded(
+    keep_float: tuple[str, ...], tmp_path: Path
+) -> None:
     source = outlier_model(4)
     found = Solved(source, linear_schemes(source, INT4, keep_float=keep_float), tmp_path, layer=1)
     for expected, states in zip(found.run(found.rounded()), found.states):
         assert torch.equal(states, expected)
 
 
-@pytest.mark.usefixtures("_balanced")
+@pytest.mark.usefixtures("_scaled")
 @pytest.mark.parametrize(
     "field",
     [
@@ -186,7 +189,7 @@ def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
         np.testing.assert_array_equal(source.tensors[name], values)
 
 
-@pytest.mark.usefixtures("_balanced")
+@pytest.mark.usefixtures("_scaled")
 def test_value_rows_share_a_power_of_two_among_the_query_heads_that_read_them(tmp_path: Path) -> None:
     source = outlier_model(8)
     schemes = linear_schemes(source, INT4, keep_float=("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))

@@ -1,4 +1,4 @@
-"""The walk over all layers: exact replay, better than rounding to nearest, the same bits on any number of threads."""
+"""Layer-wise calibration: exact replay, better than rounding to nearest, the same bits on any number of threads."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_it_is_nearer_to_the_float_model_than_rounding_to_nearest(scheme: Scheme
     schemes = linear_schemes(source, scheme)
     results, _ = calibrate(source, schemes, TRAINING, tmp_path)
     nearest = {
-        name: values if schemes[name] is None else round_to_nearest(values, scheme)
-        for name, values in source.tensors.items()
+        name: source.read(name) if schemes[name] is None else round_to_nearest(source.read(name), scheme)
+        for name in source.tensors
     }
     unseen = random_tokens(8, 32, seed=99)
     expected = log_probabilities(source, unseen)
@@ -69,7 +69,7 @@ def test_it_is_nearer_to_the_float_model_than_rounding_to_nearest(scheme: Scheme
 
 
 @pytest.mark.parametrize("table", [None, INT8], ids=["float embedding", "rounded embedding"])
-def test_the_states_behind_the_last_layer_are_those_of_the_stored_layers(table: Scheme | None, tmp_path: Path) -> None:
+def test_the_states_after_the_last_layer_are_those_of_the_stored_layers(table: Scheme | None, tmp_path: Path) -> None:
     source = outlier_model(2, num_hidden_layers=3)
     schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
     results, states = calibrate(source, schemes, TRAINING, tmp_path)
@@ -125,13 +125,13 @@ def test_any_layout_of_tokens_works(shape: tuple[int, int], tmp_path: Path) -> N
     assert len(results[0].tensors) == 2
 
 
-def test_a_single_row_cannot_judge_itself(tmp_path: Path) -> None:
+def test_a_single_row_cannot_be_held_out(tmp_path: Path) -> None:
     source = outlier_model(6)
     with WorkFolder(tmp_path, {}) as journal, pytest.raises(InputError, match="expected at least 2"):
         LayerwiseCalibration(source, linear_schemes(source, INT4), TRAINING[:1], journal)
 
 
-def test_no_sequence_both_solves_and_judges(tmp_path: Path) -> None:
+def test_no_sequence_is_both_solved_for_and_held_out(tmp_path: Path) -> None:
     source = outlier_model(7)
     for sequences, length in ((2, 16), (16, 64), (17, 700), (128, 512), (33, 1)):
         with WorkFolder(tmp_path, {}) as journal:
@@ -139,12 +139,12 @@ def test_no_sequence_both_solves_and_judges(tmp_path: Path) -> None:
         assert 1 <= tokens.held_out < sequences
         covered = [number for part in tokens.parts for number in range(part.start, part.stop)]
         assert covered == list(range(sequences))
-        judging = {n for part in tokens.parts if tokens.is_held_out(part) for n in range(part.start, part.stop)}
-        assert judging == set(range(sequences - tokens.held_out, sequences))
+        held_out = {n for part in tokens.parts if tokens.is_held_out(part) for n in range(part.start, part.stop)}
+        assert held_out == set(range(sequences - tokens.held_out, sequences))
 
 
 class Counted:
-    """A listener that remembers."""
+    """A progress listener that counts."""
 
     def __init__(self) -> None:
         self.total, self.done = 0, 0
@@ -152,6 +152,9 @@ class Counted:
     def task(self, _label: str, total: int) -> Counted:
         self.total += total
         return self
+
+    def note(self, _text: str) -> None:
+        return None
 
     def __enter__(self) -> Counted:
         return self

@@ -1,4 +1,4 @@
-"""The head is solved for what the model really multiplies it by; a tied table for both of its uses."""
+"""The head is solved for what the model really multiplies it by; a tied matrix for both of its uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENS = random_tokens(24, 32)
 
 
 def moments_of(inputs: torch.Tensor) -> Moments:
-    """The last quarter judges."""
+    """Moments of which the last quarter is held out."""
     moments = Moments.empty(inputs.shape[1])
     moments.add(inputs[: len(inputs) * 3 // 4].float(), held_out=False)
     moments.add(inputs[len(inputs) * 3 // 4 :].float(), held_out=True)
@@ -36,7 +36,7 @@ def moments_of(inputs: torch.Tensor) -> Moments:
 
 
 def untied(source: InMemoryWeights, **tables: NDArray[np.float32] | QuantizedTensor) -> InMemoryWeights:
-    """The same model with two tables, of which some are replaced."""
+    """The same model untied, with embedding or head replaced where `tables` gives them."""
     config = dataclasses.replace(source.config, tie_word_embeddings=False)
     return InMemoryWeights(config, {LM_HEAD: source.tensors[EMBEDDING], **source.tensors, **tables})
 
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_the_head_and_the_embeddings_share(share: float) -> 
     assert report.loss == pytest.approx(loss, rel=1e-3)
     assert report.rounding_loss == pytest.approx(nearest, rel=1e-3)
     assert loss <= nearest * (1 + 1e-5)
-    if share > 1:  # the embedding alone: no channel can mend another
+    if share > 1:  # the embedding alone: no channel can compensate another
         assert loss > 0.8 * nearest
     else:
         assert loss < (0.6 if share == 0 else 0.85) * nearest
@@ -95,8 +95,8 @@ def test_an_embeddings_share_is_the_ratio_of_the_damage_as_either() -> None:
     source = outlier_model(4)
     layers = [LayerWeights.read(source, layer) for layer in range(source.config.num_hidden_layers)]
     rounded = round_to_nearest(source.read(EMBEDDING), INT4)
-    judged = TOKENS[-4:]
-    as_embedding, as_head = (kl(source, untied(source, **{name: rounded}), judged) for name in (EMBEDDING, LM_HEAD))
+    unseen = TOKENS[-4:]
+    as_embedding, as_head = (kl(source, untied(source, **{name: rounded}), unseen) for name in (EMBEDDING, LM_HEAD))
     share = embedding_share(source, layers, TOKENS, INT4)
     assert math.log2(share) == round(math.log2(share))
     assert share / 2**0.51 < as_embedding / as_head < share * 2**0.51

@@ -1,4 +1,4 @@
-"""Interrupted anywhere, damaged or shared: the next run gives the same bits, or says what stands in its way."""
+"""Work folders interrupted anywhere, damaged or shared: the next run gives the same bits, or a clear error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from q3edge.architecture.tensors import EMBEDDING
 from q3edge.calibration.layers import input_group
 from q3edge.calibration.layers import work_folder as journal_module
 from q3edge.calibration.layers.input_group import TensorReport
-from q3edge.calibration.layers.layer import LayerResult
 from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import StateStream
 from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.errors import ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.storage.array_file import read_arrays
 from tests.helpers.calibration import (
     Killed,
     calibrate,
@@ -66,7 +67,7 @@ def model() -> InMemoryWeights:
 
 
 def run(model: InMemoryWeights, folder: Path, *, reconstruct: bool = False) -> dict[str, Any]:
-    """Everything a run gives, comparable bit for bit."""
+    """Results and hidden states of a run, comparable bit for bit."""
     results, states = calibrate(model, schemes_of(model), TOKENS, folder, reconstruct=reconstruct)
     return {**result_bytes(results), "states": states.numpy().tobytes()}
 
@@ -80,7 +81,7 @@ def expected(model: InMemoryWeights, tmp_path_factory: pytest.TempPathFactory) -
 
 @contextmanager
 def killed_at(number: int) -> Iterator[None]:
-    """Kill right before the `number`-th thing that touches the disk: that is right after the one before it."""
+    """Kill right before the `number`-th operation on the disk, which is right after the one before it."""
     happened = 0
 
     def or_killed(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,7 +109,7 @@ def killed_at(number: int) -> Iterator[None]:
 
 
 def attempt(model: InMemoryWeights, folder: Path, number: int, *, reconstruct: bool = False) -> dict[str, Any] | None:
-    """A run that is killed; None if it was."""
+    """Run with a kill at operation `number`; None if it was killed."""
     with killed_at(number):
         try:
             return run(model, folder, reconstruct=reconstruct)
@@ -233,7 +234,7 @@ def test_a_damaged_layer_alone_is_solved_again(
             path.unlink()
             continue
         content[len(content) // 3] ^= 4
-        path.write_bytes({"flipped byte": content, "truncated": content[:-100], "empty": b""}[damage])
+        path.write_bytes({"flipped byte": content, "truncated": content[:-100], "empty": bytearray()}[damage])
     calls = solver_calls(monkeypatch)
     assert run(model, tmp_path) == expected
     assert calls == layers
@@ -299,15 +300,19 @@ def test_damaged_hidden_states_are_made_again(
 def test_a_finished_layer_is_read_once(model: InMemoryWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     untied = {**schemes_of(model), EMBEDDING: None}
     read: list[str] = []
-    original = journal_module.read_arrays
-    monkeypatch.setattr(journal_module, "read_arrays", lambda path: read.append(path.name) or original(path))  # type: ignore[func-returns-value]
+
+    def noted(path: Path) -> Any:
+        read.append(path.name)
+        return read_arrays(path)
+
+    monkeypatch.setattr(journal_module, "read_arrays", noted)
     for _ in range(2):
         with WorkFolder(tmp_path, {}) as journal:
-            walk = LayerwiseCalibration(model, untied, TOKENS, journal)
-            walk.run().close()
-            assert [len(summary.reports) for summary in walk.summaries()] == [4] * LAYERS
+            calibration = LayerwiseCalibration(model, untied, TOKENS, journal)
+            calibration.run().close()
+            assert [len(summary.reports) for summary in calibration.summaries()] == [4] * LAYERS
             assert read == []
-            assert [len(result.tensors) for result in walk.results()] == [4] * LAYERS
+            assert [len(result.tensors) for result in calibration.results()] == [4] * LAYERS
         assert read == [f"layer-{layer:04}.bin" for layer in range(LAYERS)]
         read.clear()
 
@@ -361,7 +366,8 @@ def small_result() -> tuple[LayerResult, dict[str, Scheme | None]]:
         for name, scheme in schemes.items()
         if scheme is not None
     }
-    report = TensorReport(**{**dict.fromkeys(TensorReport.__dataclass_fields__, 0), "scheme": Scheme(4, 16, False)})
+    zeros: dict[str, Any] = dict.fromkeys(TensorReport.__dataclass_fields__, 0)
+    report = TensorReport(**{**zeros, "scheme": Scheme(4, 16, False)})
     floats = {"n.weight": rng.standard_normal(16).astype(np.float32)}
     return LayerResult(tensors, floats, {"a.weight": report}), schemes
 
@@ -459,7 +465,7 @@ def test_a_damaged_record_of_the_inputs_is_refused_and_restart_helps(content: by
         pass
 
 
-def test_whoever_comes_second_is_told_who_is_at_work(tmp_path: Path) -> None:
+def test_a_second_process_is_told_which_one_is_at_work(tmp_path: Path) -> None:
     result, schemes = small_result()
     with WorkFolder(tmp_path, {}) as journal:
         journal.save(0, result)

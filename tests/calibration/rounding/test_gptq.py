@@ -28,7 +28,7 @@ def in_float64(grid: Grid) -> Grid:
 
 
 def spread(width: int, seed: int = 0) -> torch.Tensor:
-    """A balance: powers of two from 1/4 to 4."""
+    """A channel scale: powers of two from 1/4 to 4."""
     return torch.exp2(torch.from_numpy(np.random.default_rng(seed).integers(-2, 3, width))).float()
 
 
@@ -66,7 +66,7 @@ def naive_elimination(
 
 
 def float32_slack(hessian: torch.Tensor, scheme: Scheme) -> float:
-    """How far, in steps, float32 may take a weight from what float64 makes of it.
+    """Bound, in steps, on the difference between a weight computed in float32 and in float64.
 
     Triangular systems are solved to a relative error of the condition number times the unit roundoff (Higham 2002,
     theorem 8.5; the scaling of channels does not matter), and no weight is larger than the grid's range.
@@ -80,9 +80,9 @@ def float32_slack(hessian: torch.Tensor, scheme: Scheme) -> float:
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
 def test_equals_a_naive_elimination_column_by_column(scheme: Scheme, scaled: bool) -> None:
-    """In float64 code for code.
+    """Codes are equal in float64.
 
-    In float32 a tie may fall to the other side, and then every code behind it in its row may be another one. So each
+    In float32 a tie may fall to the other side, and then every code after it in its row may differ. So each
     code is compared with what the elimination wants after the codes that were taken before it.
     """
     inputs = correlated_inputs(600, WIDTH, outliers=3)
@@ -248,13 +248,13 @@ def test_a_hessian_of_nothing_but_zeros_is_rounding_to_nearest() -> None:
 
 
 @pytest.mark.parametrize("dead", [0, 3])
-def test_the_unit_of_the_activations_does_not_matter(dead: int) -> None:
+def test_the_size_of_the_activations_does_not_matter(dead: int) -> None:
     inputs = correlated_inputs(300, 64, seed=6)
     inputs[:, 16 : 16 + dead] = 0
     hessian, weights, scheme = inputs.T @ inputs, gaussian_weights(8, 64), Scheme(4, 16, False)
     found = []
-    for unit in (1.0, 2.0**-20):
-        factor = factorize(hessian * unit)
+    for size in (1.0, 2.0**-20):
+        factor = factorize(hessian * size)
         grid = choose_grid(weights, scheme, factor.importance.float())
         found.append(round_channels(weights.double(), factor, in_float64(grid), scheme))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)

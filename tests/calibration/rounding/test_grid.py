@@ -1,4 +1,4 @@
-"""The grid of every group: the search against all its candidates, importance, and balance."""
+"""The grid of every group: the search against all its candidates, importance, and channel scales."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEARCHED = [scheme for scheme in SCHEMES if scheme.bits < 8]
 
 
 def uneven_importance(width: int, seed: int = 0) -> torch.Tensor:
-    """float32 [width] over four orders of magnitude."""
+    """Importance float32 [width] over four orders of magnitude."""
     return torch.from_numpy(10 ** np.random.default_rng(seed).uniform(-2, 2, width)).float()
 
 
@@ -117,7 +117,7 @@ def test_eight_bits_ignore_importance_and_keep_the_full_range(scheme: Scheme) ->
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-def test_a_balance_of_powers_of_two_is_rounding_balanced_weights(scheme: Scheme) -> None:
+def test_a_channel_scale_of_powers_of_two_is_rounding_scaled_weights(scheme: Scheme) -> None:
     weights, importance, channel_scale = gaussian_weights(6, 128), uneven_importance(128), powers_of_two(128)
     grid = choose_grid(weights, scheme, importance, channel_scale)
     found = dequantized(round_to_grid(weights, grid, scheme), grid)
@@ -139,10 +139,10 @@ def test_one_factor_for_all_channels_changes_nothing(scheme: Scheme) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
 @pytest.mark.parametrize("kind", ["none", "powers of two", "any"])
-def test_what_is_stored_is_what_solvers_saw_times_the_balance(scheme: Scheme, kind: str) -> None:
+def test_what_is_stored_is_what_solvers_saw_times_the_channel_scale(scheme: Scheme, kind: str) -> None:
     weights = gaussian_weights(6, 128)
-    any_balance = uneven_importance(128).sqrt()
-    channel_scale = {"none": None, "powers of two": powers_of_two(128), "any": any_balance}[kind]
+    any_scale = uneven_importance(128).sqrt()
+    channel_scale = {"none": None, "powers of two": powers_of_two(128), "any": any_scale}[kind]
     grid = choose_grid(weights, scheme, channel_scale=channel_scale)
     steps = round_to_grid(weights, grid, scheme)
     stored = torch.from_numpy(as_tensor(steps, grid, scheme).dequantize())
@@ -168,7 +168,7 @@ def test_channels_in_any_order_are_rounded_on_their_own_groups(
         torch.testing.assert_close(found, expected[:, channel], rtol=0, atol=0)
 
 
-def test_a_balance_that_underflows_the_importance_still_gives_a_grid() -> None:
+def test_a_channel_scale_that_underflows_the_importance_still_gives_a_grid() -> None:
     weights, scheme = gaussian_weights(3, 64), Scheme(4, 32)
     grid = choose_grid(weights, scheme, torch.full((64,), 1e-30), torch.full((64,), 64.0))
     assert torch.isfinite(dequantized(round_to_grid(weights, grid, scheme), grid)).all()

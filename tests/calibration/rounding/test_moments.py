@@ -19,12 +19,12 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_keeps_a_sample_of_the_tokens_that_judge_if_asked() -> None:
+def test_keeps_a_sample_of_held_out_tokens_if_asked() -> None:
     inputs = torch.arange(5000.0).view(-1, 1)
     plain, sums = Moments.empty(1), Moments.empty(1, keeps_samples=True)
     for found in (plain, sums):
         found.add(inputs, held_out=False)
-        for part in inputs.split(100):
+        for part in torch.split(inputs, 100):
             found.add(part, held_out=True)
     kept = torch.cat(sums.sampled).flatten()
     assert torch.equal(kept[:7], torch.tensor([14.0, 31.0, 48.0, 65.0, 82.0, 99.0, 114.0]))
@@ -33,7 +33,7 @@ def test_keeps_a_sample_of_the_tokens_that_judge_if_asked() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 17, 18, 40])
-def test_however_few_tokens_judge_there_is_a_sample(tokens: int) -> None:
+def test_however_few_tokens_are_held_out_there_is_a_sample(tokens: int) -> None:
     sums = Moments.empty(1, keeps_samples=True)
     sums.add(torch.ones(tokens, 1), held_out=True)
     assert len(torch.cat(sums.sampled)) == -(-tokens // 17)
@@ -42,13 +42,13 @@ def test_however_few_tokens_judge_there_is_a_sample(tokens: int) -> None:
 def test_a_sample_does_not_grow_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "_MOST_SAMPLES", 20)
     sums = Moments.empty(1, keeps_samples=True)
-    for part in torch.arange(5000.0).view(-1, 1).split(100):
+    for part in torch.split(torch.arange(5000.0).view(-1, 1), 100):
         sums.add(part, held_out=True)
     assert 20 <= sum(map(len, sums.sampled)) < 26
 
 
 def naive_products(inputs: torch.Tensor) -> torch.Tensor:
-    """The sum of x x^T token by token, float64."""
+    """Sum of x x^T token by token, float64."""
     total = torch.zeros(inputs.shape[1], inputs.shape[1], dtype=torch.float64)
     for x in inputs.double():
         total += torch.outer(x, x)
@@ -74,7 +74,7 @@ def test_equals_a_naive_sum_for_any_tiles(width: int, tile: int, monkeypatch: py
     monkeypatch.setattr(moments, "_TILE", tile)
     inputs = correlated_inputs(90, width).float()
     total = torch.zeros(width, width)
-    for part in inputs.split(40):
+    for part in torch.split(inputs, 40):
         add_products(total, part)
     expected = naive_products(inputs)
     torch.testing.assert_close(total.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
@@ -84,7 +84,7 @@ def test_equals_a_naive_sum_for_any_tiles(width: int, tile: int, monkeypatch: py
 @pytest.mark.parametrize("width", [383, 384, 385, 576, 800])
 def test_is_symmetric_around_the_edges_of_tiles(width: int) -> None:
     inputs, total = correlated_inputs(300, width).float(), torch.zeros(width, width)
-    for part in inputs.split(130):
+    for part in torch.split(inputs, 130):
         add_products(total, part)
     assert_mirrored(total, inputs, moments._TILE)
     assert torch.linalg.eigvalsh(total.double()).min() > -1e-3 * total.diagonal().mean()
@@ -96,7 +96,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         total = torch.zeros(800, 800)
-        for part in inputs.split(512):
+        for part in torch.split(inputs, 512):
             add_products(total, part)
         found.append(total)
         assert torch.get_num_threads() == threads
@@ -104,7 +104,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert torch.equal(found[0], found[2])
 
 
-def test_tokens_that_judge_are_kept_apart() -> None:
+def test_held_out_tokens_are_kept_apart() -> None:
     inputs = correlated_inputs(60, 20).float()
     sums = Moments.empty(20)
     sums.add(inputs[:40], held_out=False)

@@ -1,4 +1,4 @@
-"""Reconstruction: moves are those of plain straight-through training, and only what held-out tokens approve is kept."""
+"""Reconstruction: moves are those of plain straight-through training, and only what helps held-out tokens is kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from q3edge.calibration.layers.layer import LayerResult, LayerSolver
+from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.layerwise import dequantize_layer
+from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.training import reconstruct, trained_layer
 from q3edge.calibration.training.reconstruct import LayerTrainer
@@ -42,7 +43,7 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Case:
-    """A random layer that is solved, and the streams it is to be reconstructed on."""
+    """A random solved layer, and the streams that it is reconstructed on."""
 
     def __init__(self, folder: Path, scheme: Scheme = INT4, *, keep_float: tuple[str, ...] = ()) -> None:
         self.source = outlier_model(1)
@@ -175,13 +176,13 @@ def test_one_move_is_that_of_plain_straight_through_training(tmp_path: Path, mon
         codes = torch.from_numpy(before.codes).float().view(*before.scales.shape, -1)
         steps = codes - zeros
         leaning = (case.wanted[field].view_as(steps) / scales - steps).clamp(-0.45, 0.45)
-        walked = steps + leaning - 0.2 * (gradient.view_as(steps) * scales).sign()
-        clear &= ((walked - walked.floor() - 0.5).abs() > 1e-3).view(before.shape)  # and there that of a product
-        expected = torch.clamp(walked.round() + zeros, 0, before.scheme.max_code).view(before.shape)
+        moved = steps + leaning - 0.2 * (gradient.view_as(steps) * scales).sign()
+        clear &= ((moved - moved.floor() - 0.5).abs() > 1e-3).view(before.shape)  # and there that of a product
+        expected = torch.clamp(moved.round() + zeros, 0, before.scheme.max_code).view(before.shape)
         np.testing.assert_array_equal(result.tensors[name].codes[clear], expected.to(torch.uint8)[clear])
 
 
-def test_in_a_walk_it_brings_the_model_closer(tmp_path: Path) -> None:
+def test_in_layer_wise_calibration_it_brings_the_model_closer(tmp_path: Path) -> None:
     source, unseen = outlier_model(6), random_tokens(8, 32, seed=99)
     schemes, training = linear_schemes(source, Scheme(4, 64, False)), random_tokens(SEQUENCES, LENGTH)
     expected = hidden_states(source, unseen)

@@ -1,4 +1,4 @@
-"""Batches and rates: every row is seen once an epoch, few rows make smaller batches, rates fall to nothing."""
+"""Batches and rates: every row is seen once an epoch, few rows make smaller batches, rates fall towards 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tuning: its gradients are those of plain back-propagation, and it keeps only what held-out tokens approve."""
+"""Tuning: its gradients are those of plain back-propagation, and it keeps only what helps on held-out tokens."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ def pair() -> tuple[InMemoryWeights, InMemoryWeights]:
     for name, tensor in rounded.tensors.items():
         if not isinstance(tensor, np.ndarray):
             factor = 1 + 0.05 * rng.standard_normal(tensor.scales.shape)
-            rounded.tensors[name] = dataclasses.replace(
-                tensor,
-                scales=storable_scales(tensor.scales * factor.astype(np.float32), tensor.scheme).astype(np.float16),
-            )
+            scales = storable_scales(tensor.scales.astype(np.float32) * factor.astype(np.float32), tensor.scheme)
+            rounded.tensors[name] = dataclasses.replace(tensor, scales=scales.astype(np.float16))
     return floats, rounded
 
 
@@ -46,7 +44,7 @@ def tokens(model: InMemoryWeights, rows: int) -> np.ndarray[tuple[int, ...], np.
 def naive_gradients(
     floats: InMemoryWeights, rounded: InMemoryWeights, ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 ) -> dict[str, torch.Tensor]:
-    """Autograd through the whole model at once, by every scale and norm."""
+    """Gradients by every scale and norm, by autograd through the whole model at once."""
     leaves: dict[str, torch.Tensor] = {}
 
     def weight(source: InMemoryWeights, name: str) -> torch.Tensor:
@@ -64,9 +62,9 @@ def naive_gradients(
         hidden = torch.from_numpy(source.read(EMBEDDING))[torch.from_numpy(ids)]
         rotary = RotaryTables.of(config, ids.shape[1])
         for layer in range(config.num_hidden_layers):
-            describe_error = Layer.of(source.config, layer)
-            names = {field: describe_error.name(field) for field in describe_error.tensors}
-            weights = LayerWeights(describe_error, {field: weight(source, name) for field, name in names.items()})
+            described = Layer.of(source.config, layer)
+            names = {field: described.name(field) for field in described.tensors}
+            weights = LayerWeights(described, {field: weight(source, name) for field, name in names.items()})
             hidden = decoder_layer(hidden, weights, config, rotary)
         head = torch.from_numpy(source.read(head_tensor(config)))
         return normalize(hidden, weight(source, FINAL_NORM), config) @ head.T

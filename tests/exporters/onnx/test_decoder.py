@@ -164,7 +164,7 @@ def test_the_interface_is_what_other_runtimes_expect(pair: Pair) -> None:
 
 
 def test_mixture_of_experts_is_refused(tmp_path: Path) -> None:
-    moe = {
+    moe: dict[str, Any] = {
         "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
         "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
     }  # fmt: skip

@@ -31,10 +31,10 @@ def by_part(schemes: dict[str, Scheme | None], name: str) -> Scheme | None:
     return next((scheme for part, scheme in schemes.items() if part in name), None)
 
 
-MODELS = {
+MODELS: dict[str, dict[str, Scheme | None]] = {
     "mixed": MIXED,
     "float": {},
-    "w8a8": dict.fromkeys(("_proj",), W8A8) | {"embed_tokens": Scheme(8, 32), "lm_head": W8A8},
+    "w8a8": {"_proj": W8A8, "embed_tokens": Scheme(8, 32), "lm_head": W8A8},
 }
 
 

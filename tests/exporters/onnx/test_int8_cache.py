@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from q3edge.checkpoint.compressed_tensors import read_kv_scales, write_kv_scales
 from q3edge.checkpoint.compressed_tensors.kv_scales import KV_SCALES_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.export import export_decoder
-from q3edge.runtime.session.decoder import Decoder, KVCache
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.kv_cache import KVCache
 from tests.helpers.models import InMemoryWeights, tiny_config, write_checkpoint
 from tests.helpers.runtime import seal, write_tokenizer
 
@@ -45,7 +47,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory, scales: KVScales) -> tupl
     return found[0], found[1]
 
 
-def held(cache: KVCache) -> NDArray[np.generic]:
+def held(cache: KVCache) -> NDArray[Any]:
     """[layers, 2, batch_size, kv_heads, length, head_dim] of what the cache holds."""
     buffers = np.stack([buffer[:, :, : cache.length] for buffer in cache.arrays.values()])
     return buffers.reshape(-1, 2, *buffers.shape[1:])
@@ -71,8 +73,8 @@ def test_scales_are_the_largest_of_transformers_cache(tmp_path: Path) -> None:
 def test_a_long_first_prompt_is_computed_in_float(decoders: tuple[Decoder, Decoder], scales: KVScales) -> None:
     plain, int8 = decoders
     caches = plain.new_cache(128), int8.new_cache(128)
-    logits = [decoder.forward(IDS, cache, keep=0) for decoder, cache in zip(decoders, caches)]
-    np.testing.assert_array_equal(*logits)
+    expected, found = (decoder.forward(IDS, cache, keep=0) for decoder, cache in zip(decoders, caches))
+    np.testing.assert_array_equal(found, expected)
     exact = np.clip(held(caches[0]).astype(np.float64) / by_layer(scales), -128, 127)
     stored = held(caches[1])
     assert stored.dtype == np.int8

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.safetensors.shards import Shards
+from q3edge.checkpoint.source import ModelFolder
 from q3edge.errors import InputError
 from tests.helpers.models import InMemoryWeights, write_checkpoint
 
@@ -75,7 +76,8 @@ def test_every_tensor_is_read_as_it_was_written(tmp_path: Path, tied: bool, shar
     if sharded:
         split(tmp_path)
     expected = InMemoryWeights.random(seed=3, tie_word_embeddings=tied)
-    with open_float_model(tmp_path) as checkpoint:
+    checkpoint: ModelFolder = open_float_model(tmp_path)
+    with checkpoint:
         assert checkpoint.config == expected.config
         assert checkpoint.notices == ()
         assert checkpoint.names() == tuple(tensor_shapes(expected.config))

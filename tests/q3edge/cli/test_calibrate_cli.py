@@ -71,6 +71,7 @@ def test_work_of_another_command_is_neither_used_nor_lost(tmp_path: Path) -> Non
     process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.DEVNULL)
     while not list(work.glob("layer-*.bin")) and process.poll() is None:
         time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)  # or it might be done before the second has started
     second = q3edge(output, *OWN_TEXT)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -108,14 +108,15 @@ def test_run_answers_on_stdout_and_counts_on_stderr(artifact: Path) -> None:
     assert len(answer["token_ids"]) == answer["stats"]["new_tokens"]
 
 
-def test_run_guesses_unless_told_not_to(artifact: Path) -> None:
+def test_run_drafts_tokens_unless_told_not_to(artifact: Path) -> None:
     prompt = "one two three four five six " * 8
     arguments = ("run", artifact, prompt, "--raw", "--temperature", 0, "--max-new-tokens", 24, "--json")
-    guessing, plain = (json.loads(q3edge(*arguments, *flag).stdout)["stats"] for flag in ((), ("--no-speculate",)))
-    assert guessing["drafted_tokens"] > 0
+    drafting, plain = (json.loads(q3edge(*arguments, *flag).stdout)["stats"] for flag in ((), ("--no-speculate",)))
+    assert drafting["drafted_tokens"] > 0
     assert plain["drafted_tokens"] == 0
     drafted = q3edge(*arguments[:-1], "--draft", artifact)
     assert drafted.returncode == 0, drafted.stderr
+    assert "draft tokens accepted, ended by" in drafted.stderr
     refused(q3edge(*arguments, "--draft", artifact, "--no-speculate"), 2, "--draft", "--no-speculate", "give one")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -72,16 +73,12 @@ def test_a_baseline_rounds_every_matrix_once_a_batch(name: str, monkeypatch: pyt
 
     source = InMemoryWeights.random()
     found = windows(2, 140)
-    decoder = BaselineDecoder(Baseline(**{**_fields(baseline), "make": counting}), source, found)
+    decoder = BaselineDecoder(dataclasses.replace(baseline, make=counting), source, found)
     assert len(made) == 7 * source.config.num_hidden_layers
     distances = [kl(float_logits(source, window), logits(decoder, window)) for window in found]
     assert all(1e-6 < distance < 1 for distance in distances)
     if not baseline.rounds_head:
         assert len(made) == 7 * source.config.num_hidden_layers
-
-
-def _fields(baseline: Baseline) -> dict[str, object]:
-    return {name: getattr(baseline, name) for name in Baseline.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])

@@ -108,7 +108,9 @@ def test_what_other_code_made_is_never_answered_from(tmp_path: Path, monkeypatch
     names = {path.parent.name: path.name for path in tmp_path.glob("*/*")}
     assert len(names) == 6
     monkeypatch.setattr(module, "code_digest", lambda *names: "0" * 64)
-    assert cache.hidden("k", 5) is cache.scorecard("k") is cache.measurement("k") is None
+    assert cache.hidden("k", 5) is None
+    assert cache.scorecard("k") is None
+    assert cache.measurement("k") is None
     for path in (cache.journal_file("k"), cache.answers_file("k"), cache.float_folder("k")):
         assert not path.exists()
     fill()

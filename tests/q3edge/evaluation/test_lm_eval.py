@@ -36,9 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Q3EdgeLM]:
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 def run(model: Q3EdgeLM, tmp_path: Path, rows: list[dict[str, Any]], **task: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.kv_cache import CacheType, KVScales
+from q3edge.architecture.kv_cache import KVScales
 from q3edge.artifact import Manifest
 from q3edge.artifact.side_files import RECIPE_FILE
 from q3edge.calibration.budget.sensitivity import Sensitivity
@@ -21,6 +21,7 @@ from q3edge.calibration.layers.streams import StateStream
 from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.export import export_decoder
+from q3edge.formats import CacheType
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.allocate import _PlanSearch
 from q3edge.pipeline.quantize.calibrate import Budget, CalibrationOptions, work_folder

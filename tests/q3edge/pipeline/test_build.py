@@ -24,6 +24,7 @@ from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.measure.checks import MAX_ERROR_INT8, relative_error, typical_error
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint, row_blocks
+from q3edge.quantization.packing import pack_blocks
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -34,10 +35,8 @@ DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
 
 def test_a_wrong_export_is_never_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = linear.pack_blocks
-
     def rotated(tensor: QuantizedTensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        return np.roll(right(tensor), 1, axis=0)
+        return np.roll(pack_blocks(tensor), 1, axis=0)
 
     monkeypatch.setattr(linear, "pack_blocks", rotated)
     with pytest.raises(ValidationError, match="the ONNX model's logits differ from the checkpoint's"):

@@ -44,7 +44,7 @@ def test_an_artifact_does_not_differ_from_itself(artifacts: dict[str, Path], tmp
     assert same.predictions.mean_kl.value == same.predictions.p999_kl.value == 0.0
     assert same.predictions.top1_agreement.value == 1.0
     assert same.predictions.max_logit_error == 0.0
-    assert same.schemes == same.files == same.versions == same.metrics == ()
+    assert (same.schemes, same.files, same.versions, same.metrics) == ((), (), (), ())
     assert same.method is None
     assert all(change.a == change.b for change in same.sizes)
 

@@ -126,7 +126,7 @@ def test_artifact_against_itself(artifact: Path, cache: Path) -> None:
 
 
 def test_killed_run_goes_on(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    append, done = ReadingJournal.append, []
+    append, done = ReadingJournal.append, list[int]()
 
     def killed_after_five(self: ReadingJournal, passage: int, reading: Any) -> None:
         if len(done) == 5:

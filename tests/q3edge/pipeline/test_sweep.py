@@ -14,6 +14,7 @@ from q3edge.artifact import Manifest
 from q3edge.errors import InputError, UsageError, ValidationError
 from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
 from q3edge.evaluation.validation.results import require_passed
+from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.measure.diff import diff_artifacts
 from q3edge.pipeline.measure.gate import check_artifact
 from q3edge.pipeline.measure.measurement import MeasurementOptions
@@ -60,11 +61,10 @@ def output(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what is built from now on."""
     names: list[str] = []
-    original = sweep_builds.build_artifact
 
     def counting(model: str, output: Path, *rest: Any, **named: Any) -> Any:
         names.append(output.name)
-        return original(model, output, *rest, **named)
+        return build_artifact(model, output, *rest, **named)
 
     monkeypatch.setattr(sweep_builds, "build_artifact", counting)
     return names

@@ -106,7 +106,7 @@ def test_float16_scales_are_the_nearest_and_never_zero(scheme: Scheme, exponent:
 def test_limits_of_float16_scales(scheme: Scheme) -> None:
     wanted = np.array([[1 / 3], [-1e-12], [1e12]], np.float32)
     stored = storable_scales(wanted, scheme)
-    np.testing.assert_array_equal(stored[:, 0], np.float32([np.float16(1 / 3), 2.0**-24, 65504]))
+    np.testing.assert_array_equal(stored[:, 0], np.array([np.float16(1 / 3), 2.0**-24, 65504], np.float32))
     smallest, largest = at_limits(stored.astype(np.float16), scheme)
     assert smallest[:, 0].tolist() == [False, True, False]
     assert largest[:, 0].tolist() == [False, False, True]

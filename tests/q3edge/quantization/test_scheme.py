@@ -108,4 +108,4 @@ def test_tensors_check_their_parts() -> None:
     with pytest.raises(ValueError, match=r"scales \(2, 2\): expected \(2, 4\)"):
         QuantizedTensor(codes, scales, None, Scheme(4, 16))
     with pytest.raises(TypeError, match="expected uint8 / float16"):
-        QuantizedTensor(codes, scales.astype(np.float32), None, Scheme(4, 32))  # type: ignore[arg-type]
+        QuantizedTensor(codes, scales.astype(np.float32), None, Scheme(4, 32))

@@ -53,14 +53,15 @@ def transformers_logits(
     model.load_state_dict(state, strict=True)
     with torch.no_grad():
         attention = None if mask is None else torch.from_numpy(mask.astype(np.int64))
-        return model(torch.from_numpy(ids), attention_mask=attention).logits.numpy()
+        logits: NDArray[np.float32] = model(torch.from_numpy(ids), attention_mask=attention).logits.numpy()
+    return logits
 
 
 def our_logits(
     source: InMemoryWeights, ids: NDArray[np.int64], lengths: Sequence[int] | None = None, **head: int
 ) -> NDArray[np.float32]:
     hidden = hidden_states(source, ids, lengths)
-    return LogitsHead(source, **head).logits(hidden.flatten(0, 1)).unflatten(0, ids.shape).numpy()
+    return LogitsHead(source, **head).logits(hidden.flatten(0, 1)).reshape(*ids.shape, -1).numpy()
 
 
 def random_ids(batch: int, seed: int = 1) -> NDArray[np.int64]:

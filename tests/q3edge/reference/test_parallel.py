@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -32,13 +33,13 @@ def test_few_workers_share_the_threads() -> None:
 def test_items_are_taken_only_as_results_are_needed() -> None:
     taken = 0
 
-    def items() -> object:
+    def items() -> Iterator[int]:
         nonlocal taken
         for n in range(1000):
             taken += 1
             yield n
 
-    results = ordered_map(lambda n: n, items())  # type: ignore[arg-type]
+    results = ordered_map(lambda n: n, items())
     assert next(results) == 0
     assert taken <= 2 * torch.get_num_threads() + 1
     results.close()  # type: ignore[attr-defined]

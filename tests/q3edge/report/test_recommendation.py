@@ -73,13 +73,13 @@ def test_gates(recovery: Estimate | None, kl: Estimate | None, statuses: list[st
 
 def test_the_two_kls_never_stand_in_for_each_other() -> None:
     built = variant("built", 300, 0.0, 100.0, scorecard=None, validation=comparison(0.01))
-    evaluate_with = variant("evaluated", 400, 0.02, 99.0, validation=comparison(0.001))
+    evaluated = variant("evaluated", 400, 0.02, 99.0, validation=comparison(0.001))
     gates = Gates(min_recovery=None)
-    assert recommend([built, evaluate_with], gates, None, "text_kl").name == "built"
-    by_suites = recommend([built, evaluate_with], gates, None, "suite_kl")
+    assert recommend([built, evaluated], gates, None, "text_kl").name == "built"
+    by_suites = recommend([built, evaluated], gates, None, "suite_kl")
     assert (by_suites.name, by_suites.most_accurate) == ("evaluated", "evaluated")
     assert by_suites.refused == {"built": "mean KL on the suites was not measured"}
-    assert (compared_kl([built]), compared_kl([built, evaluate_with])) == ("text_kl", "suite_kl")
+    assert (compared_kl([built]), compared_kl([built, evaluated])) == ("text_kl", "suite_kl")
     assert [result.name for result in gates.judge(None, None, "text_kl")] == ["max_text_kl"]
 
 

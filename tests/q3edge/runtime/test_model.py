@@ -97,7 +97,7 @@ def test_streamed_pieces_join_to_the_completion(model: Model, seed: int) -> None
 
 
 def fresh_answer(model: Model, messages: list[Message], **named: Any) -> tuple[int, ...]:
-    """What a model answers that has said nothing yet."""
+    """Token ids of the answer on an empty cache."""
     return replace(model, cache=PrefixCache(model.decoder)).chat(messages, greedy(), **named).token_ids
 
 
@@ -167,13 +167,13 @@ def test_a_model_gives_one_answer_at_a_time(model: Model) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_guessing_gives_the_same_answer(model: Model, folder: Path, temperature: float) -> None:
+def test_drafting_gives_the_same_answer(model: Model, folder: Path, temperature: float) -> None:
     settings = model.settings(max_new_tokens=60, temperature=temperature, seed=3)
     expected = model.chat(HELLO, settings)
     assert expected.stats.drafted_tokens == 0
     for flags in ({"speculate": True}, {"draft": folder}):
-        with Model.open(folder, threads=1, **flags) as guessing:  # type: ignore[arg-type]
-            found = guessing.chat(HELLO, settings)
+        with Model.open(folder, threads=1, **flags) as drafting:
+            found = drafting.chat(HELLO, settings)
         assert found.token_ids == expected.token_ids
         assert found.stats.decode_steps + found.stats.accepted_tokens == expected.stats.decode_steps
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ class Known:
     def of(self, window: Window) -> NDArray[np.float32]:
         return self.table[window.inputs]
 
-    def logits(self, windows: list[Window]) -> list[LogitsChunks]:
+    def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
         self.asked += [len(window.inputs) for window in windows]
         return [iter(np.array_split(self.of(w), range(CHUNK, len(w.inputs), CHUNK))) for w in windows]
 

@@ -82,12 +82,12 @@ def test_shift_and_order_of_the_vocabulary_do_not_matter(a: Any, b: Any, shift: 
 
 
 def test_huge_logits_do_not_overflow() -> None:
-    found = compare_logits(np.float32([[3e4, 0]]), np.float32([[0, 3e4]]), np.array([0]))
+    found = compare_logits(np.array([[3e4, 0]], np.float32), np.array([[0, 3e4]], np.float32), np.array([0]))
     assert found.kl[0] == found.candidate_nll[0] == 3e4
 
 
 def test_not_a_number_stays_visible() -> None:
-    found = compare_logits(np.float32([[1, 2]]), np.float32([[np.nan, 2]]), np.array([0]))
+    found = compare_logits(np.array([[1, 2]], np.float32), np.array([[np.nan, 2]], np.float32), np.array([0]))
     assert np.isnan(found.kl[0])
 
 
@@ -151,6 +151,8 @@ def test_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     windows = [TokenMetrics(value * ones, ones, ones, ones, 0 * ones, ones) for value in values]
     estimate = summarize(windows).mean_kl
     expected = 2 * 1.96 * values.std() / np.sqrt(len(values))
+    assert estimate.low is not None
+    assert estimate.high is not None
     assert estimate.high - estimate.low == pytest.approx(expected, rel=0.1)
 
 

@@ -22,8 +22,8 @@ AREA: Callable[[Passage], str] = lambda passage: passage.item.area  # noqa: E731
 
 def question(area: str, reference: float, candidate: float, tokens: int = 4) -> ReadPassage:
     """A question whose answer's last two of `tokens` tokens have these -log probabilities."""
-    nll = [np.r_[np.full(tokens - 2, 9.0), value, value] for value in (reference, candidate)]
-    metrics = TokenMetrics(np.full(tokens, 0.1), np.ones(tokens), *nll, np.zeros(tokens), np.zeros(tokens))
+    wanted, found = (np.r_[np.full(tokens - 2, 9.0), value, value] for value in (reference, candidate))
+    metrics = TokenMetrics(np.full(tokens, 0.1), np.ones(tokens), wanted, found, np.zeros(tokens), np.zeros(tokens))
     window = Window(area, np.arange(tokens + 1))
     item = Item("i", "answer", area, "en", "?", "a", "a")
     return ReadPassage(Passage("s", item, window, tokens - 2, tokens), Reading(metrics, NOWHERE))

@@ -31,7 +31,7 @@ def windows(*lengths: int, vocab: int = 320) -> list[Window]:
 def quantized(source: InMemoryWeights, bits: int) -> InMemoryWeights:
     tensors = {
         name: round_to_nearest(values, Scheme(bits, 32)) if values.ndim == 2 else values
-        for name, values in source.tensors.items()
+        for name, values in ((name, source.read(name)) for name in source.tensors)
     }
     return InMemoryWeights(source.config, tensors)
 

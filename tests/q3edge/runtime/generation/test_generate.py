@@ -1,4 +1,4 @@
-"""Guesses and kept prefixes change how much is computed, never what comes out: exact on a decoder of exact logits."""
+"""Draft tokens and cached prefixes change the work, never the text: exact on a decoder of exact logits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.helpers.runtime import FakeDecoder
 PROMPT = [1, 2, 3, 4, 1, 2, 3]
 
 
-class Known:
-    """Guesses from `text`, with every n-th guess spoiled; as sure as can be."""
+class Prepared:
+    """Draft that proposes `text`, with every `spoil`-th token wrong, each with chance 1."""
 
     cost = 0.0
 
@@ -41,8 +41,12 @@ def new_tokens(decoder: Any, prompt: list[int], chosen: GenerationSettings, **na
     return list(generate(decoder, prompt, chosen, **named))
 
 
-def held(cache: PrefixCache) -> bool:
-    """Whether the ids are those whose keys and values the cache holds."""
+def prefix_cache(decoder: Any) -> PrefixCache:
+    return PrefixCache(decoder)
+
+
+def consistent(cache: PrefixCache) -> bool:
+    """Whether `cache.ids` are those whose keys and values the cache holds."""
     inside: Any = cache._cache
     return bool(inside.ids[: len(cache.ids)] == cache.ids)
 
@@ -55,31 +59,33 @@ def held(cache: PrefixCache) -> bool:
     st.sets(st.integers(0, 11), max_size=2),
     st.integers(0, 6),
 )
-def test_guesses_never_change_the_text(seed: int, temperature: float, most: int, stops: set[int], spoil: int) -> None:
+def test_draft_tokens_never_change_the_text(
+    seed: int, temperature: float, most: int, stops: set[int], spoil: int
+) -> None:
     decoder = FakeDecoder(seed % 7)
     chosen = GenerationSettings(most, temperature, top_k=6, seed=seed, stop_token_ids=frozenset(stops))
     plain_statistics = Statistics()
     plain = new_tokens(decoder, PROMPT, chosen, statistics=plain_statistics)
     free = new_tokens(decoder, PROMPT, GenerationSettings(most, temperature, top_k=6, seed=seed))
-    drafts = (NGramDraft(), Known(PROMPT + free, spoil), ModelDraft(PrefixCache(FakeDecoder(seed % 3)), 0.0))
+    drafts = (NGramDraft(), Prepared(PROMPT + free, spoil), ModelDraft(prefix_cache(FakeDecoder(seed % 3)), 0.0))
     for draft in drafts:
-        cache, statistics = PrefixCache(decoder), Statistics()
+        cache, statistics = prefix_cache(decoder), Statistics()
         assert new_tokens(decoder, PROMPT, chosen, statistics=statistics, cache=cache, draft=draft) == plain
         assert statistics.finish_reason == plain_statistics.finish_reason
         assert statistics.new_tokens == len(plain)
         assert statistics.decode_steps + statistics.accepted_tokens == plain_statistics.decode_steps
         assert statistics.accepted_tokens <= statistics.drafted_tokens
         assert cache.ids == (PROMPT + plain)[: len(cache.ids)]
-        assert held(cache)
+        assert consistent(cache)
 
 
-def test_right_guesses_save_passes_up_to_the_end_of_the_context() -> None:
+def test_accepted_draft_tokens_save_passes_up_to_the_end_of_the_context() -> None:
     decoder = FakeDecoder(1)
     greedy = GenerationSettings(10_000)
     plain = new_tokens(decoder, PROMPT, greedy)
     assert len(plain) == 293
     decoder.passes.clear()
-    assert new_tokens(decoder, PROMPT, greedy, draft=Known(PROMPT + plain)) == plain
+    assert new_tokens(decoder, PROMPT, greedy, draft=Prepared(PROMPT + plain)) == plain
     assert len(decoder.passes) < 13
     assert max(decoder.passes) == 33
 
@@ -91,17 +97,17 @@ def test_a_text_that_repeats_itself_takes_fewer_passes() -> None:
     assert statistics.accepted_tokens > 100
 
 
-def test_the_same_model_as_its_own_draft_is_always_right() -> None:
+def test_the_same_model_as_its_own_draft_is_always_accepted() -> None:
     statistics = Statistics()
-    draft = ModelDraft(PrefixCache(FakeDecoder(5)), 0.0)
+    draft = ModelDraft(prefix_cache(FakeDecoder(5)), 0.0)
     new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100), statistics=statistics, draft=draft)
     assert statistics.accepted_tokens == statistics.drafted_tokens > 50
 
 
-def test_a_draft_with_a_short_context_falls_silent() -> None:
+def test_a_draft_with_a_short_context_stops_at_its_end() -> None:
     plain = new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100))
     statistics = Statistics()
-    draft = ModelDraft(PrefixCache(FakeDecoder(5, context=40)), 0.0)
+    draft = ModelDraft(prefix_cache(FakeDecoder(5, context=40)), 0.0)
     decoder: Any = FakeDecoder(5)
     assert list(generate(decoder, PROMPT, GenerationSettings(100), statistics, draft=draft)) == plain
     assert 20 < statistics.drafted_tokens <= 40 - len(PROMPT)
@@ -115,10 +121,10 @@ def test_a_draft_with_a_short_context_falls_silent() -> None:
         max_size=5,
     )
 )
-def test_a_kept_prefix_changes_nothing_but_the_work(turns: list[tuple[int, list[int], int]]) -> None:
-    """Each turn keeps some of what was said and goes on with something else."""
+def test_a_cached_prefix_changes_nothing_but_the_work(turns: list[tuple[int, list[int], int]]) -> None:
+    """Each turn keeps the beginning of the text and continues with something else."""
     decoder = FakeDecoder(2)
-    cache, said = PrefixCache(decoder), list[int]()
+    cache, said = prefix_cache(decoder), list[int]()
     for kept, more, most in turns:
         prompt, statistics = said[:kept] + more, Statistics()
         before = list(cache.ids)
@@ -127,7 +133,7 @@ def test_a_kept_prefix_changes_nothing_but_the_work(turns: list[tuple[int, list[
         same = next((i for i, (a, b) in enumerate(zip(before, prompt)) if a != b), min(len(before), len(prompt)))
         assert statistics.reused_tokens == max(0, min(same, len(prompt) - 2))
         assert cache.ids == (prompt + new)[:-1]
-        assert held(cache)
+        assert consistent(cache)
         said = prompt + new
 
 
@@ -142,11 +148,11 @@ def test_only_computed_tokens_count_for_the_prefill_speed() -> None:
 def test_a_generation_left_unfinished_leaves_a_sound_cache(taken: int) -> None:
     decoder = FakeDecoder(1)
     plain = new_tokens(decoder, PROMPT, GenerationSettings(60))
-    cache = PrefixCache(decoder)
-    tokens: Any = generate(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Known(PROMPT + plain, 7))  # type: ignore[arg-type]
+    cache = prefix_cache(decoder)
+    tokens: Any = generate(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Prepared(PROMPT + plain, 7))  # type: ignore[arg-type]
     assert [next(tokens) for _ in range(taken)] == plain[:taken]
     tokens.close()
-    assert held(cache)
+    assert consistent(cache)
     assert new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache) == plain
 
 
@@ -154,7 +160,7 @@ def test_a_generation_left_unfinished_leaves_a_sound_cache(taken: int) -> None:
 def test_an_error_in_any_pass_leaves_a_sound_cache(failing: int) -> None:
     class Failing(FakeDecoder):
         def forward(self, input_ids: np.ndarray, cache: Any, **settings: Any) -> np.ndarray:
-            logits = super().forward(input_ids, cache, **settings)  # as if interrupted behind the kernel
+            logits = super().forward(input_ids, cache, **settings)  # as if interrupted after the kernel
             if len(self.passes) == failing:
                 raise KeyboardInterrupt
             return logits
@@ -163,8 +169,8 @@ def test_an_error_in_any_pass_leaves_a_sound_cache(failing: int) -> None:
     plain = new_tokens(FakeDecoder(1), PROMPT, GenerationSettings(60))
     cache = PrefixCache(decoder)  # type: ignore[arg-type]
     with suppress(KeyboardInterrupt):
-        new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Known(PROMPT + plain, 9))
-    assert held(cache)
+        new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Prepared(PROMPT + plain, 9))
+    assert consistent(cache)
     assert new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache) == plain
 
 

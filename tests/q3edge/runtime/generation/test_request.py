@@ -1,4 +1,4 @@
-"""Requests are moved on by logits alone: many of them, in any order and in any chunks, as each would go by itself."""
+"""Requests advance by logits alone: many of them, in any order and any chunks, give what each gives by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTEXT = 60
 
 
 def passed(decoder: FakeDecoder, request: Request, at_most: int) -> list[int]:
-    """One pass for the request alone, without a cache: the decoder reads the whole text again."""
+    """Run a pass for the request alone, without a cache: the decoder reads the whole text again."""
     ids = request.next_ids(at_most)
     cache = decoder.new_cache(CONTEXT)
     logits = decoder.forward(np.array([request.ids[: request.computed] + ids]), cache, keep=request.keep)
@@ -40,12 +40,12 @@ def test_requests_that_take_turns_go_as_each_alone(
 ) -> None:
     decoder = FakeDecoder(4, context=CONTEXT)
     requests, expected, statistics = [], [], []
-    for i, (prompt, temperature, most, guessing) in enumerate(asked):
+    for i, (prompt, temperature, most, drafting) in enumerate(asked):
         chosen = GenerationSettings(most, temperature, seed=i, stop_token_ids=frozenset({11}))
         alone = Statistics()
         expected.append(list(generate(decoder, prompt, chosen, alone)))  # type: ignore[arg-type]
         statistics.append(alone)
-        requests.append(Request(prompt, chosen, CONTEXT, draft=NGramDraft() if guessing else None))
+        requests.append(Request(prompt, chosen, CONTEXT, draft=NGramDraft() if drafting else None))
     given_out: list[list[int]] = [[] for _ in requests]
     while running := [i for i, request in enumerate(requests) if not request.finished]:
         i = turns.choice(running)
@@ -71,7 +71,7 @@ def test_a_prompt_comes_in_chunks_and_its_last_gives_the_first_token() -> None:
     assert (request.statistics.reused_tokens, request.statistics.decode_steps) == (3, 2)
 
 
-def test_what_is_held_is_computed_from_two_tokens_before_its_end() -> None:
+def test_the_last_two_tokens_of_a_cached_prompt_are_computed_again() -> None:
     assert [Request([1] * count, GenerationSettings(), CONTEXT).reusable for count in (1, 2, 3, 9)] == [0, 0, 1, 7]
 
 
@@ -87,7 +87,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
 
 
 def adjacent(rows: list[int]) -> list[list[int]]:
-    """Runs of rows that follow one another."""
+    """Runs of adjacent rows."""
     runs: list[list[int]] = []
     for row in rows:
         if runs and runs[-1][-1] == row - 1:
@@ -98,7 +98,7 @@ def adjacent(rows: list[int]) -> list[list[int]]:
 
 
 def test_requests_join_and_leave_between_passes_over_one_cache(decoder: Decoder) -> None:
-    """Each new token is the likeliest behind its own text, as far as kernels for several rows round alike."""
+    """Each new token is the most likely after its own text, as far as kernels for several rows round alike."""
     random = np.random.default_rng(3)
     waiting = [
         Request(random.integers(2, 320, length).tolist(), GenerationSettings(most), 512)

@@ -14,7 +14,7 @@ from q3edge.runtime.generation.sampling import Sampler, candidates
 
 
 def naive(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> dict[int, float]:
-    """Token -> probability by transformers' warpers, which sort the whole vocabulary."""
+    """Probabilities by token, from transformers' warpers, which sort the whole vocabulary."""
     scores = TemperatureLogitsWarper(temperature)(None, torch.from_numpy(logits)[None].double())
     if top_k:
         scores = TopKLogitsWarper(top_k)(None, scores)

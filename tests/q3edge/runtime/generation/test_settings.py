@@ -1,4 +1,4 @@
-"""Settings come from a checkpoint's file, a dict or names, and what is no setting is told."""
+"""Settings come from a checkpoint's file, a dict or names; anything else is refused."""
 
 from __future__ import annotations
 

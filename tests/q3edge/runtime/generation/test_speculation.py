@@ -1,4 +1,4 @@
-"""Drafts guess what was seen, learn what they are worth, and checking their guesses does not cost more than it may."""
+"""Drafts propose what was seen and learn their acceptance rates; checking draft tokens costs no more than it may."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.runtime.generation.ngram_draft import NGramDraft
-from q3edge.runtime.generation.speculation import MAX_GUESSES, Chances, Costs, Speculation
+from q3edge.runtime.generation.speculation import MAX_DRAFT_TOKENS, AcceptanceRates, PassCosts, Speculation
 
 TEXTS = st.lists(st.integers(0, 3), max_size=60)
 
 
-def guesses(draft: NGramDraft, ids: list[int], count: int = 12) -> list[int]:
-    return [guess for guess, _ in islice(draft.propose(ids), count)]
+def proposed(draft: NGramDraft, ids: list[int], count: int = 12) -> list[int]:
+    return [token for token, _ in islice(draft.propose(ids), count)]
 
 
 def same_before(ids: list[int], source: int) -> int:
-    """Tokens before `source` that equal the last ones of `ids`."""
+    """Number of tokens before `source` that equal the last ones of `ids`."""
     return next((n for n in range(source) if ids[source - 1 - n] != ids[-1 - n]), source)
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
-def test_ngram_guesses_continue_the_text_as_an_earlier_place_does(ids: list[int]) -> None:
-    found = guesses(NGramDraft(), ids)
+def test_ngram_draft_tokens_continue_the_text_as_an_earlier_place_does(ids: list[int]) -> None:
+    found = proposed(NGramDraft(), ids)
     sources = {source: same_before(ids, source) for source in range(1, len(ids))}
     longest = max(sources.values(), default=0)
     assert bool(found) == (longest >= 2)
@@ -39,11 +39,11 @@ def test_ngram_guesses_continue_the_text_as_an_earlier_place_does(ids: list[int]
 
 
 @given(TEXTS, st.lists(st.integers(0, 60)))
-def test_ngram_guesses_do_not_depend_on_when_it_was_asked(ids: list[int], asked: list[int]) -> None:
+def test_ngram_draft_tokens_do_not_depend_on_earlier_proposals(ids: list[int], asked: list[int]) -> None:
     draft = NGramDraft()
     for length in sorted(asked):
-        guesses(draft, ids[:length])
-    assert guesses(draft, ids) == guesses(NGramDraft(), ids)
+        proposed(draft, ids[:length])
+    assert proposed(draft, ids) == proposed(NGramDraft(), ids)
 
 
 def test_ngram_draft_learns_without_being_checked() -> None:
@@ -58,7 +58,7 @@ def test_ngram_draft_learns_without_being_checked() -> None:
 
 
 class Fixed:
-    """Guesses the same token for ever, always as sure of it."""
+    """Draft that proposes one token for ever, always with the same chance."""
 
     def __init__(self, chance: float, cost: float = 0.0) -> None:
         self.chance, self.cost = chance, cost
@@ -67,38 +67,38 @@ class Fixed:
         return repeat((7, self.chance))
 
 
-def test_the_surer_the_more() -> None:
+def test_higher_chances_draft_more_tokens() -> None:
     def count(chance: float, cost: float = 0.0, limit: int = 100) -> int:
         return len(Speculation(Fixed(chance, cost), measured=False).propose([], limit))
 
     counts = [count(chance) for chance in (0.3, 0.6, 0.8, 0.9, 0.99, 1.0)]
     assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (0, MAX_GUESSES)
+    assert (counts[0], counts[-1]) == (0, MAX_DRAFT_TOKENS)
     assert count(1.0, limit=3) == 3
     assert count(1.0, limit=0) == 0
     assert count(0.9, cost=0.3) < count(0.9)
 
 
 @pytest.mark.parametrize("tokens", [100, 1000, 5000])
-def test_a_draft_that_is_always_wrong_costs_little(tokens: int) -> None:
+def test_a_draft_that_is_always_rejected_costs_little(tokens: int) -> None:
     speculation, spent = Speculation(Fixed(0.9), measured=False), 0.0
     for _ in range(tokens):
-        guessed = speculation.propose([], 100)
-        spent += Costs().steps(1 + len(guessed))
-        speculation.observe(len(guessed), 0, 0.0)
+        drafted = speculation.propose([], 100)
+        spent += PassCosts().relative(1 + len(drafted))
+        speculation.observe(len(drafted), 0, 0.0)
     assert spent - tokens < 5 + 0.03 * tokens
 
 
-def test_a_draft_that_is_right_again_is_asked_again() -> None:
-    speculation, right = Speculation(Fixed(0.9), measured=False), 0
+def test_a_draft_that_is_accepted_again_is_asked_again() -> None:
+    speculation, accepted = Speculation(Fixed(0.9), measured=False), 0
     for step in range(1000):
-        guessed = len(speculation.propose([], 100))
-        speculation.observe(guessed, guessed if step > 200 else 0, 0.0)
-        right += guessed if step > 200 else 0
-    assert right > 1000
+        drafted = len(speculation.propose([], 100))
+        speculation.observe(drafted, drafted if step > 200 else 0, 0.0)
+        accepted += drafted if step > 200 else 0
+    assert accepted > 1000
 
 
-def test_guesses_that_are_paid_for_are_checked_where_that_alone_pays() -> None:
+def test_draft_tokens_that_are_paid_for_are_checked_where_that_alone_pays() -> None:
     assert len(Speculation(Fixed(0.7, cost=0.5), measured=False).propose([], 100)) == 1
     assert len(Speculation(Fixed(0.3, cost=0.5), measured=False).propose([], 100)) == 0
 
@@ -106,46 +106,46 @@ def test_guesses_that_are_paid_for_are_checked_where_that_alone_pays() -> None:
 def test_a_draft_that_costs_as_much_as_the_model_is_soon_left_alone() -> None:
     speculation, asked = Speculation(Fixed(0.9, cost=1.0), measured=False), 0
     for _ in range(1000):
-        guessed = len(speculation.propose([], 100))
-        speculation.observe(guessed, guessed, 0.0)
-        asked += guessed
+        drafted = len(speculation.propose([], 100))
+        speculation.observe(drafted, drafted, 0.0)
+        asked += drafted
     assert asked < 40
 
 
-def test_rests_grow_until_the_draft_has_been_right_for_a_while() -> None:
+def test_rests_grow_until_the_draft_has_been_accepted_for_a_while() -> None:
     speculation = Speculation(Fixed(0.9), measured=False)
 
-    def asked(steps: int, right: bool) -> list[int]:
+    def asked(steps: int, accepted: bool) -> list[int]:
         found = []
         for step in range(steps):
-            guessed = len(speculation.propose([], 100))
-            speculation.observe(guessed, guessed * right, 0.0)
-            found += [step] if guessed else []
+            drafted = len(speculation.propose([], 100))
+            speculation.observe(drafted, drafted * accepted, 0.0)
+            found += [step] if drafted else []
         return found
 
-    longest = max(b - a for a, b in pairwise(asked(4000, right=False)))
+    longest = max(b - a for a, b in pairwise(asked(4000, accepted=False)))
     assert longest > 1000
-    assert asked(1200, right=True)
-    assert max(b - a for a, b in pairwise(asked(100, right=False))) < 70
+    assert asked(1200, accepted=True)
+    assert max(b - a for a, b in pairwise(asked(100, accepted=False))) < 70
 
 
 def test_measured_costs_follow_the_clock() -> None:
-    costs = Costs()
+    costs = PassCosts()
     for rows in (1, 2, 5, 9, 3) * 20:
         costs.record(rows, 0.02 * (1 + 0.05 * (rows - 1)))
-    assert costs.steps(1) == 1
-    assert costs.steps(5) == pytest.approx(1.2, abs=0.1)
-    before = costs.steps(9)
+    assert costs.relative(1) == 1
+    assert costs.relative(5) == pytest.approx(1.2, abs=0.1)
+    before = costs.relative(9)
     costs.record(9, 100.0)  # the process was stopped for a while
-    assert costs.steps(9) < 1.3 * before
+    assert costs.relative(9) < 1.3 * before
 
 
-def test_costs_before_a_step_is_measured_are_those_of_a_slow_cpu() -> None:
-    costs = Costs()
-    assert costs.record(5, 1e-9) == costs.steps(5) == pytest.approx(2.2, abs=0.01)
+def test_costs_before_a_pass_is_measured_are_those_of_a_slow_cpu() -> None:
+    costs = PassCosts()
+    assert costs.record(5, 1e-9) == costs.relative(5) == pytest.approx(2.2, abs=0.01)
 
 
-def test_cheap_rows_allow_less_certain_guesses() -> None:
+def test_cheap_rows_allow_less_certain_draft_tokens() -> None:
     speculation = Speculation(Fixed(0.4), measured=True)
     assert speculation.propose([], 8) == []
     for rows in (1, 3, 9, 2) * 10:
@@ -153,9 +153,9 @@ def test_cheap_rows_allow_less_certain_guesses() -> None:
     assert any(speculation.propose([], 8) for _ in range(200))
 
 
-def test_chances_approach_what_happens() -> None:
-    chances = Chances([0.5, 0.5])
+def test_acceptance_rates_approach_what_happens() -> None:
+    rates = AcceptanceRates([0.5, 0.5])
     for _ in range(200):
-        chances.learn(1, True)
-    assert chances[0] == 0.5
-    assert chances[1] > 0.99
+        rates.learn(1, True)
+    assert rates[0] == 0.5
+    assert rates[1] > 0.99

@@ -1,4 +1,4 @@
-"""The decoder's numbers: equal to transformers', and the same however the tokens are split over calls."""
+"""Logits of the decoder: equal to transformers', and the same however the tokens are split over calls."""
 
 from __future__ import annotations
 

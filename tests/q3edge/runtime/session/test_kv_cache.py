@@ -1,4 +1,4 @@
-"""Rows of a cache come and go, and none sees what another holds, whichever rows share a pass."""
+"""Rows of a cache come and go, and none sees the contents of another, whichever rows share a pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tokens(seed: int, count: int) -> list[int]:
 
 
 def alone(decoder: Decoder, ids: list[int]) -> np.ndarray:
-    """Logits [V] behind `ids` in a cache of their own."""
+    """Logits [V] after `ids` in a cache of their own."""
     logits: np.ndarray = decoder.forward(np.array([ids]), decoder.new_cache(len(ids)))[0, 0]
     return logits
 
@@ -106,7 +106,7 @@ def test_the_first_free_row_is_taken_and_rows_double_where_there_is_none(decoder
 
 
 @pytest.mark.parametrize(("first_row", "count"), [(0, 2), (1, 1), (2, 2), (-1, 1), (3, 1)])
-def test_a_pass_over_a_row_that_nobody_has_is_refused(decoder: Decoder, first_row: int, count: int) -> None:
+def test_a_pass_over_a_row_that_is_not_taken_is_refused(decoder: Decoder, first_row: int, count: int) -> None:
     cache = decoder.new_cache(8, 3)
     cache.give_back(1)
     with pytest.raises(ValueError, match="not all of them are taken"):
@@ -128,7 +128,7 @@ def test_several_rows_take_several_tokens_only_while_they_are_empty(decoder: Dec
 
 
 class Bound:
-    """An IOBinding that remembers where the buffers are."""
+    """IOBinding that records where the buffers are."""
 
     def __init__(self, places: dict[str, tuple[int, tuple[int, ...]]]) -> None:
         self.places = places
@@ -140,7 +140,7 @@ class Bound:
 
 
 class Session:
-    """An onnxruntime session that computes nothing; `array` is what it would read or write under a name."""
+    """Session that computes nothing; `array` is the one that onnxruntime would read or write under a name."""
 
     def __init__(self) -> None:
         self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -154,7 +154,7 @@ class Session:
 
 
 def hybrid() -> tuple[Any, KVCache]:
-    """A cache with keys in one layer and a recurrent state in another; its first row and state are full of ones."""
+    """Cache with keys in one layer and a recurrent state in another; its first row and state are full of ones."""
     session: Any = Session()
     cache = KVCache(session, (KEYS, STATE), 6, 1, 512)
     cache.bound(0, 1)

@@ -1,4 +1,4 @@
-"""The weights that this process maps and lends to onnxruntime."""
+"""Weights that this process maps and lends to onnxruntime."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_logits_are_those_of_weights_that_onnxruntime_reads(tmp_path: Path, monk
     monkeypatch.setattr(LentWeights, "lend", lambda _self, _options: None)
     read = Decoder(folder, threads=1)
     ids = np.arange(40)[None] % 32
-    logits = [decoder.forward(ids, decoder.new_cache(64), keep=0) for decoder in (lent, read)]
-    np.testing.assert_array_equal(*logits)
+    found, expected = (decoder.forward(ids, decoder.new_cache(64), keep=0) for decoder in (lent, read))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_not_understood_is_left_to_onnxruntime(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_pages_read_inside_are_dropped(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(bytes(SIZE))
     options = _Options()
     lent = LentWeights(path, [ExternalTensor("weight", UINT8, (SIZE,), "weights", 0, SIZE)])
-    lent.lend(options)  # type: ignore[arg-type]
+    lent.lend(options)
     with lent.drop_read_pages():
         assert options.read() == 0
     assert _resident(path) == 0
@@ -86,13 +86,13 @@ def test_pages_read_inside_are_dropped(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class _Options:
-    """Session options that keep what they are lent."""
+    """Session options that record the initializers lent to them."""
 
     def add_initializer(self, _name: str, value: ort.OrtValue) -> None:
         self._value = value
 
     def read(self) -> int:
-        """The sum of all bytes."""
+        """Sum of all bytes."""
         return int(self._value.numpy().sum())
 
 

@@ -1,4 +1,4 @@
-"""Bad inputs 32 and 33 on whole folders: what the manifest does not vouch for is not loaded."""
+"""Bad inputs 32 and 33 on whole folders: a file that the manifest does not record is not loaded."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_refuses_links(tmp_path: Path, link: Callable[[Path, Path], None]) -> No
 
 
 def hiding_places() -> dict[str, onnx.ModelProto]:
-    """Every field of onnx.proto that can hold a tensor, each with one whose data leads out of the folder."""
+    """Models by field of onnx.proto that can hold a tensor, each with one whose data leads out of the folder."""
     tensor = external_tensor("hidden", location="../secret")
     constant = helper.make_node("Constant", [], ["c"], value=tensor)
     branch = helper.make_graph([constant], "branch", [], [])
@@ -156,7 +156,7 @@ def test_reads_what_the_onnx_package_reads(tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_bytes_never_escape(tmp_path: Path, data: st.DataObject) -> None:
-    """Whatever is changed: the check passes with the file inside the folder, or raises InputError."""
+    """After any change the check passes with the file inside the folder, or raises InputError."""
     original = model_with(external_tensor(), nodes=(helper.make_node("If", ["c"], ["x"], value=external_tensor()),))
     content = bytearray(original.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):

@@ -1,4 +1,4 @@
-"""A conversation becomes the ids that transformers gives it, and nothing typed in it becomes a control token."""
+"""Encoding gives the ids that transformers gives, and nothing typed in a conversation becomes a control token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input 16: a chat template from a stranger ends in an error within about two seconds, whatever it does."""
+"""Bad input 16: an untrusted chat template ends in an error within about two seconds, whatever it does."""
 
 from __future__ import annotations
 

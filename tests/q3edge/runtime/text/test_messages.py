@@ -1,4 +1,4 @@
-"""Which messages are taken, what is said of the others, and that every text of one is found."""
+"""Valid messages are accepted, each other one is refused with its reason, and every text of a message is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad inputs 17 and 36, and decoding token by token."""
+"""Tokenizers: spelled-out control tokens stay text, unfit files are refused (bad inputs 17 and 36); streaming."""
 
 from __future__ import annotations
 
