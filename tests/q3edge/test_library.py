@@ -36,7 +36,8 @@ def test_importing_q3edge_imports_nothing_heavy() -> None:
 
 def test_a_loaded_model_needs_no_torch_and_no_onnx(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "model")
-    found = modules_after(f"import q3edge\nwith q3edge.load({str(folder)!r}) as model: model.encode_chat([])")
+    ask = "model.encode_chat([{'role': 'user', 'content': 'Hello'}])"
+    found = modules_after(f"import q3edge\nwith q3edge.load({str(folder)!r}) as model: {ask}")
     assert "onnxruntime" in found
     assert not found & {"torch", "onnx", "onnx_ir", "click", "rich"}
 
