@@ -68,7 +68,7 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class OneOf:
     """One of the given names."""
 
     names: tuple[str, ...]
@@ -117,8 +117,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
     "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG,
     # formats
-    "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": Choice(METHODS),
-    "kv_cache": Choice(CACHE_TYPES), "formats": Several(TEXT),
+    "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": OneOf(METHODS),
+    "kv_cache": OneOf(CACHE_TYPES), "formats": Several(TEXT),
     # calibration
     "calibration": Several(PATH), "samples": Number(2), "seq_len": Number(16), "seed": Number(), "reconstruct": FLAG,
     "tune": FLAG, "restart": FLAG, "target_size": Instance("a str such as '350MB', or bytes as an int", (str, int)),
