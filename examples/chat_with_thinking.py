@@ -16,7 +16,7 @@ def main() -> None:
         folder = Path(name) / "model"
         q3edge.build(MODEL, folder, "int8", max_tokens=256)
         with q3edge.load(folder) as model:
-            settings = q3edge.GenerationSettings(temperature=0, stop_token_ids=model.defaults.stop_token_ids)
+            settings = q3edge.GenerationSettings(temperature=0, max_new_tokens=200)
             for thinking in (True, False):
                 messages = []
                 for question in QUESTIONS:

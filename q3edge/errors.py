@@ -6,8 +6,10 @@ A message is one line: what was found, what was expected, what to do next. The C
 
 from __future__ import annotations
 
+import errno
 import re
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # torch's "DefaultCPUAllocator: can't allocate memory: you tried to allocate N bytes", onnxruntime's "Failed to allocate
 # memory for requested buffer of size N": neither is a MemoryError.
 _NO_MEMORY = re.compile(r"(?:can't|failed to) allocate memory\D*(\d*)", re.IGNORECASE)
@@ -47,6 +49,9 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     """Describe any exception: one line of text, and the exit code."""
     if isinstance(error, Q3EdgeError):
         return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        where = f" for {error.filename}" if error.filename else ""
+        return f"no space left on the disk{where}; make room and run it again", ResourceError.exit_code
     refused = _NO_MEMORY.search(str(error))
     if refused or isinstance(error, MemoryError):
         missing = f": {int(refused[1]) / 2**30:.1f} GiB more were needed" if refused and refused[1] else ""

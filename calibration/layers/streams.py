@@ -19,9 +19,10 @@ import torch
 
 from q3edge.reference.parallel import ordered_map
 from q3edge.storage.raw_bytes import bytes_of, read_at, write_at
-from q3edge.storage.whole_files import partial_path
+from q3edge.storage.whole_files import partial_path, writable
 
 _TOKENS_AT_ONCE = 1024
+_ADVICE = "move it away or choose another disk"
 Result = TypeVar("Result")
 
 
@@ -67,11 +68,12 @@ class StateStream:
     """
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
-        """Open the file `path`, or create it under the name of a partial file."""
+        """Open the file `path`, or create it under the name of a partial file. ResourceError: it cannot be opened."""
         self._final, self._tokens = path, tokens
         self._path = path if path.exists() else partial_path(path)
         self._shape = (tokens.length, width)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        with writable(self._path, _ADVICE):
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def read(self, part: slice) -> torch.Tensor:
         """Read float32 [n, length, width]; EOFError if the file is too short."""

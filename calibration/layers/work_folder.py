@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from q3edge.storage.whole_files import remove_all_leftovers, write_whole
 
 _INPUTS_FILE = "inputs.json"
 _LOCK_FILE = "lock"
+_LAYER_FILE = re.compile(r"layer-(\d{4,})\.bin")
 _PARTS = ("codes", "scales", "zero_points")
 _ADVICE = "free space or choose another disk"
 Found = TypeVar("Found")
@@ -79,8 +81,8 @@ class WorkFolder:
 
     def finished(self, layer: int) -> LayerSummary | None:
         """Summary of a finished layer, without reading its arrays; None where there is none, or its file is damaged."""
-        note = self._sound(layer, read_note)
-        return None if note is None else _summary(note)
+        found = self._sound(layer, lambda path: (None, read_note(path)))
+        return None if found is None else _summary(found[1])
 
     def load(self, layer: int, schemes: Mapping[str, Scheme | None]) -> LayerResult | None:
         """Read a finished layer; None where there is none, or its file is damaged and has to be made again."""
@@ -96,12 +98,13 @@ class WorkFolder:
                     arrays[f"{name}:{part}"] = values
         reports = {name: report.to_json() for name, report in result.reports.items()}
         reconstruction = None if result.reconstruction is None else asdict(result.reconstruction)
-        note = {"reports": reports, "reconstruction": reconstruction, "floats": list(result.floats)}
+        floats = list(result.floats)
+        note = {"layer": layer, "reports": reports, "reconstruction": reconstruction, "floats": floats}
         write_arrays(self._layer_file(layer), arrays, note, _ADVICE)
 
     def finished_layers(self) -> list[int]:
         """Numbers of the layers that have a file, sound or not."""
-        return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("layer-*.bin"))
+        return sorted(int(found[1]) for path in self.folder.glob("*") if (found := _LAYER_FILE.fullmatch(path.name)))
 
     def store(self, name: str, values: object) -> None:
         """Store a JSON value durably under a name."""
@@ -114,16 +117,25 @@ class WorkFolder:
     def _layer_file(self, layer: int) -> Path:
         return self.folder / f"layer-{layer:04}.bin"
 
-    def _sound(self, layer: int, read: Callable[[Path], Found]) -> Found | None:
-        """Read a layer's file; None where there is none, or it is damaged, in which case it is removed."""
+    def _sound(self, layer: int, read: Callable[[Path], tuple[Found, Any]]) -> tuple[Found, Any] | None:
+        """Read a layer's file; None where there is none, or it is damaged or another layer's: then it is removed.
+
+        read: returns what it holds and its note.
+        """
         path = self._layer_file(layer)
         try:
-            return read(path)
+            found, note = read(path)
+            if note["layer"] != layer:
+                raise DamagedFileError(f"{path}: holds layer {note['layer']}")
         except FileNotFoundError:
             return None
         except DamagedFileError:
             path.unlink()
             return None
+        except OSError as error:
+            message = f"{path}: cannot be read ({error.strerror}); move it away or add --restart"
+            raise ResourceError(message) from error
+        return found, note
 
     def _check_inputs(self) -> None:
         path = self.folder / _INPUTS_FILE

@@ -49,9 +49,9 @@ class Qwen3Config:
     moe: MoeConfig | None
 
     @classmethod
-    def load(cls, folder: Path) -> Qwen3Config:
+    def load(cls, folder: str | Path) -> Qwen3Config:
         """Read folder/config.json; InputError names the file, the field and the value."""
-        path = folder / CONFIG_FILE
+        path = Path(folder) / CONFIG_FILE
         raw = read_json_object(path)
         return cls.from_dict(raw, str(path))
 

@@ -11,6 +11,7 @@ from q3edge.artifact.manifest import (
     Manifest,
     Notice,
     artifact_digest,
+    is_sound,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "artifact_digest",
     "contained_file",
     "file_record",
+    "is_sound",
     "staged_directory",
 ]

@@ -16,13 +16,15 @@ from q3edge.storage.exchange import exchange
 from q3edge.storage.whole_files import partial_folder, writable
 
 _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_NAME_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 @contextmanager
 def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Make a folder beside `final` that takes its name when the block ends without an error, else is removed.
 
-    UsageError: `final` exists and `overwrite` is false, or `final` is, holds or lies in one of `inputs`.
+    UsageError: `final` exists, or does at the end, and `overwrite` is false or q3edge did not write it; or `final` is,
+    holds or lies in one of `inputs`.
     ResourceError: the disk is full or cannot be written. An old `final` stays until the new one is complete.
     Leftovers of killed processes are removed, or put back where they were killed while replacing `final`.
     """
@@ -33,7 +35,7 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
             staging = stack.enter_context(partial_folder(final))
         with _write_errors(final):
             yield staging
-            _promote(staging, final)
+            _promote(staging, final, overwrite)
 
 
 def _check_output(final: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
@@ -44,10 +46,19 @@ def _check_output(final: Path, overwrite: bool, inputs: tuple[Path, ...]) -> Non
         if target == source or source in target.parents or target in source.parents:
             raise UsageError(f"{final}: the output overlaps the input {source}; choose another folder")
     if os.path.lexists(final):
-        if not overwrite:
-            raise UsageError(f"{final}: exists already; choose another folder or add --overwrite")
-        if not final.is_dir() or (any(final.iterdir()) and not (final / MANIFEST_FILE).exists()):
-            raise UsageError(f"{final}: exists and was not written by q3edge; --overwrite replaces only q3edge folders")
+        _check_replaceable(final, overwrite)
+
+
+def _check_replaceable(final: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise UsageError(f"{final}: exists already; choose another folder or add --overwrite")
+    if not _is_replaceable(final):
+        raise UsageError(f"{final}: exists and was not written by q3edge; --overwrite replaces only q3edge folders")
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Tell whether q3edge wrote the folder, or it is empty."""
+    return folder.is_dir() and ((folder / MANIFEST_FILE).exists() or not any(folder.iterdir()))
 
 
 @contextmanager
@@ -62,15 +73,34 @@ def _write_errors(final: Path) -> Iterator[None]:
         raise
 
 
-def _promote(staging: Path, final: Path) -> None:
-    """Give `staging` its final name; an old folder of that name is removed, here or later as `staging`."""
-    if not final.exists():
+def _promote(staging: Path, final: Path, overwrite: bool) -> None:
+    """Give `staging` its final name; an old folder of that name is removed, here or later as `staging`.
+
+    What stands there is judged again: it may have come since the start.
+    """
+    old = final.parent / f".{final.name}.old-{os.getpid()}"
+    while not _take_free_name(staging, final):
+        _check_replaceable(final, overwrite)
+        if not exchange(staging, final):
+            final.rename(old)
+        elif _is_replaceable(staging):
+            return
+        else:  # it came between the check and the exchange
+            exchange(staging, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_free_name(staging: Path, final: Path) -> bool:
+    """Rename to a name that is free; False: it is not. A folder's renaming replaces at most an empty folder."""
+    if os.path.lexists(final):
+        return False
+    try:
         staging.rename(final)
-    elif not exchange(staging, final):
-        old = final.parent / f".{final.name}.old-{os.getpid()}"
-        final.rename(old)
-        staging.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in _NAME_TAKEN:
+            raise
+        return False
+    return True
 
 
 def _put_back(final: Path) -> None:

@@ -93,6 +93,15 @@ class Manifest:
             raise _changed(folder / name, "sha256 differs")
 
 
+def is_sound(folder: Path) -> bool:
+    """Tell whether a folder has a manifest and every file in it as recorded there; reads all of them."""
+    try:
+        Manifest.load(folder).verify(folder)
+    except (InputError, OSError):
+        return False
+    return True
+
+
 def artifact_digest(folder: Path) -> str:
     """Digest of a folder: hex sha256 of its manifest, which holds the sha256 of every other file in it."""
     return file_record(folder / MANIFEST_FILE).sha256

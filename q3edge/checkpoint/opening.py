@@ -45,10 +45,11 @@ def open_float_model(model: str | Path) -> Checkpoint:
 
 
 def open_quantized_model(model: str | Path) -> ModelFolder:
-    """Open MODEL, a folder or hub id, as a quantized checkpoint; InputError if its weights are float."""
+    """Open MODEL, a folder or hub id, as a quantized checkpoint; InputError if its weights are float, or no model."""
     path = resolve_model(model)
     found = _format_of(path)
     if found is FLOAT:
+        found.open(path).close()  # whatever no other format recognises comes here: its own error if it is no model
         raise InputError(f"{path}: a float checkpoint; expected a quantized one, run `q3edge quantize` first")
     return found.open(path)
 

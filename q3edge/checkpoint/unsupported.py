@@ -6,6 +6,7 @@ A future reader of one of them replaces its entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -53,7 +54,7 @@ def _refuse_artifact(path: Path) -> NoReturn:
 
 
 def _is_onnx(path: Path) -> bool:
-    return path.suffix == ".onnx" if path.is_file() else _only(path, "*.onnx") or _only(path, "onnx/*.onnx")
+    return path.suffix.lower() == ".onnx" if path.is_file() else _only(path, "*.onnx") or _only(path, "onnx/*.onnx")
 
 
 def _refuse_onnx(path: Path) -> NoReturn:
@@ -91,8 +92,10 @@ def _refuse_pickle(path: Path) -> NoReturn:
 
 
 def _only(folder: Path, pattern: str) -> bool:
-    """Tell whether the folder has files of `pattern` and no safetensors."""
-    return any(folder.glob(pattern)) and not any(folder.glob("*.safetensors*"))
+    """Tell whether the folder has files of `pattern`, in small or capital letters, and no safetensors."""
+    inside, _, name = pattern.rpartition("/")
+    found = any(fnmatchcase(file.name.lower(), name) for file in (folder / inside).glob("*"))
+    return found and not any(folder.glob("*.safetensors*"))
 
 
 def _entry(label: str, recognises: Callable[[Path], bool], refuse: Callable[[Path], NoReturn]) -> ModelFormat:

@@ -1,6 +1,6 @@
 """The `q3edge` command: its subcommands, and the conversion of errors into one line and an exit code.
 
-0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource, 5 validation failed, 130 interrupted.
+0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource, 5 validation failed, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from q3edge.version import VERSION
 INTERRUPTED, TERMINATED = 130, 143
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource (disk, memory, missing package), "
-    "5 validation failed, 130 interrupted. Shell completion: see docs/usage.md."
+    "5 validation failed, 130 interrupted, 143 terminated. Shell completion: see docs/usage.md."
 )
 
 
@@ -91,8 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except _ReaderGoneError:
-        # Point stdout elsewhere, so that the interpreter's last flush stays silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -102,12 +101,21 @@ def main(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         message, code = _describe(error)
         click.echo(f"q3edge: {message}", err=True)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return code
 
 
 def _describe(error: Exception) -> tuple[str, int]:
     message, code = describe_error(error)
     return message + " (add --debug for the traceback)" * (code == Q3EdgeError.exit_code), code
+
+
+def _drop_output() -> None:
+    # Stdout points elsewhere, so that the interpreter's last flush stays silent.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from os import PathLike
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES
@@ -42,7 +43,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number from `low` to `high`, both included (None: no bound); `whole`: an int."""
+    """A finite number from `low` to `high`, both included (None: no bound); `whole`: an int."""
 
     low: float | None = None
     high: float | None = None
@@ -65,6 +66,8 @@ class Number:
         low = self.low is None or (value > self.low if self.above else value >= self.low)
         if not low or (self.high is not None and value > self.high) or value != value:
             raise UsageError(f"{name} = {value!r}: expected {self.expected}")
+        if value in (math.inf, -math.inf):
+            raise UsageError(f"{name} = {value!r}: expected {self.expected}, and finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
 
         @wraps(function)
         def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            given = signature.bind(*args, **kwargs).arguments
+            given = _bound(function.__name__, signature, args, kwargs)
             shown = _shown(given.pop("progress", False))
             for name, value in given.items():
                 if value is not None or signature.parameters[name].default is not None:
@@ -170,6 +173,17 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
         return checked
 
     return decorate
+
+
+def _bound(
+    function: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by name; TypeError that names the function and, for an unknown name, all that it has."""
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        names = f"; it has {', '.join(signature.parameters)}" * bool(kwargs.keys() - signature.parameters.keys())
+        raise TypeError(f"{function}: {error}{names}") from None
 
 
 def _shown(progress: object) -> AbstractContextManager[None]:

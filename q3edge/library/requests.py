@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -112,7 +113,10 @@ def parse_size(size: str | int) -> int:
         raise UsageError(f"--target-size {size!r}: expected a size such as 350MB or 1.2GB")
     number, unit, binary = found.groups()
     power = " kmg".index(unit.lower()) if unit else 0
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    found_bytes = float(number) * (1024 if binary else 1000) ** power
+    if math.isinf(found_bytes):
+        raise UsageError(f"--target-size {str(size)[:20]}...: expected a finite size such as 350MB or 1.2GB")
+    return int(found_bytes)
 
 
 def measuring_for(

@@ -11,7 +11,7 @@ from q3edge.artifact import Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
 from q3edge.defaults import MAX_TOKENS
-from q3edge.evaluation.distance.windows import Window
+from q3edge.evaluation.distance.windows import Window, read_texts
 from q3edge.evaluation.validation.results import ValidationReport, require_passed
 from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.exporters.onnx.export import check_exportable
@@ -50,20 +50,20 @@ def build_artifact(
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
     It is validated on `texts` (none: built in), or on the windows that `windows` chooses, given the artifact and the
-    checkpoint. ValidationError: a check failed; then `output` is as it was.
+    checkpoint. The texts are read before any work. ValidationError: a check failed; then `output` is as it was.
     """
+    read_texts(texts)  # before the model, which may be a download
     with (
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):
         check_exportable(checkpoint.config)
         require_tokenizer(checkpoint.folder)
+        on_texts = () if windows else text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
         with _quantize_into(checkpoint, recipe, calibration, output) as source:
             write_artifact(source, staging)
             check_export(staging, source)
-        chosen = (
-            windows(staging, checkpoint) if windows else text_windows(staging, checkpoint.config, texts, max_tokens)
-        )
+        chosen = windows(staging, checkpoint) if windows else on_texts
         report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads)
         require_passed(str(output), report.checks)
         manifest = finish_artifact(staging, {"validation": report.to_json()})

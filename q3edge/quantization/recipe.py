@@ -52,6 +52,8 @@ class Recipe:
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
         """Recipe of a named format. Embedding and head are 8-bit, in groups of at most 32, except in int4-fast."""
+        if not isinstance(format_name, str):
+            raise TypeError(f"format: expected a str, one of {', '.join(FORMATS)}, not {type(format_name).__name__}")
         if format_name not in FORMATS:
             raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
         size = DEFAULT_GROUP_SIZE[format_name] if group_size is None else group_size
@@ -81,8 +83,12 @@ class Recipe:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: not found; expected a TOML recipe") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a TOML recipe") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not valid TOML ({error})") from None
+        except ValueError as error:  # a NUL in the path
+            raise InputError(f"{str(path)!r}: cannot be read ({error}); expected a TOML recipe") from None
         try:
             return cls._from_toml(raw)
         except (UsageError, InputError) as error:
@@ -103,6 +109,8 @@ class Recipe:
             raise InputError(f"kv_cache = {kv_cache!r}: expected one of {', '.join(CACHE_TYPES)}")
         rules = tuple(_read_rule(number, entry) for number, entry in enumerate(entries, 1))
         if "format" in raw:
+            if not isinstance(raw["format"], str):
+                raise InputError(f"format = {raw['format']!r}: expected one of {', '.join(FORMATS)}")
             rules += cls.for_format(raw["format"], raw.get("group_size"), raw.get("symmetric")).rules
         return cls(rules, method, kv_cache)
 

@@ -20,6 +20,9 @@ def render_markdown(report: Report) -> str:
         f"## {_escaped(report.recommendation.sentence)}",
         f"{report.recommendation.rule} Smallest: {_escaped(report.recommendation.smallest or '–')}; "
         f"most accurate: {_escaped(report.recommendation.most_accurate or '–')}.",
+        _list(
+            "Why none passes", [f"{_escaped(n)}: {_escaped(why)}" for n, why in report.recommendation.obstacles.items()]
+        ),
         _variants(report),
         _areas(report.variants),
         _list("Failed", [f"{_escaped(f.name)}: {_escaped(f.reason)}" for f in report.failures]),

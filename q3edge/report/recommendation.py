@@ -45,6 +45,11 @@ class Recommendation:
     most_accurate: str | None
     refused: Mapping[str, str]
 
+    @property
+    def obstacles(self) -> Mapping[str, str]:
+        """Why no variant passes, for each; empty where one is recommended."""
+        return self.refused if self.name is None else {}
+
 
 def recommend(
     variants: Sequence[VariantFigures], gates: Gates, reference_bytes: int | None, kl: KLName

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Self
 
 from q3edge.errors import UsageError
@@ -60,7 +61,9 @@ class Stream(Iterator[Piece]):
     def completion(self) -> Completion:
         """Finished generation. UsageError: there are pieces left, or it was closed before its end."""
         if self._completion is None:
-            raise UsageError("the generation is not finished; take all pieces of the stream first")
+            ended = getgeneratorstate(self._pieces) == GEN_CLOSED
+            todo = "it was closed, or failed; ask again" if ended else "take all pieces of the stream first"
+            raise UsageError(f"the generation is not finished; {todo}")
         return self._completion
 
     def finish(self) -> Completion:

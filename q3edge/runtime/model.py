@@ -178,6 +178,7 @@ class Model:
             self.template.close()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -212,6 +213,7 @@ class Model:
             for text, thinks in split(new_tokens(request, self.cache), splitter):
                 parts[thinks].append(text)
                 yield Piece(text, thinks)
+                self._check_open()
         finally:
             self._busy.release()
         ids = tuple(request.new_ids)

@@ -9,14 +9,17 @@ from typing import Any
 from q3edge.errors import InputError
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Parse a UTF-8 JSON file that must hold an object; InputError names the file otherwise."""
+def read_json_object(path: Path, advice: str = "download the file again") -> dict[str, Any]:
+    """Parse a UTF-8 JSON file that must hold an object; otherwise InputError names the file.
+
+    advice: what to do where it is not JSON; by default that for a file of a model.
+    """
     try:
         value = json.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; expected a model folder with this file") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); download the file again") from None
+        raise InputError(f"{path}: not valid JSON ({error}); {advice}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(value, dict):

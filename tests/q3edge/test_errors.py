@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,11 @@ def test_bad_input_27_too_little_memory_is_a_resource(error: Exception) -> None:
     assert "\n" not in line
     if "allocate memory" in str(error):
         assert "1073741824.0 GiB more were needed" in line
+
+
+def test_a_full_disk_is_a_resource() -> None:
+    line, code = describe_error(OSError(errno.ENOSPC, "No space left on device", "out.bin"))
+    assert (line, code) == ("no space left on the disk for out.bin; make room and run it again", 4)
 
 
 def test_deliberate_errors_and_others() -> None:

@@ -18,7 +18,8 @@ method_option = click.option(
     "--method",
     type=click.Choice(METHODS),
     help="gptq: calibrate on text (minutes to hours); rtn: round to nearest (seconds). Default: gptq for "
-    "models over 50 M weights at 4 bits or fewer or as int8-dynamic, and wherever --calibration is given.",
+    "models over 50 M weights at 4 bits or fewer or as int8-dynamic, and wherever --calibration is given, or another "
+    "--samples or --seq-len than the default.",
 )
 
 

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from q3edge.pipeline.measure.diff import ArtifactDiff
     from q3edge.pipeline.measure.gate import GateReport
     from q3edge.report.content import Report, Variant
+    from q3edge.report.recommendation import Recommendation
 
 
 def report_table(report: Report) -> str:
     """Format a report: recommendation, a row per variant, then failures and missing measurements."""
     rows = [_row(report, variant) for variant in report.variants]
     header = ("variant", "MB", "of reference", "recovery (%)", f"{KL_TITLES[report.kl]} (nats)", "tokens/s")
-    parts = [report.recommendation.sentence]
+    parts = ["\n".join([report.recommendation.sentence, *_obstacles(report.recommendation)])]
     if rows:
         parts.append(table(header, rows))
     lines = [f"{failure.name}: failed, {failure.reason}" for failure in report.failures]
@@ -25,6 +26,10 @@ def report_table(report: Report) -> str:
     if lines:
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _obstacles(recommendation: Recommendation) -> list[str]:
+    return [f"{name}: {reason}" for name, reason in recommendation.obstacles.items()]
 
 
 def _row(report: Report, variant: Variant) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from q3edge.cli.tables.tables import estimate, table
+from q3edge.cli.tables.tables import counted, estimate, table
 
 if TYPE_CHECKING:
     from q3edge.evaluation.distance.statistics import Estimate
@@ -45,7 +45,8 @@ def _overall(scorecard: Scorecard) -> str:
         f"{name} {timing[key]:.0f} s" for name in ("reference", "candidate") if (key := f"{name}_seconds") in timing
     ]
     return (
-        f"{overall.tokens} tokens, {overall.windows} items; mean KL on the suites {estimate(overall.mean_kl, 3)} nats, "
+        f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'item')}; "
+        f"mean KL on the suites {estimate(overall.mean_kl, 3)} nats, "
         f"top-1 agreement {estimate(overall.top1_agreement, 3, scale=100)} %\n"
         f"{scorecard.seconds:.0f} s ({', '.join(spent)}); brackets: 95 % confidence"
     )

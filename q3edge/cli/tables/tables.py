@@ -34,6 +34,11 @@ def estimate(value: Estimate, digits: int = 4, scale: float = 1.0) -> str:
     return f"{text} [{value.low * scale:.{digits}g}, {value.high * scale:.{digits}g}]"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Format a number with its noun; plural: where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def validation_table(report: ValidationReport) -> str:
     """Format a validation: every metric with its interval, the two parts of the error, and the checks."""
     overall = report.overall
@@ -51,7 +56,7 @@ def validation_table(report: ValidationReport) -> str:
     if report.weights_part is not None and report.activations_part is not None:
         rows.append(("  KL from the weights alone", estimate(report.weights_part.mean_kl)))
         rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
-    title = f"{overall.tokens} tokens, {overall.windows} windows; brackets: 95 % confidence"
+    title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
     parts = [title, table(("metric", "value"), rows), _by_text(report)]
     parts.append("\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in report.checks))
     return "\n\n".join(parts)
@@ -127,17 +132,17 @@ def bench_table(result: BenchResult) -> str:
         return f"{found.median * scale:.{digits}f} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
 
     title = (
-        f"{result.folder}: {result.model_bytes / 1e6:.1f} MB, {result.threads} threads, {result.cpu}, "
+        f"{result.folder}: {result.model_bytes / 1e6:.1f} MB, {counted(result.threads, 'thread')}, {result.cpu}, "
         f"reads {result.read_bandwidth / 1e9:.1f} GB/s"
     )
     once = [
         ("load (s)", cell(result.load, 2)),
         ("first token of a new process (s)", cell(result.first_token, 2)),
-        (f"prefill of {result.prompt} tokens (tokens/s)", cell(result.prefill_tokens_per_second, 0)),
+        (f"prefill of {counted(result.prompt, 'token')} (tokens/s)", cell(result.prefill_tokens_per_second, 0)),
     ]
     rows = [
         (
-            f"after {found.depth} tokens",
+            f"after {counted(found.depth, 'token')}",
             cell(found.tokens_per_second, 1),
             f"{found.bytes_per_token / 1e6:.0f}",
             f"{100 * found.bandwidth_share:.0f}",
@@ -146,5 +151,6 @@ def bench_table(result: BenchResult) -> str:
         for found in result.depths
     ]
     header = ("decoding", "tokens/s", "MB read per token", "% of bandwidth", "peak MB")
-    note = f"median [smallest, largest] of {result.repeats} processes, {result.new} tokens each"
+    processes = counted(result.repeats, "process", "processes")
+    note = f"median [smallest, largest] of {processes}, {counted(result.new, 'token')} each"
     return "\n\n".join([title, table(("once", "value"), once), table(header, rows), note])

@@ -91,7 +91,8 @@ class PassageEncoder:
                 passages += [passage for passage in found if passage.item.kind != "text"] + texts
         notices = tuple(Notice(code, count, _DETAILS[code]) for code, count in left_out.items())
         if not passages:
-            raise InputError("no item is left to evaluate: " + "; ".join(notice.detail for notice in notices))
+            reasons = "; ".join(notice.detail for notice in notices) or "the suites and areas chosen hold none"
+            raise InputError(f"no item is left to evaluate: {reasons}")
         return Encoded(tuple(passages), notices)
 
     def _texts(self, suite: Suite, item: Item) -> list[Passage]:

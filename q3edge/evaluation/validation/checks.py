@@ -36,14 +36,14 @@ def check_kl(overall: Comparison, max_kl: float) -> CheckResult:
 def check_float(overall: Comparison) -> list[CheckResult]:
     """Check that a float artifact computes what the float model does, except for the order of summation."""
     kl, error = overall.mean_kl.value, overall.max_logit_error
+    kl_reason = f"mean KL of a float export {kl:.3g} nats, at most {MAX_FLOAT_KL:g} expected"
+    error_reason = (
+        f"largest relative error of one token's logits in a float export {error:.3g}, "
+        f"at most {MAX_FLOAT_LOGIT_ERROR:g} expected"
+    )
     return [
-        CheckResult.at_most("float_kl", kl, MAX_FLOAT_KL, "mean KL of a float export, in nats"),
-        CheckResult.at_most(
-            "float_logits",
-            error,
-            MAX_FLOAT_LOGIT_ERROR,
-            "largest relative error of one token's logits in a float export",
-        ),
+        CheckResult.at_most("float_kl", kl, MAX_FLOAT_KL, kl_reason),
+        CheckResult.at_most("float_logits", error, MAX_FLOAT_LOGIT_ERROR, error_reason),
     ]
 
 

@@ -5,13 +5,16 @@ A float checkpoint answers as a float ONNX model, exported once into the cache.
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from q3edge.artifact import Notice, artifact_digest
+from q3edge import progress
+from q3edge.artifact import MODEL_FILE, Notice, artifact_digest, is_sound
 from q3edge.evaluation.answers.behaviour import GeneratedAnswer
 from q3edge.evaluation.answers.generated import (
     answer_all,
@@ -19,12 +22,13 @@ from q3edge.evaluation.answers.generated import (
     continuation,
 )
 from q3edge.evaluation.answers.sandbox import Sandbox
-from q3edge.evaluation.cache import EvaluationCache
+from q3edge.evaluation.cache import ADVICE, EvaluationCache
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact
 from q3edge.runtime.model import Model
+from q3edge.storage.whole_files import writable
 
 
 def compare_answers(
@@ -77,6 +81,18 @@ def _artifact_for(reference: Path, digest: str, cache: EvaluationCache | None) -
         return
     with tempfile.TemporaryDirectory(prefix="q3edge-float-") as name:
         target = cache.float_folder(digest) if cache else Path(name) / "float"
-        if not target.exists():
-            export_artifact(str(reference), target, as_float=True)
+        if not _is_kept(target):
+            export_artifact(str(reference), target, as_float=True, overwrite=True)
         yield target
+
+
+def _is_kept(target: Path) -> bool:
+    """Tell whether a sound export is there; a damaged one is removed."""
+    if not os.path.lexists(target):
+        return False
+    if is_sound(target) and (target / MODEL_FILE).is_file():
+        return True
+    progress.note("the float model in the cache is damaged, it is exported again")
+    with writable(target, ADVICE):
+        shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink()
+    return False

@@ -45,7 +45,10 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """Result of `q3edge bench`. Seconds; first_token: of a prompt of 32 tokens, from the start of the process."""
+    """Result of `q3edge bench`. Seconds; first_token: of a prompt of 32 tokens, from the start of the process.
+
+    left_out: default depths that the model's context does not hold.
+    """
 
     folder: str
     model_bytes: int
@@ -57,6 +60,7 @@ class BenchResult:
     first_token: Spread
     prefill_tokens_per_second: Spread
     depths: tuple[Depth, ...]
+    left_out: tuple[int, ...]
     read_bandwidth: float
     cpu: str
     onnxruntime: str
@@ -77,17 +81,21 @@ def bench_artifact(
 ) -> BenchResult:
     """Time the artifact in `folder` in `repeats` processes: a prefill of `prompt` tokens, `new` tokens at each depth.
 
-    depths None: those of BENCH_DEPTHS that the model's context holds.
+    depths None: those of BENCH_DEPTHS that the model's context holds; a note names the others.
     UsageError: prompt or depth beyond the context. InputError: a broken folder, or a process that failed.
     """
     manifest = open_artifact(folder)
     config = Qwen3Config.load(folder)
     context = config.max_position_embeddings
-    chosen = sorted(depths) if depths is not None else [depth for depth in BENCH_DEPTHS if depth + new <= context]
+    left_out = tuple(depth for depth in BENCH_DEPTHS if depth + new > context) if depths is None else ()
+    chosen = sorted(depths) if depths is not None else [depth for depth in BENCH_DEPTHS if depth not in left_out]
     if (longest := max([prompt, FIRST_TOKEN_PROMPT, *chosen]) + new) > context:
         raise UsageError(
             f"{longest} tokens of prompt, depth and new ones: the model's context is {context}; ask for less"
         )
+    if left_out:
+        named = ", ".join(map(str, left_out))
+        progress.note(f"depth {named} left out: with {new} new tokens beyond the model's context of {context}")
     threads = threads or default_threads()
     arguments = {"folder": str(folder), "prompt": prompt, "new": new, "depths": chosen, "threads": threads}
     runs, bandwidth = [], read_bandwidth(threads)
@@ -110,6 +118,7 @@ def bench_artifact(
         first_token=Spread.of([run["first_token"] for run in runs]),
         prefill_tokens_per_second=Spread.of([prompt / run["prefill"] for run in runs]),
         depths=tuple(_depth(depth, runs, weights + kv * depth, bandwidth) for depth in chosen),
+        left_out=left_out,
         read_bandwidth=bandwidth,
         cpu=cpu_name(),
         onnxruntime=ort.__version__,

@@ -19,6 +19,8 @@ from q3edge.report.gates import Gates
 from q3edge.runtime.session.loader import open_artifact
 from q3edge.storage.json_files import read_json_object
 
+_EXPECTED = "expected the JSON of `q3edge eval` or `q3edge report`"
+
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
@@ -50,15 +52,17 @@ def check_artifact(
 ) -> GateReport:
     """Check the artifact in `folder` against the gates.
 
-    The numbers come from the file `scorecard` (JSON of a scorecard or a report), else from an evaluation now if
-    `measuring` has a reference, else from the manifest, where `build` recorded the KL on its text.
+    The numbers come from the file `scorecard` (JSON of a scorecard or a report), else from an evaluation, now or
+    in the cache, if `measuring` has a reference, else from the manifest, where `build` recorded the KL on its text.
     UsageError: a gate needs a number that this source lacks. InputError: a folder or file is broken.
     """
     manifest = open_artifact(folder)
     if scorecard is not None:
         return _apply_gates(folder, gates, scorecard.name, _from_file(scorecard, artifact_digest(folder)))
     if measuring.reference is not None:
-        return _apply_gates(folder, gates, "evaluated now", evaluate_with(folder, measuring))
+        return _apply_gates(
+            folder, gates, f"its evaluation against {measuring.reference}", evaluate_with(folder, measuring)
+        )
     validation = recorded_validation(manifest)
     return _apply_gates(folder, gates, "the manifest", None, validation.mean_kl if validation else None)
 
@@ -89,8 +93,8 @@ def recorded_validation(manifest: Manifest) -> Comparison | None:
 def _from_file(path: Path, digest: str) -> Scorecard:
     """Read the scorecard of the artifact with this digest, alone in the file or among a report's variants."""
     if not path.is_file():
-        raise InputError(f"{path}: not found; expected the JSON of `q3edge eval` or `q3edge report`")
-    raw = read_json_object(path)
+        raise InputError(f"{path}: not found; {_EXPECTED}")
+    raw = read_json_object(path, _EXPECTED)
     found: list[Mapping[str, Any]] = [raw]
     if "variants" in raw:
         found = [v["scorecard"] for v in raw["variants"] if isinstance(v, Mapping) and v.get("scorecard")]

@@ -41,6 +41,7 @@ from q3edge.pipeline.quantize.outlook import outlook
 from q3edge.pipeline.quantize.plans import (
     PLANS,
     Plan,
+    always_float,
     check_budget,
     label,
     largest_plan,
@@ -69,12 +70,15 @@ def search_plans(
     """Calibrate in `work` by the best recipe within `budget`, or continue where an earlier process stopped.
 
     exported, int8_cache: whether an ONNX model and the scales of an int8 KV cache follow (for the forecast of disk and
-    time); the recipe that is found does not set `kv_cache`. UsageError: nothing fits the budget, or unfinished work of
-    other inputs lies in `work`. ResourceError: another process is at it, or the disk cannot hold it.
+    time); the recipe that is found does not set `kv_cache`. UsageError: nothing fits the budget, the float model fits
+    it, or unfinished work of other inputs lies in `work`. ResourceError: another process is at it, or the disk cannot
+    hold it.
     """
-    config, tokens = checkpoint.config, load_tokens(checkpoint, calibration)
+    config = checkpoint.config
     limit = budget.bytes_for(config)
     check_budget(config, limit, int8_cache=int8_cache)
+    left = (notice,) if (notice := always_float(config)) else ()
+    tokens = load_tokens(checkpoint, calibration)
     sequences, length = tokens.token_ids.shape
     schemes = largest_plan(config).recipe.resolve(config)
     load = Workload(
@@ -89,7 +93,7 @@ def search_plans(
         "q3edge's code that makes plans": code_digest("exporters", "pipeline.quantize"),
     }
     with WorkFolder(work, inputs | plan_inputs, restart=calibration.restart) as work_folder:
-        for line in cost_lines:
+        for line in (*cost_lines, *(f"{notice.count} {notice.detail}" for notice in left)):
             progress.note(line)
         search = _PlanSearch(checkpoint, tokens, inputs, work_folder)
         plans = make_plans(config, search.costs(), limit, int8_cache=int8_cache)
@@ -102,7 +106,8 @@ def search_plans(
         progress.note(f"kept: {best.name} plan, KL {kl[best.name]:.4f} on held-out tokens")
         with search.calibrate(best) as (calibrated, _):
             solved = solved_layers(best.recipe, calibrated, tokens)
-            yield replace(solved, metrics=solved.metrics | {"allocation": _to_json(limit, best, plans, kl)})
+            metrics = solved.metrics | {"allocation": _to_json(limit, best, plans, kl)}
+            yield replace(solved, notices=solved.notices + left, metrics=metrics)
 
 
 class _PlanSearch:
@@ -123,14 +128,15 @@ class _PlanSearch:
     def costs(self) -> dict[SchemeGroup, Sequence[float]]:
         """Measure the cost in nats of KL of every scheme group at every width."""
         widths = widths_of(self._checkpoint.config)
+        rounded = {group: found for group, found in widths.items() if len(found) > 1}  # others are float at no cost
         stored = self._work_folder.recall(_COSTS)
         if stored is None:
             measure = Sensitivity(
-                self._checkpoint, widths, self._ids, self._held_out, self._work_folder.folder, bfloat16=self._bfloat16
+                self._checkpoint, rounded, self._ids, self._held_out, self._work_folder.folder, bfloat16=self._bfloat16
             )
             stored = {group.name: values for group, values in measure.run().items()}
             self._work_folder.store(_COSTS, stored)
-        return {group: stored[group.name] for group in widths}
+        return {group: stored[group.name] if group in rounded else [0.0] for group in widths}
 
     def evaluate(self, plans: Sequence[Plan]) -> dict[str, float]:
         """Calibrate every plan; returns its mean KL in nats on held-out tokens. Only the best plan's folder stays."""

@@ -39,6 +39,7 @@ _CODE = (  # packages that decide the result of a calibration, besides its input
     "architecture", "calibration.budget", "calibration.layers", "calibration.rounding", "calibration.training",
     "checkpoint", "quantization", "reference", "storage",
 )  # fmt: skip
+_MOST_BITS = 1e9  # per weight; any more is as much: a float model has 32
 _LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds and calibration is asked for by name
 
 
@@ -53,7 +54,7 @@ class Budget:
         """Bytes that a model of this configuration may take."""
         if self.bits_per_weight is None:
             return self.size or 0
-        return int(self.bits_per_weight * sum(map(math.prod, tensor_shapes(config).values())) / 8)
+        return int(min(self.bits_per_weight, _MOST_BITS) * sum(map(math.prod, tensor_shapes(config).values())) / 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +126,16 @@ def choose_method(
             calibration.budget,
         )
     )
-    if recipe.method == "rtn" and wanted:
+    sized = calibration is not None and (calibration.samples, calibration.seq_len) != (SAMPLES, SEQ_LEN)
+    unused = sized and recipe.kv_cache != "int8"  # whose scales are measured on that text, whatever the method
+    if recipe.method == "rtn" and (wanted or unused):
         raise UsageError(
-            "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --reconstruct, "
-            "--tune and --target-*"
+            "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --samples, "
+            "--seq-len, --reconstruct, --tune and --target-*"
         )
     if recipe.method != AUTO:
         return recipe, ()
-    if not (wanted or _loses_much(checkpoint, recipe)):
+    if not (wanted or sized or _loses_much(checkpoint, recipe)):
         return replace(recipe, method="rtn"), ()
     if obstacle:
         return replace(recipe, method="rtn"), (Notice("not-calibrated", 1, f"rounded to nearest: {obstacle}"),)

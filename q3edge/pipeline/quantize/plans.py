@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import Notice
 from q3edge.calibration.budget.allocation import Choice, solve_knapsack
 from q3edge.calibration.layers.scheme_groups import TABLES, SchemeGroup, scheme_groups
 from q3edge.errors import UsageError
@@ -76,17 +77,31 @@ class Plan:
 
 
 def widths_of(config: Qwen3Config) -> dict[SchemeGroup, tuple[Scheme | None, ...]]:
-    """Every scheme group with the schemes that fit the shapes of its tensors."""
+    """Every scheme group with the schemes that fit the shapes of its tensors; float alone if none of 4 bits does.
+
+    A group is probed at 4 bits, so one that cannot be stays float in every plan.
+    """
     shapes = tensor_shapes(config)
 
     def fits(group: SchemeGroup, scheme: Scheme | None) -> bool:
         size = scheme.group_size if scheme is not None else None
         return size is None or all(shapes[name][-1] % size == 0 for name in group.tensors)
 
-    return {
-        group: tuple(s for s in (_TABLE_WIDTHS if group.role == TABLES else _LAYER_WIDTHS) if fits(group, s))
-        for group in scheme_groups(config)
-    }
+    def fitting(group: SchemeGroup) -> tuple[Scheme | None, ...]:
+        found = tuple(s for s in (_TABLE_WIDTHS if group.role == TABLES else _LAYER_WIDTHS) if fits(group, s))
+        return found if any(_bits(scheme) == 4 for scheme in found) else (None,)
+
+    return {group: fitting(group) for group in scheme_groups(config)}
+
+
+def always_float(config: Qwen3Config) -> Notice | None:
+    """Notice of the matrices that stay float in every plan, because no width fits them; None if all can be rounded."""
+    shapes = tensor_shapes(config)
+    names = [name for group, widths in widths_of(config).items() if widths == (None,) for name in group.tensors]
+    if not names:
+        return None
+    detail = f"matrices stay float: 32 does not divide the width {shapes[names[0]][-1]} of {names[0]}"
+    return Notice("left-float", len(names), detail)
 
 
 def make_plans(
@@ -116,18 +131,31 @@ def make_plans(
 
 
 def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) -> None:
-    """Raise UsageError if no plan fits `budget` bytes."""
-    least = _Pricing(config, _free(config), int8_cache).least
-    if budget < least:
-        smallest = math.ceil(least / 1e3) / 1e3
+    """Raise UsageError if no plan fits `budget` bytes, if the float model does, or if no matrix can be rounded."""
+    notice = always_float(config)
+    left = f"{notice.count} {notice.detail}" if notice else ""
+    if all(widths == (None,) for widths in widths_of(config).values()):
+        raise UsageError(f"no budget can be spent on this model, as all {left}; choose --format int8 or int8-dynamic")
+    pricing = _Pricing(config, _free(config), int8_cache)
+    if budget < pricing.least:
         raise UsageError(
-            f"a budget of {budget / 1e6:g} MB: the smallest that this model can be is {smallest:g} MB; give more"
+            f"a budget of {budget / 1e6:g} MB: the smallest that this model can be is {_megabytes(pricing.least)}"
+            + (f", as {left}; give more, or a --recipe with fit = true" if left else "; give more")
+        )
+    if budget >= pricing.unrounded:
+        raise UsageError(
+            f"the whole float model takes {_megabytes(pricing.unrounded)}, which is within the budget; "
+            "use it as it is (`q3edge build --format float`), or give less"
         )
 
 
 def largest_plan(config: Qwen3Config) -> Plan:
-    """Largest plan in which every matrix is rounded: no plan needs more time, memory or disk."""
+    """Largest plan in which every matrix that can be is rounded: no plan needs more time, memory or disk."""
     return _Pricing(config, _free(config)).largest()
+
+
+def _megabytes(size: int) -> str:
+    return f"{math.ceil(size / 1e3) / 1e3:g} MB"
 
 
 def _free(config: Qwen3Config) -> dict[SchemeGroup, list[float]]:
@@ -158,6 +186,11 @@ class _Pricing:
         """Bytes of the smallest plan."""
         smallest = {group: min(range(len(sizes)), key=sizes.__getitem__) for group, sizes in self._sizes.items()}
         return self.plan("smallest", smallest).size
+
+    @property
+    def unrounded(self) -> int:
+        """Bytes of the model with every matrix float."""
+        return self.plan("float", {group: widths.index(None) for group, widths in self._widths.items()}).size
 
     def plan(self, name: str, picked: Mapping[SchemeGroup, int]) -> Plan:
         """Plan with the width of the given number for every scheme group."""
@@ -201,15 +234,22 @@ class _Pricing:
         return None
 
     def largest(self) -> Plan:
-        """Largest uniform plan in which every matrix is rounded."""
-        rounded = (p for p in self._uniform() if all(self._widths[group][n] is not None for group, n in p.items()))
+        """Largest uniform plan in which every matrix that a width fits is rounded."""
+
+        def is_rounded(group: SchemeGroup, number: int) -> bool:
+            return self._widths[group] == (None,) or self._widths[group][number] is not None
+
+        rounded = (picked for picked in self._uniform() if all(is_rounded(*entry) for entry in picked.items()))
         return self.plan("uniform", max(rounded, key=self._estimate))
 
     def _uniform(self) -> Iterator[dict[SchemeGroup, int]]:
-        """Yield every pair of one scheme for all layers and one for embedding and head."""
+        """Yield every pair of one scheme for all layers and one for embedding and head; what none fits stays float."""
         for layers in _LAYER_WIDTHS:
             for tables in _TABLE_WIDTHS:
-                wanted = {group: tables if group.layer is None else layers for group in self._widths}
+                wanted = {
+                    group: None if widths == (None,) else tables if group.layer is None else layers
+                    for group, widths in self._widths.items()
+                }
                 if all(wanted[group] in widths for group, widths in self._widths.items()):
                     yield {group: widths.index(wanted[group]) for group, widths in self._widths.items()}
 

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import MANIFEST_FILE, artifact_digest, file_record
+from q3edge import progress
+from q3edge.artifact import MANIFEST_FILE, artifact_digest, file_record, is_sound
 from q3edge.calibration.data.files import built_in_sources
 from q3edge.errors import InputError, UsageError
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
@@ -50,15 +51,19 @@ class Ledger:
         self._write()
 
     def is_finished(self, name: str, request: str) -> bool:
-        """Tell whether the variant's folder was made for exactly this request and is unchanged."""
+        """Tell whether the variant's folder was made for exactly this request and is unchanged; reads all of it."""
         entry = self._finished.get(name)
         manifest = self._folder / name / MANIFEST_FILE
-        return bool(
+        if not (
             entry
             and entry["request"] == request
             and manifest.is_file()
             and artifact_digest(self._folder / name) == entry["artifact"]
-        )
+        ):
+            return False
+        if not (sound := is_sound(self._folder / name)):
+            progress.note(f"{name}: a file in it was changed or damaged, built again")
+        return sound
 
     def finish(self, name: str, request: str) -> None:
         """Record that the variant's folder is complete."""

@@ -51,7 +51,7 @@ class Request:
         self.statistics = statistics if statistics is not None else Statistics()
         self.statistics.prompt_tokens = len(prompt_ids)
         self._limit = min(settings.max_new_tokens, context - len(prompt_ids))
-        self._stops = settings.stop_token_ids
+        self._stops = settings.stop_token_ids or frozenset()
         self._sampler = Sampler(settings.temperature, settings.top_k, settings.top_p, settings.seed)
         self._speculation = Speculation(draft, measured=not settings.repeatable) if draft is not None else None
         self._input: list[int] = []  # the next pass: ids not yet computed, then draft tokens

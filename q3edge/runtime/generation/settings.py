@@ -25,7 +25,7 @@ _SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; greedy 
 class GenerationSettings:
     """Settings of generation. temperature 0 is greedy, top_k 0 and top_p 1 are off; without a seed every run differs.
 
-    `stop_token_ids` may be given as any collection of whole numbers.
+    `stop_token_ids` may be given as any collection of whole numbers; None: those of the model that is asked.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -33,7 +33,7 @@ class GenerationSettings:
     top_k: int = 0
     top_p: float = 1.0
     seed: int | None = None
-    stop_token_ids: frozenset[int] = frozenset()
+    stop_token_ids: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         """Check every value; TypeError names the first of the wrong type, UsageError the first out of range."""
@@ -41,7 +41,8 @@ class GenerationSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not (isinstance(value, kind) or (name == "seed" and value is None)):
                 raise TypeError(f"{name}: give {expected}, not {value!r}")
-        object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids))
+        if self.stop_token_ids is not None:
+            object.__setattr__(self, "stop_token_ids", _token_ids(self.stop_token_ids))
         for name, valid, expected in (
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             (
@@ -87,11 +88,13 @@ class GenerationSettings:
     ) -> GenerationSettings:
         """Copy of these settings with those of `settings`, then those `named`; a value of None changes nothing.
 
-        GenerationSettings replace all of these, a mapping only those that it has. TypeError: a name that does not
-        exist, or a value of the wrong type. UsageError: a value out of range.
+        GenerationSettings replace all of these, but stop tokens of None, and a mapping only those that it has.
+        TypeError: a name that does not exist, or a value of the wrong type. UsageError: a value out of range.
         """
         if isinstance(settings, GenerationSettings):
-            return settings.override(**named)
+            own_stops = settings.stop_token_ids is not None
+            whole = settings if own_stops else replace(settings, stop_token_ids=self.stop_token_ids)
+            return whole.override(**named)
         if settings is not None and not isinstance(settings, Mapping):
             raise TypeError(f"settings: give GenerationSettings or a dict, not {type(settings).__name__}")
         given = {name: value for name, value in {**(settings or {}), **named}.items() if value is not None}

@@ -12,6 +12,7 @@ from q3edge.errors import UsageError
 from q3edge.runtime.text.messages import ROLES, Message, Tool, ToolCall, members
 
 _DEEPEST = 64  # levels of lists and objects in one message or tool
+_LONGEST_NUMBER = 4096  # bits of a whole number; Python writes and reads none of more than 4300 digits
 
 
 def conversation(messages: str | Sequence[Message]) -> Sequence[Message]:
@@ -37,7 +38,7 @@ def check_message(message: Message) -> None:
     if unknown or ("content" not in message and not message.get("tool_calls")):
         raise UsageError(
             f"message with {', '.join(map(str, message))}: expected role, content and perhaps "
-            f"{', '.join(sorted(Message.__optional_keys__ - {'content'}))}"
+            f"{', '.join(sorted(Message.__annotations__.keys() - {'role', 'content'}))}"
         )
     check_plain(message, f"the {role} message")
     _check_content(message)
@@ -74,6 +75,8 @@ def check_plain(value: object, what: str, depth: int = 0) -> None:
             check_plain(inner, what, depth + 1)
         if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
             raise UsageError(f"{what} has an object whose keys are not text; give what JSON can hold")
+    elif isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        raise UsageError(f"{what} holds a whole number of more than {_LONGEST_NUMBER} bits; give it as text")
     elif not isinstance(value, int | float | None):
         raise UsageError(f"{what} holds {_kind(value)}; give what JSON can hold")
 

@@ -240,6 +240,27 @@ def test_a_damaged_layer_alone_is_solved_again(
     assert calls == layers
 
 
+def test_a_layers_file_in_anothers_place_is_solved_again(
+    model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, tmp_path)
+    (tmp_path / "layer-0001.bin").write_bytes((tmp_path / "layer-0000.bin").read_bytes())
+    (tmp_path / "layer-0001 copy.bin").write_bytes(b"copied by hand")
+    calls = solver_calls(monkeypatch)
+    assert run(model, tmp_path) == expected
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["layer-0001.bin", "hidden-0003.bin"])
+def test_a_folder_in_a_files_place_is_one_clear_line(model: InMemoryWeights, name: str, tmp_path: Path) -> None:
+    run(model, tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ResourceError, match=rf"{name}: cannot be .* \(.*\); move it away or"):
+        run(model, tmp_path)
+    assert (tmp_path / name).is_dir()
+
+
 def test_a_damaged_layer_found_in_an_unfinished_run_is_solved_again(
     model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +399,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
         assert journal.load(0, schemes) is None
         journal.save(0, result)
         journal.save(11, result)
+        (tmp_path / "layer-0001 copy.bin").touch()
         found = journal.load(0, schemes)
         assert found is not None
         assert result_bytes([found]) == result_bytes([result])

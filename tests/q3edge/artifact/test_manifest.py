@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,102 @@ def test_overwrite_replaces_whole_folders_that_q3edge_wrote(tmp_path: Path) -> N
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="was not written by q3edge"):
         make(tmp_path / "mine", overwrite=True)
+
+
+@pytest.mark.parametrize("what", ["folder", "empty folder", "file", "dangling link", "q3edge folder"])
+@pytest.mark.parametrize("seen", [True, False], ids=["before", "in the same instant"])
+def test_what_appears_during_the_run_is_left_alone(
+    what: str, seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, other = tmp_path / "a", tmp_path / "other"
+    if what == "q3edge folder":
+        make(other, "another run's")
+    if not seen:
+        if what == "empty folder":
+            pytest.skip("a renaming replaces it, and nothing is lost")
+        answers = iter([False, False])  # at the start, and before the renaming
+        monkeypatch.setattr(os.path, "lexists", lambda _: next(answers, True))
+
+    def build() -> None:
+        with staged_directory(output, overwrite=False) as staging:
+            Manifest(kind="onnx", parent_digest="p", recipe={}).save(staging)
+            if what == "q3edge folder":
+                other.rename(output)
+            elif what == "file":
+                output.write_text("thesis")
+            elif what == "dangling link":
+                output.symlink_to("nowhere")
+            else:
+                output.mkdir()
+                if what == "folder":
+                    (output / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(UsageError, match="exists already"):
+        build()
+    assert leftovers(tmp_path) == ["a"]
+    untouched: dict[str, Callable[[], bool]] = {
+        "folder": lambda: (output / "thesis.txt").read_text() == "years of work",
+        "empty folder": lambda: leftovers(output) == [],
+        "file": lambda: output.read_text() == "thesis",
+        "dangling link": output.is_symlink,
+        "q3edge folder": lambda: (output / "onnx/model.onnx").read_text() == "another run's",
+    }
+    assert untouched[what]()
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["exchanged", "renamed twice"])
+@pytest.mark.parametrize("before", [True, False], ids=["instead of the old", "where nothing was"])
+def test_overwrite_leaves_what_appears_during_the_run_unless_q3edge_wrote_it(
+    before: bool, at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "a"
+    if not at_once:
+        monkeypatch.setattr(folder, "exchange", lambda *_: False)
+
+    def build(appears: Callable[[], object]) -> None:
+        with staged_directory(output, overwrite=True) as staging:
+            Manifest(kind="onnx", parent_digest="new", recipe={}).save(staging)
+            if output.exists():
+                output.rename(tmp_path / "moved")
+            appears()
+
+    def thesis() -> None:
+        output.mkdir()
+        (output / "thesis.txt").write_text("years of work")
+
+    if before:
+        make(output, "old")
+    with pytest.raises(UsageError, match="was not written by q3edge"):
+        build(thesis)
+    assert leftovers(output) == ["thesis.txt"]
+    assert leftovers(tmp_path) == ["a", "moved"][: 1 + before]
+    output.rename(tmp_path / "mine")
+    if before:
+        (tmp_path / "moved").rename(output)
+    make(tmp_path / "other", "another run's")
+    build(lambda: (tmp_path / "other").rename(output))
+    assert Manifest.load(output).parent_digest == "new"
+    assert leftovers(tmp_path) == ["a", "mine", "moved"][: 2 + before]
+
+
+def test_what_comes_between_the_last_check_and_the_exchange_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "a"
+    make(output, "old")
+
+    def late(first: Path, second: Path) -> bool:
+        if not (tmp_path / "moved").exists():
+            output.rename(tmp_path / "moved")
+            output.mkdir()
+            (output / "thesis.txt").write_text("years of work")
+        return exchange(first, second) or pytest.skip("this system or disk cannot exchange names")
+
+    monkeypatch.setattr(folder, "exchange", late)
+    with pytest.raises(UsageError, match="was not written by q3edge"):
+        make(output, "new", overwrite=True)
+    assert leftovers(output) == ["thesis.txt"]
+    assert leftovers(tmp_path) == ["a", "moved"]
 
 
 def test_output_may_not_overlap_the_input(tmp_path: Path) -> None:

@@ -86,6 +86,28 @@ def test_who_needs_one_kind_is_not_given_the_other(folder: Path, quantized: Path
         open_quantized_model(folder)
 
 
+def no_files(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(no_files, "config.json: not found"), (broken_config, "not valid JSON"), (no_weights, "safetensors")],
+)
+def test_what_is_no_model_is_not_called_a_float_one(folder: Path, change: Callable[[Path], None], message: str) -> None:
+    change(folder)
+    assert message in refusal(folder)
+
+
 def test_a_closed_model_refuses(folder: Path) -> None:
     with open_model(folder) as opened:
         opened.read(NORM)
@@ -95,6 +117,15 @@ def test_a_closed_model_refuses(folder: Path) -> None:
 
 def only_gguf(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-q4_k_m.gguf")
+
+
+def capital_gguf(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "M.GGUF")
+
+
+def capital_onnx(folder: Path) -> None:
+    (folder / "onnx").mkdir()
+    (folder / "model.safetensors").rename(folder / "onnx" / "A.ONNX")
 
 
 def only_adapter(folder: Path) -> None:
@@ -140,6 +171,8 @@ def pickle(folder: Path) -> None:
     ("change", "label", "message"),
     [
         (only_gguf, "GGUF", "GGUF, the format of llama.cpp, which q3edge does not read; start from the original"),
+        (capital_gguf, "GGUF", "GGUF, the format of llama.cpp"),
+        (capital_onnx, "ONNX", "an ONNX model of another tool"),
         (only_adapter, "adapter", "an adapter (LoRA) for Qwen/Qwen3-0.6B, not a whole model; merge it first"),
         (adapter_beside_weights, "adapter", "an adapter (LoRA) for a model that it does not name"),
         (artifact, "q3edge ONNX", "an ONNX model that q3edge built already; run it with `q3edge run"),
@@ -158,7 +191,12 @@ def test_what_cannot_be_read_is_named(folder: Path, change: Callable[[Path], Non
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("model.GGUF", "GGUF, the format"), ("model.onnx", "an ONNX model"), ("model.safetensors", "is a file; expected")],
+    [
+        ("model.GGUF", "GGUF, the format"),
+        ("model.onnx", "an ONNX model"),
+        ("A.ONNX", "an ONNX model"),
+        ("model.safetensors", "is a file; expected"),
+    ],
 )
 def test_a_single_file(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).touch()

@@ -317,3 +317,12 @@ def test_demo_shows_the_trade_off(tmp_path: Path) -> None:
     assert rows["float"]["model_bytes"] > 3 * rows["int8"]["model_bytes"]
     assert rows["int8"]["model_bytes"] > rows["int4"]["model_bytes"]
     assert demo["seconds"] > 0
+
+
+def test_a_full_disk_behind_stdout_is_a_resource() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "q3edge", "inspect", str(DEMO_MODEL)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 4
+    assert done.stderr == "q3edge: no space left on the disk; make room and run it again\n"

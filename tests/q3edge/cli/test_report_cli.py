@@ -68,6 +68,9 @@ def test_a_report_is_three_files_with_the_same_advice(folder: Path, report: Path
         (("--min-recovery", 97), 2, "recovery was not measured"),
         ((), 2, "nothing to check"),
         (("--max-kl", 1, "--scorecard", "none.json"), 3, "not found"),
+        (("--max-kl", 1, "--scorecard", "MARKDOWN"), 3, "); expected the JSON of `q3edge eval`"),
+        (("--max-kl", 5, "--scorecard", "REPORT"), 0, "int8, by r.json"),
+        (("--max-kl", 5, "--reference", "MODEL", *LIMITS[:4]), 0, "int8, by its evaluation against "),
         (("--max-kl", 1, "--scorecard", "REPORT", "--reference", "MODEL"), 2, "give one"),
         (("--min-recovery", 1, "--reference", "MODEL", *LIMITS[:4]), 0, "pass  min_recovery"),
     ],
@@ -75,11 +78,24 @@ def test_a_report_is_three_files_with_the_same_advice(folder: Path, report: Path
 def test_check_says_it_with_the_exit_code(
     folder: Path, report: Path, arguments: tuple[object, ...], code: int, words: str
 ) -> None:
-    named = {"REPORT": report, "MODEL": folder / "model"}
+    named = {"REPORT": report, "MARKDOWN": report.with_suffix(".md"), "MODEL": folder / "model"}
     result = q3edge(folder, "check", folder / "int8", *(named.get(str(a), a) for a in arguments))
     assert result.returncode == code, result.stderr
     assert words in result.stdout + result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_report_says_why_none_passes(folder: Path, report: Path, tmp_path: Path) -> None:
+    files = ("-o", tmp_path / "r.html", "--markdown", tmp_path / "r.md")
+    measuring = ("--reference", folder / "model", "--min-recovery", 500, "--max-kl", 5, *LIMITS)
+    result = q3edge(folder, "report", folder / "int8", *files, *measuring)
+    assert result.returncode == 0, result.stderr
+    sentence, reason = result.stdout.splitlines()[:2]
+    assert sentence == "Ship none of these: no variant passes."
+    assert reason.startswith("int8: recovery ")
+    assert reason.endswith("at least 500 % asked for")
+    assert f"Why none passes:\n\n- {reason}\n" in (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "Why none passes" not in report.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_check_in_json(folder: Path, report: Path) -> None:

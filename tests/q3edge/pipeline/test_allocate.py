@@ -41,8 +41,9 @@ CACHES: list[tuple[CacheType, int]] = [("float32", 85_000), ("int8", 100_000)]
 class Quantizing:
     """`quantize_checkpoint` of a small model to a number of bits per weight."""
 
-    def __init__(self, folder: Path) -> None:
-        self.model, self.output, self.tokens = write_checkpoint(folder / "model"), folder / "out", folder / "tokens.npy"
+    def __init__(self, folder: Path, **overrides: int) -> None:
+        self.model, self.output = write_checkpoint(folder / "model", **overrides), folder / "out"
+        self.tokens = folder / "tokens.npy"
         write_tokenizer(self.model)
         np.save(self.tokens, random_tokens(12, 32, vocab=300))
 
@@ -152,6 +153,31 @@ def test_a_killed_budget_goes_on_with_what_it_has(
     assert quantize() == whole
     assert not measured
     assert len(calls) == 3 * (len(quantize.metrics["allocation"]["plans"]) - 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bits", "count", "unit"),
+    [({"intermediate_size": 112}, 14.0, 2, "layer.0.down"), ({"hidden_size": 48}, 28.0, 11, "tables")],
+)
+def test_a_width_that_32_does_not_divide_stays_float_with_a_notice(
+    shape: dict[str, int], bits: float, count: int, unit: str, tmp_path: Path
+) -> None:
+    quantize = Quantizing(tmp_path, **shape)
+    quantize(bits=bits)
+    (notice,) = (found for found in Manifest.load(quantize.output).notices if found.code == "left-float")
+    assert notice.count == count
+    units = quantize.metrics["allocation"]["units"]
+    assert units[unit] == "float"
+    assert {*units.values()} != {"float"}
+
+
+@pytest.mark.parametrize("bits", [0.1, 40.0])
+def test_a_hopeless_budget_leaves_nothing_behind(bits: float, tmp_path: Path) -> None:
+    quantize = Quantizing(tmp_path)
+    with pytest.raises(UsageError, match="MB"):
+        quantize(bits=bits)
+    assert not quantize.output.exists()
+    assert not work_folder(quantize.output).exists()
 
 
 def test_another_budget_does_not_go_on_with_it(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
+from q3edge.cli.tables.tables import bench_table
 from q3edge.errors import InputError, UsageError
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
 from q3edge.pipeline.measure.bench import BenchResult, bench_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.progress import Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.models import InMemoryWeights
@@ -66,6 +68,21 @@ def test_an_untied_embedding_is_not_read() -> None:
 def test_kernels_keep_two_floats_beside_each_group() -> None:
     assert resident_bytes((8, 64), Scheme(4, 32)) == 8 * 64 // 2 + 8 * 2 * 8
     assert resident_bytes((8, 64), None) == 4 * 8 * 64
+
+
+def test_default_depths_beyond_the_context_are_named(artifact: Path) -> None:
+    class Heard(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes = list[str]()
+    with report_to(Heard()):
+        result = bench_artifact(artifact, prompt=8, new=2, threads=1, repeats=1)
+        bench_artifact(artifact, prompt=8, new=2, depths=(0,), threads=1, repeats=1)
+    assert [found.depth for found in result.depths] == [0, 512]
+    assert result.to_json()["left_out"] == (4096,)
+    assert notes == ["depth 4096 left out: with 2 new tokens beyond the model's context of 1024"]
+    assert "of 1 process, 2 tokens each" in bench_table(result)
 
 
 def test_more_than_the_context_is_refused(artifact: Path) -> None:

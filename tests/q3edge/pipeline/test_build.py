@@ -121,6 +121,30 @@ def test_a_model_without_a_tokenizer_cannot_be_validated(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot be read \(No such file or directory\)"),
+        (b"\xff", "not UTF-8 text"),
+        (b"Short.", "tokens; expected"),
+    ],
+    ids=["missing", "not UTF-8", "too short"],
+)
+def test_unfit_texts_are_refused_before_any_work(
+    content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("quantized before the texts were read")
+
+    monkeypatch.setattr("q3edge.pipeline.build.write_quantized", never)
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_bytes(content)
+    with pytest.raises(InputError, match=rf"text\.txt: .*{message}"):
+        build_artifact(str(DEMO_MODEL), tmp_path / "out", Recipe.for_format("int4"), texts=(text,))
+    assert not (tmp_path / "out").exists()
+
+
 def test_experts_are_refused_before_any_work(tmp_path: Path) -> None:
     moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
     model = write_checkpoint(tmp_path / "model", **tiny_config(model_type="qwen3_moe", **moe))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,25 @@ def test_large_models_are_calibrated_unasked_where_rounding_harms(
         assert choose_method(checkpoint, recipe, None)[0].method == "rtn"
         monkeypatch.setattr(calibrate, "_LARGE_MODEL", 50_000)
         assert choose_method(checkpoint, recipe, None)[0].method == method
+
+
+@pytest.mark.parametrize("given", [{"samples": 16}, {"seq_len": 64}, {"texts": (Path("text.txt"),)}], ids=str)
+def test_options_of_a_calibration_ask_for_one(given: dict[str, Any], tmp_path: Path) -> None:
+    model, recipe = write_checkpoint(tmp_path / "model"), Recipe.for_format("int4")
+    write_tokenizer(model)
+    with Checkpoint.open(model) as checkpoint:
+        assert choose_method(checkpoint, recipe, CalibrationOptions())[0].method == "rtn"
+        assert choose_method(checkpoint, recipe, CalibrationOptions(**given))[0].method == "gptq"
+        with pytest.raises(UsageError, match="--method rtn uses no text"):
+            choose_method(checkpoint, replace(recipe, method="rtn"), CalibrationOptions(**given))
+
+
+def test_an_int8_cache_needs_rows_of_text_even_where_weights_are_rounded(tmp_path: Path) -> None:
+    recipe = replace(Recipe.for_format("int4"), method="rtn", kv_cache="int8")
+    with Checkpoint.open(write_checkpoint(tmp_path / "model")) as checkpoint:
+        assert choose_method(checkpoint, recipe, CalibrationOptions(samples=16, seq_len=64)) == (recipe, ())
+        with pytest.raises(UsageError, match="--method rtn uses no text"):
+            choose_method(checkpoint, recipe, CalibrationOptions(samples=16, reconstruct=True))
 
 
 def other_recipe(quantize: Quantizing) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +14,12 @@ import numpy as np
 import pytest
 
 import q3edge.evaluation.distance.references as references
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import Manifest, artifact_digest
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.suites.suite import Item, Suite
@@ -22,6 +27,7 @@ from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.dead_matrices import dead_matrices
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.measure import answers
 from q3edge.pipeline.measure.evaluate import evaluate
 from q3edge.pipeline.measure.measurement import AnswerOptions
 from q3edge.quantization.recipe import Recipe
@@ -107,6 +113,55 @@ def test_models_that_are_asked_also_go_on_from_the_worst_places(artifact: Path, 
             likely = [token for token, _ in following[:2]]  # the second where both are as good as equal
             assert text.startswith(tuple(likely)) or (not text and stops & set(likely))
     assert sum(len(example.candidate_text) > 20 for example in found.worst) > 3
+
+
+def _flip(folder: Path) -> None:
+    weights = folder / "onnx" / "model.onnx_data"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+
+
+def _replace_by_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "q3edge.json").unlink(),
+        lambda folder: (folder / "q3edge.json").write_text(""),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        _flip,
+        _replace_by_file,
+        _empty,
+    ],
+    ids=["no manifest", "empty manifest", "no tokenizer", "flipped bit", "a file", "empty folder"],
+)
+def test_a_damaged_float_model_in_the_cache_is_exported_again(
+    damage: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    kept = EvaluationCache(tmp_path / "kept")
+
+    def digest() -> str:
+        with answers._artifact_for(Path(DEMO), "d", kept) as folder:
+            Manifest.load(folder).verify(folder)
+            return artifact_digest(folder)
+
+    expected = digest()
+    damage(kept.float_folder("d"))
+    assert digest() == expected
+    assert notes == ["the float model in the cache is damaged, it is exported again"]
+    monkeypatch.setattr(answers, "export_artifact", forbidden)
+    assert digest() == expected
 
 
 def test_artifact_against_itself(artifact: Path, cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.calibration.layers.scheme_groups import SchemeGroup
 from q3edge.errors import UsageError
-from q3edge.pipeline.quantize.plans import Plan, check_budget, largest_plan, make_plans, widths_of
+from q3edge.exporters.onnx.dry_run import dry_run
+from q3edge.pipeline.quantize.calibrate import Budget
+from q3edge.pipeline.quantize.plans import Plan, always_float, check_budget, largest_plan, make_plans, widths_of
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.models import tiny_config
@@ -89,3 +92,54 @@ def test_a_budget_below_the_smallest_plan_is_refused() -> None:
         fits(1000)
     least = fits(LARGEST // 2).size
     check_budget(CONFIG, least)
+
+
+@pytest.mark.parametrize("int8_cache", [False, True])
+def test_a_budget_that_the_float_model_fits_is_refused(int8_cache: bool) -> None:
+    floats = dry_run(CONFIG, dict.fromkeys(tensor_shapes(CONFIG)), "int8" if int8_cache else "float32").model_bytes
+    check_budget(CONFIG, floats - 1, int8_cache=int8_cache)
+    assert all(any(plan.schemes.values()) for plan in make_plans(CONFIG, COSTS, floats - 1, int8_cache=int8_cache))
+    for bits in (40.0, 1e308, math.inf):
+        with pytest.raises(
+            UsageError, match=r"the whole float model takes [\d.]+ MB, .*use it as it is .*--format float.*, or give"
+        ):
+            check_budget(CONFIG, Budget(bits_per_weight=bits).bytes_for(CONFIG), int8_cache=int8_cache)
+    with pytest.raises(UsageError, match="the whole float model"):
+        check_budget(CONFIG, floats, int8_cache=int8_cache)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "name"),
+    [
+        ({"intermediate_size": 112}, 2, "model.layers.0.mlp.down_proj.weight"),
+        ({"hidden_size": 48}, 11, "model.layers.0.self_attn.q_proj.weight"),
+        ({"hidden_size": 48, "intermediate_size": 112}, 13, "model.layers.0.self_attn.q_proj.weight"),
+    ],
+)
+def test_matrices_that_no_width_fits_stay_float_in_every_plan(shape: dict[str, int], count: int, name: str) -> None:
+    config = Qwen3Config.from_dict(tiny_config(**shape))
+    notice = always_float(config)
+    assert notice is not None
+    assert notice.count == count
+    assert notice.detail.endswith(f"of {name}")
+    largest = largest_plan(config)
+    resolved = largest.recipe.resolve(config)
+    matrices = [tensor for tensor, dimensions in tensor_shapes(config).items() if len(dimensions) == 2]
+    assert sum(resolved[tensor] is None for tensor in matrices) == count
+    costs = {unit: [0.0 if s is None else 4.0**-s.bits for s in widths] for unit, widths in widths_of(config).items()}
+    check_budget(config, largest.size)
+    plans = make_plans(config, costs, largest.size)
+    assert plans
+    for plan in plans:
+        assert plan.size <= largest.size
+        assert plan.recipe.resolve(config)[name] is None
+    with pytest.raises(UsageError, match=rf"smallest .* as {count} matrices stay float: 32 .*{name}; give more, or"):
+        check_budget(config, 1000)
+
+
+def test_a_model_without_a_matrix_to_round_is_refused() -> None:
+    config = Qwen3Config.from_dict(
+        tiny_config(hidden_size=48, head_dim=16, num_attention_heads=3, num_key_value_heads=1, intermediate_size=112)
+    )
+    with pytest.raises(UsageError, match="no budget can be spent on this model, as all 15 matrices stay float"):
+        check_budget(config, 200_000)

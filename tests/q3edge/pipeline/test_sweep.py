@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from q3edge import progress
 from q3edge.artifact import Manifest
 from q3edge.errors import InputError, UsageError, ValidationError
 from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
@@ -115,6 +116,32 @@ def test_another_model_or_a_changed_folder_is_built_again(
     shutil.rmtree(copy / "int8")
     assert swept(other, copy, ["int8"]).resumed == ()
     assert built == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "missing"])
+def test_a_damaged_variant_is_built_again(
+    damage: str,
+    model: Path,
+    output: Path,
+    built: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    copy = shutil.copytree(output, tmp_path / "copy")
+    weights = copy / "int8" / "onnx" / "model.onnx_data"
+    sound = weights.read_bytes()
+    if damage == "missing":
+        (copy / "int8" / "onnx" / "model.onnx").unlink()
+    else:
+        weights.write_bytes(sound[:99] + bytes([sound[99] ^ 1]) + sound[100:])
+    result = swept(model, copy, ["int8"])
+    assert (result.resumed, result.report.failures, built) == ((), (), ["int8"])
+    assert weights.read_bytes() == sound
+    Manifest.load(copy / "int8").verify(copy / "int8")
+    assert "int8: a file in it was changed or damaged, built again" in notes
+    assert swept(model, copy, ["int8"]).resumed == ("int8",)
 
 
 def test_a_folder_that_no_sweep_made_is_left_alone(model: Path, output: Path, tmp_path: Path) -> None:

@@ -116,6 +116,17 @@ def test_a_broken_recipe_names_file_and_place(tmp_path: Path, text: str, message
 def test_a_missing_recipe_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not found"):
         Recipe.load(tmp_path / "none.toml")
+    for path in (tmp_path, Path("a\0.toml")):
+        with pytest.raises(InputError, match=r"cannot be read \(.*\); expected a TOML recipe") as caught:
+            Recipe.load(path)
+        assert "\0" not in str(caught.value)
+
+
+def test_a_format_that_is_no_str_is_a_type_error(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"format: expected a str, one of int4, .*, not int"):
+        Recipe.for_format(4)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"recipe.toml: format = \[4\]: expected one of int4"):
+        Recipe.load(write(tmp_path, "format = [4]"))
 
 
 def test_group_size_that_does_not_divide_names_tensor_and_valid_sizes() -> None:

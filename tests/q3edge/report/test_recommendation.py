@@ -34,6 +34,7 @@ def test_the_smallest_that_passes_is_advised_and_smaller_ones_are_refused_with_r
     assert advice.sentence.startswith("Ship middle: 0.0 MB, 50 % of the size, recovery 98.5 % [97.8, 99.1], suite KL ")
     assert advice.rule.endswith("and a mean KL on the suites of at most 0.05 nats.")
     assert set(advice.refused) == {"small"}
+    assert not advice.obstacles
     assert "at most 0.05" in advice.refused["small"]
     assert "at least 97 %" in advice.refused["small"]
 
@@ -49,6 +50,7 @@ def test_if_none_passes_it_says_so() -> None:
     assert advice.name is None
     assert advice.sentence == "Ship none of these: no variant passes."
     assert set(advice.refused) == {"bad"}
+    assert advice.obstacles == advice.refused
     assert recommend([], Gates(), 1000, "suite_kl").sentence == "There is no variant to judge."
 
 

@@ -146,7 +146,7 @@ def test_a_stream_that_is_closed_frees_the_model(model: Model, taken: int) -> No
         next(stream)
     stream.close()
     assert list(stream) == []
-    with pytest.raises(UsageError, match="the generation is not finished"):
+    with pytest.raises(UsageError, match="the generation is not finished; it was closed, or failed; ask again"):
         _ = stream.completion
     assert model.chat(HELLO, greedy()).token_ids == fresh_answer(model, HELLO)
 
@@ -229,7 +229,8 @@ def test_settings_are_given_in_three_ways(model: Model) -> None:
     assert model.chat(HELLO, **chosen).token_ids == expected
     assert model.chat(HELLO, {**chosen, "seed": 1}, seed=5).token_ids == expected
     assert model.settings({"top_k": None}, seed=None) == model.defaults
-    assert model.settings(GenerationSettings(7), seed=2) == GenerationSettings(7, seed=2)
+    stops = model.defaults.stop_token_ids
+    assert model.settings(GenerationSettings(7), seed=2) == GenerationSettings(7, seed=2, stop_token_ids=stops)
 
 
 @pytest.mark.parametrize(
@@ -281,12 +282,14 @@ def test_misuse_is_a_type_error_that_says_what_to_give(
 
 def test_a_closed_model_refuses_every_call(folder: Path) -> None:
     model = Model.open(str(folder), threads=1)
-    begun = model.stream("the cat")
+    begun, running = model.stream("the cat"), model.stream("the cat", CHATTY)
+    next(running)
     model.close()
     model.close()
     calls: list[Callable[[], object]] = [
         lambda: model.generate("x"), lambda: model.chat("x"), lambda: model.batch(["x"]), lambda: model.stream("x"),
         lambda: model.stream_raw("x"), lambda: model.encode_chat("x"), lambda: next(begun),
+        lambda: next(running), lambda: model.__enter__(),
     ]  # fmt: skip
     for call in calls:
         with pytest.raises(UsageError, match=f"the model of {folder} is closed; open it again"):

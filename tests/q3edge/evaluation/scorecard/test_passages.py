@@ -90,6 +90,8 @@ def test_what_is_left_out_is_counted(tokenizer: Tokenizer, template: ChatTemplat
     assert {notice.code: notice.count for notice in found.notices} == {"items-too-long": 1, "texts-too-short": 1}
     with pytest.raises(InputError, match="no item is left to evaluate: questions longer than"):
         encode(tokenizer, template, long)
+    with pytest.raises(InputError, match="no item is left to evaluate: the suites and areas chosen hold none"):
+        encode(tokenizer, template)
 
 
 def test_digest_tells_passages_apart(tokenizer: Tokenizer, template: ChatTemplate) -> None:

@@ -116,6 +116,14 @@ def test_float_checks_see_a_quantized_model(report: ValidationReport) -> None:
     assert [check.status for check in check_float(report.overall)] == ["fail", "fail"]
 
 
+def test_checks_say_value_and_limit(report: ValidationReport) -> None:
+    reasons = {check.name: check.reason for check in (*report.checks, *check_float(report.overall))}
+    assert report.activations_part is not None
+    assert reasons["activation_error"].endswith(f" {report.activations_part.mean_kl.value:.3g} nats, no limit")
+    assert reasons["float_kl"].endswith(f" {report.overall.mean_kl.value:.3g} nats, at most 1e-06 expected")
+    assert reasons["float_logits"].endswith(f" {report.overall.max_logit_error:.3g}, at most 0.001 expected")
+
+
 def test_threshold_equal_to_the_value_passes(report: ValidationReport) -> None:
     assert check_kl(report.overall, report.overall.mean_kl.value).status == "pass"
 

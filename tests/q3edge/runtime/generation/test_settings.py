@@ -27,6 +27,12 @@ def test_later_ones_win_and_none_leaves_what_was() -> None:
     assert base.override(None) == base
 
 
+def test_settings_without_stop_tokens_keep_the_models_own() -> None:
+    own = GenerationSettings(stop_token_ids=frozenset({7}))
+    assert own.override(GenerationSettings(9), seed=1) == GenerationSettings(9, seed=1, stop_token_ids=frozenset({7}))
+    assert own.override(GenerationSettings(stop_token_ids=frozenset())).stop_token_ids == frozenset()
+
+
 def test_stop_tokens_in_any_collection() -> None:
     expected = frozenset({3, 4})
     for given in ([3, 4, 3], (4, 3), {3, 4}, expected):

@@ -57,6 +57,11 @@ def test_messages_of_the_api_are_taken(message: Message) -> None:
         ({"role": "user", "content": "a", "name": 3}, "the user message has name of type int; expected text"),
         ({"role": "user", "content": "a", "tool_calls": [CALL]}, "only an assistant calls tools"),
         ({"role": "assistant", "tool_calls": {"function": CALL}}, "tool_calls is of type dict; expected a list"),
+        ({"role": "user"}, "expected role, content and perhaps name, reasoning_content, tool_call_id, tool_calls"),
+        (
+            calling({"function": {"name": "look", "arguments": {"n": 10**5000}}}),
+            "of more than 4096 bits; give it as text",
+        ),
         (calling("look"), "a tool call is not of the form"),
         (calling({"name": "look", "arguments": {}}), "a tool call is not of the form"),
         (calling({"function": {"name": "look"}}), "a tool call's function has name; expected name and arguments"),
