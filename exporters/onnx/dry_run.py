@@ -16,8 +16,8 @@ from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import DATA_FILE
 from q3edge.exporters.onnx.export import check_exportable, serialized
-from q3edge.exporters.onnx.external_data import DataLayout, TensorSpec
-from q3edge.exporters.onnx.stored import float_specs, specs_of
+from q3edge.exporters.onnx.external_data import DataLayout
+from q3edge.exporters.onnx.stored import TensorSpec, float_specs
 from q3edge.formats import CacheType
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -49,21 +49,6 @@ def dry_run(config: Qwen3Config, schemes: Mapping[str, Scheme | None], cache: Ca
     graph = serialized(source, layout, _unit_scales(config) if cache == "int8" else None)
     vectors = [spec for name, shape in source.shapes.items() if len(shape) == 1 for spec in float_specs((name,), shape)]
     return ExportPlan(config, len(graph), layout.end, (*layout.specs, *vectors))
-
-
-def weight_bytes(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, int]:
-    """Bytes of every weight of the model by name: its codes, scales and zero points, or its float32 values."""
-    shapes = tensor_shapes(config)
-    return {
-        name: 4 * shape[0] if len(shape) == 1 else group_bytes(shapes, (name,), schemes[name])
-        for name, shape in shapes.items()
-    }
-
-
-def group_bytes(shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], scheme: Scheme | None) -> int:
-    """Bytes in the file of weights of matrices that share an input and `scheme`, or of a table alone."""
-    rows, width = sum(shapes[name][0] for name in names), shapes[names[0]][1]
-    return sum(spec.nbytes for spec in specs_of(names, (rows, width), scheme))
 
 
 def _unit_scales(config: Qwen3Config) -> KVScales:

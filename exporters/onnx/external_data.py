@@ -6,8 +6,6 @@ Assigns offsets and alignment; the caller defines what the blocks hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,29 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from q3edge.exporters.onnx.stored import TensorSpec
+
 PAGE = 4096  # large tensors start on a page, so that a runtime can map them
 _LARGE = 1 << 20
 _SMALL_ALIGNMENT = 64
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Stored tensor: one part of one or more of the model's weights, their rows one after another.
-
-    part: "codes", "scales", "exponents", "zero_points", or "values" where the weights stay float.
-    """
-
-    name: str
-    part: str
-    weights: tuple[str, ...]
-    dtype: ir.DataType
-    shape: tuple[int, ...]
-    is_transposed: bool = False  # rows of weights are its columns
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole tensor."""
-        return prod(self.shape) * self.dtype.numpy().itemsize
 
 
 class DataLayout:
@@ -62,7 +42,12 @@ class DataLayout:
         self.end = offset + spec.nbytes
         self.specs.append(spec)
         return ir.ExternalTensor(
-            self._location, offset, spec.nbytes, spec.dtype, shape=ir.Shape(spec.shape), name=spec.name
+            self._location,
+            offset,
+            spec.nbytes,
+            ir.DataType.from_numpy(spec.dtype),
+            shape=ir.Shape(spec.shape),
+            name=spec.name,
         )
 
 

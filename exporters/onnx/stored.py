@@ -1,17 +1,57 @@
 """Stored form of weights in the file beside the graph: names, types and shapes of the tensors that hold them.
 
-Matrices that share an input and a scheme are stored as one, their rows one after another.
+Matrices that share an input and a scheme are stored as one, their rows one after another. Sizes are known without a
+graph, so this module needs no package of ONNX.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
 
-import onnx_ir as ir
+import numpy as np
 
-from q3edge.exporters.onnx.external_data import TensorSpec
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
 from q3edge.quantization.scales import multiples_type
 from q3edge.quantization.scheme import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Stored tensor: one part of one or more of the model's weights, their rows one after another.
+
+    part: "codes", "scales", "exponents", "zero_points", or "values" where the weights stay float.
+    """
+
+    name: str
+    part: str
+    weights: tuple[str, ...]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    is_transposed: bool = False  # rows of weights are its columns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def weight_bytes(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, int]:
+    """Bytes of every weight of the model by name: its codes, scales and zero points, or its float32 values."""
+    shapes = tensor_shapes(config)
+    return {
+        name: 4 * shape[0] if len(shape) == 1 else group_bytes(shapes, (name,), schemes[name])
+        for name, shape in shapes.items()
+    }
+
+
+def group_bytes(shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], scheme: Scheme | None) -> int:
+    """Bytes in the file of weights of matrices that share an input and `scheme`, or of a table alone."""
+    rows, width = sum(shapes[name][0] for name in names), shapes[names[0]][1]
+    return sum(spec.nbytes for spec in specs_of(names, (rows, width), scheme))
 
 
 def specs_of(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme | None) -> list[TensorSpec]:
@@ -29,16 +69,16 @@ def block_specs(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme) 
     """
     rows, width = shape
     groups = scheme.groups(width)
-    parts: dict[str, tuple[ir.DataType, tuple[int, ...]]] = {
-        "codes": (ir.DataType.UINT8, (rows, groups, width // groups * scheme.bits // 8))
+    parts: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "codes": (np.dtype(np.uint8), (rows, groups, width // groups * scheme.bits // 8))
     }
     if scheme.scales == "float16":
-        parts["scales"] = (ir.DataType.FLOAT16, (rows, groups))
+        parts["scales"] = (np.dtype(np.float16), (rows, groups))
     else:
-        parts["scales"] = (ir.DataType.from_numpy(multiples_type(scheme)), (rows, groups))
-        parts["exponents"] = (ir.DataType.INT8, (rows, 1))
+        parts["scales"] = (multiples_type(scheme), (rows, groups))
+        parts["exponents"] = (np.dtype(np.int8), (rows, 1))
     if not scheme.symmetric:
-        parts["zero_points"] = (ir.DataType.UINT8, (rows, -(-groups * scheme.bits // 8)))
+        parts["zero_points"] = (np.dtype(np.uint8), (rows, -(-groups * scheme.bits // 8)))
     return [_part(names, part, *found) for part, found in parts.items()]
 
 
@@ -46,14 +86,14 @@ def int8_specs(names: tuple[str, ...], shape: tuple[int, int]) -> list[TensorSpe
     """Tensors of codes int8 [K, N], as MatMulInteger takes no transpose, and scales float16 [N]."""
     rows, width = shape
     return [
-        replace(_part(names, "codes", ir.DataType.INT8, (width, rows)), is_transposed=True),
-        _part(names, "scales", ir.DataType.FLOAT16, (rows,)),
+        replace(_part(names, "codes", np.dtype(np.int8), (width, rows)), is_transposed=True),
+        _part(names, "scales", np.dtype(np.float16), (rows,)),
     ]
 
 
 def float_specs(names: tuple[str, ...], shape: tuple[int, ...]) -> list[TensorSpec]:
     """Tensor of values float32 [N, K], or [N] of a vector, named by the label alone."""
-    return [TensorSpec(label_of(names), "values", names, ir.DataType.FLOAT, shape)]
+    return [TensorSpec(label_of(names), "values", names, np.dtype(np.float32), shape)]
 
 
 def label_of(names: tuple[str, ...]) -> str:
@@ -66,5 +106,5 @@ def label_of(names: tuple[str, ...]) -> str:
     return f"{parent}.{'_'.join(stems)}_proj"
 
 
-def _part(names: tuple[str, ...], part: str, dtype: ir.DataType, shape: tuple[int, ...]) -> TensorSpec:
+def _part(names: tuple[str, ...], part: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:
     return TensorSpec(f"{label_of(names)}.{part}", part, names, dtype, shape)

@@ -6,10 +6,9 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import wraps
 from os import PathLike
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES
@@ -21,19 +20,12 @@ METHODS = ("gptq", "rtn")
 _EXTRA_OF = {"torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize"}  # package -> extra that installs it
 
 
-class Kind(Protocol):
-    """Type and range of an argument."""
-
-    def check(self, name: str, value: object) -> None:
-        """Raise TypeError that says what to pass, or UsageError for a value of the right type out of range."""
-
-
-@dataclass(frozen=True, slots=True)
+# Kinds of arguments. No dataclasses: each would add half a millisecond to every start of the command.
 class Instance:
     """An object of one of these types; `expected` in words."""
 
-    expected: str
-    types: tuple[type, ...]
+    def __init__(self, expected: str, types: tuple[type, ...]) -> None:
+        self.expected, self.types = expected, types
 
     def check(self, name: str, value: object) -> None:
         """Raise TypeError unless `value` is of one of the types."""
@@ -41,14 +33,16 @@ class Instance:
             raise wrong_type(name, value, self.expected)
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
-    """A finite number from `low` to `high`, both included (None: no bound); `whole`: an int."""
+    """A finite number from `low` to `high`, both included (None: no bound).
 
-    low: float | None = None
-    high: float | None = None
-    whole: bool = True
-    above: bool = False  # `low` itself is not allowed
+    whole: an int. above: `low` itself is not allowed.
+    """
+
+    def __init__(
+        self, low: float | None = None, high: float | None = None, *, whole: bool = True, above: bool = False
+    ) -> None:
+        self.low, self.high, self.whole, self.above = low, high, whole, above
 
     @property
     def expected(self) -> str:
@@ -70,11 +64,11 @@ class Number:
             raise UsageError(f"{name} = {value!r}: expected {self.expected}, and finite")
 
 
-@dataclass(frozen=True, slots=True)
 class OneOf:
     """One of the given names."""
 
-    names: tuple[str, ...]
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
 
     def check(self, name: str, value: object) -> None:
         """Raise TypeError unless `value` is a str, UsageError if it is none of the names."""
@@ -84,11 +78,11 @@ class OneOf:
             raise UsageError(f"{name} = {value!r}: expected one of {', '.join(self.names)}")
 
 
-@dataclass(frozen=True, slots=True)
 class Several:
     """A value of one kind, or a list or tuple of such values."""
 
-    kind: Instance | Number
+    def __init__(self, kind: Instance | Number) -> None:
+        self.kind = kind
 
     def check(self, name: str, value: object) -> None:
         """Raise the error of the first element that is not of the kind."""
@@ -99,7 +93,6 @@ class Several:
             self.kind.check(f"{name}[{number}]", element)
 
 
-@dataclass(frozen=True, slots=True)
 class RecipeLike:
     """A recipe, the name of a format, or the path of a recipe file."""
 
@@ -111,6 +104,7 @@ class RecipeLike:
             raise wrong_type(name, value, "a Recipe, the name of a format, or the path of a TOML file")
 
 
+Kind = Instance | Number | OneOf | Several | RecipeLike
 PATH = Instance("a str or Path", (str, PathLike))
 FLAG = Instance("True or False", (bool,))
 TEXT = Instance("a str", (str,))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -51,6 +50,8 @@ def recipe_for(
     kv_cache: CacheType | None,
 ) -> Recipe:
     """Make the recipe asked for; a str without a suffix names a format. UsageError: options that a file decides."""
+    from dataclasses import replace
+
     from q3edge.quantization.recipe import Recipe
 
     if recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):

@@ -12,7 +12,6 @@ from q3edge.cli.options.common import FILE, Command, together
 from q3edge.defaults import FORMAT
 from q3edge.formats import CACHE_TYPES
 from q3edge.library.arguments import METHODS
-from q3edge.library.requests import named_recipe
 
 method_option = click.option(
     "--method",
@@ -47,4 +46,6 @@ def recipe_options(formats: Sequence[str]) -> Callable[[Command], Command]:
 
 def take_recipe(options: dict[str, Any]) -> str | Path | None:
     """Remove --format and --recipe from the options; returns the function's `recipe`. UsageError: both are given."""
+    from q3edge.library.requests import named_recipe
+
     return named_recipe(options.pop("format_name"), options.pop("recipe_file"))

@@ -19,8 +19,8 @@ from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.errors import InputError
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.exporters.onnx.dry_run import dry_run
-from q3edge.exporters.onnx.external_data import TensorSpec
 from q3edge.exporters.onnx.linear import TABLE_SUFFIX
+from q3edge.exporters.onnx.stored import TensorSpec
 from q3edge.quantization.recipe import Recipe
 
 _BLOCK_ROWS = 256

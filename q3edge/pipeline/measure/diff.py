@@ -16,7 +16,7 @@ from q3edge.defaults import MAX_TOKENS
 from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import ComparedDecoder
-from q3edge.exporters.onnx.dry_run import weight_bytes
+from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme

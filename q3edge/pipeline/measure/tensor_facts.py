@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Manifest
-from q3edge.exporters.onnx.dry_run import weight_bytes
+from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import TensorFact
 

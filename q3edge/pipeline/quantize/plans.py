@@ -13,7 +13,8 @@ from q3edge.artifact import Notice
 from q3edge.calibration.budget.allocation import Choice, solve_knapsack
 from q3edge.calibration.layers.scheme_groups import TABLES, SchemeGroup, scheme_groups
 from q3edge.errors import UsageError
-from q3edge.exporters.onnx.dry_run import dry_run, group_bytes
+from q3edge.exporters.onnx.dry_run import dry_run
+from q3edge.exporters.onnx.stored import group_bytes
 from q3edge.formats import CACHE_TYPES
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme

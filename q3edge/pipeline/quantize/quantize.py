@@ -19,9 +19,8 @@ from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.calibration.rounding.scales import groups_at_limits
 from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
-from q3edge.exporters.onnx.dry_run import weight_bytes
+from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.machine.tool_versions import tool_versions
-from q3edge.pipeline.quantize.allocate import search_plans
 from q3edge.pipeline.quantize.calibrate import (
     CalibrationOptions,
     SolvedLayers,
@@ -132,6 +131,8 @@ def _calibration_for(
         return nullcontext(SolvedLayers(recipe))
     if calibration.budget is None:
         return run_calibration(checkpoint, recipe, calibration, digest, work, exported=exported)
+    from q3edge.pipeline.quantize.allocate import search_plans  # loads the exporter, which only budgets need
+
     return search_plans(
         checkpoint, calibration, calibration.budget, digest, work,
         exported=exported, int8_cache=recipe.kv_cache == "int8",

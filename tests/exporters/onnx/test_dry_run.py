@@ -12,9 +12,10 @@ from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
 from q3edge.architecture.tensors import component_of, tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError
-from q3edge.exporters.onnx.dry_run import dry_run, group_bytes, weight_bytes
+from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.exporters.onnx.linear import TABLE_SUFFIX
+from q3edge.exporters.onnx.stored import group_bytes, weight_bytes
 from q3edge.formats import CacheType
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.onnx_models import quantized_model

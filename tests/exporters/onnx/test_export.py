@@ -20,11 +20,12 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.exporters.onnx.builder import FUNCTIONS, GraphBuilder
 from q3edge.exporters.onnx.decoder import build_decoder
-from q3edge.exporters.onnx.dry_run import Unread, group_bytes
+from q3edge.exporters.onnx.dry_run import Unread
 from q3edge.exporters.onnx.export import export_decoder, serialized
-from q3edge.exporters.onnx.external_data import PAGE, DataLayout, ExternalData, TensorSpec
+from q3edge.exporters.onnx.external_data import PAGE, DataLayout, ExternalData
 from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
+from q3edge.exporters.onnx.stored import TensorSpec, group_bytes
 from q3edge.progress import Advance, Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
@@ -214,7 +215,7 @@ def test_progress_ends_at_its_total(tmp_path: Path) -> None:
 
 
 def test_blocks_of_the_wrong_size_or_type_are_a_bug(tmp_path: Path) -> None:
-    spec = TensorSpec("w", "values", ("w",), ir.DataType.FLOAT, (2, 3))
+    spec = TensorSpec("w", "values", ("w",), np.dtype(np.float32), (2, 3))
     with ExternalData(tmp_path / "data") as data:
         with pytest.raises(ValueError, match="w: the blocks do not add up to its 24 bytes"):
             data.store([spec], [(np.zeros((1, 3), np.float32),)])
