@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -73,11 +74,18 @@ def read_windows(
 
 
 def side_by_side(logits: Sequence[LogitsChunks]) -> Iterator[tuple[int, tuple[Logits, ...]]]:
-    """Start of each chunk of a window, with every model's logits of it."""
+    """Start of each chunk of a window, with every model's logits of it; none is kept while the next are computed."""
     start = 0
-    for chunks in zip(*logits, strict=True):
+    while True:
+        chunks = tuple(chunk for stream in logits for chunk in islice(stream, 1))
+        if not chunks:
+            return
+        if len(chunks) < len(logits):
+            raise ValueError("the models give different numbers of chunks")
+        count = len(chunks[0])
         yield start, chunks
-        start += len(chunks[0])
+        del chunks
+        start += count
 
 
 def compare_chunk(window: Window, start: int, reference: Logits, candidate: Logits) -> TokenMetrics:
@@ -125,4 +133,5 @@ def _pair_metrics(
     for start, chunks in side_by_side(logits):
         for part, (reference, candidate) in zip(parts, pairs):
             part.append(compare_chunk(windows[number], start, chunks[reference], chunks[candidate]))
+        del chunks  # else its memory is taken while the next are computed
     return [TokenMetrics.concatenate(part) for part in parts]

@@ -54,6 +54,7 @@ def read_passage(passage: Passage, logits: Sequence[LogitsChunks]) -> Reading | 
                 letters, row = list(passage.letters), passage.first - start
                 choices = int(expected[row, letters].argmax()), int(found[row, letters].argmax())
             parts.append(metrics)
+            del expected, found  # else their memory is taken while the next are computed
     except NonFiniteLogitsError:
         return None
     assert worst is not None, "a window has at least one token"

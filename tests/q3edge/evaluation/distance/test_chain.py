@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from q3edge.errors import ValidationError
-from q3edge.evaluation.distance.chain import BATCH_TOKENS, NonFiniteLogitsError, batches, compare_models, read_windows
+from q3edge.evaluation.distance.chain import (
+    BATCH_TOKENS,
+    NonFiniteLogitsError,
+    batches,
+    compare_models,
+    read_windows,
+    side_by_side,
+)
 from q3edge.evaluation.distance.logits import compare_logits
 from q3edge.evaluation.distance.metrics import METRICS
 from q3edge.evaluation.distance.references import FloatReference
@@ -52,6 +60,34 @@ def test_every_pair_is_compared_as_whole_windows_are(windows: list[Window]) -> N
             expected = compare_logits(models[reference].of(window), models[candidate].of(window), window.targets)
             for name in METRICS:
                 np.testing.assert_array_equal(getattr(metrics, name), getattr(expected, name))
+
+
+def test_logits_are_freed_before_the_next_are_computed(windows: list[Window]) -> None:
+    earlier: list[weakref.ref[NDArray[np.float32]]] = []
+
+    class Watched(Known):
+        def logits(self, windows: Sequence[Window]) -> list[LogitsChunks]:
+            return [self.chunks(window) for window in windows]
+
+        def chunks(self, window: Window) -> LogitsChunks:
+            return (self.chunk(window.inputs[at : at + CHUNK]) for at in range(0, len(window.inputs), CHUNK))
+
+        def chunk(self, inputs: NDArray[np.int64]) -> NDArray[np.float32]:
+            if self is models[0]:
+                assert not [chunk for chunk in earlier if chunk() is not None]
+            chunk = self.table[inputs]
+            earlier.append(weakref.ref(chunk))
+            return chunk
+
+    models = [Watched(0), Watched(1)]
+    compare_models(windows, models)
+    assert len(earlier) == 2 * sum(-(-length // CHUNK) for length in LENGTHS)
+
+
+def test_models_that_disagree_on_the_length_are_told() -> None:
+    chunk = np.zeros((1, 3), np.float32)
+    with pytest.raises(ValueError, match="different numbers of chunks"):
+        list(side_by_side([iter([chunk, chunk]), iter([chunk])]))
 
 
 def test_what_is_known_is_not_read_but_stays_in_its_batch(windows: list[Window]) -> None:
