@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUMERIC_TESTS = [
     "tests/calibration/rounding",
     "tests/calibration/layers/test_layer.py",
-    "tests/calibration/layers/test_stage.py",
+    "tests/calibration/layers/test_input_group.py",
     "tests/q3edge/reference/test_model.py",
 ]
 # Runs pytest, but only where torch has heeded its variable.
