@@ -5,7 +5,7 @@ A future reader of one of them replaces its entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NoReturn
@@ -98,16 +98,12 @@ def _only(folder: Path, pattern: str) -> bool:
     return found and not any(folder.glob("*.safetensors*"))
 
 
-def _entry(label: str, recognises: Callable[[Path], bool], refuse: Callable[[Path], NoReturn]) -> ModelFormat:
-    return ModelFormat(label, recognises, refuse)
-
-
-UNSUPPORTED: Final = (
-    _entry("GGUF", _is_gguf, _refuse_gguf),
-    _entry("adapter", _is_adapter, _refuse_adapter),
-    _entry("q3edge ONNX", _is_artifact, _refuse_artifact),
-    _entry("ONNX", _is_onnx, _refuse_onnx),
-    _entry("MLX", _is_mlx, _refuse_mlx),
-    _entry("quantized", _is_quantized, _refuse_quantized),
-    _entry("pickle", _is_pickle, _refuse_pickle),
+UNSUPPORTED: Final[tuple[ModelFormat, ...]] = (
+    ModelFormat("GGUF", _is_gguf, _refuse_gguf),
+    ModelFormat("adapter", _is_adapter, _refuse_adapter),
+    ModelFormat("q3edge ONNX", _is_artifact, _refuse_artifact),
+    ModelFormat("ONNX", _is_onnx, _refuse_onnx),
+    ModelFormat("MLX", _is_mlx, _refuse_mlx),
+    ModelFormat("quantized", _is_quantized, _refuse_quantized),
+    ModelFormat("pickle", _is_pickle, _refuse_pickle),
 )

@@ -6,8 +6,6 @@ and deleting any of it costs only the time to make it again. An entry is removed
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from q3edge.errors import InputError
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.storage.array_file import DamagedFileError, read_arrays, write_arrays
 from q3edge.storage.code_digest import code_digest
+from q3edge.storage.digests import json_digest
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import writable
 
@@ -50,7 +49,7 @@ def cache_folder() -> Path:
 
 def cache_key(**parts: Any) -> str:
     """Key for JSON values by name: hex sha256."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_digest(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from q3edge.evaluation.suites.question_files import Question, read_questions
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
-from q3edge.quantization.recipe import Recipe, Rule
+from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message
 
@@ -77,10 +77,7 @@ def run_demo(output: Path) -> DemoResult:
 def _variants() -> dict[str, Recipe | None]:
     """Name -> recipe, float first; int2 is the recipe of int4 with 2 bits in place of 4."""
     int4 = Recipe.for_format("int4")
-    rules = (
-        Rule(r.match, replace(r.scheme, bits=2) if r.scheme and r.scheme.bits == 4 else r.scheme) for r in int4.rules
-    )
-    return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": Recipe(tuple(rules))}
+    return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": int4.in_two_bits()}
 
 
 def _calibration(model: Path) -> CalibrationOptions:

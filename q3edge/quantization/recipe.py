@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from q3edge.architecture.tensors import tensor_shapes
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CACHE_TYPES, FORMATS, CacheType
 from q3edge.quantization.scheme import Scheme
+from q3edge.storage.digests import json_digest
 
 AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
 METHODS = (AUTO, "gptq", "rtn")
@@ -159,10 +159,18 @@ class Recipe:
             lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None]
         return "\n".join([*lines, ""])
 
+    def in_two_bits(self) -> Recipe:
+        """Copy with 2 bits in place of 4."""
+        rules = (
+            replace(rule, scheme=replace(rule.scheme, bits=2)) if rule.scheme and rule.scheme.bits == 4 else rule
+            for rule in self.rules
+        )
+        return replace(self, rules=tuple(rules))
+
     @property
     def digest(self) -> str:
         """Digest, hex sha256 of the canonical JSON: recipes with the same rules in the same order have the same."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.to_json())
 
 
 def _read_rule(number: int, entry: object) -> Rule:

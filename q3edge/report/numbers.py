@@ -27,7 +27,6 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "share": lambda value: f"{100 * value:.1f}",  # of a fraction, shown in percent
     "whole_share": lambda value: f"{100 * value:.0f}",
     "nats": lambda value: f"{value:.3g}",
-    "probability": lambda value: f"{value:.3f}",
     "loss": lambda value: f"{value:.2e}",
     "megabytes": lambda value: f"{value / 1e6:.1f}",  # of bytes
     "whole_megabytes": lambda value: f"{value / 1e6:.0f}",
@@ -35,7 +34,6 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "bits": lambda value: f"{value:.2f}",
     "count": lambda value: f"{value:,.0f}".replace(",", "\u202f"),
     "tokens": lambda value: f"{value:.1f}",
-    "seconds": lambda value: f"{value:.0f}",
 }
 
 

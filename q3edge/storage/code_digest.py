@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from q3edge.storage.digests import parts_digest
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -21,11 +22,8 @@ def code_digest(*names: str) -> str:
 
 def digest_of_sources(package: Path, *names: str) -> str:
     """Digest, hex sha256, of names and bytes of the .py files of modules and packages below the folder `package`."""
-    digest = hashlib.sha256()
-    for place, path in sorted({found for name in names for found in _sources(package, name)}):
-        for part in (place.encode(), path.read_bytes()):
-            digest.update(b"%d:" % len(part) + part)
-    return digest.hexdigest()
+    sources = sorted({found for name in names for found in _sources(package, name)})
+    return parts_digest(part for place, path in sources for part in (place.encode(), path.read_bytes()))
 
 
 def _sources(package: Path, name: str) -> Iterator[tuple[str, Path]]:

@@ -28,6 +28,11 @@ def take_lock(descriptor: int) -> bool:
     return True
 
 
+def take_lock_of(path: Path, descriptor: int) -> bool:
+    """Lock as `take_lock` does; False as well where `path` no longer names what was opened."""
+    return take_lock(descriptor) and path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Lock an existing file or folder during the block; yields False if it is another's, is gone, or on Windows."""
@@ -36,6 +41,6 @@ def locked(path: Path) -> Iterator[bool]:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield take_lock(descriptor) and path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+        yield take_lock_of(path, descriptor)
     finally:
         os.close(descriptor)

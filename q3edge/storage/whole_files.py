@@ -15,7 +15,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from q3edge.errors import ResourceError
-from q3edge.storage.locks import locked, take_lock
+from q3edge.storage.locks import locked, take_lock_of
 
 ADVICE = "free space or choose another folder"
 
@@ -88,7 +88,7 @@ def _opened(partial: Path) -> BufferedRandom:
     """Make a locked file; repeated if another process removed it as a leftover before it was locked."""
     while True:
         file = partial.open("w+b")
-        if take_lock(file.fileno()) and partial.exists() and os.path.samestat(partial.stat(), os.fstat(file.fileno())):
+        if take_lock_of(partial, file.fileno()):
             return file
         file.close()
 

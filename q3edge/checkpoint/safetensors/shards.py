@@ -6,8 +6,6 @@ The tensors that a model needs are checked in `q3edge.checkpoint.safetensors_fol
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +19,7 @@ from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import file_record
 from q3edge.checkpoint.safetensors.file import SafetensorsFile, TensorEntry
 from q3edge.errors import InputError
+from q3edge.storage.digests import json_digest
 from q3edge.storage.json_files import read_json_object
 
 SINGLE_FILE = "model.safetensors"
@@ -31,11 +30,13 @@ _LISTED = 10
 class Shards:
     """All tensors of a folder, in any of its files. Only headers are read at construction.
 
-    absent: names of the index that no file has; the reader of the model decides whether they matter.
+    entries: stored name -> dtype, shape and place. absent: names of the index that no file has; the reader of the model
+    decides whether they matter.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.entries: dict[str, TensorEntry] = {}
         self._holder: dict[str, SafetensorsFile] = {}
         self._stack = ExitStack()
         try:
@@ -50,19 +51,14 @@ class Shards:
 
     def _add(self, file: SafetensorsFile) -> None:
         self._stack.callback(file.close)
-        for name in file.entries:
+        for name, entry in file.entries.items():
             if other := self._holder.get(name):
                 raise InputError(f"{file.path} ({name}): also in {other.path.name}; expected each tensor once")
-            self._holder[name] = file
+            self._holder[name], self.entries[name] = file, entry
 
     def close(self) -> None:
         """Close every file."""
         self._stack.close()
-
-    @property
-    def entries(self) -> dict[str, TensorEntry]:
-        """Entries of all files: stored name -> dtype, shape and place."""
-        return {name: file.entries[name] for name, file in self._holder.items()}
 
     def path_of(self, name: str) -> Path:
         """Path of the file that holds a tensor."""
@@ -87,7 +83,7 @@ class Shards:
         with ThreadPoolExecutor(max_workers=2) as pool:
             hashes = pool.map(lambda path: file_record(path).sha256, paths)
             record = {path.name: sha256 for path, sha256 in zip(paths, hashes)}
-        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        return json_digest(record)
 
     @property
     def _files(self) -> list[SafetensorsFile]:

@@ -58,11 +58,11 @@ def answer_all(
     """
     greedy = 0.0 if seed is None else None
     settings = model.settings(max_new_tokens=max_new_tokens, temperature=greedy, seed=seed)
-    found = []
+    digest, found = artifact_digest(model.folder), []
     with _AnswerJournal(journal) as answers, progress.task("answers", len(items)) as advance:
         for item in items:
             key = cache_key(
-                model=artifact_digest(model.folder), kind=item.kind, prompt=item.prompt, thinking=item.thinking,
+                model=digest, kind=item.kind, prompt=item.prompt, thinking=item.thinking,
                 max_new_tokens=max_new_tokens, seed=seed,
             )  # fmt: skip
             written = answers.load(key)

@@ -37,11 +37,11 @@ class CausalDecoder(Protocol):
         """Append int64 [B, S] to `cache`; logits float32 [B, keep, V] of the last positions, of all where keep = 0."""
 
 
-def decoder_logits(decoder: CausalDecoder, inputs: NDArray[np.int64], chunk: int = CHUNK) -> LogitsChunks:
-    """Logits float32 [<= chunk, V] after each token of `inputs` int64 [L], fed `chunk` tokens at a time."""
+def decoder_logits(decoder: CausalDecoder, inputs: NDArray[np.int64]) -> LogitsChunks:
+    """Logits float32 [<= CHUNK, V] after each token of `inputs` int64 [L], fed CHUNK tokens at a time."""
     cache = decoder.new_cache(len(inputs))
-    for start in range(0, len(inputs), chunk):
-        yield decoder.forward(inputs[None, start : start + chunk], cache, keep=0)[0]
+    for start in range(0, len(inputs), CHUNK):
+        yield decoder.forward(inputs[None, start : start + CHUNK], cache, keep=0)[0]
 
 
 class ComparedDecoder:

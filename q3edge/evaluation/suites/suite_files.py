@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from q3edge.errors import InputError
 from q3edge.evaluation.distance.windows import Text, built_in_texts
 from q3edge.evaluation.suites.readers import READERS, Reader, questions, recognise
 from q3edge.evaluation.suites.suite import AnswerFormat, Item, Suite
+from q3edge.storage.digests import parts_digest
 from q3edge.storage.text_files import read_utf8
 
 _HEADER = ("name", "area", "language", "reader", "files", "prompt", "answer_format", "source")
@@ -119,9 +119,4 @@ def _checked(path: Path, items: Sequence[Item]) -> tuple[Item, ...]:
 
 
 def _digest(*texts: str) -> str:
-    """sha256 over the texts, each with its length so that no two sequences look alike."""
-    digest = hashlib.sha256()
-    for text in texts:
-        content = text.encode()
-        digest.update(b"%d:" % len(content) + content)
-    return digest.hexdigest()
+    return parts_digest(text.encode() for text in texts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from q3edge.errors import InputError
+from q3edge.evaluation.validation.graph_file import read_graph
 
 _INT8_ONLY = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat")
 
@@ -25,10 +25,7 @@ class ActivationRounding:
     @classmethod
     def read(cls, model_file: Path) -> ActivationRounding:
         """Read the nodes, not the weights. InputError: not an ONNX model."""
-        try:
-            nodes = onnx.load(model_file, load_external_data=False).graph.node
-        except Exception as error:  # protobuf's DecodeError is not a public class
-            raise InputError(f"{model_file}: not an ONNX model ({error}); export again") from None
+        nodes = read_graph(model_file).node
         fixed = sorted({node.op_type for node in nodes} & set(_INT8_ONLY))
         return cls(tuple(fixed), any(_rounds_activations(node) for node in nodes))
 

@@ -17,6 +17,7 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.errors import InputError
+from q3edge.evaluation.validation.graph_file import read_graph
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.exporters.onnx.linear import TABLE_SUFFIX
@@ -45,11 +46,7 @@ def dead_matrices(folder: Path, config: Qwen3Config) -> list[str]:
     InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
     """
     path = folder / MODEL_FILE
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's DecodeError is not a public class
-        raise InputError(f"{path}: not an ONNX model ({error}); export again") from None
-    specs = _expected_tensors(folder, config)
+    graph, specs = read_graph(path), _expected_tensors(folder, config)
     dead: dict[str, None] = {}
     for tensor in graph.initializer:
         if not uses_external_data(tensor):

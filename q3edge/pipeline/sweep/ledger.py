@@ -16,6 +16,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.storage.code_digest import code_digest
+from q3edge.storage.digests import json_digest
 from q3edge.storage.whole_files import write_whole
 
 SWEEP_FILE = "sweep.json"
@@ -94,7 +95,7 @@ def request_digest(model_digest: str, asked: VariantRequest, calibration: Calibr
         "calibration": {name: value for name, value in used.items() if name not in ("restart", "budget")},
         "code": code_digest(*_CODE),
     }
-    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+    return json_digest(raw)
 
 
 def _built_in_digests() -> dict[str, str]:

@@ -11,7 +11,7 @@ from q3edge.errors import UsageError
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.formats import FLOAT
 from q3edge.pipeline.quantize.calibrate import Budget
-from q3edge.quantization.recipe import Recipe, Rule
+from q3edge.quantization.recipe import Recipe
 
 _NAME = re.compile(r"(?P<format>int8-dynamic|int8|int4-fast|int4|int2)(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
 _EXPECTED = (
@@ -75,10 +75,4 @@ def _budget(text: str) -> VariantRequest:
 def _recipe(format_name: str, group: int | None, symmetric: bool | None) -> Recipe:
     if format_name != "int2":
         return Recipe.for_format(format_name, group, symmetric)
-    int4 = Recipe.for_format("int4", group, symmetric)
-    return Recipe(
-        tuple(
-            Rule(r.match, replace(r.scheme, bits=2) if r.scheme and r.scheme.bits == 4 else r.scheme)
-            for r in int4.rules
-        )
-    )
+    return Recipe.for_format("int4", group, symmetric).in_two_bits()
