@@ -17,7 +17,7 @@ from q3edge.progress import Listener, report_to
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 METHODS = ("gptq", "rtn")
-_EXTRA_OF = {"torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize"}  # package -> extra that installs it
+_QUANTIZE_EXTRA = ("torch", "onnx", "onnx_ir")  # packages that the extra installs
 
 
 # Kinds of arguments. No dataclasses: each would add half a millisecond to every start of the command.
@@ -159,9 +159,8 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                 with shown:
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
-                if (package := (error.name or "").partition(".")[0]) in _EXTRA_OF:
-                    extra = f"pip install 'q3edge[{_EXTRA_OF[package]}]'"
-                    raise ResourceError(f"this needs the package {package}: {extra}") from error
+                if (package := (error.name or "").partition(".")[0]) in _QUANTIZE_EXTRA:
+                    raise ResourceError(f"this needs the package {package}: pip install 'q3edge[quantize]'") from error
                 raise
 
         return checked

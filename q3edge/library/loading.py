@@ -20,7 +20,7 @@ def load(
 
     Needs no torch. threads: of onnxruntime (None: the physical cores at hand). speculate: take draft tokens from
     repetitions in the text so far; draft: folder of a smaller model that proposes them instead. Either makes answers
-    faster, and does not change them. Raises InputError if a file is missing or unfit.
+    faster, and the same but for near ties. Raises InputError if a file is missing or unfit.
     """
     from q3edge.checkpoint.hub import resolve_artifact
     from q3edge.runtime.model import Model

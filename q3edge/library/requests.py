@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,24 +23,17 @@ PathLike = str | Path
 PathLikes = PathLike | Sequence[PathLike]
 Method = Literal["gptq", "rtn"]
 
-_FIXED = "--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric"
+RECIPE_DECIDES = "--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric"
 
 
 def paths(given: PathLikes) -> tuple[Path, ...]:
     """Make a tuple of one path or several."""
-    return (Path(given),) if isinstance(given, str | Path) else tuple(map(Path, given))
+    return (Path(given),) if isinstance(given, str | os.PathLike) else tuple(map(Path, given))
 
 
 def words(given: str | Sequence[str]) -> tuple[str, ...]:
     """Make a tuple of one str or several."""
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def named_recipe(format_name: str | None, recipe_file: Path | None) -> str | Path | None:
-    """Choose the value of --format or --recipe; UsageError if both are given."""
-    if format_name is not None and recipe_file is not None:
-        raise UsageError(_FIXED)
-    return format_name if recipe_file is None else recipe_file
 
 
 def recipe_for(
@@ -57,7 +51,7 @@ def recipe_for(
     if recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
         found = Recipe.for_format(recipe or FORMAT, group_size, symmetric)
     elif group_size is not None or symmetric is not None:
-        raise UsageError(_FIXED)
+        raise UsageError(RECIPE_DECIDES)
     else:
         found = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe))
     return replace(found, method=method or found.method, kv_cache=kv_cache or found.kv_cache)

@@ -67,7 +67,8 @@ class Model:
         """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
         `speculate`: draft tokens by prompt lookup, from what the text repeats; `draft`: by the smaller model in that
-        folder instead. Either makes answers faster, not different. `threads`: None for one on each physical core.
+        folder instead. Either makes answers faster, and the same but for near
+        ties. `threads`: None for one on each physical core.
         """
         folder = folder_path(path, "path")
         checked = open_graph(folder)

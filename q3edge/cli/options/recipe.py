@@ -10,6 +10,7 @@ import click
 
 from q3edge.cli.options.common import FILE, Command, together
 from q3edge.defaults import FORMAT
+from q3edge.errors import UsageError
 from q3edge.formats import CACHE_TYPES
 from q3edge.library.arguments import METHODS
 
@@ -46,6 +47,10 @@ def recipe_options(formats: Sequence[str]) -> Callable[[Command], Command]:
 
 def take_recipe(options: dict[str, Any]) -> str | Path | None:
     """Remove --format and --recipe from the options; returns the function's `recipe`. UsageError: both are given."""
-    from q3edge.library.requests import named_recipe
+    from q3edge.library.requests import RECIPE_DECIDES
 
-    return named_recipe(options.pop("format_name"), options.pop("recipe_file"))
+    format_name: str | None = options.pop("format_name")
+    recipe_file: Path | None = options.pop("recipe_file")
+    if format_name is not None and recipe_file is not None:
+        raise UsageError(RECIPE_DECIDES)
+    return format_name if recipe_file is None else recipe_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from q3edge.cli.tables.tables import estimate, table
+from q3edge.cli.tables.tables import check_lines, estimate, table
 from q3edge.evaluation.distance.kl_names import KL_TITLES
 
 if TYPE_CHECKING:
@@ -39,16 +39,15 @@ def _row(report: Report, variant: Variant) -> tuple[str, ...]:
         variant.name if variant.kind == "artifact" else f"{variant.name} (baseline)",
         f"{variant.model_bytes / 1e6:.1f}",
         "-" if share is None else f"{100 * share:.0f} %",
-        estimate(variant.recovery) if variant.recovery else "-",
-        estimate(kl, 3) if kl else "-",
+        estimate(variant.recovery),
+        estimate(kl, 3),
         f"< {rate}" if speed and speed.products_only else rate,
     )
 
 
 def gate_table(report: GateReport) -> str:
     """Format a gate check: the source of the numbers, and a line per gate."""
-    lines = [f"{result.status:>7}  {result.name}: {result.reason}" for result in report.results]
-    return "\n".join([f"{report.artifact}, by {report.source}", *lines])
+    return f"{report.artifact}, by {report.source}\n{check_lines(report.results)}"
 
 
 def diff_table(found: ArtifactDiff) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from q3edge.cli.tables.tables import counted, estimate, table
+from q3edge.cli.tables.tables import check_lines, counted, estimate, table
 
 if TYPE_CHECKING:
-    from q3edge.evaluation.distance.statistics import Estimate
     from q3edge.evaluation.scorecard.scorecard import Example, Scorecard, Slice
 
 _EXAMPLES = 3
@@ -17,7 +16,7 @@ _CONTEXT = 60  # characters
 
 def scorecard_table(scorecard: Scorecard) -> str:
     """Format a scorecard: recovery, tables of areas, languages and suites, the largest differences, the checks."""
-    recovery = _recovery(scorecard.recovery)
+    recovery = estimate(scorecard.recovery)
     weights = ", ".join(f"{area} {100 * weight:.0f} %" for area, weight in scorecard.area_weights.items())
     title = f"{scorecard.artifact} against {scorecard.reference}: recovery {recovery} %"
     if weights:
@@ -33,7 +32,7 @@ def scorecard_table(scorecard: Scorecard) -> str:
     ]
     if scorecard.worst:
         parts.append("\n".join(["most different:", *(_example(found) for found in scorecard.worst[:_EXAMPLES])]))
-    parts.append("\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in scorecard.checks))
+    parts.append(check_lines(scorecard.checks))
     return "\n\n".join(parts)
 
 
@@ -60,16 +59,12 @@ def _slices(kind: str, slices: Mapping[str, Slice]) -> str:
             found.metric,
             estimate(found.reference_score, 3),
             estimate(found.candidate_score, 3),
-            _recovery(found.recovery),
-            "-" if found.comparison is None else estimate(found.comparison.mean_kl, 3),
+            estimate(found.recovery),
+            estimate(found.comparison.mean_kl if found.comparison else None, 3),
         )
         for name, found in slices.items()
     ]
     return table((kind, "items", "score", "reference", "this model", "recovery (%)", "suite KL"), rows)
-
-
-def _recovery(found: Estimate | None) -> str:
-    return "-" if found is None else estimate(found)
 
 
 def _example(found: Example) -> str:

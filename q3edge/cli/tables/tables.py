@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from q3edge.evaluation.distance.statistics import Comparison, Estimate
-    from q3edge.evaluation.validation.results import ValidationReport
+    from q3edge.evaluation.validation.results import CheckResult, ValidationReport
     from q3edge.pipeline.demo import DemoResult
     from q3edge.pipeline.inspect import Inspection
     from q3edge.pipeline.measure.bench import BenchResult
@@ -26,8 +26,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def estimate(value: Estimate, digits: int = 4, scale: float = 1.0) -> str:
-    """Format a value with its interval, value [low, high], to so many significant digits; without one, the value."""
+def estimate(value: Estimate | None, digits: int = 4, scale: float = 1.0) -> str:
+    """Format a value with its interval, value [low, high], to so many significant digits; without one, the value.
+
+    A hyphen for None.
+    """
+    if value is None:
+        return "-"
     text = f"{value.value * scale:.{digits}g}"
     if value.low is None or value.high is None:
         return text
@@ -37,6 +42,11 @@ def estimate(value: Estimate, digits: int = 4, scale: float = 1.0) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Format a number with its noun; plural: where it is not the noun with an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def check_lines(checks: Iterable[CheckResult]) -> str:
+    """Format checks, a line each."""
+    return "\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in checks)
 
 
 def validation_table(report: ValidationReport) -> str:
@@ -58,7 +68,7 @@ def validation_table(report: ValidationReport) -> str:
         rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
     title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
     parts = [title, table(("metric", "value"), rows), _by_text(report)]
-    parts.append("\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in report.checks))
+    parts.append(check_lines(report.checks))
     return "\n\n".join(parts)
 
 
@@ -73,6 +83,8 @@ def _by_text(report: ValidationReport) -> str:
 
 def inspection_table(inspection: Inspection) -> str:
     """Format an inspection: the model in a few lines, then one row per format."""
+    from q3edge.pipeline.inspect import CONTEXT
+
     config = inspection.config
     heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} KV) of {config.head_dim}"
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
@@ -100,8 +112,8 @@ def inspection_table(inspection: Inspection) -> str:
     parts = ["\n".join(lines), table(header, rows)]
     parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
     parts.append(
-        "Disk is exact. RAM (with 2048 tokens of cache), tokens/s and the time to quantize and export are predictions; "
-        "the time is for rounding to nearest, calibration takes longer."
+        f"Disk is exact. RAM (with {CONTEXT} tokens of cache), tokens/s and the time to quantize and export are "
+        "predictions; the time is for rounding to nearest, calibration takes longer."
     )
     return "\n\n".join(parts)
 
