@@ -39,10 +39,10 @@ class InverseFactor:
     dead_channels: int
 
 
-def factorize(hessian: torch.Tensor, damping: float = DAMPING) -> InverseFactor:
+def factorize(hessian: torch.Tensor) -> InverseFactor:
     """Order the channels of a Hessian [K, K] by their diagonal and factor its damped inverse.
 
-    Channel j is damped by damping * mean(rms) * rms_j, rms_j = sqrt(H_jj): the share `damping` of the mean diagonal if
+    Channel j is damped by DAMPING * mean(rms) * rms_j, rms_j = sqrt(H_jj): the share DAMPING of the mean diagonal if
     channels are scaled by rms ** 0.5. Where the Cholesky factorization fails, damping is raised tenfold and tried
     again. ResourceError: it failed even with damping 1, or the diagonal is not finite.
     """
@@ -53,7 +53,7 @@ def factorize(hessian: torch.Tensor, damping: float = DAMPING) -> InverseFactor:
     rms = diagonal.clamp(min=0).sqrt()
     dead = rms == 0
     mean = rms.mean() if rms.any() else torch.ones_like(rms.mean())  # also the RMS that a dead channel is given
-    retries = 0
+    damping, retries = DAMPING, 0
     while True:
         # Reversed, the factor of H itself is upper triangular, and one triangular inverse gives that of H's inverse.
         backwards = order.flip(0)

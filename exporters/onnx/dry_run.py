@@ -30,7 +30,6 @@ class ExportPlan:
     graph_bytes: of model.onnx; data_bytes: of the file of weights, gaps of alignment included.
     """
 
-    config: Qwen3Config
     graph_bytes: int
     data_bytes: int
     tensors: tuple[TensorSpec, ...]
@@ -48,7 +47,7 @@ def dry_run(config: Qwen3Config, schemes: Mapping[str, Scheme | None], cache: Ca
     source = Unread(config, schemes)
     graph = serialized(source, layout, _unit_scales(config) if cache == "int8" else None)
     vectors = [spec for name, shape in source.shapes.items() if len(shape) == 1 for spec in float_specs((name,), shape)]
-    return ExportPlan(config, len(graph), layout.end, (*layout.specs, *vectors))
+    return ExportPlan(len(graph), layout.end, (*layout.specs, *vectors))
 
 
 def _unit_scales(config: Qwen3Config) -> KVScales:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,7 +10,7 @@ from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVScales
 from q3edge.architecture.layer import layers_of
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import count_weights
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
@@ -44,7 +43,7 @@ def export_decoder(
     config = source.config
     check_exportable(config)
     (folder / DATA_FILE).parent.mkdir(parents=True, exist_ok=True)
-    weights = sum(prod(shape) for shape in tensor_shapes(config).values())
+    weights = count_weights(config)
     with progress.task("export", weights) as advance, ExternalData(folder / DATA_FILE) as data:
         graph = serialized(source, data, kv_scales, accuracy_level, advance)
     (folder / MODEL_FILE).write_bytes(graph)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layer_prefix, layers_of
 
@@ -23,6 +25,11 @@ def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
     if not config.tie_word_embeddings:
         shapes[LM_HEAD] = (config.vocab_size, config.hidden_size)
     return shapes
+
+
+def count_weights(config: Qwen3Config) -> int:
+    """Number of weights of a model; a tied head is not counted again."""
+    return sum(map(math.prod, tensor_shapes(config).values()))
 
 
 def head_tensor(config: Qwen3Config) -> str:

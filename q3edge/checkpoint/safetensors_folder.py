@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +63,10 @@ class SafetensorsFolder(ModelFolder):
     def names(self) -> tuple[str, ...]:
         """Names of the model's tensors, in the order of the forward pass."""
         return tuple(tensor_shapes(self.config))
+
+    def dtype_counts(self) -> dict[str, int]:
+        """Number of tensors of each stored dtype."""
+        return dict(sorted(Counter(map(self.dtype, self.names())).items()))
 
     @property
     def stored_bytes(self) -> int:

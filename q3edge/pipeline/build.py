@@ -61,12 +61,12 @@ def build_artifact(
         require_tokenizer(checkpoint.folder)
         on_texts = () if windows else text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
         with _quantize_into(checkpoint, recipe, calibration, output) as source:
-            write_artifact(source, staging)
+            manifest = write_artifact(source, staging).save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
         chosen = windows(staging, checkpoint) if windows else on_texts
         report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads)
         require_passed(str(output), report.checks)
-        manifest = finish_artifact(staging, {"validation": report.to_json()})
+        manifest = finish_artifact(staging, manifest.with_metrics({"validation": report.to_json()}))
     discard_work(output, manifest)
     return BuildResult(manifest, report)
 

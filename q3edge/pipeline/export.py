@@ -38,12 +38,11 @@ def export_artifact(source: str, output: Path, *, as_float: bool = False, overwr
         if quantized:
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
-            write_artifact(checkpoint, staging)
-            return finish_artifact(staging, {})
+            return finish_artifact(staging, write_artifact(checkpoint, staging))
 
 
 def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
-    """Export into the existing empty `folder`, all files but the model card."""
+    """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet."""
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
     export_decoder(source, folder, kv_scales=kv_scales)
     write_float_config(source.folder, folder, **_TRANSFORMERS_JS)
@@ -58,11 +57,10 @@ def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
         notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
     metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
     versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
-    return Manifest("onnx", parent, recipe, notices=notices, metrics=metrics, versions=versions).save(folder)
+    return Manifest("onnx", parent, recipe, notices=notices, metrics=metrics, versions=versions)
 
 
-def finish_artifact(folder: Path, metrics: Mapping[str, Any]) -> Manifest:
-    """Add measured `metrics`, write the model card from all of them, and seal the manifest."""
-    manifest = Manifest.load(folder).with_metrics(metrics)
+def finish_artifact(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the model card from all that was measured, and save the manifest with a record of every file."""
     write_model_card(folder, manifest)
     return manifest.save(folder)

@@ -13,7 +13,7 @@ from typing import Any
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
-from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, count_weights, tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import InputError, UsageError
@@ -69,14 +69,13 @@ def inspect_model(model: str) -> Inspection:
     """Read the headers of MODEL (folder or hub id) and predict every format."""
     with open_float_model(model) as checkpoint:
         shapes = tensor_shapes(checkpoint.config)
-        dtypes = [checkpoint.dtype(name) for name in shapes]
         predictions, not_possible = _predict_all(checkpoint.config, shapes)
         return Inspection(
             model=model,
             config=checkpoint.config,
-            dtypes={dtype: dtypes.count(dtype) for dtype in sorted(set(dtypes))},
+            dtypes=checkpoint.dtype_counts(),
             stored_bytes=checkpoint.stored_bytes,
-            weights=sum(map(math.prod, shapes.values())),
+            weights=count_weights(checkpoint.config),
             embedding_weights=math.prod(shapes[EMBEDDING]),
             kv_bytes_per_token=KVCacheSpec.of(checkpoint.config).bytes_per_token(),
             predictions=predictions,
@@ -110,7 +109,7 @@ def _predict(
     ram = {tensor: resident_bytes(shapes[tensor], schemes[tensor]) for tensor in shapes}
     if config.tie_word_embeddings:
         ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
-    weights = sum(map(math.prod, shapes.values()))
+    weights = count_weights(config)
     cache = CONTEXT * KVCacheSpec.of(config).bytes_per_token()
     return Prediction(
         format=name,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import count_weights
 from q3edge.checkpoint import Checkpoint, open_float_model
 from q3edge.evaluation.baselines import Baseline, BaselineDecoder
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
@@ -44,7 +42,7 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
         identity = identity_of((baseline.name, ""), reference, suites, selection, None, packages)
         scorecard = cached_measurement(
             Scorecard,
-            lambda: _evaluate(baseline, identity, checkpoint.folder, checkpoint, suites, measuring),
+            lambda: _evaluate(baseline, identity, checkpoint, suites, measuring),
             asdict,
             cache=measuring.cache,
             identity=asdict(identity),
@@ -61,7 +59,7 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
                 versions=dict(identity.versions),
                 **here(measuring),
             )
-        weights = sum(map(math.prod, tensor_shapes(checkpoint.config).values()))
+        weights = count_weights(checkpoint.config)
         size = baseline.model_bytes(checkpoint.config)
     return Variant(
         name=baseline.name,
@@ -81,7 +79,6 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
 def _evaluate(
     baseline: Baseline,
     identity: Identity,
-    folder: Path,
     checkpoint: Checkpoint,
     suites: Sequence[Suite],
     measuring: MeasurementOptions,
@@ -90,9 +87,9 @@ def _evaluate(
     start = time.perf_counter()
     cache = EvaluationCache(cache_folder()) if measuring.cache else None
     reference = FloatReference(checkpoint, identity.reference_digest, cache)
-    tokenizer = Tokenizer.load(folder, checkpoint.config.vocab_size)
+    tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
     context = checkpoint.config.max_position_embeddings
-    encoded = encode_suites(folder, tokenizer, context, suites, measuring.limit)
+    encoded = encode_suites(checkpoint.folder, tokenizer, context, suites, measuring.limit)
     decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
     run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)
     return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)

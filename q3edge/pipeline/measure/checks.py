@@ -32,11 +32,12 @@ def typical_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> 
     return float(np.median(np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)))
 
 
-def check_export(folder: Path, source: WeightSource) -> float:
-    """Compute the relative logit error of the artifact in `folder` against its source's (dequantized) weights.
+def check_export(folder: Path, source: WeightSource) -> None:
+    """Check the logits of the artifact in `folder` against those of its source's (dequantized) weights.
 
-    Activations are exact where the kernels allow it, so that only the export is checked. Where they are rounded, it is
-    the median token's error: one token with nearly tied attention may change a lot. ValidationError: above the limit.
+    Activations are exact where the kernels allow it, so that only the export is checked. Where they are rounded, the
+    median token's error counts: one token with nearly tied attention may change a lot. ValidationError: above the
+    limit.
     """
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
@@ -53,4 +54,3 @@ def check_export(folder: Path, source: WeightSource) -> float:
             f"{folder.name}: the ONNX model's logits differ from the checkpoint's by {error:.2g} (limit {limit:g}); "
             "nothing was kept. Please report this with the model's config.json"
         )
-    return error

@@ -17,13 +17,13 @@ from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.exporters.onnx.stored import weight_bytes
+from q3edge.pipeline.measure.tensor_facts import FLOAT_LABEL
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_artifact
 
-_FLOAT = "float32"
 _LEFT_OUT = ("tensors", "checks", "text_kl")  # of the metrics; text_kl is validation.overall.mean_kl, renamed below
 _TEXT_KL = {"validation.overall.mean_kl": "validation.text_kl"}  # also in manifests without the key text_kl
 
@@ -83,8 +83,8 @@ def diff_artifacts(
     """Compare two ONNX artifacts; A is the reference. InputError: one is no sound artifact."""
     manifests = open_artifact(a), open_artifact(b)
     configs = Qwen3Config.load(a), Qwen3Config.load(b)
-    labels = [_labels(manifest, config) for manifest, config in zip(manifests, configs)]
-    sizes = [_sizes(manifest, config) for manifest, config in zip(manifests, configs)]
+    schemes = [Recipe.from_json(found.recipe).resolve(config) for found, config in zip(manifests, configs)]
+    sizes = [_sizes(*found) for found in zip(manifests, configs, schemes)]
     obstacle = _obstacle(a, b, *configs)
     left, right = manifests
     return ArtifactDiff(
@@ -92,7 +92,7 @@ def diff_artifacts(
         b=str(b),
         identical=left.files == right.files,
         method=next(iter(_changes(_method(left), _method(right))), None),
-        schemes=_scheme_changes(*labels),
+        schemes=_scheme_changes(*map(_labels, schemes)),
         sizes=tuple(Change(name, sizes[0].get(name), sizes[1].get(name)) for name in sizes[0] | sizes[1]),
         files=tuple(_changes(left.files, right.files, lambda file: file.size)),
         notices_only_a=tuple(notice for notice in left.notices if notice not in right.notices),
@@ -116,12 +116,8 @@ def _changes(
             yield Change(name, *(shown(found[name]) if name in found else None for found in (a, b)))
 
 
-def _resolved(manifest: Manifest, config: Qwen3Config) -> dict[str, Scheme | None]:
-    return Recipe.from_json(manifest.recipe).resolve(config)
-
-
-def _labels(manifest: Manifest, config: Qwen3Config) -> dict[str, str]:
-    return {name: scheme.label() if scheme else _FLOAT for name, scheme in _resolved(manifest, config).items()}
+def _labels(schemes: Mapping[str, Scheme | None]) -> dict[str, str]:
+    return {name: scheme.label() if scheme else FLOAT_LABEL for name, scheme in schemes.items()}
 
 
 def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeChange, ...]:
@@ -131,10 +127,10 @@ def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeC
     return tuple(SchemeChange(*change, count, first[change]) for change, count in counts.most_common())
 
 
-def _sizes(manifest: Manifest, config: Qwen3Config) -> dict[str, int]:
+def _sizes(manifest: Manifest, config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, int]:
     """Bytes of the weights as the recipe stores them, by component, and of graph and weights on disk."""
     sizes: Counter[str] = Counter()
-    for name, size in weight_bytes(config, _resolved(manifest, config)).items():
+    for name, size in weight_bytes(config, schemes).items():
         sizes[component_of(name, config)] += size
     return {**sizes, "graph and weights on disk": manifest.metrics["model_bytes"]}
 

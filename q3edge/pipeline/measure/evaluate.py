@@ -72,9 +72,10 @@ def evaluate(
         candidate = folder.resolve().name, artifact_digest(folder)  # not where it lies
         identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
         inputs = _EvaluationInputs(identity, chosen)
-        if cache and (cached := cache.scorecard(inputs.key())):
+        key = inputs.key()
+        if cache and (cached := cache.scorecard(key)):
             progress.note("evaluated before: these results are the cache's (--no-cache evaluates again)")
-            return replace(cached, artifact=inputs.identity.artifact, reference=inputs.identity.reference)
+            return replace(cached, artifact=identity.artifact, reference=identity.reference)
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
@@ -85,16 +86,16 @@ def evaluate(
     if asking is not None:
         beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
         answers = compare_answers(
-            folder, resolve_model(reference), opened.digest, chosen, asking, beginnings,
+            folder, opened.folder, opened.digest, chosen, asking, beginnings,
             threads=threads, cache=cache,
         )  # fmt: skip
     dead = check_dead_matrices(folder, decoder.config)
-    scorecard = assemble(inputs.identity, encoded, run, tokenizer, (dead,), answers)
+    scorecard = assemble(identity, encoded, run, tokenizer, (dead,), answers)
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
     if cache:
-        cache.save_scorecard(inputs.key(), scorecard)
+        cache.save_scorecard(key, scorecard)
     if journal:
         journal.discard()
     return scorecard
@@ -102,8 +103,9 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _OpenReference:
-    """Opened reference: its logits, architecture and digest."""
+    """Opened reference: its folder, logits, architecture and digest."""
 
+    folder: Path
     model: ComparedModel
     config: Qwen3Config
     digest: str
@@ -114,11 +116,11 @@ def _open_reference(reference: str, threads: int, cache: EvaluationCache | None)
     folder = resolve_model(reference)
     if is_onnx_artifact(folder):
         decoder = Decoder(folder, threads=threads)
-        yield _OpenReference(ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
+        yield _OpenReference(folder, ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
         return
     with open_float_model(folder) as checkpoint:
         digest = checkpoint.digest()
-        yield _OpenReference(FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
+        yield _OpenReference(folder, FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
 
 
 @dataclass(frozen=True, slots=True)

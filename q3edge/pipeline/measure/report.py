@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import count_weights
 from q3edge.artifact import artifact_digest
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import Q3EdgeError, UsageError
@@ -92,13 +91,12 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
 def describe_reference(model: str) -> ReferenceFacts:
     """Read the facts that a report gives of the reference MODEL (folder or hub id)."""
     with open_float_model(model) as checkpoint:
-        dtypes = [checkpoint.dtype(name) for name in checkpoint.names()]
         return ReferenceFacts(
             name=model_name(model),
             digest=checkpoint.digest(),
             stored_bytes=checkpoint.stored_bytes,
-            weights=sum(map(math.prod, tensor_shapes(checkpoint.config).values())),
-            dtypes={dtype: dtypes.count(dtype) for dtype in sorted(set(dtypes))},
+            weights=count_weights(checkpoint.config),
+            dtypes=checkpoint.dtype_counts(),
         )
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import head_tensor, tensor_shapes
+from q3edge.architecture.layer import Layer, layers_of
+from q3edge.architecture.tensors import head_tensor
 from q3edge.checkpoint.source import WeightSource
 from q3edge.evaluation.baselines import Baseline, Product, quiet
 from q3edge.machine.cpu import default_threads
@@ -49,18 +50,16 @@ def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None
     """
     threads = threads or default_threads()
     with _torch_threads(threads), quiet(), torch.no_grad():
-        layers = range(source.config.num_hidden_layers)
-        runs = [_layer_seconds(baseline, source, f"model.layers.{layer}.") for layer in layers]
+        runs = [_layer_seconds(baseline, source, layer) for layer in layers_of(source.config)]
         runs.append(_seconds([_head(baseline, source)]))
     rates = [1 / sum(run[repeat] for run in runs) for repeat in range(REPEATS)]
     return Speed(Spread.of(rates), None, None, REPEATS, prompt=0, depth=0, new=1, threads=threads, products_only=True)
 
 
-def _layer_seconds(baseline: Baseline, source: WeightSource, prefix: str) -> list[float]:
-    names = [name for name in tensor_shapes(source.config) if name.startswith(prefix) and name.endswith("_proj.weight")]
+def _layer_seconds(baseline: Baseline, source: WeightSource, layer: Layer) -> list[float]:
     products = []
-    for name in names:
-        weights = read_tensor(source, name)
+    for field in layer.matrices:
+        weights = read_tensor(source, layer.name(field))
         products.append((baseline.make(weights), weights.shape[1]))
     return _seconds(products)
 

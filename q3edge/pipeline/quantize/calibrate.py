@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import count_weights, tensor_shapes
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.calibration.data import CalibrationSet, load_calibration_set
@@ -54,7 +54,7 @@ class Budget:
         """Bytes that a model of this configuration may take."""
         if self.bits_per_weight is None:
             return self.size or 0
-        return int(min(self.bits_per_weight, _MOST_BITS) * sum(map(math.prod, tensor_shapes(config).values())) / 8)
+        return int(min(self.bits_per_weight, _MOST_BITS) * count_weights(config) / 8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layers_of
-from q3edge.architecture.tensors import head_tensor, tensor_shapes
+from q3edge.architecture.tensors import count_weights, head_tensor, tensor_shapes
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
 from q3edge.calibration.layers.layerwise import HELD_OUT
 from q3edge.calibration.layers.streams import Tokens
@@ -219,7 +219,7 @@ def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     if work.reconstructed:
         calibrating += _RECONSTRUCT * _reconstruction_operations(calibrating)
     calibrating /= _BFLOAT16_GAIN if machine.bfloat16 else 1.0
-    writing = _WRITE_WEIGHT * sum(map(math.prod, tensor_shapes(work.config).values()))
+    writing = _WRITE_WEIGHT * count_weights(work.config)
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
     scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
     return _START_SECONDS + (solving + calibrating + writing + tuning + scales) / speed

@@ -196,10 +196,9 @@ class _Pricing:
     def plan(self, name: str, picked: Mapping[SchemeGroup, int]) -> Plan:
         """Plan with the width of the given number for every scheme group."""
         schemes = {group: self._widths[group][number] for group, number in picked.items()}
-        cost = sum(self._costs[group][number] for group, number in picked.items())
         by_tensor: dict[str, Scheme | None] = dict.fromkeys(tensor_shapes(self._config))
         by_tensor |= {tensor: scheme for group, scheme in schemes.items() for tensor in group.tensors}
-        return Plan(name, schemes, dry_run(self._config, by_tensor, self._cache).model_bytes, cost)
+        return Plan(name, schemes, dry_run(self._config, by_tensor, self._cache).model_bytes, self._cost(picked))
 
     def knapsack(
         self, name: str, budget: int, allowed: Callable[[SchemeGroup, Scheme | None], bool] = lambda *_: True

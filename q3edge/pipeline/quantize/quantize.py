@@ -11,7 +11,7 @@ from typing import Any
 
 from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import count_weights, tensor_shapes
 from q3edge.artifact import Manifest, Notice, staged_directory
 from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
 from q3edge.calibration.layers.kv_scales import kv_scales
@@ -142,7 +142,7 @@ def _calibration_for(
 def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
     """Sizes for the manifest: bytes and bits per weight of the exported model, without its graph."""
     sizes = weight_bytes(config, schemes)
-    weights = sum(map(math.prod, tensor_shapes(config).values()))
+    weights = count_weights(config)
     return {
         "weights": weights,
         "weight_bytes": sum(sizes.values()),
@@ -168,7 +168,7 @@ def _write_weights(
     at_limits = 0
     with (
         QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
-        progress.task("write", sum(map(math.prod, shapes.values()))) as advance,
+        progress.task("write", count_weights(checkpoint.config)) as advance,
     ):
         solved = set[str]()
         for result in found.layers():

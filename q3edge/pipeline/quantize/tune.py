@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE
-from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.architecture.tensors import tensor_shapes
 from q3edge.calibration.training.tune import ScaleTuner, TuningResult
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
@@ -46,7 +46,7 @@ def _write(checkpoint: Checkpoint, quantized: ModelFolder, tuned: TuningResult, 
                 writer.add_float(name, tuned.norms[name])
             elif name in tuned.scales:
                 writer.add(name, dataclasses.replace(quantized.read_quantized(name), scales=tuned.scales[name]))
-            elif name in (EMBEDDING, LM_HEAD) or schemes[name] is None:
+            else:
                 for start in range(0, shape[0], _ROWS):
                     rows = slice(start, min(start + _ROWS, shape[0]))
                     if schemes[name] is None:
