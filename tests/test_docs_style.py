@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", ".github/*.md", "docs/**/*.md", "benchmarks/**/*.md", "tools/**/*.md", "examples/**/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", "tools/**/*.md", "examples/**/*.md")
     for path in ROOT.glob(pattern)
 )
 _NAMED = re.compile(r"`((?:benchmarks|calibration|docs|examples|exporters|q3edge|tests|tools)/[\w./-]+)`")

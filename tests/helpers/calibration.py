@@ -19,7 +19,9 @@ from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import StateStream
 from q3edge.calibration.layers.tables import solve_head
 from q3edge.calibration.layers.work_folder import WorkFolder
+from q3edge.calibration.rounding.grid import Grid
 from q3edge.quantization.scheme import Scheme
+from q3edge.reference.model import LogitsHead, hidden_states
 from tests.helpers.models import InMemoryWeights
 
 Schemes = Mapping[str, Scheme | None]
@@ -43,6 +45,26 @@ def output_loss(weights: torch.Tensor, values: torch.Tensor, hessian: torch.Tens
     """Squared output error tr((W - V) H (W - V)^T), in float64."""
     error = weights.double() - values.double()
     return float(((error @ hessian.double()) * error).sum())
+
+
+def in_float64(grid: Grid) -> Grid:
+    """The same grid, in float64."""
+    return Grid(
+        grid.scales.double(),
+        grid.zero_points.double(),
+        None if grid.channel_scale is None else grid.channel_scale.double(),
+    )
+
+
+def log_probabilities(source: InMemoryWeights, token_ids: NDArray[np.int64]) -> torch.Tensor:
+    """Log-probabilities of every next token, float64 [sequences * length, V]."""
+    states = hidden_states(source, token_ids).flatten(0, 1)
+    return LogitsHead(source).logits(states).double().log_softmax(-1)
+
+
+def kl(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """Mean KL of `found` from `expected`, both log-probabilities."""
+    return float((expected.exp() * (expected - found)).sum(-1).mean())
 
 
 def outlier_model(seed: int = 0, **overrides: Any) -> InMemoryWeights:
@@ -154,3 +176,8 @@ def killed_after_the_first_layer() -> Iterator[None]:
         patch.setattr(WorkFolder, "save", then_die)
         with pytest.raises(Killed):
             yield
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    """`content` with one bit of the byte at `position` changed."""
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]

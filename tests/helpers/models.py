@@ -51,6 +51,12 @@ def write_checkpoint(folder: Path, seed: int = 0, **overrides: Any) -> Path:
     return folder
 
 
+def edit_config(folder: Path, **fields: object) -> None:
+    """Replace fields of a checkpoint's config.json."""
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, **fields}))
+
+
 class InMemoryWeights:
     """A WeightSource over a dict of float32 arrays and quantized tensors."""
 

@@ -21,7 +21,7 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.calibration import outlier_model, random_tokens
+from tests.helpers.calibration import kl, log_probabilities, outlier_model, random_tokens
 from tests.helpers.models import InMemoryWeights
 
 FOUR, TWO, EIGHT = Scheme(4, 32, False), Scheme(2, 16, False), Scheme(8, 32)
@@ -29,14 +29,8 @@ WIDTHS = (TWO, FOUR, EIGHT, None)
 HELD_OUT = 2
 
 
-def log_probabilities(source: InMemoryWeights, token_ids: NDArray[np.int64]) -> torch.Tensor:
-    states = hidden_states(source, token_ids)
-    return torch.log_softmax(LogitsHead(source).logits(states.flatten(0, 1)).double(), dim=-1)
-
-
-def kl(source: InMemoryWeights, other: InMemoryWeights, token_ids: NDArray[np.int64]) -> float:
-    wanted, found = (log_probabilities(model, token_ids) for model in (source, other))
-    return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+def kl_of_models(source: InMemoryWeights, other: InMemoryWeights, token_ids: NDArray[np.int64]) -> float:
+    return kl(log_probabilities(source, token_ids), log_probabilities(other, token_ids))
 
 
 def rounded(source: InMemoryWeights, group: SchemeGroup, scheme: Scheme) -> InMemoryWeights:
@@ -71,7 +65,7 @@ def test_a_group_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
             scheme = WIDTHS[number]
             assert scheme is not None
             assert values[number] == pytest.approx(
-                kl(source, rounded(source, group, scheme), unseen), rel=0.02, abs=2e-6
+                kl_of_models(source, rounded(source, group, scheme), unseen), rel=0.02, abs=2e-6
             )
     assert not list(tmp_path.iterdir())
 
@@ -90,4 +84,4 @@ def test_kl_of_hidden_states_is_that_of_the_distributions() -> None:
     target, own = (hidden_states(model, tokens).flatten(0, 1) for model in (source, other))
     same, changed = mean_kl(LogitsHead(source), target, LogitsHead(source), [target, own])
     assert abs(same) < 1e-6
-    assert changed == pytest.approx(kl(source, other, tokens), rel=1e-3)
+    assert changed == pytest.approx(kl_of_models(source, other, tokens), rel=1e-3)

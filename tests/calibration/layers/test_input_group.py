@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -20,14 +18,6 @@ from tests.helpers.calibration import correlated_inputs, gaussian_weights, outpu
 WIDTH = 64
 SCHEME = Scheme(4, 32, False)
 A8 = Scheme(8, None, activations="int8_per_token")
-Allowed = Callable[[torch.Tensor], torch.Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def moments_of(inputs: torch.Tensor) -> Moments:

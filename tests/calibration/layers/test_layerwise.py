@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,13 @@ from q3edge.errors import InputError
 from q3edge.progress import report_to
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer
-from q3edge.reference.model import LogitsHead, embed, hidden_states
+from q3edge.reference.model import embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
 from tests.helpers.calibration import (
     calibrate,
+    kl,
     linear_schemes,
+    log_probabilities,
     outlier_model,
     random_tokens,
     result_bytes,
@@ -31,22 +32,6 @@ from tests.helpers.models import InMemoryWeights
 
 INT4, INT8 = Scheme(4, 32), Scheme(8, 16)
 TRAINING = random_tokens(40, 32)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def log_probabilities(source: InMemoryWeights, token_ids: np.ndarray) -> torch.Tensor:
-    states = hidden_states(source, token_ids).flatten(0, 1)
-    return LogitsHead(source).logits(states).double().log_softmax(-1)
-
-
-def kl(expected: torch.Tensor, found: torch.Tensor) -> float:
-    return float((expected.exp() * (expected - found)).sum(-1).mean())
 
 
 @pytest.mark.parametrize("scheme", [INT4, Scheme(4, 64, False), Scheme(2, 16, False)], ids=Scheme.label)

@@ -13,18 +13,10 @@ from q3edge.calibration.rounding.gptq import DAMPING, factorize, round_channels
 from q3edge.calibration.rounding.grid import Grid, choose_grid, dequantized, round_to_grid
 from q3edge.errors import ResourceError
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.calibration import correlated_inputs, gaussian_weights, output_loss
+from tests.helpers.calibration import correlated_inputs, gaussian_weights, in_float64, output_loss
 
 SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 4, 8) for group in (16, 64) for symmetric in (True, False)]
 WIDTH = 192
-
-
-def in_float64(grid: Grid) -> Grid:
-    return Grid(
-        grid.scales.double(),
-        grid.zero_points.double(),
-        None if grid.channel_scale is None else grid.channel_scale.double(),
-    )
 
 
 def spread(width: int, seed: int = 0) -> torch.Tensor:

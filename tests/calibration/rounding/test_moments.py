@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from q3edge.calibration.rounding import moments
 from q3edge.calibration.rounding.moments import Moments, add_products
 from tests.helpers.calibration import correlated_inputs
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_keeps_a_sample_of_held_out_tokens_if_asked() -> None:

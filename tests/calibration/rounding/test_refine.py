@@ -13,19 +13,11 @@ from q3edge.calibration.rounding.grid import Grid, choose_grid, dequantized, rou
 from q3edge.calibration.rounding.refine import descend, refit_scales
 from q3edge.quantization.scales import at_limits, split_scales
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.calibration import correlated_inputs, gaussian_weights, output_loss
+from tests.helpers.calibration import correlated_inputs, gaussian_weights, in_float64, output_loss
 
 SCHEMES = [Scheme(bits, group, symmetric) for bits in (2, 4, 8) for group in (16, 64) for symmetric in (True, False)]
 WIDTH = 192
 RIDGE = 1e-4
-
-
-def in_float64(grid: Grid) -> Grid:
-    return Grid(
-        grid.scales.double(),
-        grid.zero_points.double(),
-        None if grid.channel_scale is None else grid.channel_scale.double(),
-    )
 
 
 def uneven(width: int, seed: int = 0) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +33,9 @@ SEQUENCES, LENGTH, HELD_OUT = 40, 32, 5
 
 
 @pytest.fixture(autouse=True)
-def _small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_layer, "BATCH_TOKENS", 4 * LENGTH)
     monkeypatch.setattr(trained_layer, "_PIECE_TOKENS", 2 * LENGTH)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class Case:

@@ -236,9 +236,7 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["exchanged", "renamed twice"])
 @pytest.mark.parametrize("kill_at", [1, 2, 3])
-def test_killed_while_it_replaces_the_output_is_the_old_or_the_new(
-    kill_at: int, at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_while_it_replaces_the_output_is_the_old_or_the_new(kill_at: int, at_once: bool, tmp_path: Path) -> None:
     make(tmp_path / "a", "old")
     calls = 0
 

@@ -19,7 +19,7 @@ from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.safetensors.shards import Shards
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.errors import InputError
-from tests.helpers.models import InMemoryWeights, write_checkpoint
+from tests.helpers.models import InMemoryWeights, edit_config, write_checkpoint
 
 NORM = "model.norm.weight"
 Tensors = dict[str, torch.Tensor]
@@ -37,11 +37,6 @@ def edit(folder: Path, change: Callable[[Tensors], object]) -> Path:
     change(tensors)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
-
-
-def edit_config(folder: Path, **fields: Any) -> None:
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**raw, **fields}))
 
 
 def split(folder: Path, shards: int = 3) -> dict[str, str]:

@@ -21,7 +21,7 @@ from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.storage.json_files import read_json_object
-from tests.helpers.models import write_checkpoint
+from tests.helpers.models import edit_config, write_checkpoint
 
 NORM = "model.norm.weight"
 
@@ -48,11 +48,6 @@ def quantized(folder: Path, tmp_path: Path) -> Path:
                 if schemes[name] is None:
                     writer.add_float(name, source.read(name))
     return target
-
-
-def edit_config(folder: Path, **fields: object) -> None:
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**raw, **fields}))
 
 
 def refusal(path: Path) -> str:

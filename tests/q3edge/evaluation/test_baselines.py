@@ -63,7 +63,7 @@ def test_with_exact_products_the_reference_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_rounds_every_matrix_once_a_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_rounds_every_matrix_once_a_batch(name: str) -> None:
     baseline = needs(BASELINES[name])
     made: list[tuple[int, ...]] = []
 

@@ -135,7 +135,7 @@ def test_group_size_that_does_not_divide_names_tensor_and_valid_sizes() -> None:
         Recipe.for_format("int4", 64).resolve(config)
 
 
-def test_digest_follows_content(tmp_path: Path) -> None:
+def test_digest_follows_content() -> None:
     assert Recipe.for_format("int4").digest == Recipe.for_format("int4", 32, False).digest
     assert Recipe.for_format("int4").digest != Recipe.for_format("int4", 64).digest
 

@@ -60,15 +60,6 @@ def test_the_style_passes_the_policy_and_a_phone_need_not_scroll_sideways(page: 
     assert weight == "600"  # the style sheet's: the policy's hash is right
 
 
-def test_text_has_enough_contrast_in_light_and_dark(page: Path, tmp_path: Path) -> None:
-    css = page.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
-    light, dark = css.split("@media (prefers-color-scheme: dark)")
-    for colours in (_colours(light), _colours(dark)):
-        for text in ("ink", "muted", "accent"):
-            for ground in ("page", "card", "wash", "faint"):
-                assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
-
-
 def _evaluated(page: Path, folder: Path, expression: str) -> str:
     """What an expression over the page's document gives, in a frame of a phone's width."""
     source = html.escape(page.read_text(encoding="utf-8"))
@@ -87,21 +78,3 @@ def _requests(log: dict[str, Any]) -> list[str]:
     urls = {event.get("params", {}).get("url", "") for event in log["events"]}
     hosts = {url: urlsplit(url).hostname or "" for url in urls if not url.startswith(("file:", "data:", "about:"))}
     return [url for url, host in hosts.items() if host and not host.endswith(HOUSEKEEPING)]
-
-
-def _colours(css: str) -> dict[str, str]:
-    block = css[css.index("--page") : css.index("}", css.index("--page"))]
-    pairs = (entry.split(":") for entry in block.split(";") if ":" in entry)
-    return {name.strip().removeprefix("--"): value.strip() for name, value in pairs}
-
-
-def _contrast(one: str, other: str) -> float:
-    """WCAG 2.2's contrast ratio of two colours written #rrggbb."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)

@@ -69,7 +69,7 @@ def test_what_is_not_understood_is_left_to_onnxruntime(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_pages_read_inside_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_read_inside_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(SIZE))
     options = _Options()
