@@ -13,8 +13,6 @@ from contract import Job, config, file_bytes, float_tensors, main
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-_NORMS = {"attn.q_norm.layernorm": "self_attn.q_norm", "attn.k_norm.layernorm": "self_attn.k_norm"}
-
 
 def run(job: Job, *options: str) -> None:
     """Build with the command its documentation gives, then read the MatMulNBits initializers back."""

@@ -9,7 +9,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json
-from q3edge.cli.options.common import FOLDER, CommaSeparated, json_option, number, threads_option
+from q3edge.cli.options.common import FOLDER, CommaSeparated, json_option, number_option, threads_option
 from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 
 _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
@@ -17,10 +17,8 @@ _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.option(
-    "--prompt", type=number("prompt"), default=BENCH_PROMPT, show_default=True, metavar="N", help="Prefilled tokens."
-)
-@click.option("--new", type=number("new"), default=BENCH_NEW, show_default=True, metavar="N", help="Tokens to decode.")
+@number_option("--prompt", "Prefilled tokens.", BENCH_PROMPT)
+@number_option("--new", "Tokens to decode.", BENCH_NEW)
 @click.option(
     "--depth",
     "depths",
@@ -28,14 +26,7 @@ _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
     metavar="N,N",
     help=f"Tokens of context before them ({_DEPTHS}).",
 )
-@click.option(
-    "--repeats",
-    type=number("repeats"),
-    default=BENCH_REPEATS,
-    show_default=True,
-    metavar="N",
-    help="Processes to time.",
-)
+@number_option("--repeats", "Processes to time.", BENCH_REPEATS)
 @threads_option
 @json_option
 def bench(folder: Path, as_json: bool, **options: Any) -> None:

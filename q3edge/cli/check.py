@@ -9,18 +9,17 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed
-from q3edge.cli.options.common import FILE, FOLDER, json_option, number
+from q3edge.cli.options.common import FILE, FOLDER, json_option, number_option
 from q3edge.cli.options.measuring import measuring_options
 
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.option("--max-kl", type=number("max_kl"), metavar="NATS", help="Largest mean KL that passes.")
-@click.option(
+@number_option("--max-kl", "Largest mean KL that passes.", metavar="NATS")
+@number_option(
     "--min-recovery",
-    type=number("min_recovery"),
+    "Smallest recovery that passes; it is the lower end of the 95 % interval that has to reach it.",
     metavar="PERCENT",
-    help="Smallest recovery that passes; it is the lower end of the 95 % interval that has to reach it.",
 )
 @click.option("--reference", metavar="MODEL", help="Evaluate DIR against this float checkpoint.")
 @click.option("--scorecard", type=FILE, metavar="FILE", help="Take the numbers from the JSON of `eval` or `report`.")

@@ -10,7 +10,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, say
 from q3edge.cli.options.calibration import text_options
-from q3edge.cli.options.common import CommaSeparated, json_option, number, output_option
+from q3edge.cli.options.common import CommaSeparated, json_option, number_option, output_option
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
 from q3edge.cli.options.recipe import method_option
 from q3edge.errors import ValidationError
@@ -36,14 +36,7 @@ from q3edge.errors import ValidationError
 )
 @method_option
 @text_options
-@click.option(
-    "--jobs",
-    type=number("jobs"),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Models built at a time, each with its share of the threads and memory of its own.",
-)
+@number_option("--jobs", "Models built at a time, each with its share of the threads and memory of its own.", 1)
 @gate_options
 @speed_option
 @measuring_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from q3edge.cli.options.common import PATH, number, together
+from q3edge.cli.options.common import PATH, number_option, together
 from q3edge.defaults import SAMPLES, SEQ_LEN
 
 text_options = together(
@@ -15,17 +15,8 @@ text_options = together(
         metavar="PATH",
         help="Text to calibrate on: txt, md, jsonl, csv, tsv, pdf, parquet, py, or a folder (default: built in).",
     ),
-    click.option(
-        "--samples",
-        type=number("samples"),
-        default=SAMPLES,
-        show_default=True,
-        metavar="N",
-        help="Calibration rows.",
-    ),
-    click.option(
-        "--seq-len", type=number("seq_len"), default=SEQ_LEN, show_default=True, metavar="L", help="Tokens per row."
-    ),
+    number_option("--samples", "Calibration rows.", SAMPLES),
+    number_option("--seq-len", "Tokens per row.", SEQ_LEN, metavar="L"),
 )
 calibration_options = together(
     text_options,
@@ -46,10 +37,5 @@ calibration_options = together(
         metavar="SIZE",
         help="Choose every layer's format for the best accuracy in an ONNX model of this size: 350MB, 1.2GB.",
     ),
-    click.option(
-        "--target-bpw",
-        type=number("target_bpw"),
-        metavar="BITS",
-        help="As --target-size, in bits per weight of the whole model: 4.5.",
-    ),
+    number_option("--target-bpw", "As --target-size, in bits per weight of the whole model: 4.5.", metavar="BITS"),
 )

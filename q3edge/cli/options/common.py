@@ -18,6 +18,21 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+def number_option(
+    flag: str, description: str, default: float | None = None, metavar: str = "N"
+) -> Callable[[Command], Command]:
+    """Make a flag for the argument of the same name of a public function, in the argument's range."""
+    argument = flag.removeprefix("--").replace("-", "_")
+    return click.option(
+        flag,
+        type=number(argument),
+        default=default,
+        show_default=default is not None,
+        metavar=metavar,
+        help=description,
+    )
+
+
 def number(argument: str) -> click.IntRange | click.FloatRange:
     """Type of a flag with the range of a public function's argument."""
     kind = ARGUMENTS[argument]
@@ -65,9 +80,4 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
-threads_option = click.option(
-    "--threads",
-    type=number("threads"),
-    metavar="N",
-    help="Threads for onnxruntime (default: the physical cores at hand).",
-)
+threads_option = number_option("--threads", "Threads for onnxruntime (default: the physical cores at hand).")

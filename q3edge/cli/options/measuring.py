@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import click
 
-from q3edge.cli.options.common import FILE, CommaSeparated, number, threads_option, together
+from q3edge.cli.options.common import FILE, CommaSeparated, number, number_option, threads_option, together
 from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY
 
-max_tokens_option = click.option(
-    "--max-tokens",
-    type=number("max_tokens"),
-    metavar="N",
-    default=MAX_TOKENS,
-    show_default=True,
-    help="Largest number of tokens to measure on.",
-)
+max_tokens_option = number_option("--max-tokens", "Largest number of tokens to measure on.", MAX_TOKENS)
 validation_options = together(
     click.option(
         "--text",
@@ -25,12 +18,7 @@ validation_options = together(
         help="UTF-8 text to measure on (default: built in).",
     ),
     max_tokens_option,
-    click.option(
-        "--max-kl",
-        type=number("max_kl"),
-        metavar="NATS",
-        help="Exit with 5 if the mean KL on the text is above this.",
-    ),
+    number_option("--max-kl", "Exit with 5 if the mean KL on the text is above this.", metavar="NATS"),
 )
 
 
@@ -56,12 +44,7 @@ measuring_options = together(
         metavar="A,B",
         help="Only items of these areas: knowledge,math,code,...",
     ),
-    click.option(
-        "--limit",
-        type=number("limit"),
-        metavar="N",
-        help="Of each suite at most N questions and N windows of text.",
-    ),
+    number_option("--limit", "Of each suite at most N questions and N windows of text."),
     click.option(
         "--no-cache",
         "cache",
@@ -86,20 +69,16 @@ measuring_options = together(
     threads_option,
 )
 gate_options = together(
-    click.option(
+    number_option(
         "--min-recovery",
-        type=number("min_recovery"),
-        default=MIN_RECOVERY,
-        show_default=True,
+        "Recovery of a variant to recommend: the lower end of its 95 % interval.",
+        MIN_RECOVERY,
         metavar="PERCENT",
-        help="Recovery of a variant to recommend: the lower end of its 95 % interval.",
     ),
-    click.option(
+    number_option(
         "--max-kl",
-        type=number("max_kl"),
-        default=MAX_KL,
-        show_default=True,
+        "Largest mean KL of a variant to recommend: on the suites; without --reference, on the build's text.",
+        MAX_KL,
         metavar="NATS",
-        help="Largest mean KL of a variant to recommend: on the suites; without --reference, on the build's text.",
     ),
 )
