@@ -20,6 +20,7 @@ from q3edge.pipeline.measure.checks import check_export
 from q3edge.pipeline.measure.validate import text_windows
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions, discard_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
+from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
 from q3edge.storage.whole_files import partial_folder
 
@@ -59,6 +60,7 @@ def build_artifact(
     ):
         check_exportable(checkpoint.config)
         require_tokenizer(checkpoint.folder)
+        check_runnable(checkpoint)
         on_texts = () if windows else text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
         with _quantize_into(checkpoint, recipe, calibration, output) as source:
             manifest = write_artifact(source, staging).save(staging)  # a decoder opens no folder without one

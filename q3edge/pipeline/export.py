@@ -14,6 +14,7 @@ from q3edge.errors import UsageError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.machine.tool_versions import tool_versions
+from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import write_model_card
 
@@ -37,6 +38,7 @@ def export_artifact(source: str, output: Path, *, as_float: bool = False, overwr
             )
         if quantized:
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
+        check_runnable(checkpoint)
         with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
             return finish_artifact(staging, write_artifact(checkpoint, staging))
 

@@ -31,6 +31,7 @@ from q3edge.pipeline.quantize.calibrate import (
     work_folder,
 )
 from q3edge.pipeline.quantize.tune import tune_folder
+from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -54,6 +55,7 @@ def quantize_checkpoint(
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):
+        check_runnable(checkpoint)
         manifest = write_quantized(checkpoint, recipe, staging, calibration, work=work_folder(output))
     discard_work(output, manifest)
     return manifest

@@ -11,9 +11,10 @@ from functools import partial
 
 from q3edge.errors import InputError
 from q3edge.runtime.text.chat_template import ChatTemplate
+from q3edge.runtime.text.control_tokens import unused_character
 from q3edge.runtime.text.message_checks import check_message, check_tools
 from q3edge.runtime.text.messages import Message, Tool, changed_texts, texts, with_texts
-from q3edge.runtime.text.tokenizer import Tokenizer, unused_character
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 _WRITTEN_BY_THE_MODEL = ("content", "reasoning_content")  # of an assistant's message
 
@@ -37,7 +38,7 @@ class ChatEncoder:
         """Encode a conversation as token ids; `thinking` None leaves the template's default, `tools` may be called.
 
         Only the template's own text yields control tokens: one spelled out in a message or a tool stays plain text. In
-        an assistant's text, written by the model, added tokens that are not special (`<think>`) keep their meaning.
+        an assistant's text, written by the model, control tokens that are not special (`<think>`) keep their meaning.
         UsageError: a message or tool is invalid (`message_checks`), or the template refuses the messages. InputError:
         no template, or a bad one. TypeError: `tools` is no list of dicts.
         """
@@ -50,13 +51,13 @@ class ChatEncoder:
         rendered = self.template.render(
             [self._marked(message, mark) for message in messages],
             thinking=thinking,
-            tools=changed_texts(tools, partial(self.tokenizer.mark, mark=mark)),
+            tools=changed_texts(tools, partial(self.tokenizer.control.mark, mark=mark)),
             add_generation_prompt=add_generation_prompt,
         )
         return self.tokenizer.encode_marked(rendered, mark)
 
     def _marked(self, message: Message, mark: str) -> Message:
-        strict = partial(self.tokenizer.mark, mark=mark)
-        own = partial(self.tokenizer.mark, mark=mark, special_only=True)
+        strict = partial(self.tokenizer.control.mark, mark=mark)
+        own = partial(self.tokenizer.control.mark, mark=mark, special_only=True)
         said = _WRITTEN_BY_THE_MODEL if message["role"] == "assistant" else ()
         return with_texts(message, lambda name, text: (own if name in said else strict)(text))

@@ -1,7 +1,7 @@
 """`ChatTemplate`: renders a conversation with the checkpoint's own Jinja template, in a process that can be killed.
 
-Finds the template, and starts the worker early, reuses it, and kills it at the deadline. `template_worker` defines the
-sandbox.
+Starts the worker early, reuses it, and kills it at the deadline. `template_worker` defines the sandbox, and
+`template_file` finds the template.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.runtime.text.messages import Message, Tool, template_message
-from q3edge.storage.json_files import read_json_object
+from q3edge.runtime.text.template_file import read_template
 
 RENDER_SECONDS = 2.0
 _START_SECONDS = 60.0  # for a cold disk on a small board
 _MAX_REPLY = 200 * 2**20  # bytes: 16 Mi characters, JSON-escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
 _KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # without which some Pythons do not start
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class ChatTemplate:
@@ -46,23 +44,8 @@ class ChatTemplate:
 
         InputError: a file is not UTF-8 text or not JSON.
         """
-        path = folder / TOKENIZER_CONFIG_FILE
-        config = read_json_object(path) if path.exists() else {}
-        template = config.get("chat_template")
-        if isinstance(template, list):  # several named templates
-            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-            template = named.get("default")
-        own_file = folder / CHAT_TEMPLATE_FILE
-        if own_file.exists():
-            path = own_file
-            try:
-                template = own_file.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                raise InputError(f"{path}: not UTF-8 text; download it again") from None
-        if not isinstance(template, str):
-            return None
-        tokens = {name: _content(config.get(name)) for name in _SPECIAL_TOKENS}
-        return cls(template, str(path), {name: token for name, token in tokens.items() if token is not None})
+        found = read_template(folder)
+        return None if found is None else cls(found.text, found.source, found.special_tokens)
 
     def render(
         self,
@@ -168,12 +151,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             with suppress(BrokenPipeError):  # what was still to be written
                 pipe.close()
-
-
-def _content(token: object) -> str | None:
-    """Text of a special token; tokenizer_config.json holds a string or an object with `content`."""
-    content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None
 
 
 def _printable(text: object) -> str:

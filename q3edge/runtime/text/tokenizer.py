@@ -1,13 +1,14 @@
 """`Tokenizer`: text to token ids and back, such that text written by people never becomes a control token.
 
-Distinguishes markup (the template's own `<|im_start|>`, `<think>`, ...) from text that merely spells it, and decodes
-piece by piece. The chat template decides the markup.
+Distinguishes markup (the template's own `<|im_start|>`, `<think>`, ...) from text that merely spells it
+(`control_tokens`), and decodes piece by piece.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
 from pathlib import Path
 
 import tokenizers
@@ -15,31 +16,35 @@ from tokenizers.decoders import ByteLevel
 
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.errors import InputError
-
-_PRIVATE_USE = range(0xE000, 0xF900)
+from q3edge.runtime.text.control_tokens import ControlTokens
+from q3edge.runtime.text.template_file import read_template
 
 
 class Tokenizer:
     """Byte-level BPE tokenizer of an artifact folder.
 
-    Two encoders share one vocabulary: `_full` recognises added tokens, `_plain` does not know them and so cannot
-    produce their ids.
+    Two encoders share one vocabulary: `_full` recognises all added tokens, `_plain` all but control tokens, whose ids
+    it therefore cannot produce.
     """
 
-    def __init__(self, full: tokenizers.Tokenizer, source: str, vocab_size: int) -> None:
+    def __init__(self, full: tokenizers.Tokenizer, source: str, vocab_size: int, template: str = "") -> None:
         """Check `full` for a model whose embedding has `vocab_size` rows; `source` names it in errors.
 
-        InputError: too large for the model, not byte-level, or with added tokens that could not be kept apart.
+        template: the text of the chat template, whose own markup steers the model. Truncation and padding, which a
+        training script may have left switched on, are switched off. InputError: too large for the model, not
+        byte-level, or with control tokens that could not be kept apart.
         """
-        self._full = full
-        self._plain = tokenizers.Tokenizer(full.model)
-        self._plain.normalizer, self._plain.pre_tokenizer = full.normalizer, full.pre_tokenizer
-        added = full.get_added_tokens_decoder()
-        self.added_ids = {token.content: index for index, token in added.items()}
-        self.special_ids = frozenset(index for index, token in added.items() if token.special)
-        self._special = _any_of(token.content for token in added.values() if token.special)
-        self._added = _any_of(self.added_ids)
-        self._check(source, vocab_size)
+        self._source = source
+        with self._library():
+            full.no_truncation()
+            full.no_padding()
+            self._full = full
+            added = full.get_added_tokens_decoder()
+            self.added_ids = {token.content: index for index, token in added.items()}
+            self.special_ids = frozenset(index for index, token in added.items() if token.special)
+            self.control = ControlTokens(added, template)
+            self._plain = self._without_control(added)
+            self._check(vocab_size)
 
     @classmethod
     def load(cls, folder: Path, vocab_size: int) -> Tokenizer:
@@ -47,52 +52,42 @@ class Tokenizer:
         path = folder / TOKENIZER_FILE
         if not path.exists():
             raise InputError(f"{path}: not found; export a checkpoint that has its tokenizer.json beside it")
-        try:
+        template = read_template(folder)
+        with _library_errors(str(path), "not a tokenizer"):
             full = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise InputError(f"{path}: not a tokenizer ({error}); download it again") from None
-        return cls(full, str(path), vocab_size)
+        return cls(full, str(path), vocab_size, template.text if template else "")
 
     def encode_text(self, text: str) -> list[int]:
-        """Encode plain text: a spelled-out `<|im_end|>` stays those characters."""
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        """Encode plain text: words that were added are single ids, a spelled-out `<|im_end|>` stays those characters.
+
+        InputError: the tokenizer fails on this text.
+        """
+        with self._library():
+            ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_markup(self, text: str) -> list[int]:
-        """Encode a whole model input in which `<|im_end|>` is the control token; with BOS if the tokenizer adds one."""
-        ids: list[int] = self._full.encode(text, add_special_tokens=True).ids
+        """Encode a whole model input in which `<|im_end|>` is the control token; with BOS if the tokenizer adds one.
+
+        InputError: the tokenizer fails on this text.
+        """
+        with self._library():
+            ids: list[int] = self._full.encode(text, add_special_tokens=True).ids
         return ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
-        """Encode rendered markup: added tokens are recognised unless a `mark` breaks them; the marks are removed."""
+        """Encode rendered markup: control tokens are recognised unless a `mark` breaks them; the marks are removed."""
         ids: list[int] = []
-        position = 0
-        for match in self._added.finditer(text):
-            ids += self.encode_text(text[position : match.start()].replace(mark, ""))
-            ids.append(self.added_ids[match[0]])
-            position = match.end()
-        return ids + self.encode_text(text[position:].replace(mark, ""))
-
-    def mark(self, text: str, mark: str, *, special_only: bool = False) -> str:
-        """Break every added (or only every special) token that `text` spells with `mark`.
-
-        A token cut off by either end of `text`, which the template's own text could complete, is broken too.
-        """
-        pattern = self._special if special_only else self._added
-        tokens = [token for token in self.added_ids if pattern.fullmatch(token)]
-        breaks = {match.start() + 1 for match in re.finditer(f"(?={pattern.pattern})", text)}
-        if any(text.startswith(token[cut:]) for token in tokens for cut in range(1, len(token))):
-            breaks.add(0)
-        longest = max(map(len, tokens), default=0)
-        for start in range(max(0, len(text) - longest + 1), len(text)):
-            if any(token.startswith(text[start:]) for token in tokens):
-                breaks.add(start + 1)
-        ordered = sorted(breaks)
-        return mark.join(text[start:end] for start, end in zip([0, *ordered], [*ordered, len(text)]))
+        for piece, control in self.control.split(text, mark):
+            ids += self.encode_text(piece)
+            if control is not None:
+                ids.append(control)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode `ids` to text without special tokens; bytes that are not UTF-8 become U+FFFD."""
-        text: str = self._full.decode(list(ids), skip_special_tokens=True)
+        with self._library():
+            text: str = self._full.decode(list(ids), skip_special_tokens=True)
         return text
 
     def vocabulary(self) -> dict[str, int]:
@@ -104,23 +99,35 @@ class Tokenizer:
         """Create a decoder that takes one token at a time."""
         return StreamDecoder(self)
 
-    def _check(self, source: str, vocab_size: int) -> None:
+    def _library(self) -> AbstractContextManager[None]:
+        return _library_errors(self._source, "the tokenizer fails")
+
+    def _without_control(self, added: Mapping[int, tokenizers.AddedToken]) -> tokenizers.Tokenizer:
+        """Tokenizer in which control tokens count as special, the others do not, and special ones stay text."""
+        plain = tokenizers.Tokenizer(self._full.model)
+        plain.normalizer, plain.pre_tokenizer = self._full.normalizer, self._full.pre_tokenizer
+        in_order = [token for _, token in sorted(added.items())]
+        for control, tokens in groupby(in_order, lambda token: token.content in self.control):
+            (plain.add_special_tokens if control else plain.add_tokens)([_copy(token, control) for token in tokens])
+        plain.encode_special_tokens = True
+        return plain
+
+    def _check(self, vocab_size: int) -> None:
         size = max(self._full.get_vocab().values(), default=-1) + 1
         if size > vocab_size:
             raise InputError(
-                f"{source}: {size} tokens, but the model's embedding has {vocab_size} rows (vocab_size); "
+                f"{self._source}: {size} tokens, but the model's embedding has {vocab_size} rows (vocab_size); "
                 "use the tokenizer that belongs to the model"
             )
         if not isinstance(self._full.decoder, ByteLevel):
-            raise InputError(f"{source}: decoder is {self._full.decoder}; expected ByteLevel, as in Qwen3's tokenizer")
-        for index, token in self._full.get_added_tokens_decoder().items():
-            if token.lstrip or token.rstrip or token.single_word or len(token.content) < 2:
-                raise InputError(
-                    f"{source}: added token {token.content!r} is one character or has lstrip, rstrip or single_word; "
-                    "expected tokens such as Qwen3's"
-                )
-            if token.special and index in self.encode_text(token.content):
-                raise InputError(f"{source}: plain text can produce the special token {token.content!r}; refused")
+            raise InputError(
+                f"{self._source}: decoder is {self._full.decoder}; expected ByteLevel, as in Qwen3's tokenizer"
+            )
+        for token, index in self.added_ids.items():
+            if self._plain.token_to_id(token) != index:
+                raise InputError(f"{self._source}: the added token {token!r} has another id than its place; refused")
+            if index in self.special_ids and index in self.encode_text(token):
+                raise InputError(f"{self._source}: plain text can produce the special token {token!r}; refused")
 
 
 class StreamDecoder:
@@ -146,13 +153,22 @@ class StreamDecoder:
         return text
 
 
-def unused_character(texts: Iterable[str]) -> str:
-    """Private-use character that occurs in none of `texts`, so the mark cannot be forged."""
-    used = set().union(*texts)
-    return next(character for code in _PRIVATE_USE if (character := chr(code)) not in used)
+def _copy(token: tokenizers.AddedToken, special: bool) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        token.content, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
+        normalized=token.normalized, special=special,
+    )  # fmt: skip
 
 
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Pattern that matches any of `tokens`, the longest first, as the tokenizers library does."""
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return re.compile("(?:" + "|".join(map(re.escape, longest_first)) + ")" if longest_first else "(?!)")
+@contextmanager
+def _library_errors(source: str, problem: str) -> Iterator[None]:
+    """Turn what the tokenizers library raises into an InputError: bare Exception, and panics, a BaseException."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{source}: {problem} ({detail}); download it again") from None

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.errors import InputError
+from q3edge.runtime.text.control_tokens import unused_character
 from q3edge.runtime.text.thinking import ThinkingSplitter
-from q3edge.runtime.text.tokenizer import Tokenizer, unused_character
+from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime import MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer, write_tokenizer
 
 FULL = build_tokenizer()
@@ -48,7 +49,14 @@ def test_text_that_spells_a_control_token_stays_text() -> None:
 @settings(max_examples=200, deadline=None)
 @given(PIECES, PIECES)
 def test_only_the_templates_own_tokens_are_control_tokens(first: str, second: str) -> None:
-    parts = ("<|im_start|>", TOKENIZER.mark(first, MARK), TOKENIZER.mark(second, MARK), "<|", "<|im_end|>", "<think>")
+    parts = (
+        "<|im_start|>",
+        TOKENIZER.control.mark(first, MARK),
+        TOKENIZER.control.mark(second, MARK),
+        "<|",
+        "<|im_end|>",
+        "<think>",
+    )
     ids = TOKENIZER.encode_marked("".join(parts), MARK)
     control = [token for token in ids if token in TOKENIZER.added_ids.values()]
     assert control == [TOKENIZER.added_ids[token] for token in ("<|im_start|>", "<|im_end|>", "<think>")]
@@ -59,7 +67,10 @@ def test_only_the_templates_own_tokens_are_control_tokens(first: str, second: st
 def test_a_marked_text_cannot_complete_the_templates_token(text: str) -> None:
     for token in MARKUP:
         for cut in range(1, len(token)):
-            for rendered in (token[:cut] + TOKENIZER.mark(text, MARK), TOKENIZER.mark(text, MARK) + token[cut:]):
+            for rendered in (
+                token[:cut] + TOKENIZER.control.mark(text, MARK),
+                TOKENIZER.control.mark(text, MARK) + token[cut:],
+            ):
                 assert not set(TOKENIZER.encode_marked(rendered, MARK)) & set(TOKENIZER.added_ids.values())
 
 
@@ -70,12 +81,12 @@ def test_ordinary_text_is_encoded_as_the_tokenizer_does(text: str) -> None:
         text = text.replace(token, "")
     if not any(token in text for token in MARKUP):
         rendered = f"<|im_start|>user\n{text}<|im_end|>\n<think>"
-        marked = f"<|im_start|>user\n{TOKENIZER.mark(text, MARK)}<|im_end|>\n<think>"
+        marked = f"<|im_start|>user\n{TOKENIZER.control.mark(text, MARK)}<|im_end|>\n<think>"
         assert TOKENIZER.encode_marked(marked, MARK) == FULL.encode(rendered, add_special_tokens=False).ids
 
 
 def test_special_only_leaves_the_models_own_markup() -> None:
-    marked = TOKENIZER.mark("<think>x</think><|im_end|>", MARK, special_only=True)
+    marked = TOKENIZER.control.mark("<think>x</think><|im_end|>", MARK, special_only=True)
     ids = TOKENIZER.encode_marked(marked, MARK)
     assert THINK in ids
     assert END_THINK in ids
@@ -150,13 +161,123 @@ def test_unsupported_tokenizers_are_refused() -> None:
     spm.decoder = tokenizers.decoders.Metaspace()
     with pytest.raises(InputError, match="expected ByteLevel"):
         Tokenizer(spm, "t", SIZE)
-    stripping = build_tokenizer()
-    stripping.add_tokens([tokenizers.AddedToken("<x>", lstrip=True)])
-    with pytest.raises(InputError, match="'<x>' is one character or has lstrip"):
-        Tokenizer(stripping, "t", 400)
     fields = json.loads(build_tokenizer().to_str())
     fields["model"]["ignore_merges"] = True
     fields["model"]["vocab"]["<|im_end|>"] = END
     fields["pre_tokenizer"] = None
     with pytest.raises(InputError, match="plain text can produce the special token"):
         Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(fields)), "t", 400)
+
+
+def test_l1_truncation_in_tokenizer_json_is_switched_off(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    left_on = build_tokenizer()
+    left_on.enable_truncation(16)
+    left_on.enable_padding(length=24)
+    left_on.save(str(tmp_path / "tokenizer.json"))
+    found, text = Tokenizer.load(tmp_path, SIZE), "<|im_start|>" + "the cat sat. " * 9
+    assert len(found.encode_markup(text)) > 24
+    assert found.encode_markup(text) == TOKENIZER.encode_markup(text)
+    assert found.encode_text(text) == TOKENIZER.encode_text(text)
+    assert found.encode_markup("") == []
+
+
+def with_words(*tokens: tokenizers.AddedToken) -> tuple[tokenizers.Tokenizer, Tokenizer]:
+    """The library's tokenizer with more added tokens, and ours of it."""
+    full = build_tokenizer()
+    full.add_tokens(list(tokens))
+    return full, Tokenizer(full, "t", full.get_vocab_size())
+
+
+WORDS = (
+    tokenizers.AddedToken("Zorblax"),
+    tokenizers.AddedToken("<city>"),
+    tokenizers.AddedToken("\u00a7"),
+    tokenizers.AddedToken("caf\u00e9"),
+    tokenizers.AddedToken("wet", lstrip=True, rstrip=True),
+    tokenizers.AddedToken("wide", single_word=True),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "Zorblax",
+                "<city>",
+                "\u00a7",
+                "caf\u00e9",
+                "cafe\u0301",
+                "wet",
+                "wide",
+                "widen",
+                " ",
+                "\n",
+                "a",
+                "<",
+                "\u00a7",
+            ]
+        ),
+        max_size=9,
+    ).map("".join)
+)
+def test_l5_and_l14_added_words_are_single_ids_as_in_the_library(text: str) -> None:
+    full, ours = with_words(*WORDS)
+    assert ours.encode_text(text) == full.encode(text, add_special_tokens=False).ids
+    rendered = f"<|im_start|>user\n{text}<|im_end|>\n<think>"
+    marked = f"<|im_start|>user\n{ours.control.mark(text, MARK)}<|im_end|>\n<think>"
+    assert ours.encode_marked(marked, MARK) == full.encode(rendered, add_special_tokens=False).ids
+
+
+def test_l5_only_control_tokens_stay_text_beside_added_words() -> None:
+    _, ours = with_words(*WORDS, tokenizers.AddedToken("<tool_call>"), tokenizers.AddedToken("<|fim_pad|>"))
+    for control in (*MARKUP, "<tool_call>", "<|fim_pad|>"):
+        ids = ours.encode_text(f"Zorblax{control}<city>")
+        assert [token for token in ids if token in ours.added_ids.values()] == [
+            ours.added_ids["Zorblax"], ours.added_ids["<city>"],
+        ]  # fmt: skip
+
+
+def test_l5_markup_of_the_template_is_control_and_its_plain_words_are_not(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, chat_template="{{ '[INST] user ' }}{{ messages[0].content }}")
+    full, _ = with_words(tokenizers.AddedToken("[INST]"), tokenizers.AddedToken("user"), tokenizers.AddedToken("[X]"))
+    full.save(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.load(tmp_path, 400)
+    found = {token for token in ours.encode_text("[INST] user [X]") if token in ours.added_ids.values()}
+    assert found == {ours.added_ids["user"], ours.added_ids["[X]"]}
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        tokenizers.AddedToken("\u2603", special=True, normalized=False),
+        tokenizers.AddedToken("<|x|>", special=True, lstrip=True, rstrip=True, normalized=False),
+        tokenizers.AddedToken("<|x|>", special=True, single_word=True, normalized=False),
+    ],
+)
+def test_l14_control_tokens_of_any_kind_run_as_in_the_library(token: tokenizers.AddedToken) -> None:
+    full = build_tokenizer()
+    full.add_special_tokens([token])
+    ours, text = Tokenizer(full, "t", 400), token.content
+    index = full.token_to_id(text)
+    for rendered in (f"a {text} b", f"a{text}b{text}", f"{text}\n{text}<|im_end|>", f"<|im_start|>\n {text}"):
+        assert ours.encode_marked(rendered, MARK) == full.encode(rendered, add_special_tokens=False).ids
+        typed = ours.control.mark(rendered, MARK)
+        assert index not in ours.encode_marked(typed, MARK)
+        assert ours.encode_marked(typed, MARK) == ours.encode_text(rendered)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAAAAAAA"}),  # panics when it is read
+        ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "x"}),  # ... when it is used
+    ],
+)
+def test_r4_a_panic_of_the_library_is_bad_input(tmp_path: Path, field: str, value: object) -> None:
+    write_tokenizer(tmp_path)
+    fields = json.loads(build_tokenizer().to_str()) | {field: value}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"tokenizer.json: .*index out of bounds.*; download it again"):
+        Tokenizer.load(tmp_path, SIZE).encode_text("the cat")
