@@ -33,7 +33,7 @@ def _model(config: Qwen3Config, generation: Mapping[str, Any]) -> dict[str, Any]
     return {
         "type": "qwen3",
         "vocab_size": config.vocab_size,
-        "context_length": config.max_position_embeddings,
+        "context_length": config.context_length,
         **_special_tokens(config, generation),
         "decoder": {
             "filename": MODEL_FILE,
@@ -78,6 +78,6 @@ def _search(config: Qwen3Config, generation: Mapping[str, Any]) -> dict[str, Any
         "num_beams": 1,
         "num_return_sequences": 1,
         "min_length": 0,
-        "max_length": config.max_position_embeddings,
+        "max_length": config.context_length,
         "past_present_share_buffer": True,
     }

@@ -147,7 +147,7 @@ class CachedAttention:
                 self._is_long = op("Greater", op("Squeeze", new), self._builder.constant(np.array(_FEW_TOKENS)))
 
     def _rotary_tables(self) -> tuple[ir.Value, ir.Value]:
-        """Add tables of cos and sin of position x frequency, float32 [max_position_embeddings, head_dim / 2].
+        """Add tables of cos and sin of position x frequency, float32 [context_length, head_dim / 2].
 
         They are computed from constants, which onnxruntime folds, so they take no space on disk.
         """
@@ -155,7 +155,7 @@ class CachedAttention:
         rope = self._config.rope
         with self._builder.scope("rotary_embedding"):
             frequencies = self._builder.constant(rope.inverse_frequencies(self._config.head_dim)[None, :])
-            positions = op("Range", scalar(0.0), scalar(float(self._config.max_position_embeddings)), scalar(1.0))
+            positions = op("Range", scalar(0.0), scalar(float(self._config.context_length)), scalar(1.0))
             angles = op("Mul", op("Unsqueeze", positions, self._builder.int64(1)), frequencies)
             cos, sin = op("Cos", angles), op("Sin", angles)
             if rope.attention_factor == 1.0:

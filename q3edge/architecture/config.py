@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from q3edge.architecture.rope import RopeConfig
+from q3edge.architecture.fields import Fields, is_int, shown
+from q3edge.architecture.rope import MAX_POSITIONS, RopeConfig
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "qwen3_moe")
 CONFIG_FILE = "config.json"
+_MAX_LAYERS = _MAX_EXPERTS = 4096
+_MAX_LAYER_TENSORS = 2**20  # a name is made for each; the largest released Qwen3 has 37 000
+_FULL_ATTENTION = ("full_attention", "attention")  # the second is what transformers called it once
+_HEAD_DIM = 128  # of transformers' Qwen3Config, where config.json has none; its Qwen3MoeConfig divides
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +63,48 @@ class Qwen3Config:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = CONFIG_FILE) -> Qwen3Config:
         """Check and convert the parsed JSON object; `source` names it in errors."""
-        fields = _Fields(raw, source)
+        fields = Fields(raw, source)
         model_type = fields.text("model_type")
         if model_type not in SUPPORTED_MODEL_TYPES:
             raise fields.error("model_type", f"expected one of {', '.join(SUPPORTED_MODEL_TYPES)}")
         _refuse_unsupported(fields)
         hidden, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
+        layers = fields.positive("num_hidden_layers", most=_MAX_LAYERS)
+        _check_layer_types(fields, layers)
         kv_heads = fields.positive("num_key_value_heads", default=heads)
         if heads % kv_heads:
             raise fields.error("num_key_value_heads", f"expected a divisor of num_attention_heads = {heads}")
-        head_dim = fields.positive("head_dim", default=hidden // heads)
+        head_dim = fields.positive("head_dim", default=_HEAD_DIM if model_type == "qwen3" else hidden // heads)
         if head_dim % 2:
             raise fields.error("head_dim", "expected an even number (rotary embedding turns pairs)")
-        max_positions = fields.positive("max_position_embeddings")
+        max_positions = fields.positive("max_position_embeddings", most=MAX_POSITIONS)
         vocab = fields.positive("vocab_size")
+        rope = RopeConfig.from_config(raw, source)
+        if rope.reach(max_positions) > MAX_POSITIONS:
+            raise InputError(f"{source}: factor = {rope.factor}: makes the context longer than {MAX_POSITIONS} tokens")
         return cls(
             model_type=model_type,
             vocab_size=vocab,
             hidden_size=hidden,
             intermediate_size=fields.positive("intermediate_size"),
-            num_hidden_layers=fields.positive("num_hidden_layers"),
+            num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            rms_norm_eps=fields.number("rms_norm_eps", default=1e-6),
+            rms_norm_eps=fields.fraction("rms_norm_eps", default=1e-6),
             max_position_embeddings=max_positions,
             tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
-            rope=RopeConfig.from_config(raw, source),
+            rope=rope,
             bos_token_id=fields.token("bos_token_id", vocab),
             eos_token_ids=fields.tokens("eos_token_id", vocab),
             pad_token_id=fields.token("pad_token_id", vocab),
-            moe=_read_moe(fields) if model_type == "qwen3_moe" else None,
+            moe=_read_moe(fields, layers) if model_type == "qwen3_moe" else None,
         )
+
+    @property
+    def context_length(self) -> int:
+        """Longest context in tokens: max_position_embeddings, or what YaRN stretches the original length to."""
+        return self.rope.reach(self.max_position_embeddings)
 
     def is_moe_layer(self, layer: int) -> bool:
         """Tell whether decoder layer `layer` has experts in place of a dense MLP (rule of Qwen3MoeDecoderLayer)."""
@@ -100,7 +115,7 @@ class Qwen3Config:
         )
 
 
-def _refuse_unsupported(fields: _Fields) -> None:
+def _refuse_unsupported(fields: Fields) -> None:
     if fields.text("hidden_act", default="silu") != "silu":
         raise fields.error("hidden_act", "expected 'silu', the activation of Qwen3")
     if fields.boolean("attention_bias", default=False):
@@ -109,12 +124,28 @@ def _refuse_unsupported(fields: _Fields) -> None:
         raise fields.error("use_sliding_window", "expected false; sliding windows are not supported")
 
 
-def _read_moe(fields: _Fields) -> MoeConfig:
-    experts, top_k = fields.positive("num_experts"), fields.positive("num_experts_per_tok")
+def _check_layer_types(fields: Fields, layers: int) -> None:
+    """Refuse layers of another kind; transformers takes `layer_types`, where it is there, whatever else is said."""
+    types = fields.raw.get("layer_types")
+    if types is None:
+        return
+    if not isinstance(types, list) or len(types) != layers:
+        raise fields.error("layer_types", f"expected a list with one entry for each of num_hidden_layers = {layers}")
+    for number, kind in enumerate(types):
+        if kind not in _FULL_ATTENTION:
+            raise InputError(
+                f"{fields.source}: layer_types: {shown(kind)} (layer {number}): expected 'full_attention' for every "
+                "layer; sliding windows and linear attention are not supported"
+            )
+
+
+def _read_moe(fields: Fields, layers: int) -> MoeConfig:
+    experts = fields.positive("num_experts", most=min(_MAX_EXPERTS, _MAX_LAYER_TENSORS // (3 * layers)))
+    top_k = fields.positive("num_experts_per_tok")
     if top_k > experts:
         raise fields.error("num_experts_per_tok", f"expected at most num_experts = {experts}")
     only = fields.raw.get("mlp_only_layers") or []
-    if not isinstance(only, list) or not all(_is_int(layer) for layer in only):
+    if not isinstance(only, list) or len(only) > layers or not all(is_int(layer) for layer in only):
         raise fields.error("mlp_only_layers", "expected a list of layer numbers")
     return MoeConfig(
         num_experts=experts,
@@ -124,58 +155,3 @@ def _read_moe(fields: _Fields) -> MoeConfig:
         decoder_sparse_step=fields.positive("decoder_sparse_step", default=1),
         mlp_only_layers=tuple(only),
     )
-
-
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-class _Fields:
-    """Typed access to the JSON object; every error names source, field and value."""
-
-    def __init__(self, raw: Mapping[str, Any], source: str) -> None:
-        self.raw, self.source = raw, source
-
-    def error(self, field: str, expected: str) -> InputError:
-        return InputError(f"{self.source}: {field} = {self.raw.get(field)!r}: {expected}")
-
-    def positive(self, field: str, default: int | None = None) -> int:
-        value = self.raw.get(field)
-        if value is None and default is not None:
-            return default
-        if not _is_int(value) or value <= 0 or value > 2**31:
-            raise self.error(field, "expected a positive integer")
-        return value
-
-    def number(self, field: str, default: float) -> float:
-        value = self.raw.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            raise self.error(field, "expected a number between 0 and 1")
-        return float(value)
-
-    def boolean(self, field: str, default: bool) -> bool:
-        value = self.raw.get(field, default)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.error(field, "expected true or false")
-        return value
-
-    def text(self, field: str, default: str | None = None) -> str:
-        value = self.raw.get(field, default)
-        if not isinstance(value, str):
-            raise self.error(field, "expected a string")
-        return value
-
-    def tokens(self, field: str, vocab: int) -> tuple[int, ...]:
-        value = self.raw.get(field)
-        ids = [] if value is None else value if isinstance(value, list) else [value]
-        if not all(_is_int(i) and 0 <= i < vocab for i in ids):
-            raise self.error(field, f"expected token ids between 0 and vocab_size - 1 = {vocab - 1}")
-        return tuple(ids)
-
-    def token(self, field: str, vocab: int) -> int | None:
-        ids = self.tokens(field, vocab)
-        if len(ids) > 1:
-            raise self.error(field, "expected one token id")
-        return ids[0] if ids else None

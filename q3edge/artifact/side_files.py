@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.artifact import Notice
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
@@ -28,6 +28,8 @@ SIDE_FILES = (
     RECIPE_FILE,
 )
 
+_NOT_COPIED = ("quantization_config", "auto_map")
+
 
 def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
     """Copy the tokenizer and generation settings (links are followed); returns a Notice if there is no tokenizer."""
@@ -42,10 +44,16 @@ def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
 
 
 def write_float_config(source: Path, target: Path, **added: object) -> None:
-    """Copy config.json without its quantization_config (an ONNX model carries its own), with fields `added`."""
+    """Copy config.json for an ONNX model, with fields `added` and the graph's context as max_position_embeddings.
+
+    Left out are quantization_config, which an ONNX model carries itself, and auto_map, which names code that is not
+    copied.
+    """
     raw = read_json_object(source / CONFIG_FILE)
-    raw.pop("quantization_config", None)
-    text = json.dumps(raw | added, indent=1, ensure_ascii=False)
+    config = Qwen3Config.from_dict(raw, str(source / CONFIG_FILE))
+    raw |= config.rope.fields_of_context(raw, config.max_position_embeddings)
+    kept = {name: value for name, value in raw.items() if name not in _NOT_COPIED}
+    text = json.dumps(kept | added, indent=1, ensure_ascii=False)
     (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
+from q3edge.checkpoint.config_notices import config_notices
 from q3edge.checkpoint.safetensors.file import TensorEntry
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE, Shards, first_names
 from q3edge.checkpoint.source import ModelFolder
@@ -32,7 +33,7 @@ class SafetensorsFolder(ModelFolder):
     def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
         self._folder = folder
         self._config = Qwen3Config.from_dict(raw_config, str(folder / CONFIG_FILE))
-        self._notices = [*_remote_code_notice(folder, raw_config)]
+        self._notices = [*config_notices(folder, raw_config, self._config)]
         self._shards = Shards(folder)
         try:
             self._check(raw_config)
@@ -125,15 +126,6 @@ def _check_entry(where: str, entry: TensorEntry, dtypes: tuple[str, ...], shape:
         raise InputError(f"{where}: shape {list(entry.shape)}, config.json asks for {list(shape)}")
     if entry.dtype not in dtypes:
         raise InputError(f"{where}: dtype {entry.dtype}, expected {' or '.join(dtypes)}; convert the checkpoint")
-
-
-def _remote_code_notice(folder: Path, raw_config: Mapping[str, Any]) -> list[Notice]:
-    """Notice if the folder contains Python code, which is never imported."""
-    scripts = sorted(path.name for path in folder.glob("*.py"))
-    if not scripts and not raw_config.get("auto_map"):
-        return []
-    found = ", ".join(scripts) or "auto_map in config.json"
-    return [Notice("remote-code-ignored", max(len(scripts), 1), f"code of the checkpoint was not run: {found}")]
 
 
 def _absent_notice(shards: Shards) -> list[Notice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ def read_json_object(path: Path, advice: str = "download the file again") -> dic
     advice: what to do where it is not JSON; by default that for a file of a model.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # checked first: opening a pipe would wait for a writer
+            raise InputError(f"{path}: cannot be read (not a regular file)")
         value = json.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; expected a model folder with this file") from None

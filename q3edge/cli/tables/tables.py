@@ -93,7 +93,7 @@ def inspection_table(inspection: Inspection) -> str:
         f"({inspection.embedding_weights / 1e6:.1f} M in the embedding, "
         f"{'tied to' if config.tie_word_embeddings else 'apart from'} the head)",
         f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {heads}, vocabulary {config.vocab_size}",
-        f"context {config.max_position_embeddings} tokens, {config.rope.rope_type} RoPE, "
+        f"context {config.context_length} tokens, {config.rope.rope_type} RoPE, "
         f"KV cache {inspection.kv_bytes_per_token / 1024:.0f} KiB per token",
         f"stored as {dtypes}: {inspection.stored_bytes / 1e6:.1f} MB",
     ]

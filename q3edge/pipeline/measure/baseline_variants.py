@@ -88,7 +88,7 @@ def _evaluate(
     cache = EvaluationCache(cache_folder()) if measuring.cache else None
     reference = FloatReference(checkpoint, identity.reference_digest, cache)
     tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
-    context = checkpoint.config.max_position_embeddings
+    context = checkpoint.config.context_length
     encoded = encode_suites(checkpoint.folder, tokenizer, context, suites, measuring.limit)
     decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
     run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)

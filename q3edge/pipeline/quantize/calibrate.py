@@ -255,7 +255,7 @@ def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> Cali
         seq_len=calibration.seq_len,
         seed=calibration.seed,
         shares=calibration.shares,
-        context=checkpoint.config.max_position_embeddings,
+        context=checkpoint.config.context_length,
     )
 
 

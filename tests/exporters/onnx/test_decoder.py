@@ -26,7 +26,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "head_dim-48": {"head_dim": 48, "num_key_value_heads": 1},
     "no-grouping": {"num_key_value_heads": 4, "head_dim": 16, "num_hidden_layers": 3},
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-    "yarn": {"rope_scaling": YARN, "max_position_embeddings": 256},
+    "yarn": {"rope_scaling": YARN, "max_position_embeddings": 80},  # row L3: the context is 4 x 64
+    "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.3}},
     "yarn-theta-1e6": {"rope_scaling": YARN | {"beta_fast": 16.0}, "rope_theta": 1e6, "max_position_embeddings": 256},
 }
 TOLERANCE = 1e-5  # relative to the largest logit; seen: below 2e-6
@@ -129,11 +130,14 @@ def test_num_logits_to_keep(pair: Pair, keep: NDArray[np.int64], expected: int) 
 
 
 @pytest.mark.parametrize(
-    "rope",
-    [{"rope_theta": 1e6}, {"rope_theta": 1e6, "rope_scaling": YARN | {"original_max_position_embeddings": 32768}}],
+    ("rope", "length"),
+    [
+        ({"rope_theta": 1e6}, 40960),
+        ({"rope_theta": 1e6, "rope_scaling": YARN | {"original_max_position_embeddings": 32768}}, 131072),
+    ],
 )
-def test_rotary_tables_are_folded_and_equal_transformers(tmp_path: Path, rope: dict[str, Any]) -> None:
-    """At 40960 positions nothing is stored on disk, no Cos is left to run, and the last position is still right."""
+def test_rotary_tables_are_folded_and_equal_transformers(tmp_path: Path, rope: dict[str, Any], length: int) -> None:
+    """At Qwen's own lengths nothing is stored on disk, no Cos is left to run, and the last position is still right."""
     pair = Pair(tmp_path, max_position_embeddings=40960, head_dim=128, **rope)
     assert (tmp_path / MODEL_FILE).stat().st_size < 100_000
     options = pair.exported.session.get_session_options()
@@ -141,8 +145,8 @@ def test_rotary_tables_are_folded_and_equal_transformers(tmp_path: Path, rope: d
     type(pair.exported.session)(tmp_path / MODEL_FILE, options)
     graph = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph
     assert not {"Cos", "Sin", "Range"} & {node.op_type for node in graph.node}
-    tables = [onnx.numpy_helper.to_array(t) for t in graph.initializer if tuple(t.dims) == (40960, 64)]
-    cos, sin = pair.torch.model.rotary_emb(torch.zeros(1), torch.arange(40960)[None])
+    tables = [onnx.numpy_helper.to_array(t) for t in graph.initializer if tuple(t.dims) == (length, 64)]
+    cos, sin = pair.torch.model.rotary_emb(torch.zeros(1), torch.arange(length)[None])
     assert len(tables) == 2
     for table, expected in zip(sorted(tables, key=lambda t: -t[0, 0]), (cos, sin)):
         np.testing.assert_allclose(table, expected[0, :, :64].numpy(), atol=5e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_bad_input_12_field_and_value_are_named(field: str, value: object, expec
     ("scaling", "message"),
     [
         ("yarn", "rope_scaling = 'yarn': expected an object or null"),
-        ({"rope_type": "llama3"}, "rope_type = 'llama3': expected default, linear or yarn"),
+        ({"rope_type": "llama3"}, "rope_type = 'llama3': expected default, linear, dynamic or yarn"),
         ({"rope_type": "yarn", "factor": 0}, "factor = 0: expected a positive number"),
         ({"rope_type": "yarn", "factor": "4"}, "factor = '4': expected a positive number"),
         ({"rope_type": "linear"}, "factor = None: expected a positive number"),
@@ -91,6 +92,74 @@ def test_bad_input_12_rope(scaling: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         read(rope_scaling=scaling)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        (["full_attention", "sliding_attention"], "layer_types: 'sliding_attention' (layer 1): expected 'full_attenti"),
+        (["linear_attention", "full_attention"], "layer_types: 'linear_attention' (layer 0): expected 'full_attention"),
+        ([None, "full_attention"], "layer_types: None (layer 0): expected 'full_attention'"),
+        (["full_attention"], "layer_types = ['full_attention']: expected a list with one entry for each of num_hidden"),
+        (["full_attention"] * 3, "expected a list with one entry for each of num_hidden_layers = 2"),
+        ("full_attention", "layer_types = 'full_attention': expected a list"),
+    ],
+)
+def test_l4_layers_of_another_kind_are_refused_by_field(types: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(layer_types=types)
+    assert message in str(caught.value)
+    with pytest.raises(InputError):
+        read(layer_types=types, **MOE)
+
+
+@pytest.mark.parametrize("types", [None, ["full_attention"] * 2, ["attention", "full_attention"]])
+def test_l4_layers_of_the_usual_kind(types: object) -> None:
+    assert read(layer_types=types) == read()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 2147483648}, "num_hidden_layers = 2147483648: expected a positive integer of at most"),
+        ({**MOE, "num_experts": 2147483647}, "num_experts = 2147483647: expected a positive integer of at most 4096"),
+        ({**MOE, "num_hidden_layers": 4096, "num_experts": 4096}, "num_experts = 4096: expected a positive integer of"),
+        ({**MOE, "mlp_only_layers": [0] * 100_000}, "mlp_only_layers = [0, 0, 0, 0, 0, 0, ...]: expected a list"),
+        ({"max_position_embeddings": 2**31}, "max_position_embeddings = 2147483648: expected a positive integer of at"),
+    ],
+)
+def test_r3_huge_counts_are_refused_before_anything_is_built(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(**fields)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["rms_norm_eps", "rope_theta", "hidden_size", "vocab_size", "eos_token_id"])
+def test_r14_numbers_beyond_all_floats(tmp_path: Path, field: str) -> None:
+    text = json.dumps(tiny_config(**{field: "HERE"})).replace('"HERE"', "1e400")
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=f"{field} = inf: expected"):
+        Qwen3Config.load(tmp_path)
+
+
+def test_long_and_deep_values_are_shown_in_part() -> None:
+    deep: list[Any] = []
+    for _ in range(500):
+        deep = [deep]
+    for value in ("x" * 100_000, "a\n\x1b[31m", 10**4000, deep, {"a": ["b" * 1000] * 1000}):
+        with pytest.raises(InputError) as caught:
+            read(hidden_size=value)
+        assert len(str(caught.value)) < 600
+        assert str(caught.value).isprintable()
+
+
+def test_a_head_width_that_is_not_there_is_that_of_transformers() -> None:
+    dense, experts = tiny_config(), tiny_config(**MOE)
+    del dense["head_dim"], experts["head_dim"]
+    assert Qwen3Config.from_dict(dense).head_dim == 128
+    assert Qwen3Config.from_dict(experts).head_dim == 64 // 4
+    with pytest.raises(InputError, match="head_dim = None: expected a positive integer"):
+        Qwen3Config.from_dict({**experts, "num_attention_heads": 128, "num_key_value_heads": 2})
 
 
 def test_bad_input_13_other_model_type_lists_the_supported() -> None:
@@ -114,6 +183,12 @@ def test_absent_or_a_folder(tmp_path: Path) -> None:
         Qwen3Config.load(tmp_path)
     (tmp_path / "config.json").mkdir()
     with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+        Qwen3Config.load(tmp_path)
+
+
+def test_r14_a_pipe_in_place_of_the_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(InputError, match=r"config\.json: cannot be read \(not a regular file\)"):
         Qwen3Config.load(tmp_path)
 
 
