@@ -3,7 +3,9 @@
 from q3edge.artifact.files import FileRecord, contained_file, file_record
 from q3edge.artifact.folder import staged_directory
 from q3edge.artifact.manifest import (
+    BEHAVIOUR_FILES,
     DATA_FILE,
+    EDITABLE_FILES,
     MANIFEST_FILE,
     MODEL_FILE,
     SCHEMA_VERSION,
@@ -12,10 +14,14 @@ from q3edge.artifact.manifest import (
     Notice,
     artifact_digest,
     is_sound,
+    is_untouched,
+    manifest_digest,
 )
 
 __all__ = [
+    "BEHAVIOUR_FILES",
     "DATA_FILE",
+    "EDITABLE_FILES",
     "MANIFEST_FILE",
     "MODEL_FILE",
     "SCHEMA_VERSION",
@@ -27,5 +33,7 @@ __all__ = [
     "contained_file",
     "file_record",
     "is_sound",
+    "is_untouched",
+    "manifest_digest",
     "staged_directory",
 ]

@@ -45,7 +45,7 @@ def _check_output(final: Path, overwrite: bool, inputs: tuple[Path, ...]) -> Non
     for source in (path.resolve() for path in inputs):
         if target == source or source in target.parents or target in source.parents:
             raise UsageError(f"{final}: the output overlaps the input {source}; choose another folder")
-    if os.path.lexists(final):
+    if _is_taken(final):
         _check_replaceable(final, overwrite)
 
 
@@ -92,7 +92,7 @@ def _promote(staging: Path, final: Path, overwrite: bool) -> None:
 
 def _take_free_name(staging: Path, final: Path) -> bool:
     """Rename to a name that is free; False: it is not. A folder's renaming replaces at most an empty folder."""
-    if os.path.lexists(final):
+    if _is_taken(final):
         return False
     try:
         staging.rename(final)
@@ -103,10 +103,14 @@ def _take_free_name(staging: Path, final: Path) -> bool:
     return True
 
 
+def _is_taken(name: Path) -> bool:
+    return os.path.lexists(name)
+
+
 def _put_back(final: Path) -> None:
     """Restore the old folder where a process was killed between the two renames of `_promote`."""
     for old in final.parent.glob(f".{glob.escape(final.name)}.old-*"):
-        if os.path.lexists(final):
+        if _is_taken(final):
             shutil.rmtree(old, ignore_errors=True)
         else:
             old.rename(final)

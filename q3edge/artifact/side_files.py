@@ -16,6 +16,7 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_CONFIG_FILE = "generation_config.json"
 RECIPE_FILE = "recipe.toml"  # how the weights were quantized, where a budget decided it
+TOKENIZER_MISSING = "tokenizer-missing"  # code of the notice: one may be put beside the model later
 SIDE_FILES = (
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
@@ -40,7 +41,7 @@ def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
     if (target / TOKENIZER_FILE).exists():
         return ()
     detail = f"{source} has no {TOKENIZER_FILE}: the result cannot turn text into tokens until one is put beside it"
-    return (Notice("tokenizer-missing", 1, detail),)
+    return (Notice(TOKENIZER_MISSING, 1, detail),)
 
 
 def write_float_config(source: Path, target: Path, **added: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest, artifact_digest, staged_directory
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest, manifest_digest, staged_directory
 from q3edge.artifact.side_files import copy_side_files, write_float_config
 from q3edge.checkpoint import ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
@@ -55,7 +55,7 @@ def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
     metrics: dict[str, Any] = {}
     if isinstance(source, QuantizedCheckpoint):
         quantized = Manifest.load(source.folder)
-        recipe, metrics, parent = quantized.recipe, dict(quantized.metrics), artifact_digest(source.folder)
+        recipe, metrics, parent = quantized.recipe, dict(quantized.metrics), manifest_digest(source.folder)
         notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
     metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
     versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")

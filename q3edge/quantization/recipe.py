@@ -135,11 +135,18 @@ class Recipe:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
-        """Recipe from the JSON object that `to_json` wrote; that of a float artifact has no rules."""
-        rules = (
-            Rule(r["match"], Scheme(**r["scheme"]) if r["scheme"] else None, r.get("fit", False)) for r in raw["rules"]
-        )
-        return cls(tuple(rules), raw["method"], raw.get("kv_cache", "float32"))
+        """Recipe from the JSON object that `to_json` wrote; that of a float artifact has no rules.
+
+        InputError: it is anything else.
+        """
+        try:
+            rules = tuple(
+                Rule(str(r["match"]), Scheme(**r["scheme"]) if r["scheme"] else None, r.get("fit", False))
+                for r in raw["rules"]
+            )
+            return cls(rules, raw["method"], raw.get("kv_cache", "float32"))
+        except (TypeError, KeyError, AttributeError, UsageError) as error:
+            raise InputError(f"q3edge.json: its recipe is not one of q3edge ({error}); make the folder again") from None
 
     def to_json(self) -> dict[str, Any]:
         """JSON object for manifests; `from_json` reads it back."""

@@ -22,7 +22,7 @@ from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
 from q3edge.runtime.session.decoder import Decoder
-from q3edge.runtime.session.loader import open_graph
+from q3edge.runtime.session.loader import note_edits, open_graph
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.message_checks import check_unicode, conversation
@@ -72,6 +72,7 @@ class Model:
         """
         folder = folder_path(path, "path")
         checked = open_graph(folder)
+        note_edits(folder, checked)
         config = Qwen3Config.load(folder)
         settings = GenerationSettings.load(folder, config)
         template = ChatTemplate.load(folder)

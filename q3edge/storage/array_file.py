@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.storage.raw_bytes import bytes_of, read_at
+from q3edge.storage.regular_files import open_regular
 from q3edge.storage.whole_files import ADVICE, written_whole
 
 _CHECKSUM = 32  # bytes of a sha256
@@ -75,7 +76,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[int, _Header]]:
     """Open a file; yields its descriptor and its checked header."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_regular(path)
     try:
         yield descriptor, _header(descriptor, path)
     except EOFError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 from q3edge.errors import InputError
+from q3edge.storage.regular_files import read_regular
 
 
 def read_json_object(path: Path, advice: str = "download the file again") -> dict[str, Any]:
@@ -16,9 +16,7 @@ def read_json_object(path: Path, advice: str = "download the file again") -> dic
     advice: what to do where it is not JSON; by default that for a file of a model.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # checked first: opening a pipe would wait for a writer
-            raise InputError(f"{path}: cannot be read (not a regular file)")
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        value = json.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; expected a model folder with this file") from None
     except (UnicodeDecodeError, ValueError, RecursionError) as error:

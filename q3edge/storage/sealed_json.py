@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from q3edge.storage.regular_files import read_regular
 from q3edge.storage.whole_files import ADVICE, write_whole
 
 
@@ -34,7 +35,7 @@ def write_sealed(path: Path, value: object, advice: str = ADVICE) -> None:
 def read_sealed(path: Path) -> Any:
     """Read the value that was written; None if the file is missing or damaged."""
     try:
-        return unsealed(path.read_bytes())
+        return unsealed(read_regular(path))
     except (OSError, ValueError):
         return None
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from q3edge import progress
-from q3edge.artifact import MODEL_FILE, Notice, artifact_digest, is_sound
+from q3edge.artifact import MODEL_FILE, Notice, artifact_digest, is_untouched
 from q3edge.evaluation.answers.behaviour import GeneratedAnswer
 from q3edge.evaluation.answers.generated import (
     answer_all,
@@ -90,7 +90,7 @@ def _is_kept(target: Path) -> bool:
     """Tell whether a sound export is there; a damaged one is removed."""
     if not os.path.lexists(target):
         return False
-    if is_sound(target) and (target / MODEL_FILE).is_file():
+    if is_untouched(target) and (target / MODEL_FILE).is_file():
         return True
     progress.note("the float model in the cache is damaged, it is exported again")
     with writable(target, ADVICE):

@@ -109,7 +109,7 @@ def bench_artifact(
     kv = KVCacheSpec.of(config, recipe.kv_cache).bytes_per_token()
     return BenchResult(
         folder=str(folder),
-        model_bytes=manifest.metrics["model_bytes"],
+        model_bytes=manifest.model_bytes,
         threads=threads,
         repeats=repeats,
         prompt=prompt,

@@ -86,7 +86,7 @@ def diff_artifacts(
     schemes = [Recipe.from_json(found.recipe).resolve(config) for found, config in zip(manifests, configs)]
     sizes = [_sizes(*found) for found in zip(manifests, configs, schemes)]
     obstacle = _obstacle(a, b, *configs)
-    left, right = manifests
+    left, right = (manifest.as_found(folder) for manifest, folder in zip(manifests, (a, b)))
     return ArtifactDiff(
         a=str(a),
         b=str(b),
@@ -105,7 +105,7 @@ def diff_artifacts(
 
 
 def _method(manifest: Manifest) -> dict[str, str]:
-    return {"method": manifest.recipe["method"]}
+    return {"method": Recipe.from_json(manifest.recipe).method}
 
 
 def _changes(
@@ -132,7 +132,7 @@ def _sizes(manifest: Manifest, config: Qwen3Config, schemes: Mapping[str, Scheme
     sizes: Counter[str] = Counter()
     for name, size in weight_bytes(config, schemes).items():
         sizes[component_of(name, config)] += size
-    return {**sizes, "graph and weights on disk": manifest.metrics["model_bytes"]}
+    return {**sizes, "graph and weights on disk": manifest.model_bytes}
 
 
 def _metrics(manifest: Manifest) -> dict[str, Any]:

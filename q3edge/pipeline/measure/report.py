@@ -19,6 +19,7 @@ from q3edge.pipeline.measure.measurement import MeasurementOptions, evaluate_wit
 from q3edge.pipeline.measure.measurement_cache import cached_measurement
 from q3edge.pipeline.measure.speed import artifact_speed
 from q3edge.pipeline.measure.tensor_facts import summarized_schemes, tensor_facts
+from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Variant, compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
@@ -75,10 +76,10 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
         name=name,
         kind="artifact",
         digest=artifact_digest(folder),
-        model_bytes=manifest.metrics["model_bytes"],
+        model_bytes=manifest.model_bytes,
         bits_per_weight=manifest.metrics.get("bits_per_weight"),
         formats=summarized_schemes(facts),
-        method=manifest.recipe["method"],
+        method=Recipe.from_json(manifest.recipe).method,
         validation=recorded_validation(manifest),
         tensors=facts,
         notices=manifest.notices,

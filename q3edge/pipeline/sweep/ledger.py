@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge import progress
-from q3edge.artifact import MANIFEST_FILE, artifact_digest, file_record, is_sound
+from q3edge.artifact import MANIFEST_FILE, file_record, is_sound, manifest_digest
 from q3edge.calibration.data.files import built_in_sources
 from q3edge.errors import InputError, UsageError
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
@@ -59,7 +59,7 @@ class Ledger:
             entry
             and entry["request"] == request
             and manifest.is_file()
-            and artifact_digest(self._folder / name) == entry["artifact"]
+            and manifest_digest(self._folder / name) == entry["artifact"]
         ):
             return False
         if not (sound := is_sound(self._folder / name)):
@@ -68,7 +68,7 @@ class Ledger:
 
     def finish(self, name: str, request: str) -> None:
         """Record that the variant's folder is complete."""
-        self._finished[name] = {"request": request, "artifact": artifact_digest(self._folder / name)}
+        self._finished[name] = {"request": request, "artifact": manifest_digest(self._folder / name)}
         self._write()
 
     def _read(self) -> dict[str, dict[str, str]]:

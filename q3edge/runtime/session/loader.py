@@ -1,22 +1,24 @@
 """Checks of an artifact folder, made before anything in it reaches onnxruntime or tokenizers.
 
-Lists the files that the runtime reads and checks each against the manifest, whose format is in `q3edge.artifact`.
+Lists the files that the runtime reads and checks their content against the manifest, whose format is in
+`q3edge.artifact`; what the folder's owner may edit is used as it is, and said to be.
 References inside model.onnx are checked in `onnx_references`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
-from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from q3edge.artifact.side_files import TOKENIZER_FILE, TOKENIZER_MISSING
 from q3edge.errors import InputError
 from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data
 
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
-_OPTIONAL = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE, GENERATION_CONFIG_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +27,25 @@ class CheckedGraph:
 
     manifest: Manifest
     external_data: tuple[ExternalTensor, ...]  # the tensors of model.onnx that lie in other files
+    edited: tuple[str, ...]  # files that were edited since the export; they are used as they are now
 
 
 def open_artifact(folder: Path) -> Manifest:
-    """Open an artifact: checks every file that the runtime reads, and returns the manifest.
+    """Open an artifact: checks every file that the runtime reads, notes what was edited, and returns the manifest.
 
     InputError: no manifest or not one of an ONNX export; a file missing, changed or unlisted; external data of
     model.onnx that lies outside the folder, outside the manifest, or past a file's end.
     """
-    manifest = open_graph(folder).manifest
-    manifest.verify_content(folder, DATA_FILE)
-    return manifest
+    checked = open_graph(folder)
+    checked.manifest.verify_content(folder, DATA_FILE)
+    note_edits(folder, checked)
+    return checked.manifest
+
+
+def note_edits(folder: Path, checked: CheckedGraph) -> None:
+    """Report the edited files that decide how the model answers, in one line."""
+    if checked.edited:
+        progress.note(f"note: {folder}: edited since the export, used as it is now: {', '.join(checked.edited)}")
 
 
 def open_graph(folder: Path) -> CheckedGraph:
@@ -44,19 +54,21 @@ def open_graph(folder: Path) -> CheckedGraph:
     Hashing the weights takes as long as everything else: `Decoder` does it while onnxruntime packs them, and computes
     nothing before their sha256 is checked. InputError: as `open_artifact`, but for changed weights.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False also for what cannot be a path
         raise InputError(f"{folder}: not found; expected a folder written by `q3edge export` or `q3edge build`")
     manifest = Manifest.load(folder)
     if manifest.kind != "onnx":
         raise InputError(f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first")
-    for name in (*_REQUIRED, *(name for name in _OPTIONAL if (folder / name).exists())):
+    for name in _REQUIRED:
         _check_listed(folder, name, manifest)
+    if os.path.lexists(folder / TOKENIZER_FILE) and TOKENIZER_MISSING not in {n.code for n in manifest.notices}:
+        _check_listed(folder, TOKENIZER_FILE, manifest)
     manifest.verify(folder, but={DATA_FILE})
     external_data = check_external_data(folder / MODEL_FILE)
     for location in {data.location for data in external_data}:
         path = (folder / MODEL_FILE).parent / location
         _check_listed(folder, path.relative_to(folder).as_posix(), manifest)
-    return CheckedGraph(manifest, external_data)
+    return CheckedGraph(manifest, external_data, manifest.edited(folder))
 
 
 def _check_listed(folder: Path, name: str, manifest: Manifest) -> None:

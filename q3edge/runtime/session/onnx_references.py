@@ -45,10 +45,11 @@ class ExternalTensor:
 
 
 def check_external_data(model: Path) -> tuple[ExternalTensor, ...]:
-    """Read all references to external data and check that each lies in a plain file of the model's folder.
+    """Read all references to external data and check that each names a file, or a link to one, in the model's folder.
 
-    InputError names the tensor: a location with `..`, an absolute path, a link or a hard link, a missing or short file,
-    an offset or length that is no number. Must run before a library that follows the references opens the model.
+    InputError names the tensor: a location with `..`, an absolute path, a missing or short file, an offset or length
+    that is no number. What a link leads to is trusted by its sha256 alone, which the caller checks. Must run before a
+    library that follows the references opens the model.
     """
     files: dict[str, tuple[Path, int]] = {}
     found = read_external_data(model)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 
 from q3edge.artifact import Manifest
+from q3edge.artifact.side_files import copy_side_files
 from q3edge.errors import InputError
+from q3edge.progress import Silent, report_to
 from q3edge.runtime.model import Model
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_artifact
@@ -36,9 +41,7 @@ def test_opens_what_was_exported(folder: Path) -> None:
     assert open_artifact(folder).kind == "onnx"
 
 
-@pytest.mark.parametrize(
-    "name", ["onnx/model.onnx", "onnx/model.onnx_data", "config.json", "tokenizer.json", "tokenizer_config.json"]
-)
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "config.json", "tokenizer.json"])
 def test_one_flipped_bit_is_found(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -118,4 +121,109 @@ def test_config_of_another_model(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     seal(folder)
     with pytest.raises(InputError, match=r"differ from a 3-layer decoder's \(past_key_values.2.key"):
+        Decoder(folder)
+
+
+def in_the_hubs_cache(folder: Path, cache: Path) -> Path:
+    """Move an artifact into a cache as huggingface_hub lays it out, every file a link; returns the snapshot."""
+    repository = cache / "models--org--name"
+    snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    return snapshot
+
+
+def answer(folder: Path) -> str:
+    with Model.open(folder) as model:
+        return model.chat("hello", temperature=0.0, max_new_tokens=4).text
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_u1_the_hubs_cache_is_opened_where_it_lies(folder: Path, edited: bool, tmp_path: Path) -> None:
+    expected = answer(folder)
+    if edited:  # by its author, on the hub
+        (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+        (folder / "generation_config.json").write_text('{"do_sample": false}')
+    snapshot = in_the_hubs_cache(folder, tmp_path / "hub")
+    assert answer(snapshot) == expected
+    blob = (snapshot / "onnx/model.onnx_data").resolve()
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(InputError, match=r"model.onnx_data: sha256 differs"):
+        answer(snapshot)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_l15_content_behind_links_and_in_a_hard_linked_backup_runs(
+    folder: Path, link: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    expected = answer(folder)
+    backup = tmp_path / "backup"
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        copy = backup / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == "q3edge.json":
+            shutil.copy(path, copy)
+        else:
+            link(path, copy)
+    assert answer(folder) == answer(backup) == expected
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data"])
+def test_a_link_to_other_content_is_not_trusted(folder: Path, name: str, tmp_path: Path) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "other").write_bytes(content)
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "other")
+    with pytest.raises(InputError, match=f"{name}: sha256 differs"):
+        Decoder(folder)
+
+
+def test_l16_an_edited_template_is_used_and_said_to_be(folder: Path) -> None:
+    notes: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with report_to(Listening()):
+        before = answer(folder)
+        assert notes == []
+        (folder / "README.md").write_text("my model")
+        assert answer(folder) == before
+        assert notes == []
+        (folder / "chat_template.jinja").write_text("{{ messages[0].content }} the cat sat on")
+        with Model.open(folder) as model:
+            assert model.tokenizer.decode(model.encode_chat([{"role": "user", "content": "a"}])) == "a the cat sat on"
+        open_artifact(folder)
+    assert [note.partition(": ")[2].partition(": ")[2] for note in notes] == [
+        "edited since the export, used as it is now: chat_template.jinja"
+    ] * 2
+
+
+def test_a_tokenizer_may_be_put_beside_a_model_exported_without(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    Manifest("onnx", "parent", {}, notices=copy_side_files(tmp_path / "nowhere", folder)).save(folder)
+    with pytest.raises(InputError, match=r"tokenizer.json: not found"):
+        Model.open(folder)
+    (tmp_path / "tokenizer.json").rename(folder / "tokenizer.json")
+    assert answer(folder)
+
+
+def test_u18_a_file_that_cannot_be_read_is_bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refuses(path: Path, *rest: int) -> int:
+        if str(path).endswith("model.onnx_data"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuses)
+    with pytest.raises(InputError, match=r"model.onnx_data: cannot be read \(Permission denied\)"):
         Decoder(folder)

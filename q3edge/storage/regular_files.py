@@ -1,0 +1,30 @@
+"""Reading of files that must be files: a FIFO or a device in a file's place is refused, not waited for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def open_regular(path: Path) -> int:
+    """Open a file for reading and return its descriptor; links are followed.
+
+    OSError: it is missing or cannot be read, or is no regular file (EINVAL; a folder: EISDIR).
+    """
+    # Without O_NONBLOCK the opening of a FIFO waits for a writer. Windows has neither.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a whole file; OSError as `open_regular`."""
+    with open(open_regular(path), "rb") as file:
+        return file.read()
