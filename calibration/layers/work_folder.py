@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.storage.array_file import DamagedFileError, read_arrays, read_note, write_arrays
 from q3edge.storage.json_files import read_json_object
-from q3edge.storage.locks import take_lock
+from q3edge.storage.locks import hold
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import remove_all_leftovers, write_whole
 
@@ -78,6 +79,14 @@ class WorkFolder:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         self._release_lock()
+
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Remove a work folder; one that is not there, or that another process works in, stays as it is."""
+        with suppress(OSError, ResourceError):
+            lock = hold(folder / _LOCK_FILE, folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
     def finished(self, layer: int) -> LayerSummary | None:
         """Summary of a finished layer, without reading its arrays; None where there is none, or its file is damaged."""
@@ -161,13 +170,7 @@ class WorkFolder:
                 path.unlink()
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        if not take_lock(self._lock):
-            owner = os.pread(self._lock, 64, 0).decode(errors="replace").strip() or "another process"
-            self._release_lock()
-            raise ResourceError(f"{self.folder}: {owner} is working on this output; wait for it or stop it")
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()}".encode(), 0)
+        self._lock = hold(self.folder / _LOCK_FILE, self.folder)
 
     def _release_lock(self) -> None:
         if self._lock >= 0:

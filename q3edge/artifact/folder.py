@@ -6,16 +6,18 @@ import errno
 import glob
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from q3edge.artifact.manifest import MANIFEST_FILE
-from q3edge.errors import ResourceError, UsageError
+from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.storage.exchange import exchange
+from q3edge.storage.locks import output_lock
 from q3edge.storage.whole_files import partial_folder, writable
 
 _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_MODEL_FILES = {".safetensors", ".json", ".jinja", ".toml", ".txt"}
 _NAME_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
@@ -24,29 +26,51 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
     """Make a folder beside `final` that takes its name when the block ends without an error, else is removed.
 
     UsageError: `final` exists, or does at the end, and `overwrite` is false or q3edge did not write it; or `final` is,
-    holds or lies in one of `inputs`.
-    ResourceError: the disk is full or cannot be written. An old `final` stays until the new one is complete.
+    holds or lies in one of `inputs`. InputError: a file in `inputs` changed meanwhile.
+    ResourceError: the disk is full or cannot be written, or another process, which the message names, writes `final`.
+    An old `final` stays until the new one is complete.
     Leftovers of killed processes are removed, or put back where they were killed while replacing `final`.
     """
-    _put_back(final)
-    _check_output(final, overwrite, inputs)
+    _check_place(final, inputs)
+    before = _states(inputs)
     with ExitStack() as stack:
+        stack.enter_context(output_lock(final))
+        with writable(final, "choose another folder"):
+            _put_back(final)
+        if _is_taken(final):
+            _check_replaceable(final, overwrite)
         with writable(final, "choose another folder"):
             staging = stack.enter_context(partial_folder(final))
         with _write_errors(final):
             yield staging
+            _check_unchanged(before, _states(inputs))
             _promote(staging, final, overwrite)
 
 
-def _check_output(final: Path, overwrite: bool, inputs: tuple[Path, ...]) -> None:
+def _check_place(final: Path, inputs: tuple[Path, ...]) -> None:
     target = final.resolve()
     if in_the_way := next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None):
         raise UsageError(f"{final}: {in_the_way} is not a folder; choose another output")
     for source in (path.resolve() for path in inputs):
         if target == source or source in target.parents or target in source.parents:
             raise UsageError(f"{final}: the output overlaps the input {source}; choose another folder")
-    if _is_taken(final):
-        _check_replaceable(final, overwrite)
+
+
+def _states(inputs: tuple[Path, ...]) -> dict[Path, tuple[int, ...]]:
+    """State of every file of a model in the folders `inputs`: inode, size and time of its last change."""
+    found: dict[Path, tuple[int, ...]] = {}
+    for path in (path for folder in inputs if folder.is_dir() for path in folder.iterdir()):
+        if path.suffix in _MODEL_FILES:
+            with suppress(OSError):  # gone meanwhile, or a dangling link
+                status = path.stat()
+                found[path] = status.st_ino, status.st_size, status.st_mtime_ns
+    return found
+
+
+def _check_unchanged(before: Mapping[Path, object], after: Mapping[Path, object]) -> None:
+    """Raise InputError for a file that was overwritten, replaced or removed since `before`; new ones were not read."""
+    if changed := next((path for path, state in before.items() if after.get(path) != state), None):
+        raise InputError(f"{changed}: was changed while it was read: the result would mix two models; run it again")
 
 
 def _check_replaceable(final: Path, overwrite: bool) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from os import PathLike
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES
 from q3edge.progress import Listener, report_to
+from q3edge.storage.locks import output_lock
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -109,6 +111,7 @@ PATH = Instance("a str or Path", (str, PathLike))
 FLAG = Instance("True or False", (bool,))
 TEXT = Instance("a str", (str,))
 AT_LEAST_ONE = Number(1)
+_OUTPUTS = ("output", "page", "json_file", "markdown")  # arguments that name what is written
 ARGUMENTS: Mapping[str, Kind] = {
     # models and folders
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
@@ -156,7 +159,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                 if value is not None or signature.parameters[name].default is not None:
                     known[name].check(name, value)
             try:
-                with shown:
+                with shown, _outputs_held(given):
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
                 if (package := (error.name or "").partition(".")[0]) in _QUANTIZE_EXTRA:
@@ -166,6 +169,17 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
         return checked
 
     return decorate
+
+
+@contextmanager
+def _outputs_held(given: Mapping[str, Any]) -> Iterator[None]:
+    """Hold all that the call will write, from before it reads anything: a second one is told at once."""
+    with ExitStack() as stack:
+        for name in _OUTPUTS:
+            if given.get(name) is not None:
+                # Lenient: the writer says what is wrong with a place.
+                stack.enter_context(output_lock(Path(given[name]), lenient=True))
+        yield
 
 
 def _bound(

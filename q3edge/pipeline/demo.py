@@ -6,6 +6,7 @@ damage of too few bits.
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import numpy as np
 
 from q3edge import progress
 from q3edge.checkpoint import Checkpoint
+from q3edge.errors import UsageError
 from q3edge.evaluation.answers.questions import score_answers
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.distance.windows import Window
@@ -28,7 +30,9 @@ from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message
+from q3edge.storage.whole_files import write_whole
 
+DEMO_FILE = "demo.json"  # in the folder, which the next demo may then replace
 _LONGEST_ANSWER = 128
 _SHARES = {"knowledge": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
 
@@ -62,8 +66,12 @@ class DemoResult:
 
 
 def run_demo(output: Path) -> DemoResult:
-    """Build and evaluate every format below `output`; models of an earlier demo there are replaced."""
+    """Build and evaluate every format below `output`; models of an earlier demo there are replaced.
+
+    UsageError: `output` holds anything else.
+    """
     start = time.perf_counter()
+    _claim(output)
     with as_file(files("q3edge.data") / "demo_model") as model:
         questions = read_questions(model / "questions.jsonl")
         rows = []
@@ -72,6 +80,16 @@ def run_demo(output: Path) -> DemoResult:
             calibration = None if recipe is None or name == "int8" else _calibration(model)
             rows.append(_build_and_evaluate(model, output / name, name, recipe, calibration, questions))
     return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
+
+
+def _claim(output: Path) -> None:
+    """Mark an empty or new folder as the demo's; UsageError: it is neither that nor marked."""
+    mark = output / DEMO_FILE
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: is not a folder; choose another with -o")
+    if output.is_dir() and any(output.iterdir()) and not mark.is_file():
+        raise UsageError(f"{output}: is not empty and no demo made it; choose another folder with -o")
+    write_whole(mark, json.dumps({"made_by": "q3edge demo"}) + "\n")
 
 
 def _variants() -> dict[str, Recipe | None]:

@@ -1,12 +1,17 @@
-"""Locks that end with their process: they tell leftovers of killed processes from files being written."""
+"""Locks that end with their process: on what is being written, so that leftovers of killed processes are known by
+having none, and on an output, so that a second command is told who is at work."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+
+from q3edge.errors import ResourceError
 
 if sys.platform != "win32":
     import fcntl
@@ -44,3 +49,68 @@ def locked(path: Path) -> Iterator[bool]:
         yield take_lock_of(path, descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> Iterator[None]:
+    """Hold an output, file or folder, during the block; inside of it the same output may be held again.
+
+    The lock is the file `.NAME.lock` beside it, which is gone afterwards; so are folders made for it and left empty.
+    wait: for another process. lenient: without a lock where its file cannot be written. ResourceError: another process
+    holds the output, and the message names it; or the file cannot be written.
+    """
+    place = output.absolute()
+    if place in _held.get():
+        yield
+        return
+    made: list[Path] = []
+    try:
+        try:
+            made += [folder for folder in place.parents if not folder.exists()]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _hold(path := place.with_name(f".{place.name}.lock"), output, wait=wait)
+        except OSError as error:
+            if not lenient:
+                raise ResourceError(f"{output}: cannot be written ({error.strerror}); choose another folder") from error
+            yield
+            return
+        token = _held.set(_held.get() | {place})
+        try:
+            yield
+        finally:
+            _held.reset(token)
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
+            os.close(descriptor)
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def hold(path: Path, subject: Path) -> int:
+    """Lock the file `path`, made if missing, and write this process into it; returns its open descriptor.
+
+    ResourceError: another process, which the message names, holds it and so works on `subject`.
+    """
+    return _hold(path, subject, wait=False)
+
+
+_held: ContextVar[frozenset[Path]] = ContextVar("held outputs", default=frozenset())
+
+
+def _hold(path: Path, subject: Path, *, wait: bool) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if take_lock(descriptor):
+            if take_lock_of(path, descriptor):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()}".encode())
+                return descriptor
+            os.close(descriptor)  # its holder ended and removed it between the two
+            continue
+        owner = os.read(descriptor, 64).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        if not wait:
+            raise ResourceError(f"{subject}: {owner} is working on this output; wait for it or stop it")
+        time.sleep(0.1)

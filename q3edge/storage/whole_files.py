@@ -9,8 +9,10 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 
@@ -26,8 +28,8 @@ def partial_path(path: Path) -> Path:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove partial files and folders of `path` that no process is writing."""
-    _remove(path.parent, f".{glob.escape(path.name)}.partial-*")
+    """Remove partial files and folders of `path`, and of names `path.*`, that no process is writing."""
+    _remove(path.parent, f".{glob.escape(path.name)}.*partial-*")
 
 
 def remove_all_leftovers(folder: Path) -> None:
@@ -76,12 +78,34 @@ def partial_folder(path: Path) -> Iterator[Path]:
     """Make an empty folder beside `path`, to be renamed or used for a while; removed at the end if still there."""
     remove_leftovers(path)
     partial = partial_path(path)
-    partial.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(partial):
+        with ExitStack() as stack:
+            while not partial.exists():  # again, if another process removed it as a leftover before it was locked
+                partial.mkdir()
+                with suppress(FileNotFoundError):
+                    stack.enter_context(locked(partial))
             yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Make an empty folder for temporary files, removed at the end.
+
+    Those of the same user that killed processes left are removed.
+    """
+    with ExitStack() as stack:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=prefix))
+            if stack.enter_context(locked(folder)) or sys.platform == "win32":
+                break  # else another process removed it as a leftover before it was locked
+        try:
+            _remove(folder.parent, f"{glob.escape(prefix)}*")
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _opened(partial: Path) -> BufferedRandom:

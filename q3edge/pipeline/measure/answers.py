@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +27,8 @@ from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact
 from q3edge.runtime.model import Model
-from q3edge.storage.whole_files import writable
+from q3edge.storage.locks import output_lock
+from q3edge.storage.whole_files import scratch_folder, writable
 
 
 def compare_answers(
@@ -79,11 +79,16 @@ def _artifact_for(reference: Path, digest: str, cache: EvaluationCache | None) -
     if is_onnx_artifact(reference):
         yield reference
         return
-    with tempfile.TemporaryDirectory(prefix="q3edge-float-") as name:
-        target = cache.float_folder(digest) if cache else Path(name) / "float"
+    if cache is None:
+        with scratch_folder("q3edge-float-") as folder:
+            export_artifact(str(reference), folder / "float", as_float=True)
+            yield folder / "float"
+        return
+    target = cache.float_folder(digest)
+    with output_lock(target, wait=True):  # another evaluation may be exporting the same model
         if not _is_kept(target):
             export_artifact(str(reference), target, as_float=True, overwrite=True)
-        yield target
+    yield target
 
 
 def _is_kept(target: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -99,9 +98,9 @@ def work_folder(output: Path) -> Path:
 
 
 def discard_work(output: Path, manifest: Manifest) -> None:
-    """Remove the work folder of `output` once it is complete."""
+    """Remove the work folder of `output` once it is complete, unless another process works in it by now."""
     if manifest.recipe["method"] == "gptq":
-        shutil.rmtree(work_folder(output), ignore_errors=True)
+        WorkFolder.discard(work_folder(output))
 
 
 def choose_method(

@@ -17,6 +17,7 @@ from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.storage.code_digest import code_digest
 from q3edge.storage.digests import json_digest
+from q3edge.storage.regular_files import read_regular
 from q3edge.storage.whole_files import write_whole
 
 SWEEP_FILE = "sweep.json"
@@ -75,13 +76,16 @@ class Ledger:
         if not self._path.exists():
             return {}
         try:
-            raw = json.loads(self._path.read_text(encoding="utf-8"))
+            raw = json.loads(read_regular(self._path))
+            if raw.get("sha256", (found := json_digest(raw["variants"]))) != found:  # without: an earlier q3edge's
+                raise ValueError("its content differs from its sha256")
             return {str(n): {key: str(e[key]) for key in ("request", "artifact")} for n, e in raw["variants"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self._path}: damaged ({error}); remove it and the folders beside it") from None
 
     def _write(self) -> None:
-        write_whole(self._path, json.dumps({"variants": self._finished}, indent=1) + "\n")
+        raw = {"variants": self._finished, "sha256": json_digest(self._finished)}
+        write_whole(self._path, json.dumps(raw, indent=1) + "\n")
 
 
 def request_digest(model_digest: str, asked: VariantRequest, calibration: CalibrationOptions | None) -> str:

@@ -24,6 +24,7 @@ from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.report.content import Failure, Report, Variant
 from q3edge.report.files import write_report
 from q3edge.report.gates import Gates
+from q3edge.storage.locks import output_lock
 
 REPORT = "report"  # .html, .json and .md
 
@@ -49,9 +50,21 @@ def run_sweep(
 
     The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; they are
     measured one after another. A variant that fails is listed in the report. UsageError: `output` is no folder of a
-    sweep.
+    sweep. ResourceError: another process, which the message names, is at it.
     """
     assert measuring.reference is not None, "a sweep is of a model"
+    with output_lock(output):  # two sweeps would each write the ledger without the other's variants
+        return _sweep(output, asked, measuring, gates, calibration, jobs)
+
+
+def _sweep(
+    output: Path,
+    asked: Sequence[VariantRequest],
+    measuring: MeasurementOptions,
+    gates: Gates,
+    calibration: CalibrationOptions | None,
+    jobs: int,
+) -> SweepResult:
     failures: dict[str, str] = {}
     resumed = _build(measuring, output, asked, calibration, jobs, failures)
     variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures)

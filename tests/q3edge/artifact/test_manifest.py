@@ -25,6 +25,7 @@ from q3edge.artifact import (
 )
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.storage.exchange import exchange
+from q3edge.storage.locks import locked
 
 
 def make(folder: Path, text: str = "weights", *, overwrite: bool = False) -> Manifest:
@@ -371,7 +372,7 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
     with staged_directory(tmp_path / "a", overwrite=False) as staging:
         other = staging.rename(tmp_path / ".a.partial-1")  # as if by another process
         make(tmp_path / "a")
-        assert leftovers(tmp_path) == [".a.partial-1", "a"]
+        assert leftovers(tmp_path) == [".a.lock", ".a.partial-1", "a"]
         other.rename(staging)
         (tmp_path / "a").rename(tmp_path / "moved")
     assert leftovers(tmp_path) == ["a", "moved"]
@@ -408,3 +409,47 @@ def test_killed_while_it_replaces_the_output_is_the_old_or_the_new(kill_at: int,
         make(tmp_path / "a", "another")
     assert (tmp_path / "a/onnx/model.onnx").read_text() == ("new" if at_once and kill_at > 1 else "old")
     assert leftovers(tmp_path) == ["a"]
+
+
+def test_r9_temporary_checkpoints_of_killed_processes_are_removed_by_the_next_on_that_output(tmp_path: Path) -> None:
+    for name in (".a.partial-1", ".a.quantized.partial-2", ".b.quantized.partial-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("x")
+    with locked(tmp_path / ".a.partial-1"):  # its owner is alive
+        make(tmp_path / "a")
+        assert leftovers(tmp_path) == [".a.partial-1", ".b.quantized.partial-3", "a"]
+    make(tmp_path / "a", overwrite=True)
+    assert leftovers(tmp_path) == [".b.quantized.partial-3", "a"]
+
+
+def overwrite_bytes(path: Path) -> None:
+    path.write_bytes(b"x" * len(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        overwrite_bytes,
+        lambda path: path.write_bytes(b""),
+        Path.unlink,
+        lambda path: (path.with_name("new").write_bytes(path.read_bytes()), path.with_name("new").replace(path)),
+    ],
+)
+def test_r16_a_source_that_changes_while_it_is_read_is_noticed(
+    change: Callable[[Path], object], tmp_path: Path
+) -> None:
+    source = tmp_path / "model"
+    source.mkdir()
+    (source / "model.safetensors").write_bytes(b"weights")
+    make(tmp_path / "a", "old")
+
+    def build() -> None:
+        with staged_directory(tmp_path / "a", overwrite=True, inputs=(source,)) as staging:
+            Manifest(kind="onnx", parent_digest="p", recipe={}).save(staging)
+            (source / "notes.md").write_text("new files are nobody's business")
+            change(source / "model.safetensors")
+
+    with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was read"):
+        build()
+    assert (tmp_path / "a/onnx/model.onnx").read_text() == "old"
+    assert leftovers(tmp_path) == ["a", "model"]
