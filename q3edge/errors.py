@@ -9,6 +9,9 @@ from __future__ import annotations
 import errno
 import re
 
+from q3edge.plain_line import plain_line
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # torch's "DefaultCPUAllocator: can't allocate memory: you tried to allocate N bytes", onnxruntime's "Failed to allocate
 # memory for requested buffer of size N": neither is a MemoryError.
@@ -19,6 +22,10 @@ class Q3EdgeError(Exception):
     """Base of all deliberate errors."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Message as one line that is safe to print, whatever the names in it hold."""
+        return plain_line(super().__str__())
 
 
 class UsageError(Q3EdgeError):
@@ -47,8 +54,17 @@ class ValidationError(Q3EdgeError):
 
 def describe_error(error: BaseException) -> tuple[str, int]:
     """Describe any exception: one line of text, and the exit code."""
+    text, code = _described(error)
+    return plain_line(text), code
+
+
+def _described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, Q3EdgeError):
         return str(error), error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename or 'a path'}: the name is too long for this system; give another", UsageError.exit_code
+    if isinstance(error, OSError) and error.filename and error.errno in _REFUSED:
+        return f"{error.filename}: {error.strerror}; check its permissions", ResourceError.exit_code
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         where = f" for {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}; make room and run it again", ResourceError.exit_code

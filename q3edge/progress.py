@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from q3edge.plain_line import plain_line
+
 Advance = Callable[[int], None]
 
 
@@ -53,9 +55,9 @@ def report_to(listener: Listener) -> Iterator[None]:
 
 def task(label: str, total: int) -> AbstractContextManager[Advance]:
     """Begin one named piece of work of `total` units, reported to the registered listener; use in a `with` block."""
-    return _listener.get().task(label, total)
+    return _listener.get().task(plain_line(label), total)
 
 
 def note(text: str) -> None:
     """Report one line of text to the registered listener."""
-    _listener.get().note(text)
+    _listener.get().note(plain_line(text))

@@ -49,7 +49,12 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
 
 def _check_place(final: Path, inputs: tuple[Path, ...]) -> None:
     target = final.resolve()
-    if in_the_way := next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None):
+    try:
+        _is_taken(final)
+        in_the_way = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
+    except OSError as error:
+        raise UsageError(f"{final}: cannot be a folder ({error.strerror}); choose another output") from None
+    if in_the_way:
         raise UsageError(f"{final}: {in_the_way} is not a folder; choose another output")
     for source in (path.resolve() for path in inputs):
         if target == source or source in target.parents or target in source.parents:

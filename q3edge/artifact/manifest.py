@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from q3edge.artifact.files import FileRecord, contained_file, file_record, own_file
 from q3edge.errors import InputError
+from q3edge.plain_line import plain_line
 from q3edge.storage.digests import json_digest
 from q3edge.storage.json_files import read_json_object
 from q3edge.version import VERSION
@@ -34,11 +35,18 @@ _METRICS: Mapping[str, type] = {  # those that are read back
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something approximated, repaired, skipped or replaced: a stable code, how often, and a sentence for people."""
+    """Something approximated, repaired, skipped or replaced: a stable code, how often, and a sentence for people.
+
+    The sentence is one line that is safe to print, whatever the names in it hold.
+    """
 
     code: str
     count: int
     detail: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.detail, str):  # `Manifest.load` refuses anything else
+            object.__setattr__(self, "detail", plain_line(self.detail))
 
 
 @dataclass(frozen=True, slots=True)

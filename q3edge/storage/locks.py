@@ -3,6 +3,7 @@ having none, and on an output, so that a second command is told who is at work."
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
-from q3edge.errors import ResourceError
+from q3edge.errors import ResourceError, UsageError
 
 if sys.platform != "win32":
     import fcntl
@@ -56,8 +57,9 @@ def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> I
     """Hold an output, file or folder, during the block; inside of it the same output may be held again.
 
     The lock is the file `.NAME.lock` beside it, which is gone afterwards; so are folders made for it and left empty.
-    wait: for another process. lenient: without a lock where its file cannot be written. ResourceError: another process
-    holds the output, and the message names it; or the file cannot be written.
+    wait: for another process. lenient: without a lock where the place is no folder, which the writer
+    explains. UsageError: the name is too long. ResourceError: another process holds the output, and the message names
+    it; or the place cannot be written.
     """
     place = output.absolute()
     if place in _held.get():
@@ -70,7 +72,9 @@ def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> I
             place.parent.mkdir(parents=True, exist_ok=True)
             descriptor = _hold(path := place.with_name(f".{place.name}.lock"), output, wait=wait)
         except OSError as error:
-            if not lenient:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UsageError(f"{output}: the name is too long for this disk; choose a shorter one") from None
+            if not lenient or error.errno in _REFUSED:
                 raise ResourceError(f"{output}: cannot be written ({error.strerror}); choose another folder") from error
             yield
             return
@@ -96,6 +100,7 @@ def hold(path: Path, subject: Path) -> int:
     return _hold(path, subject, wait=False)
 
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _held: ContextVar[frozenset[Path]] = ContextVar("held outputs", default=frozenset())
 
 

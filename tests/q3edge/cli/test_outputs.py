@@ -57,3 +57,17 @@ def test_r11_a_sweep_whose_record_was_damaged_is_refused(
     record.write_text('{"variants": {"int8": {"request": "a", "artifact": "b"}}, "sha256": "c"}')
     assert main(["sweep", places["MODEL"], "-o", str(tmp_path), "--formats", "int8"]) == 3
     assert "sweep.json: damaged (its content differs from its sha256)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 256, "/".join(["y" * 200] * 30)], ids=["long", "name", "path"])
+@pytest.mark.parametrize("command", [*COMMANDS, "run", "bench", "check"])
+def test_u18_a_name_that_is_too_long_is_one_line(
+    command: str, name: str, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    reading = {"run": ["run", "OUT", "hi"], "bench": ["bench", "OUT"], "check": ["check", "OUT", "--max-kl", "1"]}
+    words = [places.get(word, name if word == "OUT" else word) for word in (COMMANDS | reading)[command]]
+    assert main(words) in ((2, 3) if command in reading else (2, 4))
+    assert "internal error" not in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "page.html"] == []
