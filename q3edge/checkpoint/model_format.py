@@ -36,12 +36,13 @@ def stated_config(path: Path) -> Mapping[str, Any]:
 
 
 def quantization_method(path: Path) -> str | None:
-    """Quantization method that config.json names, such as "gptq"; None: it names none."""
+    """Quantization method that config.json names, such as "gptq"; None: it has no settings of one."""
     raw = stated_config(path)
     settings = raw.get("quantization_config") or raw.get("compression_config")
     if not settings:
         return None
-    return str(settings.get("quant_method") if isinstance(settings, Mapping) else settings)
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
+    return "of a method that it does not name" if method is None else str(method)
 
 
 def quantized_already(where: str) -> InputError:

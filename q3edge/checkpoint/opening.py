@@ -5,9 +5,12 @@ A new input format is a file with a `ModelFormat` and an entry in `FORMATS`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
 from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS
 from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
 from q3edge.checkpoint.hub import resolve_model
@@ -38,6 +41,11 @@ def open_float_model(model: str | Path) -> Checkpoint:
     path = resolve_model(model)
     found = _format_of(path)
     if found in _QUANTIZED:
+        if (path / MANIFEST_FILE).exists():
+            raise InputError(
+                f"{path}: quantized already, by q3edge; `q3edge export {path} -o DIR` makes an ONNX model of it, or "
+                "start from the original model"
+            )
         raise quantized_already(f"{path}: {found.label}")
     opened = found.open(path)
     assert isinstance(opened, Checkpoint)
@@ -54,8 +62,29 @@ def open_quantized_model(model: str | Path) -> ModelFolder:
     return found.open(path)
 
 
+def not_an_artifact(path: Path) -> InputError:
+    """Make the error for a path that should be an ONNX model of q3edge's and is none: what it is, and the command."""
+    if not os.path.exists(path):
+        return InputError(f"{path}: not found; expected a folder written by `q3edge export` or `q3edge build`")
+    if (path / MODEL_FILE).exists():
+        return InputError(f"{path}: has no {MANIFEST_FILE}; expected a folder that q3edge wrote, copy all of it")
+    try:
+        found = _format_of(path)
+        if found in UNSUPPORTED:
+            found.open(path)
+    except InputError as error:
+        return error
+    if found in _QUANTIZED:
+        return InputError(
+            f"{path}: holds a quantized checkpoint; run `q3edge export` on it first: q3edge export {path} -o DIR"
+        )
+    if (path / CONFIG_FILE).exists():
+        return InputError(f"{path}: holds a checkpoint, not an ONNX model; make one: q3edge build {path} -o DIR")
+    return InputError(f"{path}: has no {MANIFEST_FILE}; expected a folder that q3edge wrote")
+
+
 def _format_of(path: Path) -> ModelFormat:
     found = next((known for known in FORMATS if known.recognises(path)), None)
     if found is None:
-        raise InputError(f"{path}: is a file; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
+        raise InputError(f"{path}: is a file; expected the model's folder, or a hub id such as Qwen/Qwen3-0.6B")
     return found

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from q3edge.architecture.tensors import EMBEDDING
 from q3edge.artifact import Notice
 from q3edge.checkpoint.safetensors.shards import Shards
 from q3edge.errors import InputError
 
 _PREFIXES: Final[Mapping[str, str]] = {  # stored prefix -> what transformers' Qwen3ForCausalLM has instead
-    "module.": "",  # torch's DistributedDataParallel
-    "_orig_mod.": "",  # torch.compile
-    "_fsdp_wrapped_module.": "",  # torch's FullyShardedDataParallel
     "base_model.model.": "",  # peft, adapters merged
     "language_model.": "",  # vision-language models of older transformers
     "model.language_model.": "model.",  # those of newer ones
 }
-_ROOTS = ("model.", "lm_head.")  # files of the bare Qwen3Model lack the first
+# torch's wrappers name the module inside, at whatever depth: DistributedDataParallel, torch.compile, FullyShardedData-
+# Parallel, checkpoint_wrapper. No module of the model itself has such a name.
+_WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_ROOT = "model."
+_ROOTS = (_ROOT, "lm_head.")  # files of the bare Qwen3Model lack the first
 
 
 def canonical_names(shards: Shards) -> tuple[dict[str, str], list[Notice]]:
@@ -28,8 +31,9 @@ def canonical_names(shards: Shards) -> tuple[dict[str, str], list[Notice]]:
     """
     stored: dict[str, str] = {}
     changes: Counter[str] = Counter()
+    foreign = _foreign_prefix(_without_known(name)[0] for name in shards.entries)
     for name in shards.entries:
-        canonical, changed = _canonical(name)
+        canonical, changed = _canonical(name, foreign)
         if canonical in stored:
             raise InputError(f"{shards.path_of(name)} ({name}): also there as {stored[canonical]}; expected it once")
         stored[canonical] = name
@@ -37,17 +41,33 @@ def canonical_names(shards: Shards) -> tuple[dict[str, str], list[Notice]]:
     return stored, [_notice(prefix, count) for prefix, count in changes.items()]
 
 
-def _canonical(name: str) -> tuple[str, list[str]]:
+def _foreign_prefix(names: Iterable[str]) -> str:
+    """Prefix that a program of the user's put before all names, by that of the embedding, of which there is one."""
+    table = EMBEDDING.removeprefix(_ROOT)
+    found = [name.removesuffix(table) for name in names if name.endswith(f".{table}")]
+    return found[0].removesuffix(_ROOT) if len(found) == 1 else ""
+
+
+def _canonical(name: str, foreign: str) -> tuple[str, list[str]]:
     """Canonical name, and the prefixes that were removed; "" among them: `model.` was added."""
-    changed = []
+    name, changed = _without_known(name)
+    if foreign and name.startswith(foreign):
+        name = name.removeprefix(foreign)
+        changed.append(foreign)
+    return (name, changed) if name.startswith(_ROOTS) else (_ROOT + name, [*changed, ""])
+
+
+def _without_known(name: str) -> tuple[str, list[str]]:
+    changed = _WRAPPER.findall(name)
+    name = _WRAPPER.sub("", name)
     while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
         name = _PREFIXES[prefix] + name.removeprefix(prefix)
         changed.append(prefix)
-    return (name, changed) if name.startswith(_ROOTS) else ("model." + name, [*changed, ""])
+    return name, changed
 
 
 def _notice(prefix: str, count: int) -> Notice:
     if not prefix:
         return Notice("prefix-added", count, f"{count} tensors without the prefix 'model.' were read as if they had it")
-    instead = f"as if it were {_PREFIXES[prefix]!r}" if _PREFIXES[prefix] else "as if they had none"
+    instead = f"as if it were {_PREFIXES[prefix]!r}" if _PREFIXES.get(prefix) else "as if they had none"
     return Notice("prefix-replaced", count, f"{count} tensors with the prefix {prefix!r} were read {instead}")

@@ -8,15 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.fields import shown
 from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already, stated_config
+from q3edge.checkpoint.safetensors.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
+_MERGE = (
+    "merge it first: in peft, "
+    "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER)"
+)
 _ORIGINAL = "start from the original model's folder or hub id, such as Qwen/Qwen3-0.6B"
 
 
@@ -29,16 +36,29 @@ def _refuse_gguf(path: Path) -> NoReturn:
 
 
 def _is_adapter(path: Path) -> bool:
-    return (path / ADAPTER_CONFIG_FILE).is_file()
+    return bool(_adapter_files(path))
+
+
+def _adapter_files(path: Path) -> list[str]:
+    return sorted(file.name for name in (ADAPTER_CONFIG_FILE, *_ADAPTER_WEIGHTS) for file in path.glob(name))
 
 
 def _refuse_adapter(path: Path) -> NoReturn:
-    base = (
-        read_json_object(path / ADAPTER_CONFIG_FILE).get("base_model_name_or_path") or "a model that it does not name"
-    )
-    raise InputError(
-        f"{path}: an adapter (LoRA) for {base}, not a whole model; merge it first: in peft, "
-        "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER)"
+    """Refuse an adapter, also beside a whole model, which transformers would then load with it, or in place of it."""
+    files = _adapter_files(path)
+    settings = read_json_object(path / ADAPTER_CONFIG_FILE) if ADAPTER_CONFIG_FILE in files else {}
+    model = settings.get("base_model_name_or_path") or "a model that it does not name"
+    if _has_weights(path):
+        raise InputError(
+            f"{path}: a model with an adapter (LoRA) for {model} beside it ({', '.join(files)}); {_MERGE}, or remove "
+            "these files if it is merged already"
+        )
+    raise InputError(f"{path}: an adapter (LoRA) for {model}, not a whole model; {_MERGE}")
+
+
+def _has_weights(path: Path) -> bool:
+    return (path / CONFIG_FILE).is_file() and any(
+        (path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin")
     )
 
 
@@ -58,18 +78,26 @@ def _is_onnx(path: Path) -> bool:
 
 
 def _refuse_onnx(path: Path) -> NoReturn:
-    raise InputError(f"{path}: an ONNX model of another tool, expected safetensors weights; {_ORIGINAL}")
+    raise InputError(f"{path}: an ONNX model of another tool, which q3edge neither reads nor runs; {_ORIGINAL}")
+
+
+def _mlx_settings(path: Path) -> tuple[str, Mapping[str, Any]] | None:
+    """MLX has the settings as `quantization`, newer versions once more as `quantization_config`, without a method."""
+    raw = stated_config(path)
+    for field in ("quantization", "quantization_config"):
+        settings = raw.get(field)
+        if isinstance(settings, Mapping) and "quant_method" not in settings and {"bits", "group_size"} <= set(settings):
+            return field, settings
+    return None
 
 
 def _is_mlx(path: Path) -> bool:
-    """MLX has the settings as `quantization`, newer versions once more as `quantization_config`, without a method."""
-    settings = stated_config(path).get("quantization")
-    return isinstance(settings, Mapping) and "quant_method" not in settings
+    return _mlx_settings(path) is not None
 
 
 def _refuse_mlx(path: Path) -> NoReturn:
-    bits = stated_config(path)["quantization"].get("bits")
-    raise quantized_already(f"{path / CONFIG_FILE}: quantization (MLX, {bits} bits)")
+    field, settings = _mlx_settings(path) or ("quantization", {})
+    raise quantized_already(f"{path / CONFIG_FILE}: {field} (MLX, {shown(settings.get('bits'))} bits)")
 
 
 def _is_quantized(path: Path) -> bool:

@@ -9,12 +9,12 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed
-from q3edge.cli.options.common import FILE, FOLDER, json_option, number_option
+from q3edge.cli.options.common import FILE, PATH, json_option, number_option
 from q3edge.cli.options.measuring import measuring_options
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("folder", metavar="DIR", type=PATH)
 @number_option("--max-kl", "Largest mean KL that passes.", metavar="NATS")
 @number_option(
     "--min-recovery",

@@ -9,13 +9,13 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json
-from q3edge.cli.options.common import FOLDER, json_option, threads_option
+from q3edge.cli.options.common import PATH, json_option, threads_option
 from q3edge.cli.options.measuring import max_tokens_option
 
 
 @click.command()
-@click.argument("a", metavar="A", type=FOLDER)
-@click.argument("b", metavar="B", type=FOLDER)
+@click.argument("a", metavar="A", type=PATH)
+@click.argument("b", metavar="B", type=PATH)
 @max_tokens_option
 @threads_option
 @json_option

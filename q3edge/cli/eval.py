@@ -9,12 +9,12 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed, show_notices
-from q3edge.cli.options.common import FOLDER, json_option
+from q3edge.cli.options.common import PATH, json_option
 from q3edge.cli.options.measuring import measuring_options
 
 
 @click.command("eval")
-@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.option(
     "--reference",
     required=True,

@@ -9,12 +9,12 @@ import click
 
 import q3edge
 from q3edge.cli.console import say
-from q3edge.cli.options.common import FILE, FOLDER
+from q3edge.cli.options.common import FILE, PATH
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
 
 
 @click.command()
-@click.argument("folders", metavar="DIR...", type=FOLDER, nargs=-1, required=True)
+@click.argument("folders", metavar="DIR...", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", "page", type=FILE, required=True, metavar="FILE", help="HTML page to write.")
 @click.option("--reference", metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
 @click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the same numbers as JSON.")

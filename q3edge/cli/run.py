@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from q3edge.cli.console import emit_json, say
-from q3edge.cli.options.common import FOLDER, json_option, threads_option
+from q3edge.cli.options.common import FOLDER, PATH, json_option, threads_option
 
 if TYPE_CHECKING:
     from q3edge.runtime.completion import Piece
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.argument("prompt")
 @click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer (default: the model's own limit).")
 @click.option("--temperature", type=float, metavar="T", help="0: always the most likely token (default: the model's).")
@@ -62,6 +62,8 @@ def run(
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
     if draft is not None and no_speculate:
         raise UsageError("--draft proposes draft tokens and --no-speculate forbids them: give one")
+    if not os.path.exists(folder) and os.path.isdir(prompt):
+        raise UsageError(f"{folder}: not found; the folder comes first: q3edge run {prompt} PROMPT")
     text = sys.stdin.read() if prompt == "-" else prompt
 
     with Model.open(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:

@@ -9,12 +9,12 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed
-from q3edge.cli.options.common import FOLDER, json_option, threads_option
+from q3edge.cli.options.common import PATH, json_option, threads_option
 from q3edge.cli.options.measuring import validation_options
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--reference", required=True, metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
 @validation_options
 @threads_option

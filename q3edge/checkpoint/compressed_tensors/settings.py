@@ -16,6 +16,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.quantization.scheme import Activations, Scales, Scheme
 
 METHOD = "compressed-tensors"
+_OTHERS = "q3edge reads only the quantized folders that it writes: start from the original model"
 _ANY_FLOAT16 = "torch.float16"  # scale_dtype of schemes whose scales are float16; the others do not name it
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -46,10 +47,10 @@ def quantization_config(schemes: Mapping[str, Scheme | None], tied: bool) -> dic
 def read_schemes(settings: object, names: Iterable[str], source: str) -> dict[str, Scheme | None]:
     """Read tensor name -> scheme from a `quantization_config`; InputError if q3edge would not have written it so."""
     if not isinstance(settings, Mapping) or settings.get("quant_method") != METHOD:
-        raise InputError(f"{source}: quantization_config: expected quant_method {METHOD!r}, a folder that q3edge wrote")
+        raise InputError(f"{source}: quantization_config: expected quant_method {METHOD!r}; {_OTHERS}")
     groups = settings.get("config_groups")
     if not isinstance(groups, Mapping):
-        raise InputError(f"{source}: config_groups: expected an object; expected a folder that q3edge wrote")
+        raise InputError(f"{source}: config_groups: expected an object; {_OTHERS}")
     by_target: dict[str, Scheme] = {}
     for label, group in groups.items():
         targets, scheme = _read_group(group, f"{source}: config_groups.{label}")
@@ -57,7 +58,7 @@ def read_schemes(settings: object, names: Iterable[str], source: str) -> dict[st
     schemes = {name: by_target.get(_module(name)) or by_target.get(_pattern(_module(name))) for name in names}
     known = {form for name in (*schemes, LM_HEAD) for form in (_module(name), _pattern(_module(name)))}
     if unknown := sorted(set(by_target) - known):
-        raise InputError(f"{source}: target {unknown[0]!r}: no tensor of this model; expected a folder q3edge wrote")
+        raise InputError(f"{source}: target {unknown[0]!r}: no tensor of this model; {_OTHERS}")
     return schemes
 
 
@@ -93,7 +94,7 @@ def _group(targets: list[str], scheme: Scheme, layout: str) -> dict[str, Any]:
 
 
 def _read_group(group: object, where: str) -> tuple[list[str], Scheme]:
-    refusal = InputError(f"{where}: not a group of quantized weights that q3edge writes")
+    refusal = InputError(f"{where}: not a group of quantized weights as q3edge writes it; {_OTHERS}")
     if not isinstance(group, Mapping) or not isinstance(group.get("weights"), Mapping):
         raise refusal
     targets, weights = group.get("targets"), group["weights"]

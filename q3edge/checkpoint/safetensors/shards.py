@@ -6,6 +6,7 @@ The tensors that a model needs are checked in `q3edge.checkpoint.safetensors_fol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -115,9 +116,9 @@ def _weight_map(folder: Path) -> dict[str, str]:
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or _leaves_folder(shard):
             raise InputError(f"{index} ({name}): file {shard!r}: expected a plain *.safetensors name; refused")
     shards = sorted(set(weight_map.values()))
-    if missing := [shard for shard in shards if not (folder / shard).exists()]:
+    if missing := [shard for shard in shards if not os.path.exists(folder / shard)]:  # False for no name too
         raise InputError(
-            f"{folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing)}; download them"
+            f"{folder}: {len(missing)} of {len(shards)} shards are missing: {first_names(missing)}; download them"
         )
     return weight_map
 

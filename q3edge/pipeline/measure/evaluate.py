@@ -32,7 +32,7 @@ from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.answers import compare_answers
 from q3edge.pipeline.measure.identity import identity_of
-from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact
+from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact, require_artifact
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 
@@ -60,6 +60,7 @@ def evaluate(
     be written.
     """
     start = time.perf_counter()
+    require_artifact(folder, reference, "eval")
     selection = Selection(None if areas is None else tuple(areas), limit)
     chosen = selection.apply(built_in_suites() if suites is None else suites)
     threads = threads or default_threads()

@@ -9,9 +9,11 @@ import onnxruntime as ort
 
 from q3edge.artifact import MANIFEST_FILE, Manifest
 from q3edge.defaults import ANSWER_TOKENS
+from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.runtime.session.loader import load_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,18 @@ def here(measuring: MeasurementOptions) -> dict[str, str]:
 def is_onnx_artifact(folder: Path) -> bool:
     """Tell whether `folder` holds an exported model, not a float or quantized checkpoint."""
     return (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx"
+
+
+def require_artifact(folder: Path, reference: str, command: str) -> None:
+    """Raise InputError if `folder` is no artifact; UsageError if its `reference` is one: the two were swapped."""
+    try:
+        load_manifest(folder)
+    except InputError:
+        if folder.is_dir() and is_onnx_artifact(Path(reference)):
+            raise UsageError(
+                f"{folder} is not the ONNX model, {reference} is: q3edge {command} {reference} --reference {folder}"
+            ) from None
+        raise
 
 
 def model_name(model: str) -> str:

@@ -17,6 +17,7 @@ from q3edge.evaluation.distance.windows import (
 )
 from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.evaluation.validation.validate import validate_artifact
+from q3edge.pipeline.measure.measurement import require_artifact
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 
@@ -30,6 +31,7 @@ def validate_against(
     threads: int | None = None,
 ) -> ValidationReport:
     """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in)."""
+    require_artifact(folder, reference, "validate")
     with open_float_model(reference) as checkpoint:
         windows = text_windows(folder, checkpoint.config, texts, max_tokens)
         return validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads)

@@ -54,11 +54,7 @@ def open_graph(folder: Path) -> CheckedGraph:
     Hashing the weights takes as long as everything else: `Decoder` does it while onnxruntime packs them, and computes
     nothing before their sha256 is checked. InputError: as `open_artifact`, but for changed weights.
     """
-    if not os.path.isdir(folder):  # False also for what cannot be a path
-        raise InputError(f"{folder}: not found; expected a folder written by `q3edge export` or `q3edge build`")
-    manifest = Manifest.load(folder)
-    if manifest.kind != "onnx":
-        raise InputError(f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first")
+    manifest = load_manifest(folder)
     for name in _REQUIRED:
         _check_listed(folder, name, manifest)
     if os.path.lexists(folder / TOKENIZER_FILE) and TOKENIZER_MISSING not in {n.code for n in manifest.notices}:
@@ -69,6 +65,21 @@ def open_graph(folder: Path) -> CheckedGraph:
         path = (folder / MODEL_FILE).parent / location
         _check_listed(folder, path.relative_to(folder).as_posix(), manifest)
     return CheckedGraph(manifest, external_data, manifest.edited(folder))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Load the manifest of an artifact, nothing else; InputError says what lies there where it is none."""
+    if os.path.exists(folder / MANIFEST_FILE):  # False also for what cannot be a path
+        manifest = Manifest.load(folder)
+        if manifest.kind == "onnx":
+            return manifest
+        raise InputError(
+            f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first: "
+            f"q3edge export {folder} -o DIR"
+        )
+    from q3edge.checkpoint.opening import not_an_artifact  # readers of checkpoints, which only this error needs
+
+    raise not_an_artifact(folder)
 
 
 def _check_listed(folder: Path, name: str, manifest: Manifest) -> None:

@@ -141,7 +141,9 @@ def test_bad_input_6_missing_shards_are_all_listed(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "shard",
-    ["../model.safetensors", "/etc/model.safetensors", "sub/model.safetensors", "..\\m.safetensors",
+    ["//host/share/m.safetensors", "\\\\host\\share\\m.safetensors", "\\\\.\\pipe\\m.safetensors", "CON:.safetensors",
+     "./model.safetensors", "a/../../model.safetensors", "file:///etc/m.safetensors", "~/m.safetensors",
+     "../model.safetensors", "/etc/model.safetensors", "sub/model.safetensors", "..\\m.safetensors",
      "C:m.safetensors", "x\0.safetensors", "model.bin", "", 7, None],
 )  # fmt: skip
 def test_bad_input_7_index_leads_out_of_the_folder(folder: Path, shard: object) -> None:
@@ -151,6 +153,17 @@ def test_bad_input_7_index_leads_out_of_the_folder(folder: Path, shard: object) 
     message = refusal(folder)
     assert f"({NORM})" in message
     assert "expected a plain *.safetensors name; refused" in message
+
+
+def test_r14_shard_names_that_no_file_can_have(folder: Path) -> None:
+    weight_map: dict[str, object] = dict(split(folder))
+    weight_map[NORM] = "x" * 5000 + ".safetensors"
+    weight_map[EMBEDDING] = "\ud800.safetensors"
+    write_index(folder, weight_map)
+    message = refusal(folder)
+    assert "2 of 5 shards are missing" in message or "2 of 4 shards are missing" in message
+    assert message.isprintable()
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {}, "x"])

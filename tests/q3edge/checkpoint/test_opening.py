@@ -94,6 +94,23 @@ def no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def test_u17_a_quantized_folder_of_ours_is_told_what_makes_an_onnx_model(quantized: Path) -> None:
+    Manifest("quantized", "0", {}).save(quantized)
+    with pytest.raises(InputError, match=r"quantized already, by q3edge; `q3edge export \S+quantized -o DIR` makes"):
+        open_float_model(quantized)
+
+
+def test_u17_quantized_weights_of_others_in_the_same_layout(folder: Path) -> None:
+    weights = {"num_bits": 4, "type": "int", "group_size": 128, "strategy": "group", "symmetric": True}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    edit_config(folder, quantization_config={"quant_method": "compressed-tensors", "config_groups": groups})
+    for door in (open_model, open_quantized_model):
+        with pytest.raises(InputError, match="q3edge reads only the quantized folders that it writes: start from the"):
+            door(folder)
+    with pytest.raises(InputError, match="compressed-tensors: the checkpoint is quantized already; expected float"):
+        open_float_model(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [(no_files, "config.json: not found"), (broken_config, "not valid JSON"), (no_weights, "safetensors")],
@@ -130,7 +147,16 @@ def only_adapter(folder: Path) -> None:
 
 
 def adapter_beside_weights(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a\\nb"}')
+
+
+def adapter_weights_beside_weights(folder: Path) -> None:
+    save_file({"base_model.model.q_proj.lora_A.weight": torch.ones(8, 64)}, folder / "adapter_model.safetensors")
+
+
+def pickled_adapter(folder: Path) -> None:
+    no_files(folder)
+    (folder / "adapter_model.bin").touch()
 
 
 def artifact(folder: Path) -> None:
@@ -154,6 +180,14 @@ def gptq(folder: Path) -> None:
     edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
 
 
+def mlx_newest(folder: Path) -> None:
+    edit_config(folder, quantization_config={"group_size": 64, "bits": 4})
+
+
+def others(name: str | None) -> Callable[[Path], None]:
+    return lambda folder: edit_config(folder, quantization_config={"quant_method": name, "weight_block_size": [1]})
+
+
 def old_compressed_tensors(folder: Path) -> None:
     edit_config(folder, compression_config={"quant_method": "sparse"})
 
@@ -169,10 +203,18 @@ def pickle(folder: Path) -> None:
         (capital_gguf, "GGUF", "GGUF, the format of llama.cpp"),
         (capital_onnx, "ONNX", "an ONNX model of another tool"),
         (only_adapter, "adapter", "an adapter (LoRA) for Qwen/Qwen3-0.6B, not a whole model; merge it first"),
-        (adapter_beside_weights, "adapter", "an adapter (LoRA) for a model that it does not name"),
+        (pickled_adapter, "adapter", "an adapter (LoRA) for a model that it does not name, not a whole model; merge"),
+        (adapter_beside_weights, "adapter", r"a model with an adapter (LoRA) for a\nb beside it (adapter_config.json)"),
+        (adapter_weights_beside_weights, "adapter", "beside it (adapter_model.safetensors); merge it first: in peft"),
         (artifact, "q3edge ONNX", "an ONNX model that q3edge built already; run it with `q3edge run"),
-        (foreign_onnx, "ONNX", "an ONNX model of another tool, expected safetensors weights"),
+        (foreign_onnx, "ONNX", "an ONNX model of another tool, which q3edge neither reads nor runs; start from the"),
+        (mlx_newest, "MLX", "config.json: quantization_config (MLX, 4 bits): the checkpoint is quantized already"),
         (mlx, "MLX", "config.json: quantization (MLX, 4 bits): the checkpoint is quantized already"),
+        *(
+            (others(name), "quantized", f"quantization_config ({name}): the checkpoint is quantized already; expected")
+            for name in ("bitsandbytes", "awq", "fp8", "torchao", "hqq")
+        ),
+        (others(None), "quantized", "quantization_config (of a method that it does not name): the checkpoint is quan"),
         (gptq, "quantized", "config.json: quantization_config (gptq): the checkpoint is quantized already"),
         (old_compressed_tensors, "quantized", "quantization_config (sparse): the checkpoint is quantized already"),
         (pickle, "pickle", "only pytorch_model.bin, a pickle that can run code; convert it to safetensors"),
@@ -190,7 +232,7 @@ def test_what_cannot_be_read_is_named(folder: Path, change: Callable[[Path], Non
         ("model.GGUF", "GGUF, the format"),
         ("model.onnx", "an ONNX model"),
         ("A.ONNX", "an ONNX model"),
-        ("model.safetensors", "is a file; expected"),
+        ("model.safetensors", "is a file; expected the model's folder"),
     ],
 )
 def test_a_single_file(tmp_path: Path, name: str, message: str) -> None:
@@ -213,9 +255,12 @@ def test_unquantized_mlx_folders_are_float_models(folder: Path) -> None:
         ("module._orig_mod.{}", [("prefix-replaced", 25), ("prefix-replaced", 25)]),
         ("base_model.model.{}", [("prefix-replaced", 25)]),
         ("language_model.{}", [("prefix-replaced", 25)]),
+        ("model.{}", [("prefix-replaced", 25)]),
+        ("wrapped.net.{}", [("prefix-replaced", 25)]),
+        ("base_model.model._orig_mod.{}", [("prefix-replaced", 25), ("prefix-replaced", 25)]),
     ],
 )
-def test_prefixes_of_wrappers_are_taken_away(folder: Path, wrapped: str, notices: list[tuple[str, int]]) -> None:
+def test_l12_prefixes_of_wrappers_are_taken_away(folder: Path, wrapped: str, notices: list[tuple[str, int]]) -> None:
     edit_config(folder, tie_word_embeddings=False)
     tensors = load_file(folder / "model.safetensors")
     tensors[LM_HEAD] = tensors[EMBEDDING] + 1
@@ -225,6 +270,35 @@ def test_prefixes_of_wrappers_are_taken_away(folder: Path, wrapped: str, notices
         for name, values in tensors.items():
             assert_array_equal(opened.read(name), values.float().numpy())
             assert opened.dtype(name) == "BF16"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "notices"),
+    [
+        ("model.layers.", "model._orig_mod.layers.", {"_orig_mod.": 22}),
+        (".self_attn.", "._checkpoint_wrapped_module.self_attn._fsdp_wrapped_module.",
+         {"_checkpoint_wrapped_module.": 12, "_fsdp_wrapped_module.": 12}),
+        ("model.", "backbone.", {"backbone.": 24, "": 24}),
+        ("model.", "", {"": 24}),
+    ],
+)  # fmt: skip
+def test_l12_names_of_wrapped_parts(folder: Path, old: str, new: str, notices: dict[str, int]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name.replace(old, new, 1): values for name, values in tensors.items()}, folder / "model.safetensors")
+    with open_float_model(folder) as opened:
+        assert [notice.count for notice in opened.notices] == list(notices.values())
+        for prefix, notice in zip(notices, opened.notices):
+            assert (f"the prefix {prefix!r} " if prefix else "without the prefix 'model.'") in notice.detail
+        for name, values in tensors.items():
+            assert_array_equal(opened.read(name), values.float().numpy())
+
+
+def test_l12_two_embeddings_are_no_prefix(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    both = {f"{part}.{name}": values.clone() for part in ("a", "b") for name, values in tensors.items()}
+    save_file(both, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"has none of the 24 tensors .*, but a\.model"):
+        open_float_model(folder)
 
 
 def test_the_language_part_of_a_newer_vision_model(folder: Path) -> None:
@@ -260,7 +334,7 @@ def test_names_of_something_else_altogether(folder: Path) -> None:
         open_float_model(folder)
 
 
-def test_an_index_may_name_a_tied_head_that_no_file_has(folder: Path) -> None:
+def test_l12_an_index_may_name_a_tied_head_that_no_file_has(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     names = [*load_file(folder / "a.safetensors"), LM_HEAD]
     index = {"weight_map": dict.fromkeys(names, "a.safetensors")}

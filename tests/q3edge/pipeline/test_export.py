@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +79,56 @@ def test_notices_of_a_float_checkpoint_are_in_the_manifest(tmp_path: Path) -> No
     assert [notice.code for notice in manifest.notices] == [*codes, "tokenizer-missing"]
     assert Manifest.load(tmp_path / "out").notices == manifest.notices
     assert "auto_map" not in json.loads((tmp_path / "out/config.json").read_text())
+
+
+HOSTILE = ("../../SECRET", "/SECRET", r"\\SECRET\share", "//SECRET/share", r"C:\SECRET", "file:///SECRET", "SECRET.py")
+_opened: list[str] | None = None
+
+
+def _record(event: str, arguments: tuple[object, ...]) -> None:
+    if _opened is not None and event in ("open", "os.listdir", "import"):
+        _opened.append(str(arguments[0]))
+
+
+@cache
+def _hook() -> None:
+    sys.addaudithook(_record)  # which stays for the life of the process
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Every path that is opened, and every module that is imported."""
+    global _opened
+    _hook()
+    _opened = []
+    yield _opened
+    _opened = None
+
+
+def hostile_fields(raw: dict[str, Any], kept: tuple[str, ...], value: str) -> dict[str, Any]:
+    """Fields with `value` in place of every string that does not decide the model, and in those that name code."""
+    names = ("_name_or_path", "tokenizer_class", "tokenizer_file", "vocab_file", "custom_generate", "extends", "path")
+    changed = {name: value for name, old in raw.items() if isinstance(old, str) and name not in kept}
+    code = {"auto_map": {"AutoConfig": value, "AutoModelForCausalLM": value, "AutoTokenizer": [value, None]}}
+    return {**raw, **changed, **dict.fromkeys(names, value), **code, "transformers.js_config": {"dtype": value}}
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_field_of_a_checkpoint_names_code_or_a_path_outside(tmp_path: Path, opened: list[str], value: str) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    for name, kept in (("config.json", ("model_type", "hidden_act")), ("generation_config.json", ())):
+        path = model / name
+        raw = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(hostile_fields(raw, kept, value)))
+    path = model / "model.safetensors"
+    save_file(load_file(path), path, {"format": value, "path": value})
+    index = {"metadata": {"total_size": value, "path": value}, "weight_map": {"x": f"{value}.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))  # model.safetensors is there: not needed
+    opened.clear()
+    export_artifact(str(model), tmp_path / "out", as_float=True)
+    forward(Decoder(tmp_path / "out"), np.arange(4))
+    assert any("model.safetensors" in name for name in opened)
+    assert not [name for name in opened if "SECRET" in name]
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert "auto_map" not in written
+    assert written["transformers.js_config"] == {"use_external_data_format": {"model.onnx": 1}}

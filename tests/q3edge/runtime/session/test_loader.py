@@ -99,6 +99,62 @@ def test_folder_that_is_no_artifact(tmp_path: Path, folder: Path) -> None:
         open_artifact(folder)
 
 
+def only_a_checkpoint(folder: Path) -> None:
+    shutil.rmtree(folder / "onnx")
+
+
+def a_foreign_graph(folder: Path) -> None:
+    (folder / "onnx/model.onnx").rename(folder / "onnx/model_q4.onnx")
+
+
+def an_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-0.6B"}')
+    only_a_checkpoint(folder)
+
+
+def a_gguf(folder: Path) -> None:
+    only_a_checkpoint(folder)
+    (folder / "m.gguf").touch()
+
+
+def a_quantized_checkpoint_of_ours(folder: Path) -> None:
+    only_a_checkpoint(folder)
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "compressed-tensors"}}')
+
+
+def nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (only_a_checkpoint, r"holds a checkpoint, not an ONNX model; make one: q3edge build \S+artifact -o DIR"),
+        (a_foreign_graph, "an ONNX model of another tool, which q3edge neither reads nor runs"),
+        (an_adapter, r"an adapter \(LoRA\) for Qwen/Qwen3-0.6B, not a whole model; merge it first"),
+        (a_gguf, "GGUF, the format of llama.cpp"),
+        (a_quantized_checkpoint_of_ours, r"holds a quantized checkpoint; .*: q3edge export \S+artifact -o DIR"),
+        (nothing, r"has no q3edge.json; expected a folder that q3edge wrote"),
+    ],
+)
+def test_u17_what_is_no_artifact_is_named_with_the_command(
+    folder: Path, change: Callable[[Path], None], message: str
+) -> None:
+    (folder / "q3edge.json").unlink()
+    change(folder)
+    for opens in (open_artifact, Model.open, Decoder):
+        with pytest.raises(InputError, match=message):
+            opens(folder)
+
+
+@pytest.mark.parametrize(("name", "message"), [("m.gguf", "GGUF"), ("m.onnx", "an ONNX model"), ("m", "is a file")])
+def test_u17_a_file_in_place_of_a_folder(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=message):
+        open_artifact(tmp_path / name)
+
+
 def test_quantized_checkpoint_is_no_artifact(folder: Path) -> None:
     Manifest("quantized", "parent", {}).save(folder)
     with pytest.raises(InputError, match="holds a quantized checkpoint; run `q3edge export`"):
