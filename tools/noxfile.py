@@ -53,6 +53,13 @@ def fast(session: nox.Session) -> None:
 
 
 @nox.session
+def arm(session: nox.Session) -> None:
+    """Run the embedded model on emulated Arm CPUs; the emulator and its Python are downloaded into build/arm."""
+    session.chdir(ROOT)
+    session.run("pytest", "-m", "arm", "tests/arm", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site of docs/ into build/site; a warning is an error."""
     session.chdir(ROOT)

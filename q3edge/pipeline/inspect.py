@@ -19,7 +19,7 @@ from q3edge.checkpoint import open_float_model
 from q3edge.errors import InputError, UsageError
 from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.formats import FLOAT, FORMATS
-from q3edge.machine.cpu import default_threads
+from q3edge.machine.cpu import default_threads, slow_block_products
 from q3edge.machine.speed import read_bandwidth
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
 from q3edge.quantization.recipe import Recipe
@@ -80,8 +80,13 @@ def inspect_model(model: str) -> Inspection:
             kv_bytes_per_token=KVCacheSpec.of(checkpoint.config).bytes_per_token(),
             predictions=predictions,
             not_possible=not_possible,
-            notices=checkpoint.notices,
+            notices=(*checkpoint.notices, *_machine_notices()),
         )
+
+
+def _machine_notices() -> tuple[Notice, ...]:
+    slow = slow_block_products()
+    return (Notice("slow_block_products", 1, f"{slow}; the speeds below do not count that"),) if slow else ()
 
 
 def _predict_all(

@@ -21,7 +21,7 @@ from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
-from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.decoder import Decoder, note_slow_products
 from q3edge.runtime.session.loader import note_edits, open_graph
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
@@ -73,6 +73,7 @@ class Model:
         folder = folder_path(path, "path")
         checked = open_graph(folder)
         note_edits(folder, checked)
+        note_slow_products(checked.manifest)
         config = Qwen3Config.load(folder)
         settings = GenerationSettings.load(folder, config)
         template = ChatTemplate.load(folder)

@@ -25,6 +25,7 @@ from q3edge.pipeline.footprint import weight_bytes_per_token
 from q3edge.pipeline.measure.bench_process import FIRST_TOKEN_PROMPT
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Spread
+from q3edge.runtime.session.decoder import note_slow_products
 from q3edge.runtime.session.loader import open_artifact
 
 
@@ -85,6 +86,7 @@ def bench_artifact(
     UsageError: prompt or depth beyond the context. InputError: a broken folder, or a process that failed.
     """
     manifest = open_artifact(folder)
+    note_slow_products(manifest)
     config = Qwen3Config.load(folder)
     context = config.max_position_embeddings
     left_out = tuple(depth for depth in BENCH_DEPTHS if depth + new > context) if depths is None else ()

@@ -12,7 +12,7 @@ from q3edge.architecture.tensors import count_weights
 from q3edge.artifact import artifact_digest
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import Q3EdgeError, UsageError
-from q3edge.machine.cpu import cpu_name, default_threads
+from q3edge.machine.cpu import cpu_name, default_threads, slow_block_products
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.measure.gate import recorded_validation
 from q3edge.pipeline.measure.measurement import MeasurementOptions, evaluate_with, here, model_name
@@ -60,7 +60,8 @@ def assemble(
         recommendation=recommend(
             artifacts, gates, reference.stored_bytes if reference else None, compared_kl(variants)
         ),
-        machine={"CPU": cpu_name(), "Threads": str(measuring.threads or default_threads())},
+        machine={"CPU": cpu_name(), "Threads": str(measuring.threads or default_threads())}
+        | ({"Note": slow} if (slow := slow_block_products()) else {}),
         versions=tool_versions("onnxruntime", "torch", "numpy"),
     )
 

@@ -14,12 +14,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
-from q3edge.artifact import DATA_FILE, MODEL_FILE
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
-from q3edge.machine.cpu import default_threads, int8_products_saturate
+from q3edge.machine.cpu import default_threads, int8_products_saturate, slow_block_products
 from q3edge.runtime.session.exact_activations import with_exact_activations
 from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.kv_cache import KVCache
@@ -28,6 +29,8 @@ from q3edge.runtime.session.loader import CheckedGraph, open_graph
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _PACK_ON_ALL_THREADS = "session.prepack.enable_parallel"  # from onnxruntime 1.32 on; earlier ones ignore it
+# Arm's KleidiAI kernels round activations per row in place of per block, at twice the error.
+_NO_KLEIDIAI = "mlas.disable_kleidiai"
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
@@ -115,12 +118,21 @@ class Decoder:
         return logits
 
 
+def note_slow_products(manifest: Manifest) -> None:
+    """Say so where this CPU computes block-quantized products slowly and the artifact's layers have them."""
+    schemes = [rule["scheme"] for rule in manifest.recipe.get("rules", ()) if rule["scheme"]]
+    int8_dynamic = any(scheme.get("group_size") is None for scheme in schemes)  # only its table is in blocks
+    if schemes and not int8_dynamic and (slow := slow_block_products()):
+        progress.note(slow)
+
+
 def _session_options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY
     options.enable_mem_pattern = False  # it would keep one memory plan per sequence length
     options.add_session_config_entry(_PACK_ON_ALL_THREADS, "1")
+    options.add_session_config_entry(_NO_KLEIDIAI, "1")
     if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options

@@ -50,6 +50,12 @@ def test_logits_equal_transformers(decoder: Decoder, reference: Qwen3ForCausalLM
     assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-5
 
 
+def test_a3_kernels_that_round_activations_per_row_are_switched_off(decoder: Decoder) -> None:
+    """They exist on Arm only, where tests/arm measures what comes of it."""
+    options = decoder._session.get_session_options()
+    assert options.get_session_config_entry("mlas.disable_kleidiai") == "1"
+
+
 def test_greedy_tokens_equal_transformers(decoder: Decoder, reference: Qwen3ForCausalLM) -> None:
     prompt = tokens(12).tolist()
     with torch.no_grad():
