@@ -63,8 +63,13 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
     @property
     def eot_token_id(self) -> int:
-        """Id of the end-of-text token; it also stands before a text without context."""
-        return self.model.decoder.config.eos_token_ids[0]
+        """Id of the end-of-text token; it also stands before a text without context. InputError: there is none."""
+        ids = [*self.model.decoder.config.eos_token_ids, *sorted(self.model.defaults.stop_token_ids or ())]
+        if not ids:
+            raise InputError(
+                f"{self.model.folder}: names no end token; add eos_token_id to the checkpoint's config.json"
+            )
+        return ids[0]
 
     @property
     def max_length(self) -> int:

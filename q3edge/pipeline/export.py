@@ -48,8 +48,11 @@ def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
     export_decoder(source, folder, kv_scales=kv_scales)
     write_float_config(source.folder, folder, **_TRANSFORMERS_JS)
-    notices = (*source.notices, *copy_side_files(source.folder, folder))
-    write_genai_config(source.config, folder)
+    notices = (
+        *source.notices,
+        *copy_side_files(source.folder, folder),
+        *write_genai_config(source.config, folder),
+    )
     recipe: Mapping[str, Any] = Recipe((), "float").to_json()
     parent = source.digest()
     metrics: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.checkpoint import ModelFolder
-from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 
@@ -12,4 +12,4 @@ def check_runnable(model: ModelFolder) -> None:
     """Raise InputError for a tokenizer, if there is one, or a generation_config.json that the runtime refuses."""
     if (model.folder / TOKENIZER_FILE).exists():
         Tokenizer.load(model.folder, model.config.vocab_size)
-    GenerationSettings.load(model.folder, model.config)
+    checkpoint_settings(model.folder, model.config)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any, Self
 
+from q3edge.artifact import Notice
 from q3edge.errors import UsageError
 from q3edge.runtime.generation.statistics import Statistics
 
@@ -21,16 +22,21 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Finished generation: its whole text, that split into thinking and answer, its ids (no stop token), statistics."""
+    """Finished generation: its whole text, that split into thinking and answer, its ids (no stop token), statistics.
+
+    A stop string and what follows are in none of the texts; the ids are those of all tokens that were computed for it.
+    `notices` say what is out of the ordinary: thinking that never came to an answer, a switch that does nothing.
+    """
 
     text: str
     thinking: str
     answer: str
     token_ids: tuple[int, ...]
     stats: Statistics
+    notices: tuple[Notice, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object with text, thinking, answer, token_ids, and stats: counts, seconds and rates."""
+        """JSON object with text, thinking, answer, token_ids, notices, and stats: counts, seconds and rates."""
         rates = {
             "time_to_first_token": self.stats.time_to_first_token,
             "prefill_tokens_per_second": self.stats.prefill_tokens_per_second,

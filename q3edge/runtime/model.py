@@ -7,13 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Self
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import Notice
 from q3edge.errors import UsageError
+from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.arguments import check_thinking, check_token_ids, folder_path
 from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.generation.generate import new_tokens
 from q3edge.runtime.generation.model_draft import ModelDraft, open_draft, relative_cost
 from q3edge.runtime.generation.ngram_draft import NGramDraft
@@ -27,7 +30,7 @@ from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.message_checks import check_unicode, conversation
 from q3edge.runtime.text.messages import Message, Tool
-from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter, split
+from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 Settings = GenerationSettings | Mapping[str, Any] | None  # None: the checkpoint's; a mapping replaces some of them
@@ -41,8 +44,8 @@ class Model:
     checkpoint's. A name that does not exist or a value of the wrong type is a TypeError, one out of range a UsageError.
 
     The keys and values of the last text stay cached, so a prompt with the same beginning, as the next turn of a
-    conversation has, is computed only from where it differs. Therefore a model serves one generation at a time;
-    UsageError for a second one.
+    conversation has, is computed only from where it differs. Therefore a model serves one generation at a time: another
+    thread waits for its end, and a second one in the same thread is a UsageError.
     """
 
     folder: Path
@@ -52,7 +55,9 @@ class Model:
     defaults: GenerationSettings
     cache: PrefixCache = field(repr=False)
     new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
+    notices: tuple[Notice, ...] = ()  # what the checkpoint's files ask for in vain
     _busy: Lock = field(default_factory=Lock, init=False, repr=False)
+    _owner: int | None = field(default=None, init=False, repr=False)  # thread that began the present generation
     _closed: bool = field(default=False, init=False, repr=False)
 
     @classmethod
@@ -75,7 +80,6 @@ class Model:
         note_edits(folder, checked)
         note_slow_products(checked.manifest)
         config = Qwen3Config.load(folder)
-        settings = GenerationSettings.load(folder, config)
         template = ChatTemplate.load(folder)
         with ThreadPoolExecutor(1) as pool:
             tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size)
@@ -85,7 +89,10 @@ class Model:
             small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result())
             small_cache, cost = PrefixCache(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_cache, cost)
-        return cls(folder, decoder, tokenizer.result(), template, settings, PrefixCache(decoder), new_draft)
+        own = checkpoint_settings(folder, config, tokenizer.result().id_of)
+        return cls(
+            folder, decoder, tokenizer.result(), template, own.settings, PrefixCache(decoder), new_draft, own.notices
+        )  # fmt: skip
 
     def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
         """Continue `prompt`, the model's whole input, to the end. Arguments and errors are those of `stream_raw`."""
@@ -138,7 +145,11 @@ class Model:
         prompt leaves no room in the context. InputError: no template, or a bad one.
         """
         prompt_ids = self.encode_chat(messages, thinking=thinking, tools=tools)
-        return self._stream(prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), self.settings(settings, **named))
+        notices: tuple[Notice, ...] = ()
+        if thinking is not None and self.template is not None and not self.template.switches_thinking():
+            notices = (Notice("no-thinking-switch", 1, "this model's chat template has no switch for its thinking"),)
+        splitter = ThinkingSplitter(self.tokenizer, prompt_ids)
+        return self._stream(prompt_ids, splitter, self.settings(settings, **named), notices)
 
     def stream_raw(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Stream:
         """Continue `prompt`, the model's whole input, piece by piece: a text, or token ids.
@@ -198,28 +209,51 @@ class Model:
         check_token_ids(prompt, self.decoder.config.vocab_size)
         return prompt
 
-    def _stream(self, prompt_ids: Sequence[int], splitter: Splitter, settings: GenerationSettings) -> Stream:
+    def _stream(
+        self,
+        prompt_ids: Sequence[int],
+        splitter: Splitter,
+        settings: GenerationSettings,
+        notices: tuple[Notice, ...] = (),
+    ) -> Stream:
+        settings.check_ids(self.decoder.config.vocab_size)
         draft = self.new_draft() if self.new_draft else None
         request = Request(prompt_ids, settings, self.decoder.config.max_position_embeddings, draft=draft)
-        return Stream(self._pieces(request, splitter))
+        return Stream(self._pieces(request, AnswerText(splitter, settings.stop_strings), notices))
 
-    def _pieces(self, request: Request, splitter: Splitter) -> Generator[Piece, None, Completion]:
+    def _pieces(
+        self, request: Request, text: AnswerText, notices: tuple[Notice, ...]
+    ) -> Generator[Piece, None, Completion]:
         """Text of the request, computed on this model's cache, which is exclusive until the last piece."""
         self._check_open()
-        if not self._busy.acquire(blocking=False):
-            raise UsageError(
-                "the model is answering already, and gives one answer at a time; finish or close that stream, or open "
-                "the model again"
-            )
-        parts: dict[bool, list[str]] = {False: [], True: []}
+        self._begin()
         try:
-            for text, thinks in split(new_tokens(request, self.cache), splitter):
-                parts[thinks].append(text)
-                yield Piece(text, thinks)
-                self._check_open()
+            self._check_open()  # again: another thread may have closed it meanwhile
+            for token in new_tokens(request, self.cache):
+                for piece in text.push(token):
+                    yield piece
+                    self._check_open()
+                if text.stopped:
+                    request.stop_at(text.taken)
+                    break
+            else:
+                yield from text.finish()
         finally:
+            self._owner = None
             self._busy.release()
-        ids = tuple(request.new_ids)
-        return Completion(
-            self.tokenizer.decode(ids), "".join(parts[True]), "".join(parts[False]), ids, request.statistics
-        )
+        if text.stopped:  # by the last piece of all
+            request.stop_at(text.taken)
+        ids, stats = tuple(request.new_ids), request.statistics
+        notices = (*notices, *text.notices(stats.finish_reason))
+        return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, notices)
+
+    def _begin(self) -> None:
+        """Wait until no other thread generates. UsageError: this thread does, so that waiting would never end."""
+        if not self._busy.acquire(blocking=False):
+            if self._owner == get_ident():
+                raise UsageError(
+                    "the model is answering already, and gives one answer at a time; finish or close that stream, or "
+                    "open the model again"
+                )
+            self._busy.acquire()
+        self._owner = get_ident()

@@ -14,8 +14,12 @@ from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.genai import GENAI_CONFIG_FILE, write_genai_config
 from q3edge.quantization.scheme import Scheme
+from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
+from q3edge.runtime.generation.generate import generate
+from q3edge.runtime.session.decoder import Decoder
 from tests.helpers.models import tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, quantized_model
+from tests.helpers.runtime import seal, write_tokenizer
 
 
 def written(folder: Path, generation: dict[str, Any] | None = None, **overrides: Any) -> dict[str, Any]:
@@ -57,6 +61,55 @@ def test_without_generation_config_it_is_greedy_with_the_tokens_of_config_json(t
     assert config["search"]["max_length"] == 512
     model = config["model"]
     assert (model["eos_token_id"], model["pad_token_id"], model["bos_token_id"]) == ([5, 6], 5, 3)
+
+
+def test_l7_l8_and_l20_settings_are_those_of_the_runtime(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    generation = {
+        "do_sample": True, "temperature": None, "top_p": None, "eos_token_id": None, "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 3, "min_length": 7, "max_length": 100,
+    }  # fmt: skip
+    config = written(tmp_path, generation)
+    expected = {
+        "do_sample": True, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 3, "min_length": 7, "max_length": 100,
+    }  # fmt: skip
+    assert {name: config["search"][name] for name in expected} == expected
+    assert None not in config["search"].values()
+    assert config["model"]["eos_token_id"] == [1, 283]  # of config.json, and <|im_end|> of tokenizer_config.json
+
+
+def test_l7_settings_that_genai_does_not_have_are_notices(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"suppress_tokens": [5], "stop_strings": "x", "num_beams": 2}')
+    found = write_genai_config(Qwen3Config.from_dict(tiny_config()), tmp_path)
+    assert [(notice.code, notice.count) for notice in found] == [
+        ("generation-setting-ignored", 1), ("genai-setting-missing", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [{"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}, {"min_length": 24, "eos_token_id": [*range(2, 250)]}],
+)
+def test_l7_genai_and_the_runtime_give_the_same_text_with_penalties(tmp_path: Path, generation: dict[str, Any]) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    source = quantized_model(lambda _: None)
+    ExportedDecoder(source, tmp_path)
+    write_genai_config(source.config, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config()))
+    seal(tmp_path)
+    prompt = np.random.default_rng(4).integers(2, 320, 9).tolist()
+    own = checkpoint_settings(tmp_path, source.config).settings.override(max_new_tokens=30)
+    expected = list(generate(Decoder(tmp_path, threads=1), prompt, own))
+    parameters = genai.GeneratorParams(genai.Model(str(tmp_path)))
+    parameters.set_search_options(max_length=9 + 30)
+    generator = genai.Generator(genai.Model(str(tmp_path)), parameters)
+    generator.append_tokens(np.array([prompt], np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    found = [int(token) for token in generator.get_sequence(0)[9:]]
+    assert [token for token in found if token not in (own.stop_token_ids or ())] == expected
 
 
 def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.errors import UsageError
+from q3edge.runtime.generation.penalties import Penalties
 from q3edge.runtime.generation.sampling import Sampler
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft, Speculation
@@ -42,17 +43,19 @@ class Request:
     ) -> None:
         """Prepare for at most `max_new_tokens`, and no more than fit `context` tokens. Fills `statistics`, if given.
 
-        UsageError: the prompt is empty or leaves no room in the context.
+        UsageError: the prompt is empty, or leaves no room in the context or in the settings' max_length.
         """
-        _check_prompt(prompt_ids, context)
+        longest = min(context, settings.max_length or context)
+        _check_prompt(prompt_ids, context, longest)
         self.ids = list(prompt_ids)  # the prompt, and every new token but the stop token
         self.computed = 0  # leading ids that went through the model
         self.finished = False
         self.statistics = statistics if statistics is not None else Statistics()
         self.statistics.prompt_tokens = len(prompt_ids)
-        self._limit = min(settings.max_new_tokens, context - len(prompt_ids))
+        self._limit = min(settings.max_new_tokens, longest - len(prompt_ids))
         self._stops = settings.stop_token_ids or frozenset()
-        self._sampler = Sampler(settings.temperature, settings.top_k, settings.top_p, settings.seed)
+        self._penalties = Penalties(settings, prompt_ids)
+        self._sampler = Sampler(settings.temperature, settings.top_k, settings.top_p, settings.seed, settings.min_p)
         self._speculation = Speculation(draft, measured=not settings.repeatable) if draft is not None else None
         self._input: list[int] = []  # the next pass: ids not yet computed, then draft tokens
         self._draft_tokens: list[int] = []
@@ -72,6 +75,13 @@ class Request:
     def keep(self) -> int:
         """Number of the next pass's last positions whose logits are needed."""
         return 1 + len(self._draft_tokens)
+
+    def stop_at(self, new_tokens: int) -> None:
+        """End after the first `new_tokens` of the answer, where a stop string ended its text."""
+        del self.ids[self.statistics.prompt_tokens + new_tokens :]
+        self.statistics.new_tokens = new_tokens
+        self.statistics.finish_reason = "stop"
+        self.finished = True
 
     def start(self, cached: int) -> None:
         """Begin with the first `cached` tokens of the prompt, at most `reusable`, in the cache."""
@@ -115,7 +125,8 @@ class Request:
         """
         chosen: list[int] = []
         for row, draft_token in zip(logits, [*self._draft_tokens, None]):
-            chosen.append(self._sampler(row))
+            chosen.append(self._sampler(self._penalties(row)))
+            self._penalties.append(chosen[-1])
             if chosen[-1] != draft_token or draft_token in self._stops:
                 break
         return chosen
@@ -143,10 +154,15 @@ class Request:
         return new
 
 
-def _check_prompt(prompt_ids: Sequence[int], context: int) -> None:
+def _check_prompt(prompt_ids: Sequence[int], context: int, longest: int) -> None:
     if not prompt_ids:
         raise UsageError("the prompt is empty; give at least one character")
     if len(prompt_ids) >= context:
         raise UsageError(
             f"the prompt has {len(prompt_ids)} tokens, but the model's context is {context} tokens; shorten the prompt"
+        )
+    if len(prompt_ids) >= longest:
+        raise UsageError(
+            f"the prompt has {len(prompt_ids)} tokens, but max_length allows {longest} for prompt and answer together; "
+            "give max_new_tokens instead"
         )

@@ -1,7 +1,8 @@
-"""Sampling of the next token from logits: greedy, or temperature, then top-k, then top-p, then one random draw.
+"""Sampling of the next token from logits: greedy, or temperature, top-k, top-p, min-p, then one random draw.
 
 The filters keep exactly the tokens that transformers' TemperatureLogitsWarper, TopKLogitsWarper (ties with the k-th
-score are kept) and TopPLogitsWarper (Holtzman et al., arXiv 1904.09751) keep. No full sort of the vocabulary.
+score are kept), TopPLogitsWarper (Holtzman et al., arXiv 1904.09751) and MinPLogitsWarper (Nguyen et al., arXiv
+2407.01082) keep. No full sort of the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.errors import InputError
+from q3edge.errors import InputError, UsageError
 
 _FIRST_CANDIDATES = 256  # how many top scores the search for the nucleus starts with
 _COLUMNS = 1024  # makes the rows of a pass over the vocabulary long enough for vector instructions
@@ -20,51 +21,99 @@ _COLUMNS = 1024  # makes the rows of a pass over the vocabulary long enough for 
 class Sampler:
     """Sampler of one token after another; the same seed and logits give the same tokens."""
 
-    def __init__(self, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int | None = None) -> None:
-        """Configure sampling: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; no seed: a random one."""
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+    def __init__(
+        self,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        min_p: float = 0.0,
+    ) -> None:
+        """Configure sampling: `temperature` 0 is greedy; `top_k`, `min_p` 0 and `top_p` 1 are off; no seed: random."""
+        self.temperature, self.top_k, self.top_p, self.min_p = temperature, top_k, top_p, min_p
         self._random = np.random.Generator(np.random.PCG64(seed))
 
     def __call__(self, logits: NDArray[np.float32]) -> int:
-        """Choose the next token for logits float32 [V]; InputError if they hold NaN."""
+        """Choose the next token for logits float32 [V]; InputError if they hold NaN, UsageError if all are -inf."""
         if self.temperature == 0:
             best = int(logits.argmax())  # of the first NaN, if there is one
-            _refuse_nan(float(logits[best]))
+            _refuse_unusable(float(logits[best]))
             return best
-        tokens, masses = candidates(logits, self.temperature, self.top_k, self.top_p)
+        tokens, masses = candidates(logits, self.temperature, self.top_k, self.top_p, self.min_p)
         drawn = masses.searchsorted(self._random.random() * masses[-1], side="right")
         return int(tokens[min(int(drawn), len(tokens) - 1)])
 
 
 def candidates(
-    logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float
+    logits: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float = 0.0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Candidates that may be drawn from logits float32 [V], with running sums of their unnormalized probability.
 
-    Most likely first; in the vocabulary's order where no filter is on. InputError if any logit is NaN.
+    Most likely first where a filter keeps few; else in an order that depends on the logits alone. InputError if any
+    logit is NaN, UsageError if all are -inf.
     """
     if 0 < top_k < logits.size:
         tokens, kept = _top(logits, top_k)
-        masses = _masses((kept - kept[0]) / np.float32(temperature))
-        return _nucleus(tokens, masses, top_p, float(masses[-1]))
+        _refuse_unusable(float(kept[0]))
+        scores = (kept - kept[0]) / np.float32(temperature)
+        masses = _masses(scores)
+        return _likely(*_nucleus(tokens, masses, top_p, float(masses[-1])), min_p)
     best = logits.max()
-    _refuse_nan(float(best))
+    _refuse_unusable(float(best))
     scores = (logits - best) / np.float32(temperature)
-    if top_p >= 1:
-        return np.arange(scores.size), _masses(scores)
-    total = float(np.exp(scores).sum(dtype=np.float64))
-    count = _FIRST_CANDIDATES
-    while True:  # enlarge until the candidates hold the nucleus
-        tokens, kept = _top(scores, count)
-        masses = _masses(kept)
-        if len(tokens) == scores.size or masses[-1] > top_p * total:
-            return _nucleus(tokens, masses, top_p, total)
-        count *= 8
+    weights = np.exp(scores)  # in float64 it would take six times as long
+    if top_p < 1:
+        return _likely(*_wide_nucleus(scores, weights, top_p), min_p)
+    tokens = np.arange(scores.size) if min_p == 0 else np.flatnonzero(weights >= min_p)
+    return tokens, weights[tokens].cumsum(dtype=np.float64)
+
+
+def _wide_nucleus(
+    scores: NDArray[np.float32], weights: NDArray[np.float32], top_p: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Nucleus of the whole vocabulary. A few candidates hold it almost always; else its edge is found by halving."""
+    total = float(weights.sum(dtype=np.float64))
+    tokens, kept = _top(scores, _FIRST_CANDIDATES)
+    masses = _masses(kept)
+    if len(tokens) == scores.size or masses[-1] > top_p * total:
+        return _nucleus(tokens, masses, top_p, total)
+    sure: list[NDArray[np.int64]] = []  # tokens that are in it
+    before, pool = 0.0, np.arange(scores.size)  # mass of those; tokens among which its edge lies
+    while len(pool) > _FIRST_CANDIDATES:
+        half = len(pool) // 2
+        pool = pool[np.argpartition(-scores[pool], half)]
+        mass = float(weights[pool[:half]].sum(dtype=np.float64))
+        if before + mass >= top_p * total:
+            pool = pool[:half]
+        else:
+            sure.append(pool[:half])
+            before, pool = before + mass, pool[half:]
+    pool = pool[np.argsort(-scores[pool], kind="stable")]
+    kept_count = int((before + weights[pool].cumsum(dtype=np.float64)).searchsorted(top_p * total)) + 1
+    nucleus = np.concatenate([*sure, pool[:kept_count]])
+    return nucleus, weights[nucleus].cumsum(dtype=np.float64)
+
+
+def _likely(
+    tokens: NDArray[np.int64], masses: NDArray[np.float64], min_p: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Those with at least `min_p` of the most likely token's mass, which is 1."""
+    if min_p == 0:
+        return tokens, masses
+    alone = np.diff(masses, prepend=0.0)
+    kept = alone >= min_p
+    return tokens[kept], alone[kept].cumsum()
 
 
 def _refuse_nan(score: float) -> None:
     if math.isnan(score):
         raise InputError("the model's logits are NaN: its weights are damaged or overflow; export it again")
+
+
+def _refuse_unusable(best: float) -> None:
+    _refuse_nan(best)
+    if best == -math.inf:
+        raise UsageError("no token is left to choose: the settings suppress all; suppress fewer")
 
 
 def _masses(scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ RENDER_SECONDS = 2.0
 _START_SECONDS = 60.0  # for a cold disk on a small board
 _MAX_REPLY = 200 * 2**20  # bytes: 16 Mi characters, JSON-escaped
 _WORKER = Path(__file__).with_name("template_worker.py")
+_PROBE: tuple[Message, ...] = ({"role": "user", "content": "."},)
 _KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # without which some Pythons do not start
 
 
@@ -37,6 +38,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         self._lock = threading.Lock()
         self._worker: _Worker | None = _Worker()
+        self._switches_thinking: bool | None = None
 
     @classmethod
     def load(cls, folder: Path) -> ChatTemplate | None:
@@ -74,6 +76,13 @@ class ChatTemplate:
         if "raised" in reply:
             raise UsageError(f"{self.source}: the chat template refuses these messages: {_printable(reply['raised'])}")
         raise InputError(f"{self.source}: the chat template fails: {_printable(reply.get('error'))}; use --raw")
+
+    def switches_thinking(self) -> bool:
+        """Whether `thinking` changes what the template renders; found once. Errors are those of `render`."""
+        if self._switches_thinking is None:
+            on, off = (self.render(_PROBE, thinking=thinking) for thinking in (True, False))
+            self._switches_thinking = on != off
+        return self._switches_thinking
 
     def close(self) -> None:
         """End the worker; a later `render` starts another."""

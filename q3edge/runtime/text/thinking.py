@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -11,7 +11,16 @@ THINK_START, THINK_END = "<think>", "</think>"
 
 
 class Splitter(Protocol):
-    """Splitter of tokens, taken one by one, into thinking and answer."""
+    """Splitter of tokens, taken one by one, into thinking and answer.
+
+    open: whether the thinking has not ended. unannounced: whether it ended without a beginning, so that all text before
+    its end was thinking.
+    """
+
+    @property
+    def open(self) -> bool: ...
+
+    unannounced: bool
 
     def push(self, token: int) -> tuple[str, bool]:
         """Take one token; returns the text it completes (may be empty), and whether that is thinking."""
@@ -20,19 +29,10 @@ class Splitter(Protocol):
         """Return the remaining text (may be empty) after the last token, and whether it is thinking."""
 
 
-def split(tokens: Iterable[int], splitter: Splitter) -> Iterator[tuple[str, bool]]:
-    """Split the text of all tokens into pieces, none empty; yields each and whether it is thinking."""
-    for token in tokens:
-        piece = splitter.push(token)
-        if piece[0]:
-            yield piece
-    last = splitter.finish()
-    if last[0]:
-        yield last
-
-
 class PlainText:
     """`Splitter` for which everything is answer."""
+
+    open = unannounced = False
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._stream = tokenizer.stream()
@@ -49,7 +49,9 @@ class PlainText:
 class ThinkingSplitter:
     """Splitter of answer tokens into thinking and answer at the added tokens `<think>` and `</think>`.
 
-    Newlines around either part are layout and dropped. A tokenizer without the two added tokens gives only answer.
+    Newlines around either part are layout and dropped. A tokenizer without the two added tokens gives only answer. A
+    first `</think>` without `<think>`, as models write whose template should have opened the thinking, makes all before
+    it thinking: `unannounced`, as it was given out as answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
@@ -57,15 +59,25 @@ class ThinkingSplitter:
         self._start = tokenizer.added_ids.get(THINK_START)
         self._end = tokenizer.added_ids.get(THINK_END)
         self._stream = tokenizer.stream()
-        self._thinking = self._is_open(prompt_ids, tokenizer.special_ids)
+        mark = self._last_mark(prompt_ids, tokenizer.special_ids)
+        self._thinking = mark is not None and mark == self._start
+        self._marked = mark is not None  # a `<think>` or `</think>` has come
+        self.unannounced = False
         self._begun = False  # the current part has had more than newlines
         self._newlines = ""  # held back: they count only if text follows in the same part
+
+    @property
+    def open(self) -> bool:
+        """Whether the thinking has begun and not ended."""
+        return self._thinking
 
     def push(self, token: int) -> tuple[str, bool]:
         """Take one token; returns the text it completes (may be empty), and whether that is thinking."""
         if token not in (self._start, self._end):
             return self._trim(self._stream.push(token)), self._thinking
         last = self.finish()
+        self.unannounced = self.unannounced or (token == self._end and not self._marked)
+        self._marked = True
         self._thinking, self._begun, self._newlines = token == self._start, False, ""
         return last
 
@@ -80,10 +92,11 @@ class ThinkingSplitter:
         self._begun = self._begun or bool(kept)
         return kept
 
-    def _is_open(self, prompt_ids: Sequence[int], special_ids: frozenset[int]) -> bool:
+    def _last_mark(self, prompt_ids: Sequence[int], special_ids: frozenset[int]) -> int | None:
+        """The `<think>` or `</think>` that the prompt has for this answer, after its last special token."""
         for token in reversed(prompt_ids):
             if token in (self._start, self._end):
-                return token == self._start
+                return token
             if token in special_ids:
                 break
-        return False
+        return None

@@ -90,6 +90,11 @@ class Tokenizer:
             text: str = self._full.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def id_of(self, token: str) -> int | None:
+        """Id of the token with this text; None if there is none."""
+        index: int | None = self._full.token_to_id(token)
+        return index
+
     def vocabulary(self) -> dict[str, int]:
         """Ids of all tokens by their text, added tokens included."""
         vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)

@@ -1,22 +1,14 @@
-"""Settings come from a checkpoint's file, a dict or names; anything else is refused."""
+"""Settings come from a dict or names; anything else is refused. `test_checkpoint_settings` has those of files."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from dataclasses import fields
 
 import pytest
 
-from q3edge.architecture.config import Qwen3Config
-from q3edge.errors import InputError, UsageError
+from q3edge.errors import UsageError
+from q3edge.runtime.generation.setting_table import SETTINGS
 from q3edge.runtime.generation.settings import GenerationSettings
-from tests.helpers.models import tiny_config
-
-CONFIG = Qwen3Config.from_dict(tiny_config(eos_token_id=[7, 9]))
-
-
-def test_a_folder_without_the_file_is_greedy_and_stops_at_the_models_own_tokens(tmp_path: Path) -> None:
-    assert GenerationSettings.load(tmp_path, CONFIG) == GenerationSettings(stop_token_ids=frozenset({7, 9}))
 
 
 def test_later_ones_win_and_none_leaves_what_was() -> None:
@@ -40,22 +32,6 @@ def test_stop_tokens_in_any_collection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ({"do_sample": True, "temperature": "hot"}, "temperature = 'hot': expected a number"),
-        ({"do_sample": True, "top_p": 0}, "top_p = 0.0: expected above 0"),
-        ({"do_sample": True, "top_k": 1.5}, "top_k = 1.5: expected a number"),
-        ({"eos_token_id": ["x"]}, "eos_token_id = .*expected token ids"),
-        ({"max_new_tokens": 0}, "max_new_tokens = 0: expected at least 1"),
-    ],
-)
-def test_bad_generation_config(tmp_path: Path, raw: dict[str, object], message: str) -> None:
-    (tmp_path / "generation_config.json").write_text(json.dumps(raw))
-    with pytest.raises(InputError, match=f"generation_config.json: {message}"):
-        GenerationSettings.load(tmp_path, CONFIG)
-
-
-@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"temperature": -1.0}, "temperature = -1.0: expected 0, or 0.001-100"),
@@ -64,8 +40,27 @@ def test_bad_generation_config(tmp_path: Path, raw: dict[str, object], message: 
         ({"top_p": 1.5}, "top_p = 1.5"),
         ({"seed": -1}, "seed = -1"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ({"top_p": float("inf")}, "top_p = inf: expected above 0 and at most 1"),
+        ({"min_p": 1.1}, r"min_p = 1.1: expected 0 \(off\) to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty = 0: expected 0.01-100"),
+        ({"presence_penalty": float("nan")}, "presence_penalty = nan"),
+        ({"stop_strings": [""]}, "stop_strings = .*: expected at most 64 texts of 1 to 1000 characters"),
+        ({"stop_strings": ["x"] * 65}, "stop_strings = .*: expected at most 64 texts"),
+        ({"stop_strings": "x" * 1001}, r"stop_strings = .{60}\.\.\.: expected"),
     ],
 )
 def test_bad_settings(fields: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         GenerationSettings(**fields)  # type: ignore[arg-type]
+
+
+def test_every_field_is_in_the_table_and_its_default_is_valid() -> None:
+    assert [field.name for field in fields(GenerationSettings)] == list(SETTINGS)
+
+
+def test_ids_that_the_model_does_not_have() -> None:
+    for name in ("stop_token_ids", "suppress_tokens", "begin_suppress_tokens"):
+        GenerationSettings(**{name: [0, 9]}).check_ids(10)  # type: ignore[arg-type]
+        for foreign in (10, -1):
+            with pytest.raises(UsageError, match=f"{name}: token id {foreign}: the model has ids 0 to 9"):
+                GenerationSettings(**{name: [3, foreign]}).check_ids(10)  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""The settings of generation: kind, range and one description of each, for the library, flags and documentation.
+
+Imports nothing heavy: `--help` needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+DEFAULT_MAX_NEW_TOKENS = 1024
+MAX_STOP_STRINGS, MAX_STOP_LENGTH = 64, 1000
+_SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; greedy is 0
+
+
+class Setting:
+    """A setting; `kind` is "whole", "number", "ids" or "texts", `flag` its name on the command line (None: not there).
+
+    `expected` says which values are `valid`, in words. optional: it may be None.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        description: str,
+        *,
+        expected: str = "",
+        valid: Callable[[Any], bool] = lambda _value: True,
+        optional: bool = False,
+        flag: str | None = None,
+        metavar: str = "N",
+    ) -> None:
+        self.kind, self.description, self.expected, self.valid = kind, description, expected, valid
+        self.optional, self.flag, self.metavar = optional, flag, metavar
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "max_new_tokens": Setting(
+        "whole", f"Longest answer in tokens (default: the model's own limit, or {DEFAULT_MAX_NEW_TOKENS} without one).",
+        expected="at least 1", valid=lambda value: value >= 1, flag="--max-new-tokens",
+    ),
+    "temperature": Setting(
+        "number", "0: always the most likely token (default: the model's).",
+        expected="0, or 0.001-100", valid=lambda value: value == 0 or _SMALLEST_TEMPERATURE <= value <= 100,
+        flag="--temperature", metavar="T",
+    ),
+    "top_k": Setting(
+        "whole", "Sample from the K most likely tokens; 0: from all.",
+        expected="0 (off) or more", valid=lambda value: value >= 0, flag="--top-k", metavar="K",
+    ),
+    "top_p": Setting(
+        "number", "Sample from the most likely tokens with this total probability; 1: from all.",
+        expected="above 0 and at most 1 (off)", valid=lambda value: 0 < value <= 1, flag="--top-p", metavar="P",
+    ),
+    "seed": Setting(
+        "whole", "The same seed gives the same text (default: random).",
+        expected="0 or more", valid=lambda value: value >= 0, optional=True, flag="--seed", metavar="S",
+    ),
+    "stop_token_ids": Setting("ids", "Tokens that end an answer (default: the model's).", optional=True),
+    "min_p": Setting(
+        "number", "Sample only from tokens with this share of the most likely one's probability; 0: from all.",
+        expected="0 (off) to 1", valid=lambda value: 0 <= value <= 1, flag="--min-p", metavar="P",
+    ),
+    "repetition_penalty": Setting(
+        "number", "Divide the scores of tokens that the prompt or the answer has, so that they come less; 1: off.",
+        expected="0.01-100", valid=lambda value: 0.01 <= value <= 100, flag="--repetition-penalty", metavar="X",
+    ),
+    "presence_penalty": Setting(
+        "number", "Subtract this from the scores of tokens that the answer has; 0: off.",
+        expected="-100 to 100", valid=lambda value: -100 <= value <= 100, flag="--presence-penalty", metavar="X",
+    ),
+    "frequency_penalty": Setting(
+        "number", "Subtract this from a token's score for each time that the answer has it; 0: off.",
+        expected="-100 to 100", valid=lambda value: -100 <= value <= 100, flag="--frequency-penalty", metavar="X",
+    ),
+    "no_repeat_ngram_size": Setting(
+        "whole", "Let no group of N tokens come twice in prompt and answer; 0: off.",
+        expected="0 (off) or more", valid=lambda value: value >= 0, flag="--no-repeat-ngram-size",
+    ),
+    "stop_strings": Setting(
+        "texts", "End the answer before this text (may be given again).",
+        expected=f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_LENGTH} characters",
+        valid=lambda texts: len(texts) <= MAX_STOP_STRINGS and all(0 < len(t) <= MAX_STOP_LENGTH for t in texts),
+        flag="--stop", metavar="TEXT",
+    ),
+    "suppress_tokens": Setting("ids", "Tokens that never come."),
+    "begin_suppress_tokens": Setting("ids", "Tokens that no answer begins with."),
+    "min_new_tokens": Setting(
+        "whole", "Shortest answer in tokens: no stop token comes before.",
+        expected="0 or more", valid=lambda value: value >= 0,
+    ),
+    "min_length": Setting(
+        "whole", "Shortest length in tokens of prompt and answer together.",
+        expected="0 or more", valid=lambda value: value >= 0,
+    ),
+    "max_length": Setting(
+        "whole", "Greatest length in tokens of prompt and answer together; `max_new_tokens`, where given, goes before.",
+        expected="at least 1", valid=lambda value: value >= 1, optional=True,
+    ),
+}  # fmt: skip
