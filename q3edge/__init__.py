@@ -34,8 +34,11 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "list_models",
     "load",
     "make_report",
+    "pull",
+    "push",
     "quantize",
     "sweep",
     "validate",
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from q3edge.library.loading import load
     from q3edge.library.making import build, demo, export, quantize
     from q3edge.library.reporting import make_report, sweep
+    from q3edge.library.sharing import list_models, pull, push
     from q3edge.quantization.recipe import Recipe
     from q3edge.quantization.scheme import Scheme
     from q3edge.runtime.generation.settings import GenerationSettings
@@ -60,6 +64,7 @@ else:
         "q3edge.library.loading": "load",
         "q3edge.library.making": "build demo export quantize",
         "q3edge.library.reporting": "make_report sweep",
+        "q3edge.library.sharing": "list_models pull push",
         "q3edge.quantization.recipe": "Recipe",
         "q3edge.quantization.scheme": "Scheme",
         "q3edge.runtime.generation.settings": "GenerationSettings",

@@ -12,7 +12,7 @@ from q3edge.cli.main import cli
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 COMMAND = "python -m tools.cli_reference"
-_FUNCTION_OF = {"report": "make_report", "run": "load"}  # the others are called as the function
+_FUNCTION_OF = {"list": "list_models", "report": "make_report", "run": "load"}  # the others are called as the function
 
 
 def reference() -> str:

@@ -1,6 +1,6 @@
 """Folders that q3edge writes: complete or absent, with a manifest of every file's size and sha256."""
 
-from q3edge.artifact.files import FileRecord, contained_file, file_record
+from q3edge.artifact.files import FileRecord, contained_file, file_record, folder_name
 from q3edge.artifact.folder import staged_directory
 from q3edge.artifact.manifest import (
     BEHAVIOUR_FILES,
@@ -32,6 +32,7 @@ __all__ = [
     "artifact_digest",
     "contained_file",
     "file_record",
+    "folder_name",
     "is_sound",
     "is_untouched",
     "manifest_digest",

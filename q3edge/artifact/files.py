@@ -51,6 +51,13 @@ def own_file(folder: Path, name: str) -> Path:
     return path
 
 
+def folder_name(folder: Path) -> str:
+    """Display name of a folder: its last name, or ORG/NAME of a snapshot in the hub's cache, which is a revision."""
+    home = folder.resolve()
+    repository = home.parents[1].name if home.parent.name == "snapshots" else ""
+    return repository.removeprefix("models--").replace("--", "/", 1) if repository.startswith("models--") else home.name
+
+
 def file_record(path: Path) -> FileRecord:
     """Read size and sha256 of a file. InputError: it cannot be read, or is no regular file."""
     try:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE
 from q3edge.checkpoint.unsupported import ADAPTER_CONFIG_FILE
-from q3edge.errors import InputError, ResourceError
+from q3edge.errors import InputError, Q3EdgeError, ResourceError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_FILES)
-_ARTIFACT_FILES = ("*.json", "*.jinja", "*.toml", "*.txt", "*.md", "LICENSE*", "onnx/*")
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -34,43 +34,65 @@ def resolve_model(model: str | Path) -> Path:
     return _download(model)
 
 
-def resolve_artifact(path_or_id: str) -> Path:
-    """Resolve the folder of a finished ONNX model: `path_or_id` itself, or the hub's repository `org/name`.
-
-    InputError: it looks like a hub id, is no folder, and is not available from the hub.
-    """
-    folder = Path(path_or_id).expanduser()
-    if folder.exists() or not _REPOSITORY.fullmatch(path_or_id):
-        return folder
-    return _download(path_or_id, _ARTIFACT_FILES)
+def is_repository(name: str) -> bool:
+    """Tell whether a text has the form of a hub id, ORG/NAME."""
+    return _REPOSITORY.fullmatch(name) is not None
 
 
-def _download(repository: str, files: Sequence[str] = _FILES) -> Path:
-    from huggingface_hub import snapshot_download
+@contextmanager
+def hub_errors(repository: str) -> Iterator[None]:
+    """Turn what goes wrong with the hub inside the block into errors of q3edge; no address and no token is in them."""
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
         RepositoryNotFoundError,
     )
 
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(files)))
+        yield
+    except Q3EdgeError:
+        raise
     except GatedRepoError as error:
         raise InputError(f"{repository}: needs permission; accept its terms, then `hf auth login`") from error
+    except LocalTokenNotFoundError as error:
+        raise InputError(f"{repository}: you are not logged in to the hub; run `hf auth login` first") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise InputError(f"{repository}: no such folder and no such model on the hub; check the name") from error
+        raise InputError(
+            f"{repository}: no such folder and no such model on the hub; check the name, and for a private one "
+            "`hf auth login`"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise InputError(
             f"{repository}: no such folder, not in the hub's local cache, and the hub cannot be reached (offline, or "
             f"HF_HUB_OFFLINE is set); run `hf download {repository}` where there is a network, or give a model folder"
         ) from error
+    except EntryNotFoundError as error:
+        raise InputError(f"{repository}: lacks a file on the hub that belongs to the model; push it again") from error
     except Exception as error:  # the transport's own types, which change with the library's version
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise ResourceError(f"{repository}: no space left for the hub's cache; free some or set HF_HOME") from error
+        status = (
+            error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+        )
+        if status in (401, 403):
+            raise InputError(
+                f"{repository}: the hub does not let you; check the name's owner, and `hf auth login` with a token "
+                "that may write"
+            ) from error
         raise InputError(
-            f"{repository}: the download failed ({type(error).__name__}); repeat it, or give a model folder"
+            f"{repository}: the transfer failed ({type(error).__name__}); repeat it: what is there is kept"
         ) from error
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(repository):
+        folder = Path(snapshot_download(repository, allow_patterns=list(_FILES)))
     if not any((folder / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
         raise InputError(
             f"{repository}: has no {CONFIG_FILE} on the hub, as where only GGUF files are; expected one of safetensors "

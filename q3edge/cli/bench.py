@@ -32,6 +32,8 @@ _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
 def bench(folder: Path, as_json: bool, **options: Any) -> None:
     """Measure the ONNX model in DIR: tokens per second, time to the first token, memory.
 
+    DIR is a folder or the id of a model on the hub.
+
     Each repeat is a process of its own. Medians, with the smallest and largest value in brackets. Close other
     programs first.
     """

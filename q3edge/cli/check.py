@@ -28,6 +28,8 @@ from q3edge.cli.options.measuring import measuring_options
 def check(folder: Path, as_json: bool, **options: Any) -> None:
     """Exit with 5 if the ONNX model in DIR misses a limit, with 0 if it meets all of them.
 
+    DIR is a folder or the id of a model on the hub.
+
     With --reference or --scorecard it is the mean KL on the suites that --max-kl limits; without them it is the mean KL
     on the build's text, as recorded in DIR.
     """

@@ -22,6 +22,9 @@ from q3edge.cli.diff import diff
 from q3edge.cli.eval import evaluate
 from q3edge.cli.export import export
 from q3edge.cli.inspect import inspect
+from q3edge.cli.list import list_models
+from q3edge.cli.pull import pull
+from q3edge.cli.push import push
 from q3edge.cli.quantize import quantize
 from q3edge.cli.report import report
 from q3edge.cli.run import run
@@ -66,7 +69,10 @@ def cli() -> None:
     """
 
 
-for _command in (demo, inspect, quantize, export, validate, evaluate, build, run, bench, report, check, sweep, diff):
+for _command in (
+    demo, inspect, quantize, export, validate, evaluate, build, run, bench, report, check, sweep, diff,
+    list_models, push, pull,
+):  # fmt: skip
     cli.add_command(_command)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import q3edge
 from q3edge.cli.console import emit_json, say
 from q3edge.cli.options.common import FOLDER, PATH, json_option, threads_option
 
@@ -51,12 +52,11 @@ def run(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Answer PROMPT with the ONNX model in DIR.
+    """Answer PROMPT with the ONNX model in DIR, a folder or the id of one on the hub.
 
     The answer streams to stdout; thinking and statistics go to stderr. PROMPT "-" reads standard input.
     """
     from q3edge.errors import UsageError
-    from q3edge.runtime.model import Model
 
     if raw and thinking is not None:
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
@@ -66,7 +66,7 @@ def run(
         raise UsageError(f"{folder}: not found; the folder comes first: q3edge run {prompt} PROMPT")
     text = sys.stdin.read() if prompt == "-" else prompt
 
-    with Model.open(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:
+    with q3edge.load(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:
         stream = model.stream_raw(text, **flags) if raw else model.stream(text, thinking=thinking, **flags)
         if not as_json:
             _show(stream)

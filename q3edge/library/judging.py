@@ -1,4 +1,7 @@
-"""Public functions that measure models: inspect, validate, evaluate, check, diff, bench."""
+"""Public functions that measure models: inspect, validate, evaluate, check, diff, bench.
+
+Where they take the folder of an ONNX model, the id of one on the hub does as well.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING
 from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS
 from q3edge.errors import UsageError
 from q3edge.library.arguments import public
-from q3edge.library.requests import PathLike, PathLikes, measuring_for, paths
+from q3edge.library.requests import PathLike, PathLikes, artifact_at, measuring_for, paths
 from q3edge.progress import Listener
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def validate(
     from q3edge.pipeline.measure.validate import validate_against
 
     return validate_against(
-        Path(folder), str(reference), paths(texts), max_tokens=max_tokens, max_kl=max_kl, threads=threads
+        artifact_at(folder), str(reference), paths(texts), max_tokens=max_tokens, max_kl=max_kl, threads=threads
     )
 
 
@@ -78,7 +81,7 @@ def evaluate(
     from q3edge.pipeline.measure.measurement import evaluate_with
 
     measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
-    return evaluate_with(Path(folder), measuring)
+    return evaluate_with(artifact_at(folder), measuring)
 
 
 @public()
@@ -112,7 +115,7 @@ def check(
         raise UsageError("--reference measures and --scorecard reads what was measured: give one")
     measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
     file = None if scorecard is None else Path(scorecard)
-    return check_artifact(Path(folder), Gates(min_recovery, max_kl), measuring, scorecard=file)
+    return check_artifact(artifact_at(folder), Gates(min_recovery, max_kl), measuring, scorecard=file)
 
 
 @public()
@@ -130,7 +133,7 @@ def diff(
     """
     from q3edge.pipeline.measure.diff import diff_artifacts
 
-    return diff_artifacts(Path(a), Path(b), max_tokens=max_tokens, threads=threads)
+    return diff_artifacts(artifact_at(a), artifact_at(b), max_tokens=max_tokens, threads=threads)
 
 
 @public()
@@ -151,4 +154,4 @@ def bench(
     """
     from q3edge.pipeline.measure.bench import bench_artifact
 
-    return bench_artifact(Path(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats)
+    return bench_artifact(artifact_at(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats)

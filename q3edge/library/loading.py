@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from q3edge.library.arguments import public
-from q3edge.library.requests import PathLike
+from q3edge.library.requests import PathLike, artifact_at
 
 if TYPE_CHECKING:
     from q3edge.runtime.model import Model
@@ -22,8 +21,7 @@ def load(
     repetitions in the text so far; draft: folder of a smaller model that proposes them instead. Either makes answers
     faster, and the same but for near ties. Raises InputError if a file is missing or unfit.
     """
-    from q3edge.checkpoint.hub import resolve_artifact
     from q3edge.runtime.model import Model
 
-    small = None if draft is None else Path(draft)
-    return Model.open(resolve_artifact(str(path_or_id)), threads=threads, speculate=speculate, draft=small)
+    small = None if draft is None else artifact_at(draft)
+    return Model.open(artifact_at(path_or_id), threads=threads, speculate=speculate, draft=small)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from q3edge.defaults import MAX_KL, MIN_RECOVERY, SAMPLES, SEQ_LEN
 from q3edge.library.arguments import Number, Several, public
-from q3edge.library.requests import Method, PathLike, PathLikes, calibration_for, measuring_for, paths, words
+from q3edge.library.requests import (
+    Method,
+    PathLike,
+    PathLikes,
+    artifact_at,
+    calibration_for,
+    measuring_for,
+    paths,
+    words,
+)
 from q3edge.progress import Listener
 
 if TYPE_CHECKING:
@@ -94,7 +103,7 @@ def make_report(
     from q3edge.report.gates import Gates
 
     measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
-    report = make_report(paths(folders), measuring, Gates(min_recovery, max_kl))
+    report = make_report([artifact_at(folder) for folder in paths(folders)], measuring, Gates(min_recovery, max_kl))
     written = {"page": page, "json_file": json_file, "markdown": markdown}
     write_report(report, **{name: Path(file) for name, file in written.items() if file is not None})
     return report

@@ -31,6 +31,15 @@ def paths(given: PathLikes) -> tuple[Path, ...]:
     return (Path(given),) if isinstance(given, str | os.PathLike) else tuple(map(Path, given))
 
 
+def artifact_at(folder: PathLike) -> Path:
+    """Find the folder of an ONNX model: itself, or that of the hub's repository with this id."""
+    if os.path.exists(folder):
+        return Path(folder)
+    from q3edge.checkpoint.hub_artifact import resolve_artifact
+
+    return resolve_artifact(folder)
+
+
 def words(given: str | Sequence[str]) -> tuple[str, ...]:
     """Make a tuple of one str or several."""
     return (given,) if isinstance(given, str) else tuple(given)

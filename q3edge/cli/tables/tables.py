@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from q3edge.plain_line import plain_line
+
 if TYPE_CHECKING:
+    from q3edge.checkpoint.hub_artifact import FoundModel
     from q3edge.evaluation.distance.statistics import Comparison, Estimate
     from q3edge.evaluation.validation.results import CheckResult, ValidationReport
     from q3edge.pipeline.demo import DemoResult
@@ -42,6 +45,20 @@ def estimate(value: Estimate | None, digits: int = 4, scale: float = 1.0) -> str
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Format a number with its noun; plural: where it is not the noun with an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def models_table(models: Iterable[FoundModel]) -> str:
+    """Format the models at hand, a line each; what is missing files says so."""
+    rows = [
+        (
+            plain_line(model.name) + ("" if model.complete else " (incomplete)"),
+            f"{model.model_bytes / 1e6:.1f}",
+            "-" if model.bits_per_weight is None else f"{model.bits_per_weight:.2f}",
+            "-" if model.text_kl is None else f"{model.text_kl:.4f}",
+        )
+        for model in models
+    ]
+    return table(("model", "MB", "bits", "text KL"), rows)
 
 
 def check_lines(checks: Iterable[CheckResult]) -> str:

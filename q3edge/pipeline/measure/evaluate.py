@@ -12,7 +12,7 @@ from typing import Any
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.artifact import artifact_digest
+from q3edge.artifact import artifact_digest, folder_name
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
@@ -70,7 +70,7 @@ def evaluate(
     cache = EvaluationCache(cache_folder()) if use_cache else None
     with _open_reference(reference, threads_of_session, cache) as opened:
         require_same_architecture(folder, decoder.config, opened.config)
-        candidate = folder.resolve().name, artifact_digest(folder)  # not where it lies
+        candidate = folder_name(folder), artifact_digest(folder)  # not where it lies
         identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
         inputs = _EvaluationInputs(identity, chosen)
         key = inputs.key()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import Manifest, artifact_digest
+from q3edge.artifact import Manifest, artifact_digest, folder_name
 from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.distance.kl_names import KLName
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
@@ -76,7 +76,7 @@ def _apply_gates(
     results = gates.judge(recovery, suite_kl if scorecard else text_kl, kl)
     if missing := [result.reason for result in results if result.status == "skipped"]:
         raise UsageError(f"{folder}: {'; '.join(missing)}; add --reference MODEL or --scorecard FILE")
-    return GateReport(folder.name, source, kl, recovery, text_kl, suite_kl, results)
+    return GateReport(folder_name(folder), source, kl, recovery, text_kl, suite_kl, results)
 
 
 def recorded_validation(manifest: Manifest) -> Comparison | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from q3edge.artifact import MANIFEST_FILE, Manifest
+from q3edge.artifact import MANIFEST_FILE, Manifest, folder_name
 from q3edge.defaults import ANSWER_TOKENS
 from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.scorecard.scorecard import Scorecard
@@ -91,4 +91,4 @@ def require_artifact(folder: Path, reference: str, command: str) -> None:
 def model_name(model: str) -> str:
     """Display name of MODEL: a folder's last name; a hub id as it is."""
     folder = Path(model).expanduser()
-    return folder.resolve().name if folder.is_dir() else model
+    return folder_name(folder) if folder.is_dir() else model

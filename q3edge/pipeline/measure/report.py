@@ -9,7 +9,7 @@ from pathlib import Path
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import count_weights
-from q3edge.artifact import artifact_digest
+from q3edge.artifact import artifact_digest, folder_name
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import Q3EdgeError, UsageError
 from q3edge.machine.cpu import cpu_name, default_threads, slow_block_products
@@ -107,10 +107,8 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     resolved = [folder.resolve() for folder in folders]
     if double := next((folder for folder in folders if resolved.count(folder.resolve()) > 1), None):
         raise UsageError(f"{double}: given twice")
-    names = [folder.name for folder in resolved]
-    return [
-        folder.name if names.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}" for folder in resolved
-    ]
+    names = [folder_name(folder) for folder in resolved]
+    return [name if names.count(name) == 1 else f"{folder.parent.name}/{name}" for name, folder in zip(names, resolved)]
 
 
 def _evaluated(variant: Variant, folder: Path, measuring: MeasurementOptions) -> Variant:

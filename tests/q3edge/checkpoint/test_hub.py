@@ -98,7 +98,7 @@ def test_a_repository_of_other_files_is_named(tmp_path: Path, monkeypatch: pytes
     ("error", "message"),
     [
         (LocalEntryNotFoundError("https://host.invalid"), "cannot be reached"),
-        (OSError("https://host.invalid"), "the download failed"),
+        (OSError("https://host.invalid"), "the transfer failed"),
         (RuntimeError("https://host.invalid"), "RuntimeError"),
     ],
 )

@@ -1,0 +1,167 @@
+"""Finished ONNX models on the hub: opened by id, pushed and pulled, and those at hand listed.
+
+What is transferred is what the manifest lists: no other file of the folder leaves it, none of the repository comes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from q3edge.artifact import DATA_FILE, EDITABLE_FILES, MANIFEST_FILE, MODEL_FILE, Manifest, staged_directory
+from q3edge.checkpoint.hub import hub_errors, is_repository
+from q3edge.errors import InputError, UsageError
+
+_BESIDE = ("", "*/", "*/*/")  # where models are looked for, below a folder
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """Finished ONNX model at hand. name: what to give to `run`, a path or a hub id; text_kl: nats, as `build` measured.
+
+    complete: False where a file is missing or has another size, as after a download that was stopped.
+    """
+
+    name: str
+    folder: Path
+    model_bytes: int
+    bits_per_weight: float | None
+    text_kl: float | None
+    complete: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object of plain values."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def resolve_artifact(path_or_id: str | Path) -> Path:
+    """Resolve the folder of a finished ONNX model: `path_or_id` itself, or the hub's repository `org/name`.
+
+    InputError: it looks like a hub id, is no folder, and is not available from the hub.
+    """
+    folder, name = Path(path_or_id).expanduser(), Path(path_or_id).as_posix()
+    if os.path.exists(folder) or not is_repository(name):
+        return folder
+    return _snapshot(name)
+
+
+def push_artifact(folder: Path, repository: str, *, private: bool = False) -> int:
+    """Upload a finished ONNX model to the hub's `repository`, made if missing; returns the number of bytes.
+
+    private: for a repository that is new. What the hub has already is not sent again, so a stopped push goes on.
+    InputError: the folder is no sound artifact, or the hub refuses. UsageError: the name is no hub id.
+    """
+    from huggingface_hub import HfApi
+
+    _check_repository(repository)
+    manifest = _loaded(folder)
+    manifest.verify(folder)
+    names = [MANIFEST_FILE, *manifest.as_found(folder).files]
+    gone = [name for name in EDITABLE_FILES if name not in names]  # an earlier model's there would change this one
+    with hub_errors(repository):
+        hub = HfApi()
+        hub.create_repo(repository, exist_ok=True, private=private or None)
+        hub.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=names,
+            delete_patterns=gone,
+            commit_message="Model made by q3edge",
+        )
+    return sum((folder / name).stat().st_size for name in names)
+
+
+def pull_artifact(repository: str, output: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Download a finished ONNX model into the hub's cache, check it, and copy it to `output` if given.
+
+    Returns its folder. What the cache has is not loaded again, so a stopped pull goes on. InputError: it is not
+    available or damaged. UsageError: the name is no hub id, or `output` exists.
+    """
+    _check_repository(repository)
+    if output is None:
+        folder = _snapshot(repository)
+        _loaded(folder).verify(folder)
+        return folder
+    with staged_directory(output, overwrite=overwrite) as staging:
+        folder = _snapshot(repository)
+        manifest = _loaded(folder)
+        for name in (MANIFEST_FILE, *manifest.as_found(folder).files):
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, staging / name)
+        manifest.verify(staging)
+    return output
+
+
+def find_models(folder: Path) -> list[FoundModel]:
+    """Find finished ONNX models in `folder` and two levels below, and in the hub's cache; nothing is downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = {path.parent: str(path.parent) for below in _BESIDE for path in sorted(folder.glob(below + MANIFEST_FILE))}
+    for reference in sorted(Path(HF_HUB_CACHE).glob("models--*/refs/main")):
+        repository = reference.parents[1]
+        snapshot = repository / "snapshots" / reference.read_text(encoding="utf-8").strip()
+        if (snapshot / MANIFEST_FILE).exists():
+            places[snapshot] = repository.name.removeprefix("models--").replace("--", "/", 1)
+    return list(_found(places))
+
+
+def _found(places: dict[Path, str]) -> Iterator[FoundModel]:
+    for folder, name in places.items():
+        try:
+            manifest = _loaded(folder)
+            bits, size = (
+                manifest.metrics.get("bits_per_weight"),
+                sum(manifest.files[n].size for n in (MODEL_FILE, DATA_FILE)),
+            )
+            complete = _is_complete(folder, manifest)
+            yield FoundModel(name, folder, size, bits, _text_kl(manifest), complete)
+        except (InputError, KeyError):  # a quantized checkpoint, or damaged: nothing that `run` would take
+            continue
+
+
+def _text_kl(manifest: Manifest) -> float | None:
+    """Mean KL in nats that `build` recorded; None where there is none."""
+    try:
+        return float(manifest.metrics["validation"]["overall"]["mean_kl"]["value"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_complete(folder: Path, manifest: Manifest) -> bool:
+    content = ((folder / name, record.size) for name, record in manifest.files.items() if name not in EDITABLE_FILES)
+    return all(os.path.isfile(path) and path.stat().st_size == size for path, size in content)
+
+
+def _snapshot(repository: str) -> Path:
+    """Download what belongs to a finished model into the hub's cache; returns its folder there."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with hub_errors(repository):
+        try:
+            folder = Path(hf_hub_download(repository, MANIFEST_FILE)).parent
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError as error:
+            raise InputError(
+                f"{repository}: has no {MANIFEST_FILE} on the hub, so it is no ONNX model of q3edge; a checkpoint is "
+                f"built first: q3edge build {repository} -o DIR"
+            ) from error
+        files = [MANIFEST_FILE, *_loaded(folder).files, *EDITABLE_FILES]
+        return Path(snapshot_download(repository, allow_patterns=files))
+
+
+def _loaded(folder: Path) -> Manifest:
+    manifest = Manifest.load(folder)
+    if manifest.kind != "onnx":
+        raise InputError(f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first")
+    return manifest
+
+
+def _check_repository(repository: str) -> None:
+    if not is_repository(repository):
+        raise UsageError(f"{repository}: expected a hub id, ORG/NAME")

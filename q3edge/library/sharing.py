@@ -1,0 +1,43 @@
+"""Public functions about finished models elsewhere: push, pull, list_models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from q3edge.library.arguments import public
+from q3edge.library.requests import PathLike
+
+if TYPE_CHECKING:
+    from q3edge.checkpoint.hub_artifact import FoundModel
+
+
+@public()
+def push(folder: PathLike, repository: str, *, private: bool = False) -> int:
+    """Upload the ONNX model in `folder` to the hub's `repository` ("org/name"), made if missing; returns its bytes.
+
+    private: for a new repository. Only the model's own files are sent, after a check of each. The token is
+    huggingface_hub's own (`hf auth login`, HF_TOKEN). Raises InputError, UsageError.
+    """
+    from q3edge.checkpoint.hub_artifact import push_artifact
+
+    return push_artifact(Path(folder), repository, private=private)
+
+
+@public()
+def pull(repository: str, output: PathLike | None = None, *, overwrite: bool = False) -> Path:
+    """Download an ONNX model of the hub ("org/name") into the hub's cache and check it; returns its folder.
+
+    output: a folder for a copy of it, which is then returned. Raises InputError, UsageError, ResourceError.
+    """
+    from q3edge.checkpoint.hub_artifact import pull_artifact
+
+    return pull_artifact(repository, None if output is None else Path(output), overwrite=overwrite)
+
+
+@public()
+def list_models(folder: PathLike = ".") -> list[FoundModel]:
+    """List the finished ONNX models in `folder` and two levels below it, and in the hub's cache; needs no network."""
+    from q3edge.checkpoint.hub_artifact import find_models
+
+    return find_models(Path(folder))
