@@ -11,7 +11,7 @@ import pytest
 
 import q3edge
 from q3edge.cli.main import cli
-from tools.cli_reference import COMMAND, PAGE, reference
+from tools.cli_reference import COMMAND, PAGE, reference, with_settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 LIBRARY = DOCS / "library.md"
@@ -54,6 +54,12 @@ def test_the_library_page_lists_every_public_name() -> None:
 
 def test_the_command_line_reference_is_what_the_commands_say() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), f"docs/cli.md is out of date; run: {COMMAND}"
+
+
+def test_the_library_page_has_every_setting_of_generation() -> None:
+    page = LIBRARY.read_text(encoding="utf-8")
+    assert "| `repetition_penalty` |" in page
+    assert page == with_settings_table(page), f"docs/library.md is out of date; run: {COMMAND}"
 
 
 def test_the_command_line_reference_has_every_verb_and_flag() -> None:

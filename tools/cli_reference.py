@@ -1,18 +1,27 @@
-"""Write docs/cli.md, the reference of every command, from what click knows: `python -m tools.cli_reference`."""
+"""Write docs/cli.md, the reference of every command, from what click knows: `python -m tools.cli_reference`.
+
+Renews the table of generation settings in docs/library.md too.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import click
 
 import q3edge
 from q3edge.cli.main import cli
+from q3edge.runtime.generation.setting_table import SETTINGS
+from q3edge.runtime.generation.settings import GenerationSettings
 
+LIBRARY = Path(__file__).resolve().parents[1] / "docs" / "library.md"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 COMMAND = "python -m tools.cli_reference"
-_FUNCTION_OF = {"list": "list_models", "report": "make_report", "run": "load"}  # the others are called as the function
+_FUNCTION_OF = {  # the others are called as the function
+    "list": "list_models", "report": "make_report", "run": "load", "chat": "load",
+}  # fmt: skip
 
 
 def reference() -> str:
@@ -96,5 +105,19 @@ def _repeated(option: click.Option) -> str:
     return "May be given several times." if option.multiple else ""
 
 
+def with_settings_table(page: str) -> str:
+    """The library's page with its table of generation settings as the code has them."""
+    rows = ["| setting | flag of `run` and `chat` | values | what it does |", "|---|---|---|---|"]
+    for name, setting in SETTINGS.items():
+        default = getattr(GenerationSettings(), name)
+        plain = "none" if default in (None, (), frozenset()) else f"`{default}`"
+        values = {"ids": "a set of token ids", "texts": "a text, or a list"}.get(setting.kind, setting.expected)
+        flag = f"`{setting.flag}`" if setting.flag else ""
+        rows.append(f"| `{name}` | {flag} | {values}; {plain} | {setting.description} |")
+    table = "\n".join(rows) + "\n"
+    return re.sub(r"\| setting \|.*\n(?:\|.*\n)+", lambda _: table, page)
+
+
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
+    LIBRARY.write_text(with_settings_table(LIBRARY.read_text(encoding="utf-8")), encoding="utf-8")

@@ -16,6 +16,7 @@ import click
 
 from q3edge.cli.bench import bench
 from q3edge.cli.build import build
+from q3edge.cli.chat import chat
 from q3edge.cli.check import check
 from q3edge.cli.demo import demo
 from q3edge.cli.diff import diff
@@ -28,6 +29,7 @@ from q3edge.cli.push import push
 from q3edge.cli.quantize import quantize
 from q3edge.cli.report import report
 from q3edge.cli.run import run
+from q3edge.cli.standard_streams import require_streams, use_utf8
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError, describe_error
@@ -70,7 +72,7 @@ def cli() -> None:
 
 
 for _command in (
-    demo, inspect, quantize, export, validate, evaluate, build, run, bench, report, check, sweep, diff,
+    demo, inspect, quantize, export, validate, evaluate, build, run, chat, bench, report, check, sweep, diff,
     list_models, push, pull,
 ):  # fmt: skip
     cli.add_command(_command)
@@ -89,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments.remove("--debug")
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        require_streams()
+        use_utf8()
         with report_to(TerminalProgress()):
             result = cli.main(args=arguments, prog_name="q3edge", standalone_mode=False)
         sys.stdout.flush()

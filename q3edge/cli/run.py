@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-import q3edge
+from q3edge.cli.answers import end_of_answer, open_model, settings_given, show_pieces
 from q3edge.cli.console import emit_json, say
-from q3edge.cli.options.common import FOLDER, PATH, json_option, threads_option
+from q3edge.cli.options.answering import answering_options
+from q3edge.cli.options.common import PATH, json_option
+from q3edge.cli.standard_streams import is_terminal, read_stdin
+from q3edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from q3edge.runtime.completion import Piece
+    from q3edge.runtime.completion import Completion
+    from q3edge.runtime.text.messages import Message
 
 
-@click.command()
+class _PromptCommand(click.Command):
+    """Command whose last argument is a text, which may begin with a dash."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; an unknown option may be a prompt, so the error says where such a prompt has to stand."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if "--" in args:
+                raise
+            hint = "a prompt that begins with a dash stands behind --, at the end: q3edge run DIR -- '-5'"
+            raise click.UsageError(f"{error.format_message()} ({hint})", ctx) from None
+
+
+@click.command(cls=_PromptCommand)
 @click.argument("folder", metavar="DIR", type=PATH)
-@click.argument("prompt")
-@click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer (default: the model's own limit).")
-@click.option("--temperature", type=float, metavar="T", help="0: always the most likely token (default: the model's).")
-@click.option(
-    "--top-p", type=float, metavar="P", help="Sample from the most likely tokens with this total probability."
-)
-@click.option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens; 0: from all.")
-@click.option("--seed", type=int, metavar="S", help="The same seed gives the same text (default: random).")
+@click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
-@click.option("--think/--no-think", "thinking", default=None, help="Let the model reason first (default: its own).")
-@click.option(
-    "--draft",
-    type=FOLDER,
-    metavar="DIR",
-    help="A smaller model of the same family to propose draft tokens; this one checks them. The text stays as good.",
-)
-@click.option(
-    "--no-speculate", is_flag=True, help="Compute every token by itself: no draft tokens from what the text repeats."
-)
-@threads_option
+@answering_options
 @json_option
 def run(
     folder: Path,
-    prompt: str,
+    prompt: str | None,
     raw: bool,
+    system: str | None,
     thinking: bool | None,
     draft: Path | None,
     no_speculate: bool,
@@ -54,27 +54,49 @@ def run(
 ) -> None:
     """Answer PROMPT with the ONNX model in DIR, a folder or the id of one on the hub.
 
-    The answer streams to stdout; thinking and statistics go to stderr. PROMPT "-" reads standard input.
+    The answer streams to stdout; thinking and statistics go to stderr. Without PROMPT, or where it is "-", standard
+    input is read. A PROMPT that begins with a dash stands behind "--". `q3edge chat` holds a conversation.
     """
-    from q3edge.errors import UsageError
-
     if raw and thinking is not None:
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
-    if draft is not None and no_speculate:
-        raise UsageError("--draft proposes draft tokens and --no-speculate forbids them: give one")
-    if not os.path.exists(folder) and os.path.isdir(prompt):
+    if raw and system is not None:
+        raise UsageError("--raw has no chat template, so --system does not apply: write it into PROMPT")
+    if prompt is not None and not os.path.exists(folder) and os.path.isdir(prompt):
         raise UsageError(f"{folder}: not found; the folder comes first: q3edge run {prompt} PROMPT")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    if prompt is None and is_terminal():
+        raise UsageError(
+            f'no prompt: q3edge run {folder} "Why is the sky blue?", or q3edge chat {folder} to talk to it'
+        )
+    text = prompt if prompt not in (None, "-") else _from_stdin(raw)
+    settings = settings_given(flags)
 
-    with q3edge.load(folder, threads=threads, speculate=not no_speculate, draft=draft) as model:
-        stream = model.stream_raw(text, **flags) if raw else model.stream(text, thinking=thinking, **flags)
+    with open_model(folder, threads=threads, draft=draft, no_speculate=no_speculate) as model:
+        if raw:
+            stream = model.stream_raw(text, **settings)
+        else:
+            messages: list[Message] = [{"role": "user", "content": text}]
+            if system is not None:
+                messages.insert(0, {"role": "system", "content": system})
+            stream = model.stream(messages, thinking=thinking, **settings)
         if not as_json:
-            _show(stream)
+            show_pieces(stream)
         completion = stream.finish()
     if as_json:
         emit_json(completion.to_json())
-        return
-    click.echo()
+    else:
+        click.echo()
+        _say_statistics(completion)
+    end_of_answer(completion)
+
+
+def _from_stdin(raw: bool) -> str:
+    text = read_stdin()
+    if not text.strip():
+        raise UsageError('standard input is empty; give a prompt there, or as in q3edge run DIR "Why is the sky blue?"')
+    return text if raw else text.removesuffix("\n")  # which `echo` adds
+
+
+def _say_statistics(completion: Completion) -> None:
     stats = completion.stats
     cached = f", {stats.reused_tokens} of them cached" if stats.reused_tokens else ""
     drafted = ""
@@ -84,16 +106,3 @@ def run(
         f"[{stats.prompt_tokens} prompt tokens{cached} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
         f"{stats.decode_tokens_per_second:.1f} tokens/s{drafted}, ended by {stats.finish_reason}]"
     )
-
-
-def _show(pieces: Iterable[Piece]) -> None:
-    """Write the thinking to stderr, dimmed, and the answer, which starts on a line of its own, to stdout."""
-    after_thinking = False
-    for piece in pieces:
-        if piece.thinking:
-            click.secho(piece.text, nl=False, err=True, dim="NO_COLOR" not in os.environ or None)
-        elif after_thinking:
-            click.echo(err=True)
-        after_thinking = piece.thinking
-        if not piece.thinking:
-            click.echo(piece.text, nl=False)

@@ -78,7 +78,7 @@ SETTINGS: Mapping[str, Setting] = {
         expected="0 (off) or more", valid=lambda value: value >= 0, flag="--no-repeat-ngram-size",
     ),
     "stop_strings": Setting(
-        "texts", "End the answer before this text (may be given again).",
+        "texts", "End the answer before this text, which is looked for in the answer and not in its thinking.",
         expected=f"at most {MAX_STOP_STRINGS} texts of 1 to {MAX_STOP_LENGTH} characters",
         valid=lambda texts: len(texts) <= MAX_STOP_STRINGS and all(0 < len(t) <= MAX_STOP_LENGTH for t in texts),
         flag="--stop", metavar="TEXT",

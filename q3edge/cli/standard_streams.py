@@ -1,0 +1,70 @@
+"""Standard input and output: UTF-8 wherever they lead, whatever the system's encoding is, and present."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from q3edge.errors import ResourceError, UsageError
+
+MAX_INPUT = 64 << 20  # bytes of a prompt: many times the longest context
+
+
+def use_utf8() -> None:
+    """Make stdout and stderr UTF-8 where they are no terminals; what cannot be written is escaped, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+
+
+def require_streams() -> None:
+    """Fill closed standard streams, whose numbers the next files opened would get. ResourceError: stdout is closed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for the life of the process
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        raise ResourceError("standard output is closed; redirect it to a file or to /dev/null")
+
+
+def is_terminal() -> bool:
+    """Whether standard input is a terminal, from which nothing comes by itself."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def read_stdin() -> str:
+    """Read all of standard input, UTF-8. UsageError: it is closed, over 64 MiB or not UTF-8."""
+    return _decoded(_stdin().read(MAX_INPUT + 1))
+
+
+def stdin_lines() -> Iterator[str]:
+    """Lines of standard input, UTF-8, each with its line feed; errors are those of `read_stdin`."""
+    stdin = _stdin()
+    while line := stdin.readline(MAX_INPUT + 1):
+        yield _decoded(line)
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; give the prompt as an argument")
+    return sys.stdin.buffer
+
+
+def _decoded(content: bytes) -> str:
+    if len(content) > MAX_INPUT:
+        raise UsageError(f"standard input has more than {MAX_INPUT >> 20} MiB; give a shorter prompt")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"standard input is not UTF-8 (byte {error.start + 1}, line {line}); convert it to UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n")

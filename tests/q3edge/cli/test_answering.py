@@ -1,0 +1,242 @@
+"""`run` and `chat`: prompts from anywhere, conversations over pipes, standard streams of every kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from q3edge.cli.main import cli, main
+from q3edge.cli.standard_streams import MAX_INPUT
+from q3edge.pipeline.export import export_artifact
+from q3edge.runtime.generation.setting_table import SETTINGS
+from q3edge.runtime.model import Model
+from tests.helpers.runtime import write_artifact
+
+DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
+GREEDY = ("--temperature", "0", "--threads", "1")
+Answer = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model, float: it can answer."""
+    folder = tmp_path_factory.mktemp("demo") / "float"
+    export_artifact(str(DEMO_MODEL), folder, as_float=True)
+    return folder
+
+
+@pytest.fixture
+def answer(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
+    """Run a verb on the demo model in this process; gives exit code, stdout and stderr."""
+
+    def run(verb: str, *arguments: str, stdin: bytes | None = b"", terminal: bool = False) -> tuple[int, str, str]:
+        stream = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="latin-1")
+        if stream is not None:
+            monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+        monkeypatch.setattr(sys, "stdin", stream)
+        code = main([verb, str(folder), *arguments])
+        found = capfd.readouterr()
+        return code, found.out, found.err
+
+    return run
+
+
+def test_u4_run_without_a_prompt_reads_what_is_piped(answer: Answer) -> None:
+    code, out, _ = answer("run", *GREEDY, "--no-think", stdin=b"What is 3 + 4?\r\n")
+    assert (code, out) == (0, "7\n")
+    assert answer("run", "-", *GREEDY, "--no-think", stdin="\ufeffWhat is 3 + 4?".encode())[:2] == (0, "7\n")
+
+
+def test_u4_run_without_a_prompt_says_what_to_do(answer: Answer, folder: Path) -> None:
+    code, out, err = answer("run", terminal=True)
+    assert (code, out) == (2, "")
+    assert f'no prompt: q3edge run {folder} "Why is the sky blue?", or q3edge chat {folder} to talk to it' in err
+    assert answer("run", stdin=b" \n")[0::2] == (
+        2, 'q3edge: standard input is empty; give a prompt there, or as in q3edge run DIR "Why is the sky blue?"\n',
+    )  # fmt: skip
+
+
+def test_l9_standard_input_is_utf8_or_refused(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def record(_self: Model, messages: object, **_named: Any) -> None:
+        asked.append(messages)
+        raise AssertionError
+
+    monkeypatch.setattr(Model, "stream", record)
+    answer("run", stdin="caf\u00e9 \u4e2d\u6587\n".encode())
+    assert asked[0][-1]["content"] == "caf\u00e9 \u4e2d\u6587"
+    code, out, err = answer("run", stdin="ok\ncaf\u00e9".encode("latin-1"))
+    assert (code, out) == (2, "")
+    assert "standard input is not UTF-8 (byte 7, line 2); convert it to UTF-8" in err
+
+
+def test_l9_answers_are_utf8_whatever_the_console_s_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+
+    @click.command()
+    def speak() -> None:
+        click.echo("\u4e2d\u6587 \udc80")
+
+    monkeypatch.setitem(cli.commands, "speak", speak)
+    assert main(["speak"]) == 0
+    assert written.getvalue() == "\u4e2d\u6587 \\udc80\n".encode()
+
+
+def test_r14_a_prompt_without_end_is_refused(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_INPUT == 64 << 20
+    monkeypatch.setattr("q3edge.cli.standard_streams.MAX_INPUT", 1 << 20)
+    code, _, err = answer("run", stdin=b"x" * (1 << 20) + b"y")
+    assert code == 2
+    assert "standard input has more than 1 MiB" in err
+
+
+def test_r14_closed_stdin_is_told(answer: Answer) -> None:
+    assert answer("run", stdin=None)[::2] == (
+        2, "q3edge: standard input is closed; give the prompt as an argument\n"
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">&-", 4, "q3edge: standard output is closed; redirect it to a file or to /dev/null\n"),
+        (">/dev/full", 4, "q3edge: no space left on the disk; make room and run it again\n"),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_r14_and_u18_standard_streams_that_are_closed_or_full(redirection: str, code: int, message: str) -> None:
+    command = f"{sys.executable} -m q3edge --help {redirection}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert (done.returncode, done.stderr) == (code, message)
+
+
+@pytest.mark.parametrize("prompt", ["-5", "-tell me", "--what is it"])
+def test_l22_a_prompt_that_begins_with_a_dash_gets_a_hint(answer: Answer, prompt: str) -> None:
+    code, out, err = answer("run", prompt)
+    assert (code, out) == (2, "")
+    assert "a prompt that begins with a dash stands behind --, at the end: q3edge run DIR -- '-5'" in err
+    assert answer("run", *GREEDY, "--raw", "--max-new-tokens", "2", "--", prompt)[0] == 0
+
+
+def test_l23_the_help_tells_the_limit_that_holds(answer: Answer, folder: Path) -> None:
+    main(["run", "--help"])
+    with Model.open(folder, threads=1) as model:
+        assert model.defaults.max_new_tokens == 1024
+    assert "1024 without one" in SETTINGS["max_new_tokens"].description
+    assert not json.loads((folder / "generation_config.json").read_text()).get("max_new_tokens")
+
+
+def test_l11_thinking_without_an_answer_is_no_success(answer: Answer) -> None:
+    for arguments in ((), ("--json",)):
+        code, out, err = answer("run", "What is 3 + 4?", *GREEDY, "--think", "--max-new-tokens", "3", *arguments)
+        assert code == 2
+        assert "q3edge: no answer: the limit of tokens ended the thinking before any answer; allow more" in err
+        assert not out.strip() or json.loads(out)["answer"] == ""
+
+
+def test_l24_system_prompt_and_settings_reach_the_model(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+
+    def record(_self: Model, messages: object, **named: Any) -> None:
+        found.update(named, messages=messages)
+        raise AssertionError
+
+    monkeypatch.setattr(Model, "stream", record)
+    flags = {
+        setting.flag: (["7"] if setting.kind == "whole" else ["0.5"] if setting.kind == "number" else ["a", "b"])
+        for setting in SETTINGS.values()
+        if setting.flag
+    }
+    answer("run", "Hi", "--system", "Be brief.", *(part for flag, values in flags.items() for value in values
+                                                  for part in (flag, value)))  # fmt: skip
+    assert found.pop("messages") == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert found.pop("thinking") is None
+    expected = {"whole": 7, "number": 0.5, "texts": ("a", "b")}
+    assert found == {name: expected[setting.kind] for name, setting in SETTINGS.items() if setting.flag}
+    assert answer("run", "Hi", "--raw", "--system", "x")[0] == 2
+
+
+def test_l24_a_stop_string_and_a_setting_out_of_range(answer: Answer) -> None:
+    whole = answer("run", "What is 12 + 30?", *GREEDY, "--no-think")[1]
+    assert whole.startswith("42")
+    assert answer("run", "What is 12 + 30?", *GREEDY, "--no-think", "--stop", "2")[1] == "4\n"
+    code, out, err = answer("run", "Hi", "--top-p", "1e400")
+    assert (code, out) == (2, "")
+    assert "top_p = inf: expected above 0 and at most 1 (off)" in err
+
+
+def test_u4_a_conversation_over_pipes(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    real = Model.stream
+
+    def record(self: Model, messages: Any, *arguments: Any, **named: Any) -> Any:
+        asked.append([message["content"] for message in messages])
+        return real(self, messages, *arguments, **named)
+
+    monkeypatch.setattr(Model, "stream", record)
+    said = b"What is 3 + 4?\n\nWhat is \\\n2 + 2?\n/clear\n/think\nWhat is 1 + 1?\n/exit\nnever asked\n"
+    code, out, err = answer("chat", *GREEDY, "--no-think", "--system", "Be brief.", stdin=said)
+    assert (code, out.splitlines()[0]) == (0, "7")
+    first = ["Be brief.", "What is 3 + 4?"]
+    assert asked[:2] == [first, [*first, "7", "What is \n2 + 2?"]]
+    assert asked[2] == ["Be brief.", "What is 1 + 1?"]
+    assert len(asked) == 3
+    assert len(err) > 0  # the thinking of the last answer
+    assert "never" not in out
+
+
+def test_u4_chat_over_pipes_ends_with_an_error_and_in_a_terminal_goes_on(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = answer("chat", *GREEDY, "--no-think", stdin=b"/nonsense\nWhat is 3 + 4?\n")
+    assert (code, out) == (2, "")
+    assert "q3edge: /nonsense: no such command; /clear forgets the conversation" in err
+    typed = iter(["/nonsense", "What is 3 + 4?"])
+
+    def type_line(_prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", type_line)
+    code, out, err = answer("chat", *GREEDY, "--no-think", terminal=True)
+    assert (code, out) == (0, "7\n")
+    assert "/nonsense: no such command" in err
+
+
+def test_u4_ctrl_c_in_a_terminal_ends_an_answer_and_not_the_conversation(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter(["one", "two", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
+    interrupted: list[object] = []
+
+    def interrupt(pieces: object) -> None:
+        interrupted.append(pieces)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("q3edge.cli.chat.show_pieces", interrupt)
+    code, _, err = answer("chat", *GREEDY, terminal=True)
+    assert code == 0
+    assert len(interrupted) == 2
+    assert err.count("interrupted") == 2
+
+
+def test_l7_notices_of_the_checkpoint_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = write_artifact(tmp_path / "artifact")
+    main(["run", str(folder), "the cat", "--max-new-tokens", "1", "--temperature", "0", "--threads", "1"])
+    assert "note: answers end at <|im_end|> too, which only tokenizer_config.json calls" in capfd.readouterr().err
