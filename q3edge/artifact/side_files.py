@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.artifact import Notice
 from q3edge.errors import InputError
-from q3edge.storage.json_files import read_json_object
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -44,15 +45,14 @@ def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
     return (Notice(TOKENIZER_MISSING, 1, detail),)
 
 
-def write_float_config(source: Path, target: Path, **added: object) -> None:
-    """Copy config.json for an ONNX model, with fields `added` and the graph's context as max_position_embeddings.
+def write_float_config(raw: Mapping[str, Any], target: Path, **added: object) -> None:
+    """Write config.json of an ONNX model: fields `raw` of its checkpoint's, and `added`; the graph's context is stated.
 
     Left out are quantization_config, which an ONNX model carries itself, and auto_map, which names code that is not
     copied.
     """
-    raw = read_json_object(source / CONFIG_FILE)
-    config = Qwen3Config.from_dict(raw, str(source / CONFIG_FILE))
-    raw |= config.rope.fields_of_context(raw, config.max_position_embeddings)
+    config = Qwen3Config.from_dict(raw)
+    raw = {**raw, **config.rope.fields_of_context(raw, config.max_position_embeddings)}
     kept = {name: value for name, value in raw.items() if name not in _NOT_COPIED}
     text = json.dumps(kept | added, indent=1, ensure_ascii=False)
     (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")

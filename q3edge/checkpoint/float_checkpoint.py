@@ -6,6 +6,7 @@ Defines a complete float model: its tensors and dtypes, and which superfluous te
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -34,8 +35,19 @@ class Checkpoint(SafetensorsFolder):
         _refuse_quantized(self._shards)
         self._stored, notices = canonical_names(self._shards)
         self._notices += notices + _drop_redundant(self._stored, self._shards, self.config)
+        self._tie_equal_head()
         expected = {name: (FLOAT_DTYPES, shape) for name, shape in tensor_shapes(self.config).items()}
         check_tensors(self._shards, self._stored, expected)
+
+    def _tie_equal_head(self) -> None:
+        """Tie a head that equals the embedding, so that one table is stored for both."""
+        if self.config.tie_word_embeddings or not _head_equals_embedding(self._shards, self._stored):
+            return
+        del self._stored[LM_HEAD]
+        self._config = replace(self._config, tie_word_embeddings=True)
+        self._raw_config = {**self._raw_config, "tie_word_embeddings": True}
+        detail = f"{LM_HEAD} equals the embedding: both are stored as one table, and config.json ties them"
+        self._notices.append(Notice("equal-lm-head-tied", 1, detail))
 
     def dtype(self, name: str) -> str:
         """Stored dtype of a tensor: BF16, F16 or F32."""
@@ -80,17 +92,21 @@ def _drop_redundant(stored: dict[str, str], shards: Shards, config: Qwen3Config)
 
 def _check_equal(shards: Shards, stored: Mapping[str, str]) -> None:
     """Check that a tied model's stored head equals the embedding: transformers would not tie weights that differ."""
-    head, table = stored[LM_HEAD], stored.get(EMBEDDING)
-    if table is None:
-        return  # reported with the other missing tensors
-    entries = shards.entries
-    same = (entries[head].dtype, entries[head].shape) == (entries[table].dtype, entries[table].shape)
-    if same:
-        rows = entries[head].shape[0]
-        blocks = (slice(start, start + _ROWS_COMPARED) for start in range(0, rows, _ROWS_COMPARED))
-        same = all(np.array_equal(shards.read(head, block), shards.read(table, block)) for block in blocks)
-    if not same:
+    if EMBEDDING in stored and not _head_equals_embedding(shards, stored):  # without it: a missing tensor
         raise InputError(
-            f"{shards.path_of(head)} ({LM_HEAD}): differs from {EMBEDDING} although config.json ties them; "
+            f"{shards.path_of(stored[LM_HEAD])} ({LM_HEAD}): differs from {EMBEDDING} although config.json ties them; "
             "expected a copy, set tie_word_embeddings to false if the head is its own"
         )
+
+
+def _head_equals_embedding(shards: Shards, stored: Mapping[str, str]) -> bool:
+    """Tell whether there are both, alike in every bit; stops reading at the first block of rows that differs."""
+    head, table = stored.get(LM_HEAD), stored.get(EMBEDDING)
+    if head is None or table is None:
+        return False
+    entries = shards.entries
+    shape = entries[head].shape
+    if (entries[head].dtype, shape) != (entries[table].dtype, entries[table].shape) or len(shape) != 2:
+        return False
+    blocks = (slice(start, start + _ROWS_COMPARED) for start in range(0, shape[0], _ROWS_COMPARED))
+    return all(shards.read(head, block).tobytes() == shards.read(table, block).tobytes() for block in blocks)

@@ -31,7 +31,7 @@ class SafetensorsFolder(ModelFolder):
         return cls(folder, read_json_object(folder / CONFIG_FILE))
 
     def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
-        self._folder = folder
+        self._folder, self._raw_config = folder, raw_config
         self._config = Qwen3Config.from_dict(raw_config, str(folder / CONFIG_FILE))
         self._notices = [*config_notices(folder, raw_config, self._config)]
         self._shards = Shards(folder)
@@ -55,6 +55,11 @@ class SafetensorsFolder(ModelFolder):
     def config(self) -> Qwen3Config:
         """The model's configuration."""
         return self._config
+
+    @property
+    def raw_config(self) -> Mapping[str, Any]:
+        """Fields of config.json, with those replaced that are not what the model is read as."""
+        return self._raw_config
 
     @property
     def notices(self) -> tuple[Notice, ...]:

@@ -5,9 +5,10 @@ The reference and the exporters read any WeightSource alike, such as one over a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,10 @@ class ModelFolder(WeightSource, Protocol):
     @property
     def folder(self) -> Path:
         """Folder of the files."""
+
+    @property
+    def raw_config(self) -> Mapping[str, Any]:
+        """Fields of config.json, with those replaced that are not what the model is read as."""
 
     @property
     def notices(self) -> tuple[Notice, ...]:

@@ -47,7 +47,7 @@ def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
     """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet."""
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
     export_decoder(source, folder, kv_scales=kv_scales)
-    write_float_config(source.folder, folder, **_TRANSFORMERS_JS)
+    write_float_config(source.raw_config, folder, **_TRANSFORMERS_JS)
     notices = (
         *source.notices,
         *copy_side_files(source.folder, folder),

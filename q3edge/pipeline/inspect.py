@@ -96,7 +96,9 @@ def _predict_all(
     predictions, not_possible = [], {}
     for name in (FLOAT, *FORMATS):
         try:
-            schemes = dict.fromkeys(shapes) if name == FLOAT else Recipe.for_format(name).resolve(config)
+            schemes: Mapping[str, Scheme | None] = dict.fromkeys(shapes)
+            if name != FLOAT:
+                schemes = Recipe.for_format(name).fitted_to(config)[0].resolve(config)
             predictions.append(_predict(name, config, shapes, schemes, bandwidth))
         except (UsageError, InputError) as error:  # group sizes that do not fit, shapes that no operator takes
             not_possible[name] = str(error)

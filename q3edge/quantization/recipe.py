@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CACHE_TYPES, FORMATS, CacheType
 from q3edge.quantization.scheme import Scheme
@@ -132,6 +132,24 @@ class Recipe:
     def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
         """Resolve the scheme of every tensor, by name. UsageError names a tensor that the group size does not fit."""
         return {name: self.scheme_for(name, shape[-1]) for name, shape in tensor_shapes(config).items()}
+
+    def fitted_to(self, config: Qwen3Config) -> tuple[Recipe, tuple[str, ...]]:
+        """Fit int8-dynamic to a model of any width; returns also the names of tables that stay float.
+
+        Its matrices have one scale per row, its embedding and head have groups of 32, which nobody chose: a width that
+        32 does not divide gets 16, or else a float table. Other recipes are returned as they are.
+        """
+        width, table = config.hidden_size, Scheme(8, _LARGEST_TABLE_GROUP)
+        by_row = any(rule.scheme is not None and rule.scheme.group_size is None for rule in self.rules)
+        if not by_row or width % _LARGEST_TABLE_GROUP == 0:
+            return self, ()
+        narrower = table.fitted(width) if table.fits(width) else None
+        chosen = [rule.match in _EMBEDDING_AND_HEAD and rule.scheme == table for rule in self.rules]
+        rules = (replace(rule, scheme=narrower) if changed else rule for rule, changed in zip(self.rules, chosen))
+        fitted = replace(self, rules=tuple(rules))
+        if narrower is not None or fitted == self:
+            return fitted, ()
+        return fitted, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:

@@ -67,10 +67,15 @@ class Scheme:
             return 1
         if in_features % self.group_size:
             valid = ", ".join(str(g) for g in GROUP_SIZES if in_features % g == 0)
+            valid = valid or "none, but the format int8-dynamic takes any width"
             raise UsageError(
-                f"group size {self.group_size} does not divide the width {in_features}; valid sizes: {valid or 'none'}"
+                f"group size {self.group_size} does not divide the width {in_features}; valid sizes: {valid}"
             )
         return in_features // self.group_size
+
+    def fits(self, in_features: int) -> bool:
+        """Tell whether this group size, or a smaller one, divides K = `in_features`."""
+        return self.group_size is None or in_features % GROUP_SIZES[0] == 0
 
     def fitted(self, in_features: int) -> Scheme:
         """Scheme with the largest group size up to this one that divides K = `in_features`; itself if none does."""

@@ -246,15 +246,19 @@ def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> Cali
     if len(calibration.texts) == 1 and calibration.texts[0].suffix == ".npy":
         return CalibrationSet.from_token_file(calibration.texts[0], checkpoint.config.vocab_size)
     tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
+    length, context = calibration.seq_len, checkpoint.config.context_length
+    if length == SEQ_LEN and context < length:  # nobody asked for the default
+        progress.note(f"calibration rows have {context} tokens, the model's whole context")
+        length = context
     return load_calibration_set(
         calibration.texts,
         tokenizer,
         ChatTemplate.load(checkpoint.folder),
         samples=calibration.samples,
-        seq_len=calibration.seq_len,
+        seq_len=length,
         seed=calibration.seed,
         shares=calibration.shares,
-        context=checkpoint.config.context_length,
+        context=context,
     )
 
 

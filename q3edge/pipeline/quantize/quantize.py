@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge import progress
-from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
+from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import count_weights, tensor_shapes
 from q3edge.artifact import Manifest, Notice, staged_directory
 from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
@@ -36,7 +36,6 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.parallel import ordered_map
-from q3edge.storage.json_files import read_json_object
 
 BLOCK_WEIGHTS = 4 << 20  # 16 MiB of float32; a few blocks are in memory at a time
 _ROW_MULTIPLE = 32  # zero points are packed along the rows, 32 bits at a time
@@ -74,7 +73,11 @@ def write_quantized(
 
     exported: an ONNX model is made from `folder` next, beside it; counted in the forecast of disk space.
     """
+    recipe, left_float = recipe.fitted_to(checkpoint.config)
     recipe, notices = choose_method(checkpoint, recipe, calibration)
+    if left_float:
+        detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"
+        notices += (Notice("no-group-size-fits", len(left_float), detail),)
     digest = checkpoint.digest()
     with _calibration_for(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found:
         schemes = found.recipe.resolve(checkpoint.config)
@@ -162,14 +165,13 @@ def _write_weights(
 ) -> int:
     """Write the solved layers and round everything else; returns the number of groups with a scale out of range."""
     shapes = tensor_shapes(checkpoint.config)
-    raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
     dtypes |= dict.fromkeys(
         found.scaled_floats, "F32"
     )  # a channel scale was folded in, which narrower types would round
     at_limits = 0
     with (
-        QuantizedWriter(folder, raw_config, schemes, dtypes) as writer,
+        QuantizedWriter(folder, checkpoint.raw_config, schemes, dtypes) as writer,
         progress.task("write", count_weights(checkpoint.config)) as advance,
     ):
         solved = set[str]()

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.calibration.training.tune import ScaleTuner, TuningResult
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
-from q3edge.storage.json_files import read_json_object
 
 _ROWS = 1 << 13  # rows of a table copied at a time
 
@@ -39,8 +37,7 @@ def _write(checkpoint: Checkpoint, quantized: ModelFolder, tuned: TuningResult, 
         for name, scheme in schemes.items()
         if scheme is None
     }
-    raw_config = read_json_object(checkpoint.folder / CONFIG_FILE)
-    with QuantizedWriter(folder, raw_config, schemes, dtypes) as writer:
+    with QuantizedWriter(folder, checkpoint.raw_config, schemes, dtypes) as writer:
         for name, shape in tensor_shapes(quantized.config).items():
             if name in tuned.norms:
                 writer.add_float(name, tuned.norms[name])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from q3edge import progress
 from q3edge.artifact import MANIFEST_FILE
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import UsageError
@@ -133,3 +134,19 @@ def test_quantize_refuses_to_go_on_with_something_else(
     assert calls == [0, 1, 2]
     quantize.restart = False
     assert quantize() == found
+
+
+def test_l13_a_context_shorter_than_the_default_rows_shortens_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_checkpoint(tmp_path / "model", max_position_embeddings=40)
+    write_tokenizer(model)
+    notes: list[str] = []
+    listener = progress.Silent()
+    monkeypatch.setattr(listener, "note", notes.append)
+    with Checkpoint.open(model) as checkpoint, progress.report_to(listener):
+        found = calibrate.load_tokens(checkpoint, CalibrationOptions(samples=3))
+        assert found.token_ids.shape == (3, 40)
+        with pytest.raises(UsageError, match="sequence length 41: expected 16"):  # who asks for more is told
+            calibrate.load_tokens(checkpoint, CalibrationOptions(samples=3, seq_len=41))
+    assert notes == ["calibration rows have 40 tokens, the model's whole context"]

@@ -18,7 +18,11 @@ from transformers import Qwen3ForCausalLM
 
 from q3edge.artifact import Manifest
 from q3edge.errors import UsageError
+from q3edge.formats import FORMATS
 from q3edge.pipeline.export import export_artifact
+from q3edge.pipeline.inspect import inspect_model
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.storage.json_files import read_json_object
 from tests.helpers.models import edit_config, write_checkpoint
@@ -29,6 +33,14 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 def forward(decoder: Decoder, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     logits: NDArray[np.float32] = decoder.forward(ids[None], decoder.new_cache(len(ids)), keep=0)[0]
+    return logits
+
+
+def reference(folder: Path, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """transformers' logits in float32."""
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(torch.tensor(ids)[None]).logits[0].numpy()
     return logits
 
 
@@ -48,9 +60,7 @@ def test_l3_a_model_with_yarn_answers_up_to_its_stretched_length(tmp_path: Path,
     found = forward(Decoder(output), ids)
     for folder in (model, output):  # config.json as it was, and as it lies beside the graph
         (folder / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
-        theirs = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        with torch.no_grad():
-            assert relative_error(found, theirs(torch.tensor(ids)[None]).logits[0].numpy()) < 1e-4
+        assert relative_error(found, reference(folder, ids)) < 1e-4
 
 
 def test_l3_a_folder_of_an_older_version_keeps_the_context_of_its_graph(tmp_path: Path) -> None:
@@ -132,3 +142,69 @@ def test_no_field_of_a_checkpoint_names_code_or_a_path_outside(tmp_path: Path, o
     written = json.loads((tmp_path / "out/config.json").read_text())
     assert "auto_map" not in written
     assert written["transformers.js_config"] == {"use_external_data_format": {"model.onnx": 1}}
+
+
+def with_head(folder: Path, change: float) -> Path:
+    """An untied checkpoint whose head is the embedding plus `change` in one place."""
+    model = write_checkpoint(folder)
+    tensors = load_file(model / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    head[-1, -1] += change
+    save_file({**tensors, "lm_head.weight": head}, model / "model.safetensors")
+    edit_config(model, tie_word_embeddings=False)
+    return model
+
+
+def test_q15_a_head_that_equals_the_embedding_is_stored_once(tmp_path: Path) -> None:
+    model, tied = with_head(tmp_path / "model", 0.0), write_checkpoint(tmp_path / "tied")
+    manifest = export_artifact(str(model), tmp_path / "out", as_float=True)
+    assert [(notice.code, notice.count) for notice in manifest.notices][:1] == [("equal-lm-head-tied", 1)]
+    export_artifact(str(tied), tmp_path / "tied_out", as_float=True)
+    for name in ("onnx/model.onnx", "onnx/model.onnx_data"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "tied_out" / name).read_bytes()
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is True
+    ids = np.arange(2, 40)
+    expected = reference(model, ids)
+    assert relative_error(forward(Decoder(tmp_path / "out"), ids), expected) < 1e-4
+    quantized = quantize_checkpoint(str(model), tmp_path / "quantized", Recipe.for_format("int8"))
+    assert "equal-lm-head-tied" in {notice.code for notice in quantized.notices}
+    export_artifact(str(tmp_path / "quantized"), tmp_path / "int8")
+    assert relative_error(forward(Decoder(tmp_path / "int8"), ids), expected) < 0.1
+
+
+def test_q15_a_head_that_differs_in_one_number_is_its_own(tmp_path: Path) -> None:
+    manifest = export_artifact(str(with_head(tmp_path / "model", 1.0)), tmp_path / "out", as_float=True)
+    assert [notice.code for notice in manifest.notices] == ["tokenizer-missing"]
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "left_float"),
+    [({"intermediate_size": 108}, 0), ({"hidden_size": 72}, 1), ({"hidden_size": 72, "intermediate_size": 108}, 1)],
+)
+def test_l18_widths_that_no_group_size_divides_have_a_format_that_works(
+    tmp_path: Path, fields: dict[str, Any], left_float: int, tied: bool
+) -> None:
+    model = write_checkpoint(tmp_path / "model", tie_word_embeddings=tied, **fields)
+    with pytest.raises(UsageError, match="valid sizes: none, but the format int8-dynamic takes any width"):
+        quantize_checkpoint(str(model), tmp_path / "quantized", Recipe.for_format("int4"))
+    quantize_checkpoint(str(model), tmp_path / "quantized", Recipe.for_format("int8-dynamic"))
+    manifest = export_artifact(str(tmp_path / "quantized"), tmp_path / "out")
+    counts = {notice.code: notice.count for notice in manifest.notices}
+    assert counts.get("no-group-size-fits", 0) == left_float * (1 if tied else 2)
+    ids = np.arange(2, 40)
+    assert relative_error(forward(Decoder(tmp_path / "out"), ids), reference(model, ids)) < 0.2
+
+
+def test_l18_inspect_names_the_format_that_works(tmp_path: Path) -> None:
+    found = inspect_model(str(write_checkpoint(tmp_path / "model", hidden_size=72, intermediate_size=108)))
+    assert [prediction.format for prediction in found.predictions] == ["float", "int8-dynamic"]
+    assert "the format int8-dynamic takes any width" in found.not_possible["int4"]
+
+
+def test_q18_inspect_says_that_a_head_width_cannot_be_exported(tmp_path: Path) -> None:
+    found = inspect_model(str(write_checkpoint(tmp_path / "model", head_dim=40)))
+    assert found.predictions == ()
+    assert set(found.not_possible) == {"float", *FORMATS}
+    assert all("head_dim = 40: cannot be exported" in reason for reason in found.not_possible.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,3 +175,18 @@ def test_what_is_written_as_toml_reads_back_as_the_same_recipe(format_name: str,
     file = tmp_path / "recipe.toml"
     file.write_text(recipe.to_toml())
     assert Recipe.load(file) == recipe
+
+
+def test_l18_int8_dynamic_is_fitted_to_any_width_and_other_recipes_are_not() -> None:
+    def fitted(name: str, **overrides: Any) -> tuple[Scheme | None, tuple[str, ...]]:
+        config = Qwen3Config.from_dict(tiny_config(**overrides))
+        recipe, left_float = Recipe.for_format(name).fitted_to(config)
+        assert (recipe == Recipe.for_format(name)) == (name != "int8-dynamic" or config.hidden_size % 32 == 0)
+        return recipe.scheme_for("model.embed_tokens.weight", config.hidden_size), left_float
+
+    assert fitted("int8-dynamic") == (Scheme(8, 32), ())
+    assert fitted("int8-dynamic", hidden_size=48) == (Scheme(8, 16), ())
+    assert fitted("int8-dynamic", hidden_size=72) == (None, ("model.embed_tokens.weight",))
+    assert fitted("int8-dynamic", hidden_size=72, tie_word_embeddings=False)[1][1:] == ("lm_head.weight",)
+    with pytest.raises(UsageError, match="group size 32 does not divide the width 72"):
+        fitted("int4", hidden_size=72)
