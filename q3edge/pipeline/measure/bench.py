@@ -82,7 +82,8 @@ def bench_artifact(
 ) -> BenchResult:
     """Time the artifact in `folder` in `repeats` processes: a prefill of `prompt` tokens, `new` tokens at each depth.
 
-    depths None: those of BENCH_DEPTHS that the model's context holds; a note names the others.
+    depths None: those of BENCH_DEPTHS that the model's context holds; a note names the others. The default prompt is
+    shortened to the context, with a note.
     UsageError: prompt or depth beyond the context. InputError: a broken folder, or a process that failed.
     """
     manifest = open_artifact(folder)
@@ -91,6 +92,9 @@ def bench_artifact(
     context = config.max_position_embeddings
     left_out = tuple(depth for depth in BENCH_DEPTHS if depth + new > context) if depths is None else ()
     chosen = sorted(depths) if depths is not None else [depth for depth in BENCH_DEPTHS if depth not in left_out]
+    if prompt == BENCH_PROMPT and FIRST_TOKEN_PROMPT <= context - new < prompt:  # nobody asked for the default
+        prompt = context - new
+        progress.note(f"prompt of {prompt} tokens: with {new} new ones, the model's whole context")
     if (longest := max([prompt, FIRST_TOKEN_PROMPT, *chosen]) + new) > context:
         raise UsageError(
             f"{longest} tokens of prompt, depth and new ones: the model's context is {context}; ask for less"

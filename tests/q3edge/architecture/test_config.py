@@ -162,6 +162,12 @@ def test_a_head_width_that_is_not_there_is_that_of_transformers() -> None:
         Qwen3Config.from_dict({**experts, "num_attention_heads": 128, "num_key_value_heads": 2})
 
 
+def test_l24_biases_in_attention_are_refused_by_field() -> None:
+    """docs/decisions/2026-11-29-attention-biases-are-refused.md says why."""
+    with pytest.raises(InputError, match="attention_bias = True: expected false"):
+        read(attention_bias=True)
+
+
 def test_bad_input_13_other_model_type_lists_the_supported() -> None:
     with pytest.raises(InputError, match="model_type = 'llama': expected one of qwen3, qwen3_moe"):
         read(model_type="llama")

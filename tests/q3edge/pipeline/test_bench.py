@@ -16,12 +16,13 @@ from q3edge.cli.tables.tables import bench_table
 from q3edge.errors import InputError, UsageError
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
+from q3edge.pipeline.measure import bench
 from q3edge.pipeline.measure.bench import BenchResult, bench_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.progress import Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.models import InMemoryWeights
+from tests.helpers.models import InMemoryWeights, write_checkpoint
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
@@ -113,3 +114,23 @@ def test_the_command_prints_a_table(artifact: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "after 32 tokens" in done.stdout
     assert "prefill of 32 tokens" in done.stdout
+
+
+def test_l13_the_default_prompt_is_shortened_to_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_checkpoint(tmp_path / "model", max_position_embeddings=100)
+    export_artifact(str(model), tmp_path / "out", as_float=True)
+    started: list[dict[str, object]] = []
+
+    class StartedError(Exception):
+        pass
+
+    def start(arguments: dict[str, object]) -> None:
+        started.append(arguments)
+        raise StartedError
+
+    monkeypatch.setattr(bench, "_run", start)
+    with pytest.raises(StartedError):
+        bench_artifact(tmp_path / "out", new=8)
+    assert started[0]["prompt"] == 92
+    with pytest.raises(UsageError, match="the model's context is 100; ask for less"):
+        bench_artifact(tmp_path / "out", prompt=93, new=8)
