@@ -414,3 +414,14 @@ def test_l24_a_stop_string_frees_the_model_and_leaves_the_cache_right(model: Mod
     done = model.generate("the cat sat", greedy(20), stop_strings=[stop])
     assert done.text == free.text[: free.text.index(stop)]
     assert model.generate("the cat sat", greedy(20)).token_ids == free.token_ids
+
+
+def test_no_request_can_carry_a_template(model: Model) -> None:
+    for name in ("chat_template", "chat_template_kwargs", "template", "enable_thinking"):
+        for call in (model.chat, model.generate):
+            with pytest.raises(TypeError, match=f"unknown setting '{name}'"):
+                call("the cat", **{name: "{{ 7 * 7 }}"})
+        message: Any = {"role": "user", "content": "the cat", name: "{{ 7 * 7 }}"}
+        with pytest.raises(UsageError, match=f"message with role, content, {name}: expected role, content"):
+            model.chat([message])
+    assert model.encode_chat("{{ 7 * 7 }}") != model.encode_chat("49")
