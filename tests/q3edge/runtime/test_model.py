@@ -418,9 +418,10 @@ def test_l24_a_stop_string_frees_the_model_and_leaves_the_cache_right(model: Mod
 
 def test_no_request_can_carry_a_template(model: Model) -> None:
     for name in ("chat_template", "chat_template_kwargs", "template", "enable_thinking"):
+        extra: dict[str, Any] = {name: "{{ 7 * 7 }}"}
         for call in (model.chat, model.generate):
             with pytest.raises(TypeError, match=f"unknown setting '{name}'"):
-                call("the cat", **{name: "{{ 7 * 7 }}"})
+                call("the cat", **extra)
         message: Any = {"role": "user", "content": "the cat", name: "{{ 7 * 7 }}"}
         with pytest.raises(UsageError, match=f"message with role, content, {name}: expected role, content"):
             model.chat([message])
