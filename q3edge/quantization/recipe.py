@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,19 @@ _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert route
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Rule: tensors whose name (without ".weight") matches the glob `match` get `scheme`; None keeps them float.
+    """Rule: tensors whose name matches the glob `match` get `scheme`; None keeps them float.
 
-    fit: a width that the scheme's group size does not divide gets the largest smaller one that does.
+    A name counts with and without its ".weight". fit: a width that the scheme's group size does not divide gets the
+    largest smaller one that does.
     """
 
     match: str
     scheme: Scheme | None
     fit: bool = False
+
+    def matches(self, tensor: str) -> bool:
+        """Tell whether the rule is for the tensor with this full name."""
+        return any(fnmatchcase(name, self.match) for name in (tensor.removesuffix(".weight"), tensor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +122,9 @@ class Recipe:
 
     def scheme_for(self, tensor: str, width: int) -> Scheme | None:
         """Scheme of a tensor by its full name and K; None keeps it float. UsageError: its groups do not fit."""
-        module = tensor.removesuffix(".weight")
-        if any(fnmatchcase(module, pattern) for pattern in _NEVER_QUANTIZED):
+        if _is_never_quantized(tensor):
             return None
-        rule = next((rule for rule in self.rules if fnmatchcase(module, rule.match)), None)
+        rule = next((rule for rule in self.rules if rule.matches(tensor)), None)
         if rule is None or rule.scheme is None:
             return None
         scheme = rule.scheme.fitted(width) if rule.fit else rule.scheme
@@ -128,6 +133,29 @@ class Recipe:
         except UsageError as error:
             raise UsageError(f"{tensor}: {error}") from None
         return scheme
+
+    def for_model(self, config: Qwen3Config) -> Recipe:
+        """Check every rule against a model's tensors; returns the recipe with the names that the model has.
+
+        In a model with tied weights, a rule for lm_head that comes before any for the embedding is one for the
+        embedding: they are one tensor. InputError: a rule matches no tensor, or gives a scheme to norms or routers
+        alone, which stay float.
+        """
+        names = list(tensor_shapes(config))
+        tied = config.tie_word_embeddings
+        rules: list[Rule] = []
+        for number, rule in enumerate(self.rules, 1):
+            matched = [name for name in (*names, *((LM_HEAD,) if tied else ())) if rule.matches(name)]
+            if not matched:
+                raise InputError(f"recipe rule {number}, match = {rule.match!r}: {_matches_nothing(rule.match, names)}")
+            if rule.scheme is not None and all(map(_is_never_quantized, matched)):
+                raise InputError(
+                    f"recipe rule {number}, match = {rule.match!r}: norms and routers stay float; leave the rule out"
+                )
+            if tied and LM_HEAD in matched and not any(known.matches(EMBEDDING) for known in (*rules, rule)):
+                rules.append(replace(rule, match=EMBEDDING.removesuffix(".weight")))
+            rules.append(rule)
+        return replace(self, rules=tuple(rules))
 
     def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
         """Resolve the scheme of every tensor, by name. UsageError names a tensor that the group size does not fit."""
@@ -196,6 +224,21 @@ class Recipe:
     def digest(self) -> str:
         """Digest, hex sha256 of the canonical JSON: recipes with the same rules in the same order have the same."""
         return json_digest(self.to_json())
+
+
+def _is_never_quantized(tensor: str) -> bool:
+    return any(fnmatchcase(tensor.removesuffix(".weight"), pattern) for pattern in _NEVER_QUANTIZED)
+
+
+def _matches_nothing(match: str, names: Sequence[str]) -> str:
+    """Sentence on a glob that matches no tensor, with the nearest names."""
+    if match.startswith("re:"):
+        return "regular expressions are not read; write a glob such as model.layers.*.mlp.down_proj"
+    modules = list(dict.fromkeys(name.removesuffix(".weight") for name in (*names, LM_HEAD)))
+    near = [module for module in modules if fnmatchcase(module, f"*{match}*")][:3]
+    near = near or get_close_matches(match.removesuffix(".weight"), modules, n=3)
+    said = "matches no tensor of this model"
+    return f"{said}; did you mean {', '.join(near)}?" if near else f"{said}; names are like {modules[1]}"
 
 
 def _read_rule(number: int, entry: object) -> Rule:

@@ -73,7 +73,7 @@ def write_quantized(
 
     exported: an ONNX model is made from `folder` next, beside it; counted in the forecast of disk space.
     """
-    recipe, left_float = recipe.fitted_to(checkpoint.config)
+    recipe, left_float = recipe.for_model(checkpoint.config).fitted_to(checkpoint.config)
     recipe, notices = choose_method(checkpoint, recipe, calibration)
     if left_float:
         detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"

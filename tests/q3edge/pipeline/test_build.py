@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from q3edge.artifact import Manifest
+from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
 from q3edge.errors import InputError, ValidationError
@@ -23,9 +26,10 @@ from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.measure.checks import MAX_ERROR_INT8, relative_error, typical_error
+from q3edge.pipeline.measure.tensor_facts import tensor_facts
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint, row_blocks
 from q3edge.quantization.packing import pack_blocks
-from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.runtime.session.decoder import Decoder
@@ -84,6 +88,18 @@ def test_every_format_builds_and_counts_what_it_wrote(format_name: str, tmp_path
     assert manifest.metrics["weight_bytes"] < manifest.metrics["model_bytes"] < 1.3 * manifest.metrics["weight_bytes"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert ("largest smaller group that divides" in card) == (format_name == "int4-fast")
+
+
+def test_q7_sizes_with_a_float_table_are_those_on_disk(tmp_path: Path) -> None:
+    recipe = Recipe((Rule("model.embed_tokens", None), *Recipe.for_format("int4").rules), "rtn")
+    quantize_checkpoint(str(DEMO_MODEL), tmp_path / "quantized", recipe)
+    manifest = export_artifact(str(tmp_path / "quantized"), tmp_path / "out")
+    graph = onnx.load(tmp_path / "out" / MODEL_FILE, load_external_data=False).graph
+    in_graph = sum(4 * math.prod(tensor.dims) for tensor in graph.initializer if tensor.name.endswith("norm.weight"))
+    on_disk = (tmp_path / "out" / DATA_FILE).stat().st_size + in_graph
+    assert manifest.metrics["weight_bytes"] == pytest.approx(on_disk, rel=1e-3)  # tensors are aligned
+    facts = {fact.name: fact.bits for fact in tensor_facts(manifest, Qwen3Config.load(DEMO_MODEL))}
+    assert facts["model.embed_tokens.weight"] == 32
 
 
 def test_float_build_equals_the_reference(tmp_path: Path) -> None:

@@ -190,3 +190,54 @@ def test_l18_int8_dynamic_is_fitted_to_any_width_and_other_recipes_are_not() -> 
     assert fitted("int8-dynamic", hidden_size=72, tie_word_embeddings=False)[1][1:] == ("lm_head.weight",)
     with pytest.raises(UsageError, match="group size 32 does not divide the width 72"):
         fitted("int4", hidden_size=72)
+
+
+TIED, UNTIED = (Qwen3Config.from_dict(tiny_config(tie_word_embeddings=tied)) for tied in (True, False))
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.mark.parametrize(
+    ("match", "said"),
+    [
+        ("lm_haed", r"did you mean lm_head\?"),
+        ("layers.0.mlp.down_proj", r"did you mean model\.layers\.0\.mlp\.down_proj\?"),
+        ("down_proj", "did you mean model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj"),
+        ("re:.*down_proj", "regular expressions are not read"),
+        ("nothing like it", "names are like model.layers.0"),
+    ],
+)
+@pytest.mark.parametrize("config", [TIED, UNTIED])
+def test_u10_q3_a_rule_that_matches_nothing_is_refused_with_the_nearest_names(
+    config: Qwen3Config, match: str, said: str
+) -> None:
+    recipe = Recipe((*Recipe.for_format("int4").rules, Rule(match, None)))
+    with pytest.raises(InputError, match=rf"rule 4, match = '.*': .*{said}"):
+        recipe.for_model(config)
+
+
+def test_q3_a_rule_may_end_in_weight() -> None:
+    recipe = Recipe((Rule(DOWN, Scheme(8, 16)), *Recipe.for_format("int4").rules)).for_model(CONFIG)
+    assert recipe.resolve(CONFIG)[DOWN] == Scheme(8, 16)
+
+
+@pytest.mark.parametrize("match", ["lm_head", "lm_*", "lm_head.weight"])
+def test_q3_the_tied_table_is_one_tensor_with_both_names(match: str) -> None:
+    """The example of docs/usage.md: a float head."""
+    recipe = Recipe((Rule(match, None), *Recipe.for_format("int4").rules))
+    assert recipe.for_model(TIED).resolve(TIED)[EMBEDDING] is None
+    untied = recipe.for_model(UNTIED).resolve(UNTIED)
+    assert (untied[EMBEDDING], untied[HEAD]) == (Scheme(8, 32), None)
+    later = Recipe((Rule("model.embed_tokens", Scheme(4, 32)), Rule(match, None))).for_model(TIED)
+    assert later.resolve(TIED)[EMBEDDING] == Scheme(4, 32)  # the first decides
+
+
+@pytest.mark.parametrize("config", [TIED, UNTIED])
+@pytest.mark.parametrize("name", FORMATS)
+def test_named_formats_fit_every_model_as_they_are(config: Qwen3Config, name: str) -> None:
+    assert Recipe.for_format(name).for_model(config) == Recipe.for_format(name)
+
+
+def test_a_scheme_for_norms_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'\*norm': norms and routers stay float"):
+        Recipe((Rule("*norm", Scheme(8, 32)),)).for_model(CONFIG)
+    assert Recipe((Rule("*norm", None),)).for_model(CONFIG).resolve(CONFIG)
