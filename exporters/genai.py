@@ -21,6 +21,8 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.storage.json_files import read_json_object
 
 GENAI_CONFIG_FILE = "genai_config.json"
+# x86 CPUs without VNNI add pairs of uint8 x int8 in 16 bits, unless this asks for exact sums; others ignore it.
+_SESSION_ENTRIES = {"session.x64quantprecision": "1"}
 _NOT_IN_GENAI = ("min_p", "stop_strings", "suppress_tokens", "begin_suppress_tokens", "min_new_tokens")
 
 
@@ -57,7 +59,7 @@ def _model(config: Qwen3Config, generation: Mapping[str, Any], settings: Generat
         **_special_tokens(config, generation, settings),
         "decoder": {
             "filename": MODEL_FILE,
-            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "session_options": {"log_id": "onnxruntime-genai", **_SESSION_ENTRIES, "provider_options": []},
             "hidden_size": config.hidden_size,
             "head_size": config.head_dim,
             "num_attention_heads": config.num_attention_heads,
