@@ -32,7 +32,14 @@ _BLOCK = re.compile(r"```\w*[ \t]*\n(.*?)(?:\n?[ \t]*```|\Z)", re.DOTALL)
 _ALONE = r"(?<![A-Za-z0-9_'\u00c0-\u024f])([A-J])(?![A-Za-z0-9_'\u00c0-\u024f])"
 # The article "A dog" and the pronoun "I think" are no choices; "A is right" is one.
 _LETTER = re.compile(rf"{_ALONE}(?!(?<=[AI])\s+(?!is\b)[a-z\u00df-\u024f])")
-_STATED = re.compile(rf"(?i:\banswer|答案)(?i:\s+is)?[\s:：*_$(（\[是为]*(?:{_LETTER.pattern})")
+_STATEMENT = r"(?i:\banswer|答案)(?i:\s+is)?[\s:：*_$(（\[是为]*"
+_STATED = re.compile(rf"{_STATEMENT}(?:{_LETTER.pattern})")
+# A small letter is a choice where nothing else follows, or where it begins the answer as "b)" or "(b)".
+_STATED_SMALL = re.compile(rf"{_STATEMENT}([a-j])[*_`)）\].]*\s*$", re.MULTILINE)
+_SMALL_MARKED = re.compile(r"\s*(?:\(([a-j])\)|([a-j])[).:])(?:\s|$)")
+_STATED_NUMBER = re.compile(rf"{_STATEMENT}(?=[-€£¥₹]?\d)((?:[^\n.]|\.(?=\d))*)")
+_CALCULATION = re.compile(r"[=+*/×÷]|\s-\s")
+_FRACTION = re.compile(r"(-?)\s*(\d+(?=\s*\\))?\s*(?:\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(\d+)\s*/\s*(\d+))")
 _MARKUP = " \t\n*_`$()（）[].:：。"
 
 
@@ -50,19 +57,25 @@ def is_right(item: Item, answer: str) -> bool:
 
 
 def final_number(text: str, language: str = "") -> Decimal | None:
-    """Extract the last number of the last \\boxed{}, else the first after the last ####, else the last; None: none.
+    """Extract the number of the last \\boxed{}, else the first after the last ####, else the one that is stated ("the
+    answer is 12"), else the last; None: none.
 
+    A box, or a whole text, may hold a fraction: \\frac{1}{2}, 1/2. A statement that calculates ends with its result.
     Digits of every script count. Commas, apostrophes and spaces between groups of three are dropped, lakhs (1,00,000)
     too; a comma before anything but three digits is a decimal one. A dot before three digits separates thousands only
     in languages that write it so. What fits no such reading is several numbers: 1,2,3 ends with 3.
     """
     text = _plain(text)
     boxed = _BOXED.findall(text)
+    if (fraction := _fraction(boxed[-1] if boxed else text)) is not None:
+        return fraction
     if boxed and (numbers := _numbers(boxed[-1], language)):
         return numbers[-1]
     _, mark, after = text.rpartition("####")
     if mark and (numbers := _numbers(after, language)):
         return numbers[0]
+    if (stated := _STATED_NUMBER.findall(text)) and (numbers := _numbers(stated[-1], language)):
+        return numbers[-1 if _CALCULATION.search(stated[-1]) else 0]
     numbers = _numbers(text, language)
     return numbers[-1] if numbers else None
 
@@ -73,13 +86,19 @@ def chosen_letter(text: str, choices: tuple[str, ...]) -> str | None:
     None: none, as where a model only repeats all choices.
     """
     letters = LETTERS[: len(choices)]
+    text = unicodedata.normalize("NFKC", text)  # full-width letters
     boxed = _BOXED.findall(text)
     whole = re.sub(r"\\text\b|[{}]", "", boxed[-1] if boxed else text).strip(_MARKUP)
-    if len(whole) == 1 and whole in letters:
-        return whole
+    if len(whole) == 1 and whole.upper() in letters:
+        return whole.upper()
     if stated := [letter for letter in _STATED.findall(text) if letter in letters]:
         return str(stated[-1])
-    folded = [choice.strip(_MARKUP).casefold() for choice in choices]
+    small = _STATED_SMALL.findall(text)[-1:] + [
+        "".join(found.groups("")) for found in [_SMALL_MARKED.match(text)] if found
+    ]
+    if small and small[0].upper() in letters:
+        return str(small[0].upper())
+    folded = [unicodedata.normalize("NFKC", choice).strip(_MARKUP).casefold() for choice in choices]
     if folded.count(whole.casefold()) == 1:
         return letters[folded.index(whole.casefold())]
     alone = [letter for letter in _LETTER.findall(text) if letter in letters]
@@ -131,6 +150,19 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _fraction(text: str) -> Decimal | None:
+    """Value of a text that is one fraction, maybe behind a whole number and within $; None: it is none."""
+    found = _FRACTION.fullmatch(text.strip(" \t\n$"))
+    if found is None:
+        return None
+    sign, whole, *parts = found.groups()
+    above, below = (Decimal(part) for part in parts if part is not None)
+    if not below:
+        return None
+    value = Decimal(whole or 0) + above / below
+    return -value if sign else value
 
 
 def _plain(text: str) -> str:

@@ -27,6 +27,19 @@ SCRIPTS = {"Arabic": "٠", "Persian": "۰", "Devanagari": "०", "Bengali": "০
         (r"so \boxed{18} of 20", "18"),
         (r"\[\boxed{\text{\$}1{,}250}\]", "1250"),
         (r"\boxed{?} 7", "7"),
+        ("The answer is 12. (Found in 3 steps.)", "12"),
+        ("**Answer:** $12.50, in 3 steps", "12.5"),
+        ("The answer is 3 + 4 = 7 eggs.", "7"),
+        ("The answer is 12 - 5 = 7.\nThat took 2 steps.", "7"),
+        ("The answer is not known, but 5", "5"),
+        ("答案是 12。共 3 步", "12"),
+        ("#### 18 (in 5 steps)", "18"),
+        (r"\boxed{\frac{1}{2}}", "0.5"),
+        (r"so \boxed{-\dfrac{3}{4}} of 20", "-0.75"),
+        (r"\boxed{2\frac12}", "2.5"),
+        (r"\boxed{1/4}", "0.25"),
+        ("1/2", "0.5"),
+        ("open 24/7", "7"),
         ("€1,234,567.50", "1234567.5"),
         ("1'250", "1250"),
         ("70 000", "70000"),
@@ -105,13 +118,35 @@ def test_any_text_gives_a_number_or_none(text: str, language: str) -> None:
         ("A is right", "A"),
         ("A", "A"),
         ("It must be New York then", "D"),
+        ("b", "B"),
+        ("(b)", "B"),
+        ("b) Paris", "B"),
+        ("Answer: b", "B"),
+        ("So the answer is (b).", "B"),
+        ("Ｂ", "B"),
+        ("答案：Ｂ", "B"),
     ],
 )
 def test_the_chosen_letter(text: str, letter: str) -> None:
     assert chosen_letter(text, CITIES) == letter
 
 
-@pytest.mark.parametrize("text", ["", "E", "Rome or Paris", "I cannot say", "ABC", "A dog", "DNA", "b", "A. B. C. D."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "E",
+        "e",
+        "Rome or Paris",
+        "I cannot say",
+        "ABC",
+        "A dog",
+        "a dog",
+        "the answer is a dog",
+        "DNA",
+        "A. B. C. D.",
+    ],
+)
 def test_no_letter(text: str) -> None:
     assert chosen_letter(text, CITIES) is None
 
