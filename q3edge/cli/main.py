@@ -48,6 +48,14 @@ class _ReaderGoneError(Exception):
     """The reader closed stdout (`| head`): exit cleanly."""
 
 
+class _InterruptedError(KeyboardInterrupt):
+    """Ctrl-C, as a class of our own.
+
+    Once a KeyboardInterrupt itself has passed through exec(), which dataclasses call while they are imported, CPython
+    ends `python -m` by the signal, whatever exit code was asked for.
+    """
+
+
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; click would turn a closed stdout into a failure."""
@@ -90,6 +98,8 @@ def main(arguments: Sequence[str]) -> int:
     if debug:
         arguments.remove("--debug")
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored: a job in the background
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         require_streams()
         use_utf8()
@@ -126,6 +136,10 @@ def _describe(error: Exception) -> tuple[str, int]:
 def _drop_output() -> None:
     # Stdout points elsewhere, so that the interpreter's last flush stays silent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise _InterruptedError
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -162,6 +162,25 @@ def test_run_finds_a_flipped_byte(artifact: Path, tmp_path: Path) -> None:
     refused(q3edge("run", damaged, "Hello"), 3, "model.onnx_data", "sha256 differs")
 
 
+def test_ctrl_c_within_exec_has_the_code_130(tmp_path: Path) -> None:
+    """As in the import of a module of dataclasses; CPython would end the process by the signal after all."""
+    program = """
+import os, signal, sys
+from q3edge.cli import main
+class Interrupted:
+    def __enter__(self): exec("os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**9): pass")
+    def __exit__(self, *_): pass
+main.report_to = lambda _listener: Interrupted()
+sys.exit(main.main(["list"]))
+"""
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    found = subprocess.run(
+        [sys.executable, "-m", "program"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (found.returncode, found.stderr) == (130, "interrupted\n")
+
+
 def test_interrupting_ends_cleanly_and_leaves_nothing(tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         output = tmp_path / "out"
