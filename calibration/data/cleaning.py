@@ -18,7 +18,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, from an escape in JSON; no tokenizer takes it
-_BLANKS_AT_LINE_END = re.compile(r"[ \t]+(?=\n|$)")
+_NOT_BLANK = re.compile(r"\S")
 _WIKITEXT = re.compile(" @([-,.])@ ")
 _SPACED = (  # how WikiText sets words and marks apart
     (re.compile(r" ([,.;:!?)\]%]|'(?:s|ve|re|ll|d|m)\b|n't\b)"), r"\1"),
@@ -27,7 +27,9 @@ _SPACED = (  # how WikiText sets words and marks apart
     (re.compile("^ | $", re.MULTILINE), ""),
     (re.compile("= (?==)"), "="),
 )
-_SEPARATORS = ("\n\n", "\n", ". ", " ")
+_SEPARATORS = tuple(
+    map(re.compile, ("\n\n", "\n", "\\. |[\u3002\uff01\uff1f]|[\u0964\u06d4\u061f\u17d4\u104b\u1362] ?", " "))
+)
 
 
 def clean_document(document: Document) -> tuple[Document, bool]:
@@ -48,7 +50,7 @@ def clean_text(text: str, *, keep_layout: bool = False) -> str:
     text = without_calculator_notes(unicodedata.normalize("NFC", text))
     if _WIKITEXT.search(text):
         text = _join_wikitext(text)
-    text = _BLANKS_AT_LINE_END.sub("", text)
+    text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))  # a pattern is quadratic in blanks inside a line
     if keep_layout:
         return re.sub("\n{4,}", "\n\n\n", text).strip("\n")
     return re.sub("\n{3,}", "\n\n", text).strip()
@@ -62,21 +64,30 @@ def passages(document: Document, size: int) -> Iterator[Document]:
     if document.messages or document.is_code:
         yield document
         return
-    text = document.text
-    while len(text) > size:
-        cut = _cut(text[:size])
-        yield replace(document, text=text[:cut].strip())
-        text = text[cut:].lstrip()
-    yield replace(document, text=text)
+    text, start = document.text, 0
+    if len(text) > size:
+        start = _past_blanks(text, 0)
+    while len(text) - start > size:  # by position: copying the rest at each cut is quadratic
+        cut = _cut(text, start, start + size)
+        yield replace(document, text=text[start:cut].strip())
+        start = _past_blanks(text, cut)
+    yield replace(document, text=text[start:])
 
 
-def _cut(window: str) -> int:
-    """Position of a cut: after the last of the best separators that occurs in the second half."""
+def _cut(text: str, start: int, stop: int) -> int:
+    """Position of a cut: after the last of the best separators in the second half of start..stop, else at stop."""
     for separator in _SEPARATORS:
-        position = window.rfind(separator, len(window) // 2)
-        if position >= 0:
-            return position + len(separator)
-    return len(window)
+        ends = [found.end() for found in separator.finditer(text, start + (stop - start) // 2, stop)]
+        if ends:
+            return ends[-1]
+    while stop > start + 1 and unicodedata.category(text[stop])[0] == "M":  # a letter keeps its marks
+        stop -= 1
+    return stop
+
+
+def _past_blanks(text: str, start: int) -> int:
+    found = _NOT_BLANK.search(text, start)
+    return found.start() if found else len(text)
 
 
 def _join_wikitext(text: str) -> str:

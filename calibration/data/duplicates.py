@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.calibration.data.quality import words_of
+from q3edge.calibration.data.words import runs, words_of
 
 SHINGLE_WORDS = 5
 THRESHOLD = 0.8  # Jaccard similarity from which on two texts are near duplicates
@@ -47,8 +47,8 @@ def find_duplicates(texts: Sequence[str]) -> dict[int, str]:
 
 def shingles(words: Sequence[str]) -> NDArray[np.uint64]:
     """Sorted distinct hashes, uint64 [n], of all runs of SHINGLE_WORDS words; of the whole text where it is shorter."""
-    runs = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(max(1, len(words) - SHINGLE_WORDS + 1))}
-    return np.sort(np.frombuffer(b"".join(_hash(run, 8) for run in runs), "<u8"))
+    distinct = set(runs(words, SHINGLE_WORDS))
+    return np.sort(np.frombuffer(b"".join(_hash(run, 8) for run in distinct), "<u8"))
 
 
 def jaccard(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:

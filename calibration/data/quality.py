@@ -1,16 +1,16 @@
 """Quality filter for prose: the rules of Gopher (arXiv 2112.11446, section A.1.1), fitted to passages.
 
-Words are runs of letters and digits; scripts without spaces count every character as a word.
+The limits are for words (`words`): runs of n words are as many letters longer in scripts without blanks between words.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
 
 from q3edge.calibration.data.documents import Document
+from q3edge.calibration.data.words import run_length, word_count, words_of
 from q3edge.runtime.text.messages import content_text
 
 MIN_WORDS = 12  # Gopher's 50 are for whole web pages
@@ -19,13 +19,6 @@ MIN_LETTERS = 0.6  # of all characters that are not blank
 MAX_REPEATED_LINES = 0.3  # of the characters in lines, those in lines that occurred before
 MAX_TOP_GRAM = {2: 0.20, 3: 0.18, 4: 0.16}  # n -> share of the words that the most frequent n-gram covers
 MAX_REPEATED_GRAMS = {5: 0.15, 10: 0.10}  # n -> share of the words in n-grams that occurred before
-_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|"
-                   r"(?:(?![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff])\w)+")  # fmt: skip
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words of a text, as the quality rules and the search for duplicates count them."""
-    return _WORD.findall(text.lower())
 
 
 def rejection(document: Document) -> str | None:
@@ -44,7 +37,7 @@ def rejection(document: Document) -> str | None:
 def prose_rejection(text: str) -> str | None:
     """Reason why prose is dropped (too-short, symbols, repetitive), or None."""
     words = words_of(text)
-    if len(words) < MIN_WORDS:
+    if word_count(words) < MIN_WORDS:
         return "too-short"
     if _letter_share(text) < MIN_LETTERS:
         return "symbols"
@@ -71,9 +64,9 @@ def _repeated_line_share(text: str) -> float:
 
 
 def _repeats_grams(words: list[str]) -> bool:
-    if any(_top_gram_share(words, n) > share for n, share in MAX_TOP_GRAM.items()):
+    if any(_top_gram_share(words, run_length(words, n)) > share for n, share in MAX_TOP_GRAM.items()):
         return True
-    return any(_repeated_gram_share(words, n) > share for n, share in MAX_REPEATED_GRAMS.items())
+    return any(_repeated_gram_share(words, run_length(words, n)) > share for n, share in MAX_REPEATED_GRAMS.items())
 
 
 def _top_gram_share(words: list[str], n: int) -> float:

@@ -11,6 +11,7 @@ from q3edge.languages import UNKNOWN, detect_language
 from q3edge.runtime.text.messages import content_text
 
 CODE_LANGUAGE = "code"  # counted in place of a human language
+# Two repetitions that take the same characters never stand side by side: a run of blanks would cost its square.
 _CODE_LINE = re.compile(
     r"""\s*(def|class|if|for|while|elif|else|try|except|with|async|switch|fn|func|function)\b.*[:{]$  # opens a block
     | \s*(import|return|\#include|package)\s\S+$ | from\s\S+\simport\s | \s*return\s.*[^.!?]$
@@ -23,10 +24,12 @@ _CODE_LINES = 0.4  # share of the lines that are not blank
 _MIN_CODE_LINES = 3
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 _FENCED_SHARE = 0.3
-_EQUATION = re.compile(r"\d\s*[%°]?\s*[-+*/×÷=^<>]\s*[$€£(]?\s*[\d(]|[a-z]\s*=\s*[-(]?\d|\d\s*[a-z]\s*[-+=]")
-_LATEX = re.compile(r"\\(frac|sqrt|sum|int|cdot|times|begin|left|boxed|pi|alpha|leq|geq)\b|\$[^$\n]*[=^_\\][^$\n]*\$")
+_EQUATION = re.compile(r"\d\s*(?:[%°]\s*)?[-+*/×÷=^<>]\s*(?:[$€£(]\s*)?[\d(]|[a-z]\s*=\s*[-(]?\d|\d\s*[a-z]\s*[-+=]")
+_LATEX = re.compile(
+    r"\\(frac|sqrt|sum|int|cdot|times|begin|left|boxed|pi|alpha|leq|geq)\b|\$[^$\n=^_\\]*[=^_\\][^$\n]*\$"
+)
 _AMOUNT = re.compile(r"\d|\bhow (many|much|old|long|far)\b", re.IGNORECASE)
-_BARE_NUMBER = re.compile(r"[^\w]*\d[\d.,\s]*[^\w]*")
+_BARE_NUMBER = re.compile(r"\W*\d(?:[\d.,\s]*\d)?\W*")
 _PER_CHARACTERS = 500  # prose is maths where it has an equation for every so many characters
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from q3edge.areas import AREAS
 from q3edge.calibration.data import load_calibration_set
-from q3edge.calibration.data.quality import words_of
+from q3edge.calibration.data.words import words_of
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime import build_tokenizer

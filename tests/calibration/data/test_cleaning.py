@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from q3edge.calibration.data.cleaning import clean_document, clean_text, passages
 from q3edge.calibration.data.documents import Document
-from q3edge.calibration.data.quality import prose_rejection, rejection, words_of
+from q3edge.calibration.data.quality import prose_rejection, rejection
 from q3edge.calibration.data.records import question_and_answer
 from q3edge.calibration.data.tagging import is_source_code, tag_document
+from q3edge.calibration.data.words import words_of
 
 PROSE = (
     "The harbour was quiet in the early morning. A few boats came back with the night's catch, and the women who "

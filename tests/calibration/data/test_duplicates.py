@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.calibration.data.duplicates import SHINGLE_WORDS, THRESHOLD, find_duplicates, jaccard, shingles, signature
-from q3edge.calibration.data.quality import words_of
+from q3edge.calibration.data.words import words_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
