@@ -60,6 +60,13 @@ def arm(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Run the long counts of damaged inputs; arguments behind -- go to pytest."""
+    session.chdir(ROOT)
+    session.run("pytest", "tests/fuzz", *session.posargs, env={"Q3EDGE_FUZZ": "long"})
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site of docs/ into build/site; a warning is an error."""
     session.chdir(ROOT)
