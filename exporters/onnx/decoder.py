@@ -27,7 +27,7 @@ def build_decoder(graph: DecoderGraph) -> ir.Model:
         hidden = graph.norm(graph.kept_positions(hidden), FINAL_NORM)
         logits = graph.matrices.linear(hidden, head_tensor(graph.config))
     logits.name, logits.dtype = LOGITS, ir.DataType.FLOAT
-    logits.shape = ir.Shape(["batch_size", "logits_length", graph.config.vocab_size])
+    logits.shape = ir.Shape(["batch_size", graph.logits_length, graph.config.vocab_size])
     return graph.builder.model(graph.inputs, [logits, *graph.presents], "qwen3")
 
 

@@ -31,11 +31,13 @@ def export_decoder(
     *,
     kv_scales: KVScales | None = None,
     accuracy_level: int = 4,
+    last_logits: bool = False,
 ) -> None:
     """Write folder/onnx/model.onnx and folder/onnx/model.onnx_data; the same source gives the same bytes.
 
     kv_scales: of an int8 KV cache; None: it is float32.
     accuracy_level: of every MatMulNBits; 0 keeps activations float32, 4 rounds them to int8 per block (fast).
+    last_logits: the graph gives logits of the last position only; q3edge's runtime asks for others all the same.
     Memory: a block of one matrix; for int8_per_token a whole one, or the q/k/v or gate/up of a layer together.
     InputError: a mixture-of-experts model, or a head_dim that attention cannot take.
     FileExistsError: the data file is there already.
@@ -45,7 +47,7 @@ def export_decoder(
     (folder / DATA_FILE).parent.mkdir(parents=True, exist_ok=True)
     weights = count_weights(config)
     with progress.task("export", weights) as advance, ExternalData(folder / DATA_FILE) as data:
-        graph = serialized(source, data, kv_scales, accuracy_level, advance)
+        graph = serialized(source, data, kv_scales, accuracy_level, advance, last_logits=last_logits)
     (folder / MODEL_FILE).write_bytes(graph)
 
 
@@ -55,11 +57,14 @@ def serialized(
     kv_scales: KVScales | None = None,
     accuracy_level: int = 4,
     advance: Advance = lambda _weights: None,
+    *,
+    last_logits: bool = False,
 ) -> bytes:
     """Build the graph and store its weights in `data`; returns the bytes of model.onnx."""
     builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
     matrices = Matrices(builder, source, data, accuracy_level, advance)
-    proto = ir.to_proto(build_decoder(DecoderGraph(source.config, builder, matrices, kv_scales)))
+    decoder = DecoderGraph(source.config, builder, matrices, kv_scales, last_logits=last_logits)
+    proto = ir.to_proto(build_decoder(decoder))
     del proto.graph.value_info[:]  # types and shapes of initializers, which are stored with them
     graph: bytes = proto.SerializeToString(deterministic=True)
     return graph

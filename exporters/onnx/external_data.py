@@ -90,10 +90,3 @@ class ExternalData(DataLayout):
         for tensor, position in zip(tensors, positions):
             if position != (tensor.offset or 0) + (tensor.length or 0):
                 raise ValueError(f"{tensor.name}: the blocks do not add up to its {tensor.length} bytes")
-
-
-def same_bytes(tensor: ir.ExternalTensor, name: str, shape: tuple[int, ...]) -> ir.ExternalTensor:
-    """Make a second tensor over the bytes of `tensor`, so that nothing is stored twice."""
-    return ir.ExternalTensor(
-        tensor.location, tensor.offset, tensor.length, tensor.dtype, shape=ir.Shape(shape), name=name
-    )

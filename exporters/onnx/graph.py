@@ -19,9 +19,19 @@ class DecoderGraph:
     """Graph under construction. inputs, presents: in order of use; ids: token ids; attention: over the cache."""
 
     def __init__(
-        self, config: Qwen3Config, builder: GraphBuilder, matrices: Matrices, kv_scales: KVScales | None = None
+        self,
+        config: Qwen3Config,
+        builder: GraphBuilder,
+        matrices: Matrices,
+        kv_scales: KVScales | None = None,
+        *,
+        last_logits: bool = False,
     ) -> None:
-        """Add token ids and attention mask as inputs; `kv_scales` makes the KV cache int8."""
+        """Add token ids and attention mask as inputs; `kv_scales` makes the KV cache int8.
+
+        last_logits: the graph gives the logits of the last position, in place of all.
+        """
+        self._last_logits = last_logits
         self.config, self.builder, self.matrices = config, builder, matrices
         self.inputs: list[ir.Value] = []
         self.presents: list[ir.Value] = []
@@ -39,30 +49,29 @@ class DecoderGraph:
         return past, present
 
     def kept_positions(self, hidden: ir.Value) -> ir.Value:
-        """Keep the last `num_logits_to_keep` positions, an input of the graph; 0 keeps all, as x[-0:] does."""
+        """Keep the last `num_logits_to_keep` positions, a constant of the graph; 0 keeps all, as x[-0:] does.
+
+        q3edge's runtime makes an input of it. In the file it is none: OpenVINO takes no input with a default.
+        """
         op, int64 = self.builder.op, self.builder.int64
-        default = ir.tensor(np.zeros(1, np.int64), name=NUM_LOGITS_TO_KEEP)
-        keep = self.builder.initializer(default)
-        keep.shape = None  # fed as [] by some runtimes and as [1] by others
-        self.inputs.append(keep)
-        start = op("Neg", op("Reshape", keep, int64(1)))
-        return op("Slice", hidden, start, int64(np.iinfo(np.int64).max), int64(1))
+        keep = self.builder.initializer(ir.tensor(np.array([int(self._last_logits)]), name=NUM_LOGITS_TO_KEEP))
+        return op("Slice", hidden, op("Neg", keep), int64(np.iinfo(np.int64).max), int64(1))
+
+    @property
+    def logits_length(self) -> str | int:
+        """Positions with logits: a name stands for as many as there are."""
+        return 1 if self._last_logits else "logits_length"
 
     def norm(self, x: ir.Value, weight: str) -> ir.Value:
         """Add an RMS norm over the last axis."""
-        return self._normed(self.builder, x, self.matrices.vector(weight))
+        vector, epsilon = self.matrices.vector(weight), self.config.rms_norm_eps
+        return self.builder.op("RMSNormalization", x, vector, epsilon=epsilon)
 
     def head_norm(self, x: ir.Value, weight: str) -> ir.Value:
         """Add an RMS norm of each head: [batch_size, sequence_length, heads * head_dim] in and out."""
-        return self.builder.call("HeadNorm", self._normed_heads, x, self.matrices.vector(weight))
-
-    def _normed_heads(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
-        heads = builder.op("Reshape", x, builder.int64(0, 0, -1, self.config.head_dim))
-        return builder.op("Reshape", self._normed(builder, heads, weight), builder.int64(0, 0, -1))
-
-    def _normed(self, builder: GraphBuilder, x: ir.Value, weight: ir.Value) -> ir.Value:
-        epsilon = self.config.rms_norm_eps
-        return builder.op("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon, stash_type=1)
+        op, int64 = self.builder.op, self.builder.int64
+        heads = op("Reshape", x, int64(0, 0, -1, self.config.head_dim))
+        return op("Reshape", self.norm(heads, weight), int64(0, 0, -1))
 
     @property
     def _cache_type(self) -> ir.DataType:

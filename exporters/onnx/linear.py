@@ -1,13 +1,12 @@
 """Matrices of the model as ONNX operators: linear layers, the embedding, and their weights on disk.
 
 Chooses the operator of a `Scheme` and the layout of its weights; the forward pass is in `decoder`.
-Operators: onnxruntime's contrib schemas MatMulNBits, GatherBlockQuantized, MatMulIntegerToFloat, FusedMatMul.
+Operators: onnxruntime's contrib schemas MatMulNBits, MatMulIntegerToFloat, FusedMatMul.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from numpy.typing import NDArray
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import UsageError
+from q3edge.exporters.onnx.block_weights import BlockWeights, looked_up, widened_scales
 from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
-from q3edge.exporters.onnx.external_data import DataLayout, same_bytes
+from q3edge.exporters.onnx.external_data import DataLayout
 from q3edge.exporters.onnx.stored import block_specs, float_specs, int8_specs, label_of
 from q3edge.progress import Advance
 from q3edge.quantization.packing import pack_blocks, pack_zero_points
@@ -26,19 +26,9 @@ from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
-TABLE_SUFFIX = "_rows"  # of an embedding's codes as the rows that are looked up
 _BLOCK_WEIGHTS = 1 << 22  # weights in memory at a time
 _INT8_RANGE = 127.0
 _SMALLEST_MAX = 1e-30  # keeps an all-zero token from dividing by zero
-
-
-@dataclass(frozen=True, slots=True)
-class _BlockWeights:
-    """Block-quantized [N, K] matrix in the graph."""
-
-    codes: ir.ExternalTensor
-    scales: ir.Value
-    zero_points: ir.Value | None
 
 
 class Matrices:
@@ -50,7 +40,7 @@ class Matrices:
         self._builder, self._source, self._data = builder, source, data
         self._accuracy_level, self._advance = accuracy_level, advance
         self._shapes = tensor_shapes(source.config)
-        self._block_weights: dict[str, _BlockWeights] = {}
+        self._block_weights: dict[str, BlockWeights] = {}
         self._float_weights: dict[str, ir.Value] = {}
 
     def vector(self, name: str) -> ir.Value:
@@ -66,19 +56,7 @@ class Matrices:
             return self._builder.op("Gather", self._store_float((name,)), ids, axis=0)
         if scheme.group_size is None:
             raise UsageError(f"{name}: {scheme.label()} is for linear layers; give the embedding a group_size")
-        weights = self._store_blocks((name,), scheme)
-        rows, width = self._shapes[name]
-        table = same_bytes(weights.codes, f"{weights.codes.name}{TABLE_SUFFIX}", (rows, width * scheme.bits // 8))
-        inputs = [self._builder.initializer(table), ids, weights.scales, weights.zero_points]
-        return self._builder.op(
-            "GatherBlockQuantized",
-            *_without_trailing_none(inputs),
-            domain=MICROSOFT,
-            bits=scheme.bits,
-            block_size=scheme.group_size,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        return looked_up(self._builder, self._store_blocks((name,), scheme), scheme, self._shapes[name][1], ids)
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
         """Multiply x @ W.T for one weight: float32 [..., K] -> [..., N]."""
@@ -98,7 +76,8 @@ class Matrices:
             return self._multiply_int8(x, names, scheme)
         weights = self._store_blocks(names, scheme)
         rows, width = self._shape(names)
-        inputs = [x, self._builder.initializer(weights.codes), weights.scales, weights.zero_points]
+        scales = widened_scales(self._builder, weights.scales)
+        inputs = [x, weights.codes, scales, weights.zero_points]
         return self._builder.op(
             "MatMulNBits",
             *_without_trailing_none(inputs),
@@ -137,7 +116,7 @@ class Matrices:
             self._float_weights[label] = self._builder.initializer(tensor)
         return self._float_weights[label]
 
-    def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> _BlockWeights:
+    def _store_blocks(self, names: tuple[str, ...], scheme: Scheme) -> BlockWeights:
         """Store codes uint8 [N, K/G, G*bits/8], scales [N, K/G], packed zero points [N, ceil(K/G*bits/8)].
 
         Scales are stored as `scheme.scales` says; onnxruntime widens them when it loads the model.
@@ -146,21 +125,15 @@ class Matrices:
         if label not in self._block_weights:
             packed = (_packed(block) for block in self._blocks(names))
             codes, *stored = self._data.store(block_specs(names, self._shape(names), scheme), packed)
-            zero_points = None if scheme.symmetric else self._builder.initializer(stored.pop())
-            scales = self._widened_scales([self._builder.initializer(tensor) for tensor in stored])
-            self._block_weights[label] = _BlockWeights(codes, scales, zero_points)
+            parts = [self._builder.initializer(tensor) for tensor in stored]
+            zero_points = None if scheme.symmetric else parts.pop()
+            self._block_weights[label] = BlockWeights(self._builder.initializer(codes), tuple(parts), zero_points)
         return self._block_weights[label]
-
-    def _widened_scales(self, stored: Sequence[ir.Value]) -> ir.Value:
-        """Scales float32 [N, K/G] from stored multiples and exponents, or from float16."""
-        if len(stored) == 1:
-            return _widened(self._builder, stored[0])
-        return self._builder.call("Scales", _scales, *stored)
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
         """Store codes int8 [K, N] (MatMulInteger takes no transpose) and scales [N]; both as values of the graph."""
         codes, scales = self._data.store(int8_specs(names, self._shape(names)), self._transposed(names, scheme))
-        return self._builder.initializer(codes), _widened(self._builder, self._builder.initializer(scales))
+        return self._builder.initializer(codes), widened_scales(self._builder, (self._builder.initializer(scales),))
 
     def _transposed(self, names: tuple[str, ...], scheme: Scheme) -> Iterator[tuple[NDArray[Any], ...]]:
         """Yield all rows as one block: a transposed matrix cannot be written before its last row is read."""
@@ -193,17 +166,6 @@ class Matrices:
                 stop = min(start + step, rows)
                 yield name, slice(start, stop)
                 self._advance((stop - start) * width)
-
-
-def _scales(builder: GraphBuilder, multiples: ir.Value, exponents: ir.Value) -> ir.Value:
-    """Compute multiples x 2^exponents: int8 or uint8 [N, G] and int8 [N, 1] -> float32 [N, G]."""
-    powers = builder.op("Pow", builder.float32(2), _widened(builder, exponents))
-    return builder.op("Mul", _widened(builder, multiples), powers)
-
-
-def _widened(builder: GraphBuilder, values: ir.Value) -> ir.Value:
-    """Cast to float32; onnxruntime computes it once, when it loads the model."""
-    return builder.op("Cast", values, to=ir.DataType.FLOAT)
 
 
 def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:

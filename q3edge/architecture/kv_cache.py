@@ -17,7 +17,7 @@ from q3edge.formats import CacheType
 
 INPUT_IDS = "input_ids"  # int64 [batch_size, sequence_length]
 ATTENTION_MASK = "attention_mask"  # int64 [batch_size, total_sequence_length]
-NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 [] or [1], default 0 = all positions
+NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 [1], 0: all positions; a constant that q3edge makes an input
 PAST_PREFIX = "past_key_values."
 LOGITS = "logits"  # float32 [batch_size, kept, vocab_size]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from q3edge.machine.cpu import int8_products_saturate
 from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
 from tests.helpers.models import InMemoryWeights
 
 Past = dict[str, NDArray[np.float32]]
@@ -50,9 +52,11 @@ def dequantized(source: InMemoryWeights) -> InMemoryWeights:
     return InMemoryWeights(source.config, {name: source.read(name) for name in source.tensors})
 
 
-def session(model: Path | bytes) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on one thread, without log messages."""
+def session(model: Path | bytes, folder: Path | None = None) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on one thread, without log messages; `folder`: of the weights of a model as bytes."""
     options = onnxruntime.SessionOptions()
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     if int8_products_saturate():  # as q3edge.runtime.session.decoder does
@@ -66,7 +70,13 @@ class ExportedDecoder:
     def __init__(self, source: InMemoryWeights, folder: Path, accuracy_level: int = 4) -> None:
         export_decoder(source, folder, accuracy_level=accuracy_level)
         self.session = session(folder / MODEL_FILE)
+        self._file = folder / MODEL_FILE
         self.cache = KVCacheSpec.of(source.config)
+
+    @cached_property
+    def _asked(self) -> onnxruntime.InferenceSession:
+        """The session that takes the number of positions with logits, as q3edge's runtime makes it."""
+        return session(with_logits_to_keep(self._file.read_bytes()), self._file.parent)
 
     def empty_past(self, batch: int) -> Past:
         names = [name for layer in self.cache.layers for name in self.cache.past(layer)]
@@ -85,10 +95,11 @@ class ExportedDecoder:
             length = next(iter(past.values())).shape[2]
             mask = np.ones((len(ids), length + ids.shape[1]), np.int64)
         feed = {INPUT_IDS: ids, ATTENTION_MASK: mask, **past}
+        session = self.session
         if keep is not None:
-            feed[NUM_LOGITS_TO_KEEP] = keep
+            feed[NUM_LOGITS_TO_KEEP], session = keep, self._asked
         names = [LOGITS, *(name for layer in self.cache.layers for name in self.cache.present(layer))]
-        logits, *present = self.session.run(names, feed)
+        logits, *present = session.run(names, feed)
         return logits, dict(zip(past, present))
 
 

@@ -20,11 +20,11 @@ from q3edge.errors import InputError
 from q3edge.evaluation.validation.graph_file import read_graph
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.exporters.onnx.dry_run import dry_run
-from q3edge.exporters.onnx.linear import TABLE_SUFFIX
 from q3edge.exporters.onnx.stored import TensorSpec
 from q3edge.quantization.recipe import Recipe
 
 _BLOCK_ROWS = 256
+_OLD_TABLE_SUFFIX = "_rows"  # versions up to 2026-11-28 named the head's codes twice, once for the embedding
 _SHOWN = 4
 _EXPECTED: Mapping[str, int | None] = {"codes": None, "scales": 0, "values": 0}  # None: whatever the first is
 
@@ -51,7 +51,7 @@ def dead_matrices(folder: Path, config: Qwen3Config) -> list[str]:
     for tensor in graph.initializer:
         if not uses_external_data(tensor):
             continue
-        spec = specs.get(tensor.name.removesuffix(TABLE_SUFFIX))
+        spec = specs.get(tensor.name.removesuffix(_OLD_TABLE_SUFFIX))
         if spec is None:
             raise InputError(f"{path}: tensor {tensor.name!r} is of no export of its recipe; export again")
         if spec.part in _EXPECTED:

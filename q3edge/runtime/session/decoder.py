@@ -26,6 +26,7 @@ from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.kv_cache import KVCache
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
+from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _PACK_ON_ALL_THREADS = "session.prepack.enable_parallel"  # from onnxruntime 1.32 on; earlier ones ignore it
@@ -57,10 +58,10 @@ class Decoder:
         self.threads = threads or default_threads()
         path = folder / MODEL_FILE
         options = _session_options(self.threads)
-        model: Path | bytes = path
+        options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
+        model = with_logits_to_keep(path.read_bytes())
         if exact_activations:
-            model = with_exact_activations(path.read_bytes())
-            options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
+            model = with_exact_activations(model)
         # onnxruntime reads unpacked weights for as long as the session lives.
         self._weights = LentWeights(folder / DATA_FILE, checked.external_data)
         self._weights.lend(options)
@@ -148,7 +149,7 @@ def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpe
     buffers = {buffer.past: buffer for buffer in spec.buffers()}
     inputs = {INPUT_IDS, ATTENTION_MASK, NUM_LOGITS_TO_KEEP, *buffers}
     outputs = {LOGITS, *(buffer.present for buffer in buffers.values())}
-    # num_logits_to_keep has a default, which onnxruntime lists among the overridable initializers.
+    # num_logits_to_keep has a default, so onnxruntime lists it among the overridable initializers.
     found_inputs = {node.name for node in (*session.get_inputs(), *session.get_overridable_initializers())}
     found_outputs = {node.name for node in session.get_outputs()}
     different = (found_inputs ^ inputs) | (found_outputs ^ outputs)

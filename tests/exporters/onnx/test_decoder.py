@@ -120,7 +120,7 @@ def test_a_batch_in_chunks_is_refused_by_the_kernel(pair: Pair) -> None:
         pair.exported.step(random_ids(2, 4), past=past)
 
 
-@pytest.mark.parametrize(("keep", "expected"), [(np.array(0), 6), (np.array([1]), 1), (np.array(4), 4)], ids=str)
+@pytest.mark.parametrize(("keep", "expected"), [(np.array([0]), 6), (np.array([1]), 1), (np.array([4]), 4)], ids=str)
 def test_num_logits_to_keep(pair: Pair, keep: NDArray[np.int64], expected: int) -> None:
     ids = random_ids(2, 6)
     every, _ = pair.exported.step(ids)
@@ -162,7 +162,7 @@ def test_the_interface_is_what_other_runtimes_expect(pair: Pair) -> None:
         "attention_mask": ("tensor(int64)", ["batch_size", "total_sequence_length"]),
         **{f"past_key_values.{i}.{kind}": ("tensor(float)", past) for i in layers for kind in ("key", "value")},
     }
-    assert [value.name for value in graph.get_overridable_initializers()] == ["num_logits_to_keep"]
+    assert not graph.get_overridable_initializers()  # OpenVINO's execution provider takes none
     present = [f"present.{i}.{kind}" for i in layers for kind in ("key", "value")]
     assert [value.name for value in graph.get_outputs()] == ["logits", *present]
 

@@ -14,7 +14,6 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.exporters.onnx.export import export_decoder
-from q3edge.exporters.onnx.linear import TABLE_SUFFIX
 from q3edge.exporters.onnx.stored import group_bytes, weight_bytes
 from q3edge.formats import CacheType
 from q3edge.quantization.scheme import Scheme
@@ -52,7 +51,7 @@ def test_the_plan_is_what_an_export_writes(model: str, tied: bool, cache: CacheT
     assert plan.graph_bytes == (tmp_path / MODEL_FILE).stat().st_size
     assert plan.data_bytes == (tmp_path / DATA_FILE).stat().st_size
     graph = onnx.load(tmp_path / MODEL_FILE, load_external_data=False).graph
-    stored = {tensor.name.removesuffix(TABLE_SUFFIX): extent(tensor) for tensor in graph.initializer}
+    stored = {tensor.name: extent(tensor) for tensor in graph.initializer}
     assert {name: length for name, length in stored.items() if length} == {
         tensor.name: tensor.nbytes for tensor in plan.tensors if len(tensor.shape) > 1 or tensor.part != "values"
     }

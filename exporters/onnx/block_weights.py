@@ -1,0 +1,77 @@
+"""Block-quantized matrices in a graph: their stored parts as values, their scales widened, and rows looked up.
+
+A lookup is made of registered operators, which browsers and OpenVINO have as well as onnxruntime; its values equal
+those of `QuantizedTensor.dequantize()` bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from q3edge.exporters.onnx.builder import GraphBuilder
+from q3edge.quantization.scheme import Scheme
+
+Operator = Callable[..., ir.Value]  # `GraphBuilder.op` or `GraphBuilder.folded`
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """Block-quantized [N, K] matrix: codes uint8 [N, K/G, G*bits/8], packed zero points, scales as they are stored.
+
+    scales: float16 [N, K/G], or multiples [N, K/G] and exponents [N, 1].
+    """
+
+    codes: ir.Value
+    scales: tuple[ir.Value, ...]
+    zero_points: ir.Value | None
+
+
+def widened_scales(builder: GraphBuilder, stored: tuple[ir.Value, ...]) -> ir.Value:
+    """Compute the scales of a whole matrix, float32 [N, K/G]; onnxruntime does it once, when it loads the model."""
+    return _scales(builder.folded, builder.float32(2), stored)
+
+
+def looked_up(builder: GraphBuilder, table: BlockWeights, scheme: Scheme, width: int, ids: ir.Value) -> ir.Value:
+    """Dequantize the rows `ids` of a table: int64 [B, S] -> float32 [B, S, width].
+
+    Only the rows are widened: the table's scales stay in memory as they are stored.
+    """
+    op, int64 = builder.op, builder.int64
+    groups = scheme.groups(width)
+    codes = _widened(op, _unpacked(builder, op("Gather", table.codes, ids), scheme.bits))  # [B, S, groups, G]
+    if table.zero_points is None:
+        middle = builder.float32(scheme.implicit_zero_point)
+    else:
+        middle = _unpacked(builder, op("Gather", table.zero_points, ids), scheme.bits)
+        if groups * scheme.bits % 8:  # codes that fill the last byte
+            middle = op("Slice", middle, int64(0), int64(groups), int64(-1))
+        middle = _widened(op, op("Unsqueeze", middle, int64(-1)))
+    scales = _scales(op, builder.float32(2), tuple(op("Gather", part, ids) for part in table.scales))
+    values = op("Mul", op("Sub", codes, middle), op("Unsqueeze", scales, int64(-1)))
+    return op("Reshape", values, int64(0, 0, width))
+
+
+def _scales(op: Operator, two: ir.Value, stored: tuple[ir.Value, ...]) -> ir.Value:
+    """Compute float32 scales [..., K/G] from float16 ones, or multiples x 2^exponents."""
+    multiples, *exponents = (_widened(op, part) for part in stored)
+    return op("Mul", multiples, op("Pow", two, exponents[0])) if exponents else multiples
+
+
+def _widened(op: Operator, values: ir.Value) -> ir.Value:
+    return op("Cast", values, to=ir.DataType.FLOAT)
+
+
+def _unpacked(builder: GraphBuilder, packed: ir.Value, bits: int) -> ir.Value:
+    """Unpack codes, the first in the lowest bits of a byte: uint8 [..., N] -> uint8 [..., N*8/bits]."""
+    if bits == 8:
+        return packed
+    op, int64 = builder.op, builder.int64
+    shifts = builder.constant(np.arange(0, 8, bits, dtype=np.uint8))
+    shifted = op("BitShift", op("Unsqueeze", packed, int64(-1)), shifts, direction="RIGHT")
+    codes = op("BitwiseAnd", shifted, builder.constant(np.array((1 << bits) - 1, np.uint8)))
+    kept = op("Shape", packed, end=-1)
+    return op("Reshape", codes, op("Concat", kept, int64(-1), axis=0))
