@@ -42,14 +42,15 @@ def looked_up(builder: GraphBuilder, table: BlockWeights, scheme: Scheme, width:
     """
     op, int64 = builder.op, builder.int64
     groups = scheme.groups(width)
-    codes = _widened(op, _unpacked(builder, op("Gather", table.codes, ids), scheme.bits))  # [B, S, groups, G]
+    codes = _unpacked(builder, op("Gather", table.codes, ids), scheme.bits)
+    codes = op("Reshape", codes, int64(0, 0, groups, -1))
     if table.zero_points is None:
         middle = builder.float32(scheme.implicit_zero_point)
     else:
         middle = _unpacked(builder, op("Gather", table.zero_points, ids), scheme.bits)
+        middle = op("Reshape", middle, int64(0, 0, -1, 1))
         if groups * scheme.bits % 8:  # codes that fill the last byte
-            middle = op("Slice", middle, int64(0), int64(groups), int64(-1))
-        middle = _widened(op, op("Unsqueeze", middle, int64(-1)))
+            middle = op("Slice", middle, int64(0), int64(groups), int64(2))
     scales = _scales(op, builder.float32(2), tuple(op("Gather", part, ids) for part in table.scales))
     values = op("Mul", op("Sub", codes, middle), op("Unsqueeze", scales, int64(-1)))
     return op("Reshape", values, int64(0, 0, width))
@@ -66,12 +67,21 @@ def _widened(op: Operator, values: ir.Value) -> ir.Value:
 
 
 def _unpacked(builder: GraphBuilder, packed: ir.Value, bits: int) -> ir.Value:
-    """Unpack codes, the first in the lowest bits of a byte: uint8 [..., N] -> uint8 [..., N*8/bits]."""
+    """Unpack codes, the first in the lowest bits of a byte: uint8 [...] -> float32 [..., 8/bits], [...] for 8 bits.
+
+    By a table of all bytes: OpenVINO 2026.4 computes another BitShift.
+    """
     if bits == 8:
-        return packed
-    op, int64 = builder.op, builder.int64
-    shifts = builder.constant(np.arange(0, 8, bits, dtype=np.uint8))
-    shifted = op("BitShift", op("Unsqueeze", packed, int64(-1)), shifts, direction="RIGHT")
-    codes = op("BitwiseAnd", shifted, builder.constant(np.array((1 << bits) - 1, np.uint8)))
-    kept = op("Shape", packed, end=-1)
-    return op("Reshape", codes, op("Concat", kept, int64(-1), axis=0))
+        return _widened(builder.op, packed)
+    return builder.op("Gather", _codes_of_bytes(builder, bits), builder.op("Cast", packed, to=ir.DataType.INT32))
+
+
+def _codes_of_bytes(builder: GraphBuilder, bits: int) -> ir.Value:
+    """Compute the codes in each byte, float32 [256, 8/bits], in constants that onnxruntime folds at load."""
+    folded, scalar = builder.folded, builder.float32
+    size = float(1 << bits)
+    shifts = builder.constant(2.0 ** -np.arange(0, 8, bits, dtype=np.float32))
+    every_byte = folded("Unsqueeze", folded("Range", scalar(0.0), scalar(256.0), scalar(1.0)), builder.int64(1))
+    shifted = folded("Floor", folded("Mul", every_byte, shifts))
+    above = folded("Mul", folded("Floor", folded("Mul", shifted, scalar(1 / size))), scalar(size))
+    return folded("Sub", shifted, above)

@@ -8,7 +8,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, say, show_notices
-from q3edge.cli.options.common import json_option, output_option, overwrite_option
+from q3edge.cli.options.common import json_option, last_logits_option, output_option, overwrite_option
 from q3edge.formats import FLOAT
 
 
@@ -21,14 +21,19 @@ from q3edge.formats import FLOAT
     type=click.Choice((FLOAT,)),
     help="Export a float MODEL as it is, in float32; a QDIR carries its own format.",
 )
+@last_logits_option
 @overwrite_option
 @json_option
-def export(source: str, output: Path, format_name: str | None, overwrite: bool, as_json: bool) -> None:
+def export(
+    source: str, output: Path, format_name: str | None, last_logits: bool, overwrite: bool, as_json: bool
+) -> None:
     """Export a quantized checkpoint (or a float MODEL) as an ONNX model with a KV cache.
 
     The model is not run: `q3edge validate DIR --reference MODEL` measures its accuracy.
     """
-    manifest = q3edge.export(source, output, as_float=format_name == FLOAT, overwrite=overwrite)
+    manifest = q3edge.export(
+        source, output, as_float=format_name == FLOAT, last_logits=last_logits, overwrite=overwrite
+    )
     show_notices(manifest.notices)
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})

@@ -115,7 +115,7 @@ _OUTPUTS = ("output", "page", "json_file", "markdown")  # arguments that name wh
 ARGUMENTS: Mapping[str, Kind] = {
     # models and folders
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
-    "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG,
+    "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG, "last_logits": FLAG,
     "repository": TEXT, "private": FLAG,
     # formats
     "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": OneOf(METHODS),

@@ -78,17 +78,19 @@ def export(
     output: PathLike,
     *,
     as_float: bool = False,
+    last_logits: bool = False,
     overwrite: bool = False,
     progress: bool | Listener = False,
 ) -> Manifest:
     """Export what `quantize` wrote, or with `as_float` a float checkpoint, as an ONNX model in the folder `output`.
 
+    last_logits: the graph gives logits of the last position only, for runtimes that cannot ask for it.
     The model is not run here; `validate` measures its accuracy. Returns the manifest that was written.
     Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     from q3edge.pipeline.export import export_artifact
 
-    return export_artifact(str(source), Path(output), as_float=as_float, overwrite=overwrite)
+    return export_artifact(str(source), Path(output), as_float=as_float, last_logits=last_logits, overwrite=overwrite)
 
 
 @public()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest, manifest_digest, staged_directory
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest, Notice, manifest_digest, staged_directory
 from q3edge.artifact.side_files import copy_side_files, write_float_config
 from q3edge.checkpoint import ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
@@ -18,12 +18,20 @@ from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import write_model_card
 
-# Where transformers.js looks for the weights that model.onnx refers to.
-_TRANSFORMERS_JS = {"transformers.js_config": {"use_external_data_format": {"model.onnx": 1}}}
+# Tells transformers.js where the weights are that model.onnx refers to, and to load model.onnx: in a browser it would
+# ask for model_quantized.onnx.
+_TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32", "use_external_data_format": {"model.onnx": 1}}}
+_LAST_LOGITS = Notice(
+    "last-logits", 1, "logits of the last position only: other runtimes than q3edge cannot score texts with this model"
+)
 
 
-def export_artifact(source: str, output: Path, *, as_float: bool = False, overwrite: bool = False) -> Manifest:
+def export_artifact(
+    source: str, output: Path, *, as_float: bool = False, last_logits: bool = False, overwrite: bool = False
+) -> Manifest:
     """Export a QDIR, or with `as_float` a float MODEL, into `output`; returns the manifest written there.
+
+    last_logits: of the last position only, for runtimes that cannot ask for it; q3edge reads all the same.
 
     The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
     UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
@@ -40,18 +48,19 @@ def export_artifact(source: str, output: Path, *, as_float: bool = False, overwr
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         check_runnable(checkpoint)
         with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
-            return finish_artifact(staging, write_artifact(checkpoint, staging))
+            return finish_artifact(staging, write_artifact(checkpoint, staging, last_logits=last_logits))
 
 
-def write_artifact(source: ModelFolder, folder: Path) -> Manifest:
+def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = False) -> Manifest:
     """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet."""
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
-    export_decoder(source, folder, kv_scales=kv_scales)
+    export_decoder(source, folder, kv_scales=kv_scales, last_logits=last_logits)
     write_float_config(source.raw_config, folder, **_TRANSFORMERS_JS)
     notices = (
         *source.notices,
         *copy_side_files(source.folder, folder),
         *write_genai_config(source.config, folder),
+        *((_LAST_LOGITS,) if last_logits else ()),
     )
     recipe: Mapping[str, Any] = Recipe((), "float").to_json()
     parent = source.digest()

@@ -1,7 +1,7 @@
 """Copy of an ONNX model in which the number of positions that get logits is an input.
 
 In the file it is a constant, since an input with a default is refused by some runtimes
-(docs/decisions/2026-11-29-a-graph-that-every-reader-takes.md). Field numbers are those of onnx.proto (onnx/onnx.proto3).
+(docs/decisions/2026-11-29-a-graph-that-every-reader-takes.md). Field numbers: onnx.proto (onnx/onnx.proto3).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,16 @@ import onnx
 import pytest
 
 from q3edge.architecture.kv_cache import NUM_LOGITS_TO_KEEP, KVCacheSpec, KVScales
-from q3edge.artifact import MODEL_FILE
+from q3edge.artifact import MODEL_FILE, Manifest
+from q3edge.evaluation.validation.dead_matrices import dead_matrices
 from q3edge.exporters.onnx.export import export_decoder
+from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
+from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
-from tests.helpers.models import InMemoryWeights
+from tests.helpers.models import InMemoryWeights, tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, quantized_model, session
+from tests.helpers.runtime import write_tokenizer
 
 TABLE = Scheme(8, 32)
 FORMATS: dict[str, tuple[Scheme | None, Scheme | None]] = {  # layers, table
@@ -97,3 +103,27 @@ def test_a_graph_that_has_the_input_already_is_left_as_it_is(tmp_path: Path) -> 
     graph = onnx.load_model_from_string(once).graph
     assert [value.name for value in graph.input].count(NUM_LOGITS_TO_KEEP) == 1
     assert with_logits_to_keep(once) == once
+
+
+def test_a_graph_of_an_earlier_version_still_runs_and_gives_the_same_logits(tmp_path: Path) -> None:
+    """The file is the graph that the exporter of 2026-11-28 wrote of this model; weights lie as they did then."""
+    source = random_model("int4")
+    for name, tensor in source.tensors.items():
+        if isinstance(tensor, np.ndarray):  # norms, which lie inside the graph
+            source.tensors[name] = np.ones_like(tensor)
+    ids = np.arange(2, 42)[None]
+    logits = []
+    for version in ("now", "then"):
+        folder = tmp_path / version
+        write_tokenizer(folder)
+        (folder / "config.json").write_text(json.dumps(tiny_config()))
+        export_decoder(source, folder)
+        if version == "then":
+            shutil.copyfile(Path(__file__).parent / "data" / "graph_2026-11-28.onnx", folder / MODEL_FILE)
+        Manifest("onnx", "parent", Recipe.for_format("int4").to_json()).save(folder)
+        decoder = Decoder(folder, threads=1)
+        cache = decoder.new_cache(64)
+        logits.append([decoder.forward(ids, cache, keep=0), decoder.forward(ids[:, :1], cache)])
+        assert dead_matrices(folder, source.config) == []
+    for now, then in zip(*logits):
+        assert now.tobytes() == then.tobytes()

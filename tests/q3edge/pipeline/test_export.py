@@ -141,7 +141,7 @@ def test_no_field_of_a_checkpoint_names_code_or_a_path_outside(tmp_path: Path, o
     assert not [name for name in opened if "SECRET" in name]
     written = json.loads((tmp_path / "out/config.json").read_text())
     assert "auto_map" not in written
-    assert written["transformers.js_config"] == {"use_external_data_format": {"model.onnx": 1}}
+    assert written["transformers.js_config"].keys() == {"dtype", "use_external_data_format"}
 
 
 def with_head(folder: Path, change: float) -> Path:
@@ -208,3 +208,23 @@ def test_q18_inspect_says_that_a_head_width_cannot_be_exported(tmp_path: Path) -
     assert found.predictions == ()
     assert set(found.not_possible) == {"float", *FORMATS}
     assert all("head_dim = 40: cannot be exported" in reason for reason in found.not_possible.values())
+
+
+def test_last_logits_is_told_in_the_manifest_and_q3edge_reads_every_position(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    every = export_artifact(str(model), tmp_path / "every", as_float=True)
+    last = export_artifact(str(model), tmp_path / "last", as_float=True, last_logits=True)
+    assert [notice.code for notice in last.notices if notice not in every.notices] == ["last-logits"]
+    ids = np.arange(2, 12)
+    found = [forward(Decoder(tmp_path / name, threads=1), ids) for name in ("every", "last")]
+    assert found[0].shape == (10, 320)
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_transformers_js_is_told_which_file_to_load(tmp_path: Path) -> None:
+    """In a browser its default would be model_quantized.onnx."""
+    export_artifact(str(write_checkpoint(tmp_path / "model")), tmp_path / "out", as_float=True)
+    assert read_json_object(tmp_path / "out" / "config.json")["transformers.js_config"] == {
+        "dtype": "fp32",
+        "use_external_data_format": {"model.onnx": 1},
+    }
