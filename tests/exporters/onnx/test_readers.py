@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import NUM_LOGITS_TO_KEEP, KVCacheSpec, KVScales
 from q3edge.artifact import MODEL_FILE, Manifest
@@ -72,7 +74,7 @@ def test_rows_that_are_looked_up_equal_the_definition_bit_for_bit(name: str, wid
     model = onnx.load(tmp_path / MODEL_FILE)
     first = next(node for node in model.graph.node if node.op_type == "RMSNormalization")
     model.graph.output.append(onnx.helper.make_tensor_value_info(first.input[0], onnx.TensorProto.FLOAT, None))
-    feed = ExportedDecoder(source, tmp_path / "again").empty_past(1)
+    feed: dict[str, NDArray[Any]] = {**ExportedDecoder(source, tmp_path / "again").empty_past(1)}
     ids = np.array([[0, 319, 7, 7]])
     feed |= {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     (rows,) = session(model.SerializeToString()).run([first.input[0]], feed)
@@ -85,7 +87,7 @@ def test_last_logits_are_those_of_the_last_position_and_can_be_overridden(tmp_pa
     every, _ = ExportedDecoder(source, tmp_path / "every").step(ids)
     export_decoder(source, tmp_path / "last", last_logits=True)
     path = tmp_path / "last" / MODEL_FILE
-    feed = ExportedDecoder(source, tmp_path / "again").empty_past(1)
+    feed: dict[str, NDArray[Any]] = {**ExportedDecoder(source, tmp_path / "again").empty_past(1)}
     feed |= {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     file = session(path)
     assert file.get_outputs()[0].shape == ["batch_size", 1, 320]
