@@ -58,14 +58,19 @@ class Decoder:
         self.threads = threads or default_threads()
         path = folder / MODEL_FILE
         options = _session_options(self.threads)
-        options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(path.parent))
         model = with_logits_to_keep(path.read_bytes())
         if exact_activations:
             model = with_exact_activations(model)
         # onnxruntime reads unpacked weights for as long as the session lives.
         self._weights = LentWeights(folder / DATA_FILE, checked.external_data)
         self._weights.lend(options)
-        with ThreadPoolExecutor(1) as pool, return_freed_memory(), self._weights.drop_read_pages():
+        with (
+            ThreadPoolExecutor(1) as pool,
+            return_freed_memory(),
+            self._weights.folder() as data_folder,
+            self._weights.drop_read_pages(),
+        ):
+            options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(data_folder))
             weights = pool.submit(self.manifest.verify_content, folder, DATA_FILE)
             try:
                 self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

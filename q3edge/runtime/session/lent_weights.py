@@ -11,12 +11,14 @@ import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from q3edge.errors import InputError
 from q3edge.runtime.session.onnx_references import ExternalTensor
 
 # The types of TensorProto.DataType that exports use. onnxruntime itself reads a tensor of another type.
@@ -34,6 +36,8 @@ class LentWeights:
 
     def __init__(self, path: Path, tensors: Iterable[ExternalTensor]) -> None:
         """Map `path`; those of `tensors` that lie in it and have a known type and the right size will be lent."""
+        tensors = tuple(tensors)
+        self._path, self._wanted = path, frozenset(data.tensor for data in tensors)
         self._tensors: dict[str, ort.OrtValue] = {}
         self._file: mmap.mmap | None = None
         inside = [data for data in tensors if data.location == path.name and _size(data) == data.length]
@@ -54,6 +58,22 @@ class LentWeights:
         """Add the tensors to a session's options as initializers; the session must not outlive this object."""
         for name, value in self._tensors.items():
             options.add_initializer(name, value)
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """Folder in which onnxruntime may look for the weights of a model that it gets as bytes.
+
+        It refuses a file that is a link out of the folder, as in the hub's cache. All tensors being lent, it reads none
+        of them, so an empty file of the same name will do. InputError: it would have to read one.
+        """
+        if self._path.resolve().parent == self._path.parent.resolve():
+            yield self._path.parent
+            return
+        if missing := sorted(self._wanted - self.names):
+            raise InputError(f"{self._path}: is a link, and {missing[0]!r} cannot be read through it; copy the folder")
+        with TemporaryDirectory() as folder:
+            (Path(folder) / self._path.name).touch()
+            yield Path(folder)
 
     @contextmanager
     def drop_read_pages(self) -> Iterator[None]:

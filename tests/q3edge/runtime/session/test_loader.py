@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -212,6 +213,17 @@ def test_u1_the_hubs_cache_is_opened_where_it_lies(folder: Path, edited: bool, t
     blob.write_bytes(content)
     with pytest.raises(InputError, match=r"model.onnx_data: sha256 differs"):
         answer(snapshot)
+
+
+def test_exact_activations_run_in_the_hubs_cache_too(folder: Path, tmp_path: Path) -> None:
+    """The graph is given to onnxruntime as bytes, which then refuses links out of the folder of its weights."""
+
+    def logits(place: Path) -> bytes:
+        decoder = Decoder(place, threads=1, exact_activations=True)
+        return decoder.forward(np.arange(2, 9)[None], decoder.new_cache(8)).tobytes()
+
+    expected = logits(folder)
+    assert logits(in_the_hubs_cache(folder, tmp_path / "hub")) == expected  # which moves the files
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
