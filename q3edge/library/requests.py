@@ -35,7 +35,7 @@ def artifact_at(folder: PathLike) -> Path:
     """Find the folder of an ONNX model: itself, or that of the hub's repository with this id."""
     if os.path.exists(folder):
         return Path(folder)
-    from q3edge.checkpoint.hub_artifact import resolve_artifact
+    from q3edge.pipeline.sharing import resolve_artifact
 
     return resolve_artifact(folder)
 

@@ -9,7 +9,7 @@ from q3edge.library.arguments import public
 from q3edge.library.requests import PathLike
 
 if TYPE_CHECKING:
-    from q3edge.checkpoint.hub_artifact import FoundModel
+    from q3edge.pipeline.sharing import FoundModel
 
 
 @public()
@@ -19,7 +19,7 @@ def push(folder: PathLike, repository: str, *, private: bool = False) -> int:
     private: for a new repository. Only the model's own files are sent, after a check of each. The token is
     huggingface_hub's own (`hf auth login`, HF_TOKEN). Raises InputError, UsageError.
     """
-    from q3edge.checkpoint.hub_artifact import push_artifact
+    from q3edge.pipeline.sharing import push_artifact
 
     return push_artifact(Path(folder), repository, private=private)
 
@@ -30,7 +30,7 @@ def pull(repository: str, output: PathLike | None = None, *, overwrite: bool = F
 
     output: a folder for a copy of it, which is then returned. Raises InputError, UsageError, ResourceError.
     """
-    from q3edge.checkpoint.hub_artifact import pull_artifact
+    from q3edge.pipeline.sharing import pull_artifact
 
     return pull_artifact(repository, None if output is None else Path(output), overwrite=overwrite)
 
@@ -38,6 +38,6 @@ def pull(repository: str, output: PathLike | None = None, *, overwrite: bool = F
 @public()
 def list_models(folder: PathLike = ".") -> list[FoundModel]:
     """List the finished ONNX models in `folder` and two levels below it, and in the hub's cache; needs no network."""
-    from q3edge.checkpoint.hub_artifact import find_models
+    from q3edge.pipeline.sharing import find_models
 
     return find_models(Path(folder))

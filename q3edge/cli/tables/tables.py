@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from q3edge.plain_line import plain_line
 
 if TYPE_CHECKING:
-    from q3edge.checkpoint.hub_artifact import FoundModel
     from q3edge.evaluation.distance.statistics import Comparison, Estimate
     from q3edge.evaluation.validation.results import CheckResult, ValidationReport
     from q3edge.pipeline.demo import DemoResult
     from q3edge.pipeline.inspect import Inspection
     from q3edge.pipeline.measure.bench import BenchResult
+    from q3edge.pipeline.sharing import FoundModel
     from q3edge.report.content import Spread
 
 

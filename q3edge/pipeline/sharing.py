@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import DATA_FILE, EDITABLE_FILES, MANIFEST_FILE, MODEL_FILE, Manifest, staged_directory
+from q3edge.artifact import (
+    DATA_FILE,
+    EDITABLE_FILES,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    folder_name,
+    staged_directory,
+)
 from q3edge.checkpoint.hub import hub_errors, is_repository
 from q3edge.errors import InputError, UsageError
 
@@ -105,7 +113,7 @@ def find_models(folder: Path) -> list[FoundModel]:
         repository = reference.parents[1]
         snapshot = repository / "snapshots" / reference.read_text(encoding="utf-8").strip()
         if (snapshot / MANIFEST_FILE).exists():
-            places[snapshot] = repository.name.removeprefix("models--").replace("--", "/", 1)
+            places[snapshot] = folder_name(snapshot)
     return list(_found(places))
 
 
@@ -113,12 +121,9 @@ def _found(places: dict[Path, str]) -> Iterator[FoundModel]:
     for folder, name in places.items():
         try:
             manifest = _loaded(folder)
-            bits, size = (
-                manifest.metrics.get("bits_per_weight"),
-                sum(manifest.files[n].size for n in (MODEL_FILE, DATA_FILE)),
-            )
-            complete = _is_complete(folder, manifest)
-            yield FoundModel(name, folder, size, bits, _text_kl(manifest), complete)
+            size = sum(manifest.files[part].size for part in (MODEL_FILE, DATA_FILE))
+            bits = manifest.metrics.get("bits_per_weight")
+            yield FoundModel(name, folder, size, bits, _text_kl(manifest), _is_complete(folder, manifest))
         except (InputError, KeyError):  # a quantized checkpoint, or damaged: nothing that `run` would take
             continue
 
