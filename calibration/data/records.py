@@ -88,7 +88,7 @@ def _content(fields: Mapping[str, Any], place: RecordPlace) -> tuple[str, tuple[
     for key in TEXT_KEYS:
         if key in fields:
             return _text(fields, key, place), (), False
-    raise place.error(f"keys {_printable(', '.join(fields)) or 'none'}; expected {USABLE}")
+    raise place.error(f"keys {', '.join(fields)[:120] or 'none'}; expected {USABLE}")
 
 
 def _messages(value: object, key: str, place: RecordPlace) -> tuple[Message, ...]:
@@ -103,7 +103,7 @@ def _message(entry: object, name: str, place: RecordPlace) -> Message:
     role = entry.get("role", entry.get("from"))
     role = _NAMES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
-        raise place.error(f"{name} has role {_printable(role)!r}; expected {', '.join(ROLES)}, human or gpt")
+        raise place.error(f"{name} has role {str(role)[:120]!r}; expected {', '.join(ROLES)}, human or gpt")
     content, reasoning = entry.get("content", entry.get("value")), entry.get("reasoning_content")
     if not isinstance(content, str):
         raise place.error(f"{name} has content of type {_type(content)}; expected text")
@@ -128,8 +128,3 @@ def _text(fields: Mapping[str, Any], key: str, place: RecordPlace) -> str:
 def _type(value: object) -> str:
     names = {list: "a list", dict: "an object", bool: "true or false", type(None): "null", str: "text"}
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
-
-
-def _printable(text: object) -> str:
-    """One short line: keys are untrusted input printed to a terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text))[:120]

@@ -50,7 +50,6 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
 def _check_place(final: Path, inputs: tuple[Path, ...]) -> None:
     target = final.resolve()
     try:
-        _is_taken(final)
         in_the_way = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
     except OSError as error:
         raise UsageError(f"{final}: cannot be a folder ({error.strerror}); choose another output") from None

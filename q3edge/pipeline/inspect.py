@@ -86,7 +86,7 @@ def inspect_model(model: str) -> Inspection:
 
 def _machine_notices() -> tuple[Notice, ...]:
     slow = slow_block_products()
-    return (Notice("slow_block_products", 1, f"{slow}; the speeds below do not count that"),) if slow else ()
+    return (Notice("slow-block-products", 1, f"{slow}; the speeds below do not count that"),) if slow else ()
 
 
 def _predict_all(

@@ -234,15 +234,14 @@ class Model:
                     yield piece
                     self._check_open()
                 if text.stopped:
-                    request.stop_at(text.taken)
                     break
             else:
                 yield from text.finish()
+            if text.stopped:
+                request.stop_at(text.taken)
         finally:
             self._owner = None
             self._busy.release()
-        if text.stopped:  # by the last piece of all
-            request.stop_at(text.taken)
         ids, stats = tuple(request.new_ids), request.statistics
         notices = (*notices, *text.notices(stats.finish_reason))
         return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, notices)

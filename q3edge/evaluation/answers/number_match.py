@@ -36,7 +36,7 @@ _STATEMENT = r"(?i:\banswer|答案)(?i:\s+is)?[\s:：*_$(（\[是为]*"
 _STATED = re.compile(rf"{_STATEMENT}(?:{_LETTER.pattern})")
 # A small letter is a choice where nothing else follows, or where it begins the answer as "b)" or "(b)".
 _STATED_SMALL = re.compile(rf"{_STATEMENT}([a-j])[*_`)）\].]*\s*$", re.MULTILINE)
-_SMALL_MARKED = re.compile(r"\s*(?:\(([a-j])\)|([a-j])[).:])(?:\s|$)")
+_SMALL_MARKED = re.compile(r"\A\s*\(?([a-j])[).:](?=\s|\Z)")
 _STATED_NUMBER = re.compile(rf"{_STATEMENT}(?=[-€£¥₹]?\d)((?:[^\n.]|\.(?=\d))*)")
 _CALCULATION = re.compile(r"[=+*/×÷]|\s-\s")
 _FRACTION = re.compile(r"(-?)\s*(\d+(?=\s*\\))?\s*(?:\\[dt]?frac\s*\{?(\d+)\}?\s*\{?(\d+)\}?|(\d+)\s*/\s*(\d+))")
@@ -93,9 +93,7 @@ def chosen_letter(text: str, choices: tuple[str, ...]) -> str | None:
         return whole.upper()
     if stated := [letter for letter in _STATED.findall(text) if letter in letters]:
         return str(stated[-1])
-    small = _STATED_SMALL.findall(text)[-1:] + [
-        "".join(found.groups("")) for found in [_SMALL_MARKED.match(text)] if found
-    ]
+    small = _STATED_SMALL.findall(text)[-1:] or _SMALL_MARKED.findall(text)
     if small and small[0].upper() in letters:
         return str(small[0].upper())
     folded = [unicodedata.normalize("NFKC", choice).strip(_MARKUP).casefold() for choice in choices]

@@ -53,25 +53,14 @@ def run_sweep(
     sweep. ResourceError: another process, which the message names, is at it.
     """
     assert measuring.reference is not None, "a sweep is of a model"
-    with output_lock(output):  # two sweeps would each write the ledger without the other's variants
-        return _sweep(output, asked, measuring, gates, calibration, jobs)
-
-
-def _sweep(
-    output: Path,
-    asked: Sequence[VariantRequest],
-    measuring: MeasurementOptions,
-    gates: Gates,
-    calibration: CalibrationOptions | None,
-    jobs: int,
-) -> SweepResult:
     failures: dict[str, str] = {}
-    resumed = _build(measuring, output, asked, calibration, jobs, failures)
-    variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures)
-    listed = [Failure(v.name, failures[v.name]) for v in asked if v.name in failures]
-    report = assemble(variants, listed, measuring, gates)
-    files = {suffix: output / f"{REPORT}.{suffix}" for suffix in ("html", "json", "md")}
-    write_report(report, page=files["html"], json_file=files["json"], markdown=files["md"])
+    with output_lock(output):  # two sweeps would each write the ledger without the other's variants
+        resumed = _build(measuring, output, asked, calibration, jobs, failures)
+        variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures)
+        listed = [Failure(v.name, failures[v.name]) for v in asked if v.name in failures]
+        report = assemble(variants, listed, measuring, gates)
+        files = {suffix: output / f"{REPORT}.{suffix}" for suffix in ("html", "json", "md")}
+        write_report(report, page=files["html"], json_file=files["json"], markdown=files["md"])
     return SweepResult(report, resumed)
 
 

@@ -53,7 +53,8 @@ def checkpoint_settings(
     given = {name: value for name, value in raw.items() if value is not None}
     try:
         stops, notices = _stop_ids(folder, given, config, id_of)
-        settings = GenerationSettings(stop_token_ids=stops, **_named(given, config.vocab_size))
+        settings = GenerationSettings(stop_token_ids=stops, **_named(given))
+        settings.check_ids(config.vocab_size)
     except (UsageError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {error}; correct the file") from None
     ignored = [name for name, neutral in _NOT_FOLLOWED.items() if name in given and given[name] not in neutral]
@@ -65,7 +66,7 @@ def checkpoint_settings(
     return CheckpointSettings(settings, notices)
 
 
-def _named(given: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `GenerationSettings` that the file decides."""
     found: dict[str, Any] = {}
     if given.get("do_sample") is True:
@@ -77,8 +78,6 @@ def _named(given: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         if name in given:
             found[name] = _ids(name, given[name])
-            if foreign := [token for token in found[name] if not 0 <= token < vocab_size]:
-                raise ValueError(f"{name}: token id {foreign[0]}: the model has ids 0 to {vocab_size - 1}")
     if "stop_strings" in given:
         found["stop_strings"] = given["stop_strings"]
     if "min_new_tokens" in found:

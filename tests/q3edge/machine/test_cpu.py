@@ -34,6 +34,14 @@ def test_default_threads(
     assert cpu.default_threads() == expected
 
 
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, line: str | None) -> None:
+    """Pretend to run on `machine`, with a line of /proc/cpuinfo, or without the file."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(cpu, "_CPU_INFO", tmp_path / "cpuinfo")
+    if line is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor: 0\n{line}\n")
+
+
 @pytest.mark.parametrize(
     ("machine", "flags", "saturate"),
     [
@@ -47,10 +55,7 @@ def test_default_threads(
 def test_exact_int8_kernels_where_products_saturate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, flags: str | None, saturate: bool
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(cpu, "_CPU_INFO", tmp_path / "cpuinfo")
-    if flags is not None:
-        (tmp_path / "cpuinfo").write_text(f"processor: 0\nflags: {flags}\n")
+    pretend(tmp_path, monkeypatch, machine, flags and f"flags: {flags}")
     assert cpu.int8_products_saturate() is saturate
 
 
@@ -110,8 +115,5 @@ def test_a4_the_name_of_an_arm_cpu(
 def test_a2_block_products_are_slow_on_arm_without_dot_products(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, features: str | None, slow: bool
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr(cpu, "_CPU_INFO", tmp_path / "cpuinfo")
-    if features is not None:
-        (tmp_path / "cpuinfo").write_text(f"Features: {features}\n")
+    pretend(tmp_path, monkeypatch, machine, features and f"Features: {features}")
     assert ("int8-dynamic" in (cpu.slow_block_products() or "")) is slow
