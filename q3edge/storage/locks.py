@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from pathlib import Path
 
 from q3edge.errors import ResourceError, UsageError
@@ -65,12 +65,14 @@ def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> I
     if place in _held.get():
         yield
         return
+    path = place.with_name(f".{place.name}.lock")
     made: list[Path] = []
+    token: Token[frozenset[Path]] | None = None
     try:
         try:
             made += [folder for folder in place.parents if not folder.exists()]
             place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = _hold(path := place.with_name(f".{place.name}.lock"), output, wait=wait)
+            descriptor = _hold(path, output, wait=wait)
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
                 raise UsageError(f"{output}: the name is too long for this disk; choose a shorter one") from None
@@ -78,11 +80,15 @@ def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> I
                 raise ResourceError(f"{output}: cannot be written ({error.strerror}); choose another folder") from error
             yield
             return
-        token = _held.set(_held.get() | {place})
+        except (KeyboardInterrupt, SystemExit):  # a signal, once the file was made
+            _remove_own(path)
+            raise
         try:
+            token = _held.set(_held.get() | {place})
             yield
         finally:
-            _held.reset(token)
+            if token is not None:
+                _held.reset(token)
             with suppress(OSError):  # Windows removes no open file
                 path.unlink()
             os.close(descriptor)
@@ -104,18 +110,37 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _held: ContextVar[frozenset[Path]] = ContextVar("held outputs", default=frozenset())
 
 
+def _remove_own(path: Path) -> None:
+    """Remove a lock file that this process wrote, or that nobody holds; another's stays."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            if os.read(descriptor, 64) == _name_of_this_process() or take_lock(descriptor):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _name_of_this_process() -> bytes:
+    return f"process {os.getpid()}".encode()
+
+
 def _hold(path: Path, subject: Path, *, wait: bool) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if take_lock(descriptor):
-            if take_lock_of(path, descriptor):
+        try:
+            held = take_lock(descriptor)
+            if held and take_lock_of(path, descriptor):
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()}".encode())
+                os.write(descriptor, _name_of_this_process())
                 return descriptor
-            os.close(descriptor)  # its holder ended and removed it between the two
-            continue
-        owner = os.read(descriptor, 64).decode(errors="replace").strip() or "another process"
+            owner = os.read(descriptor, 64).decode(errors="replace").strip() or "another process"
+        except (KeyboardInterrupt, SystemExit):  # a signal: the lock must not outlive it
+            os.close(descriptor)
+            raise
         os.close(descriptor)
+        if held:  # its holder ended and removed it between the two
+            continue
         if not wait:
             raise ResourceError(f"{subject}: {owner} is working on this output; wait for it or stop it")
         time.sleep(0.1)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,24 @@ def test_an_error_inside_comes_out_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), output_lock(tmp_path / "out", lenient=True):
         (tmp_path / "nothing").read_text()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["open", "ftruncate", "write", "read"])
+def test_r1_a_signal_while_the_lock_is_taken_leaves_no_file(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system call is done when the signal's handler raises."""
+    call = getattr(os, moment)
+
+    def stopped(*arguments: Any) -> None:
+        call(*arguments)
+        monkeypatch.setattr(os, moment, call)
+        raise KeyboardInterrupt
+
+    if moment == "read":  # of another's lock, which stays
+        (tmp_path / ".out.lock").write_text("process 1")
+        monkeypatch.setattr("q3edge.storage.locks.take_lock", lambda _descriptor: False)
+    monkeypatch.setattr(os, moment, stopped)
+    with pytest.raises(KeyboardInterrupt), output_lock(tmp_path / "out"):
+        raise AssertionError("never here")
+    assert [path.name for path in tmp_path.iterdir()] == ([".out.lock"] if moment == "read" else [])
