@@ -17,6 +17,9 @@ from q3edge.errors import ResourceError, UsageError
 if sys.platform != "win32":
     import fcntl
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_held: ContextVar[frozenset[Path]] = ContextVar("held outputs", default=frozenset())
+
 
 def take_lock(descriptor: int) -> bool:
     """Lock an open file or folder until its descriptor is closed; False: another open descriptor of it has the lock.
@@ -104,10 +107,6 @@ def hold(path: Path, subject: Path) -> int:
     ResourceError: another process, which the message names, holds it and so works on `subject`.
     """
     return _hold(path, subject, wait=False)
-
-
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_held: ContextVar[frozenset[Path]] = ContextVar("held outputs", default=frozenset())
 
 
 def _remove_own(path: Path) -> None:
