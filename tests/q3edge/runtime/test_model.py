@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,6 @@ import pytest
 from q3edge.errors import InputError, UsageError
 from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.prefix_cache import PrefixCache
-from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.model import Model
@@ -26,17 +25,6 @@ from tests.helpers.runtime import seal, write_artifact
 HELLO: list[Message] = [{"role": "user", "content": "the cat"}]
 BAD: Any = {"role": "root", "content": "x"}
 CHATTY = GenerationSettings(30, temperature=2.0, seed=1)  # its first tokens are text already
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_artifact(tmp_path_factory.mktemp("model") / "artifact", eos_token_id=297)
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Iterator[Model]:
-    with Model.open(folder, threads=1) as model:
-        yield model
 
 
 def greedy(max_new_tokens: int = 12) -> GenerationSettings:
@@ -346,74 +334,6 @@ def test_u8_a_thread_waits_for_the_stream_of_another(model: Model) -> None:
             waiting.result(timeout=0.05)
         stream.close()
         assert waiting.result(timeout=60).token_ids == fresh_answer(model, HELLO)
-
-
-def says(model: Model, monkeypatch: pytest.MonkeyPatch, text: str, *, stopped: bool = True) -> list[int]:
-    """Make the model give the tokens of `text`, whatever it is asked."""
-    ids = model.tokenizer.encode_markup(text)
-
-    def tokens(request: Request, _cache: PrefixCache) -> Iterator[int]:
-        for token in ids:
-            request.ids.append(token)
-            request.statistics.new_tokens += 1
-            yield token
-        request.statistics.finish_reason = "stop" if stopped else "length"
-
-    monkeypatch.setattr("q3edge.runtime.model.new_tokens", tokens)
-    return ids
-
-
-def test_l10_thinking_that_nothing_opened_is_apart_from_the_answer(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    says(model, monkeypatch, "the log\n</think>\n\nthe cat")
-    done = model.chat(HELLO)
-    assert (done.thinking, done.answer) == ("the log", "the cat")
-    assert [notice.code for notice in done.notices] == ["thinking-unannounced"]
-    assert model.generate("the").answer == done.text  # the model's whole input: nothing is thinking
-
-
-def test_l10_a_template_that_opens_the_thinking(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    template = "{{ messages[0].content }}<|im_end|>{% if add_generation_prompt %}<|im_start|>a\n<think>\n{% endif %}"
-    (copy / "chat_template.jinja").write_text(template)
-    seal(copy)
-    with Model.open(copy, threads=1) as model:
-        says(model, monkeypatch, "the log\n</think>\n\nthe cat")
-        done = model.chat(HELLO, thinking=True)
-        assert (done.thinking, done.answer) == ("the log", "the cat")
-        assert [notice.code for notice in done.notices] == ["no-thinking-switch"]
-        says(model, monkeypatch, "the log", stopped=False)
-        done = model.chat(HELLO)
-        assert (done.thinking, done.answer, done.notices[0].code) == ("the log", "", "cut-in-thinking")
-        assert "the limit of tokens ended the thinking" in done.to_json()["notices"][0]["detail"]
-
-
-@pytest.mark.parametrize("thinking", [True, False])
-def test_l11_a_template_with_the_switch_needs_no_note(model: Model, thinking: bool) -> None:
-    assert "no-thinking-switch" not in {
-        notice.code for notice in model.chat(HELLO, greedy(max_new_tokens=1), thinking=thinking).notices
-    }
-
-
-def test_l24_a_stop_string_ends_the_answer_and_is_not_part_of_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = says(model, monkeypatch, "<think>\non the mat\n</think>\n\nthe cat sat on the mat and the dog")
-    stream = model.stream(HELLO, stop_strings=["the dog", "on the mat"])
-    pieces = list(stream)
-    done = stream.completion
-    assert "".join(piece.text for piece in pieces if not piece.thinking) == done.answer == "the cat sat "
-    assert (done.thinking, done.stats.finish_reason) == ("on the mat", "stop")
-    assert done.text == "<think>\non the mat\n</think>\n\nthe cat sat "
-    assert 0 < len(done.token_ids) == done.stats.new_tokens < len(ids)
-    assert model.chat(HELLO, stop_strings="never").answer == "the cat sat on the mat and the dog"
-
-
-def test_l24_a_stop_string_frees_the_model_and_leaves_the_cache_right(model: Model) -> None:
-    free = model.generate("the cat sat", greedy(20))
-    stop = free.text[3:5]
-    done = model.generate("the cat sat", greedy(20), stop_strings=[stop])
-    assert done.text == free.text[: free.text.index(stop)]
-    assert model.generate("the cat sat", greedy(20)).token_ids == free.token_ids
 
 
 def test_no_request_can_carry_a_template(model: Model) -> None:
