@@ -10,7 +10,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, say, show_notices
 from q3edge.cli.options.calibration import calibration_options
-from q3edge.cli.options.common import json_option, output_option, overwrite_option, threads_option
+from q3edge.cli.options.common import json_option, last_logits_option, output_option, overwrite_option, threads_option
 from q3edge.cli.options.measuring import validation_options
 from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FLOAT, FORMATS
@@ -22,6 +22,7 @@ from q3edge.formats import FLOAT, FORMATS
 @recipe_options((*FORMATS, FLOAT))
 @calibration_options
 @validation_options
+@last_logits_option
 @threads_option
 @overwrite_option
 @json_option

@@ -8,7 +8,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, say, show_notices
-from q3edge.cli.options.common import json_option, output_option, overwrite_option
+from q3edge.cli.options.common import json_option, last_logits_option, output_option, overwrite_option
 from q3edge.formats import FLOAT
 
 
@@ -21,11 +21,7 @@ from q3edge.formats import FLOAT
     type=click.Choice((FLOAT,)),
     help="Export a float MODEL as it is, in float32; a QDIR carries its own format.",
 )
-@click.option(
-    "--last-logits",
-    is_flag=True,
-    help="Give logits of the last position only: less memory for prompts where a runtime cannot ask for it.",
-)
+@last_logits_option
 @overwrite_option
 @json_option
 def export(

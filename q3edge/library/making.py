@@ -116,12 +116,14 @@ def build(
     max_tokens: int = MAX_TOKENS,
     max_kl: float | None = None,
     threads: int | None = None,
+    last_logits: bool = False,
     overwrite: bool = False,
     progress: bool | Listener = False,
 ) -> BuildResult:
     """Turn the float checkpoint `model` (folder or hub id) into a verified ONNX model in the folder `output`.
 
     Quantizes as `quantize` does (recipe "float" keeps the weights), exports, and validates on `texts` (none: built in).
+    last_logits: as in `export`.
     Returns the manifest that was written and the validation report. Raises UsageError, InputError, ResourceError, and
     ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
     """
@@ -145,6 +147,7 @@ def build(
         max_tokens=max_tokens,
         max_kl=max_kl,
         threads=threads,
+        last_logits=last_logits,
         overwrite=overwrite,
     )  # fmt: skip
 

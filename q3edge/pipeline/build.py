@@ -46,12 +46,14 @@ def build_artifact(
     max_tokens: int = MAX_TOKENS,
     max_kl: float | None = None,
     threads: int | None = None,
+    last_logits: bool = False,
     overwrite: bool = False,
 ) -> BuildResult:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
     It is validated on `texts` (none: built in), or on the windows that `windows` chooses, given the artifact and the
-    checkpoint. The texts are read before any work. ValidationError: a check failed; then `output` is as it was.
+    checkpoint. The texts are read before any work. last_logits: as in `export_artifact`.
+    ValidationError: a check failed; then `output` is as it was.
     """
     read_texts(texts)  # before the model, which may be a download
     with (
@@ -63,7 +65,8 @@ def build_artifact(
         check_runnable(checkpoint)
         on_texts = () if windows else text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
         with _quantize_into(checkpoint, recipe, calibration, output) as source:
-            manifest = write_artifact(source, staging).save(staging)  # a decoder opens no folder without one
+            manifest = write_artifact(source, staging, last_logits=last_logits)
+            manifest = manifest.save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
         chosen = windows(staging, checkpoint) if windows else on_texts
         report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads)

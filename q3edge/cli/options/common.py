@@ -78,6 +78,11 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of text.")
+last_logits_option = click.option(
+    "--last-logits",
+    is_flag=True,
+    help="Give logits of the last position only: less memory for prompts where a runtime cannot ask for it.",
+)
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
 threads_option = number_option("--threads", "Threads for onnxruntime (default: the physical cores at hand).")

@@ -68,6 +68,7 @@ def _plain(value: object) -> object:
     [
         (("build", "--format", "int8", "--kv", "int8"), {"recipe": "int8", "kv_cache": "int8"}),
         (("build", "--asymmetric", "--text", "a", "--text", "b"), {"symmetric": False}),
+        (("build", "--last-logits"), {"last_logits": True}),
         (("quantize", "--samples", "2", "--target-size", "3MB"), {"samples": 2, "target_size": "3MB"}),
         (("sweep", "--formats", "int8, int4,", "--target-bpw", "3.5,4"), {"target_bpw": (3.5, 4.0)}),
         (("sweep", "--formats", "int8, int4,", "--no-speed"), {"formats": ("int8", "int4"), "speed": False}),

@@ -108,6 +108,17 @@ def test_float_build_equals_the_reference(tmp_path: Path) -> None:
     assert "not quantized" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_logits_of_the_last_position_are_told_and_change_no_figure(tmp_path: Path) -> None:
+    recipe = Recipe.for_format("int8")
+    last = build_artifact(str(DEMO_MODEL), tmp_path / "last", recipe, max_tokens=96, last_logits=True)
+    every = build_artifact(str(DEMO_MODEL), tmp_path / "every", recipe, max_tokens=96)
+    assert [notice.code for notice in last.manifest.notices if notice not in every.manifest.notices] == ["last-logits"]
+    assert "last-logits" in (tmp_path / "last" / "README.md").read_text()
+    assert last.report.overall == every.report.overall
+    (logits, *_) = onnx.load(tmp_path / "last" / MODEL_FILE, load_external_data=False).graph.output
+    assert [axis.dim_value for axis in logits.type.tensor_type.shape.dim] == [0, 1, 1280]
+
+
 def test_an_int8_cache_costs_little_and_is_in_the_recipe(tmp_path: Path) -> None:
     recipe = replace(Recipe.for_format("int8"), kv_cache="int8")
     built = build_artifact(str(DEMO_MODEL), tmp_path / "out", recipe, max_tokens=512)
