@@ -6,10 +6,11 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from q3edge.calibration.data.documents import Document
 from q3edge.gsm8k import without_calculator_notes
-from q3edge.runtime.text.messages import texts, with_texts
+from q3edge.runtime.text.messages import changed_texts, texts, with_texts
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 # Controls, soft hyphen, zero width space, direction marks, byte order mark. Joiners (U+200C, U+200D) are spelling in
@@ -39,7 +40,8 @@ def clean_document(document: Document) -> tuple[Document, bool]:
         messages = tuple(
             with_texts(message, lambda _name, text: clean_text(text, keep_layout=True)) for message in document.messages
         )
-        return replace(document, messages=messages), damaged
+        tools = changed_texts(document.tools, partial(clean_text, keep_layout=True))
+        return replace(document, messages=messages, tools=tuple(tools)), damaged
     return replace(document, text=clean_text(document.text, keep_layout=document.is_code)), damaged
 
 
@@ -102,4 +104,4 @@ def _is_damaged(text: str) -> bool:
 
 
 def _texts(document: Document) -> list[str]:
-    return [document.text, *texts(document.messages)]
+    return [document.text, *texts(document.messages), *texts(document.tools)]

@@ -12,7 +12,7 @@ from q3edge.errors import UsageError
 from q3edge.gsm8k import RESULT_MARK
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
-from q3edge.runtime.text.messages import Message, content_text
+from q3edge.runtime.text.messages import Message, Tool, content_text
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -45,42 +45,42 @@ class DocumentEncoder:
             self.plain += 1
             return self._tokenizer.encode_text(document.plain_text)
         try:
-            return self._dialogue(document.messages)
+            return self._dialogue(document.messages, document.tools)
         except UsageError:
             self.refused.append(document)
             return []
 
-    def _dialogue(self, messages: Sequence[Message]) -> list[int]:
+    def _dialogue(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
         if any(message.get("reasoning_content") for message in messages) or messages[-1]["role"] != "assistant":
-            return self._finished(messages)
+            return self._finished(messages, tools)
         if "reasoning_content" in messages[-1]:  # empty: this answer was given with thinking switched off
-            return self._answered(messages, False)
+            return self._answered(messages, tools, False)
         thinking = self._dialogues % 2 == 0
         self._dialogues += 1
         working = with_working_as_thoughts(messages) if thinking else None
         if working is not None:
-            return self._finished(working)
-        return self._answered(messages, None if thinking else False)
+            return self._finished(working, tools)
+        return self._answered(messages, tools, None if thinking else False)
 
-    def _finished(self, messages: Sequence[Message]) -> list[int]:
-        return self._chat.encode(messages, add_generation_prompt=False)
+    def _finished(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        return self._chat.encode(messages, tools=tools or None, add_generation_prompt=False)
 
-    def _answered(self, messages: Sequence[Message], thinking: bool | None) -> list[int]:
+    def _answered(self, messages: Sequence[Message], tools: Sequence[Tool], thinking: bool | None) -> list[int]:
         """Token ids that the runtime holds once the model has answered: the prompt it was given, then the answer.
 
         The answer's ids are taken from the dialogue as an earlier one, where templates add nothing to it; with a
         template that adds something the dialogue is rendered whole.
         """
-        earlier = self._chat.encode([*messages, _PROBE], add_generation_prompt=False)
+        earlier = self._finished([*messages, _PROBE], tools)
         probe = self._probe_ids = self._probe_ids or self._finished([_PROBE])
-        opening = self._prompt(messages[:-1], None)
+        opening = self._prompt(messages[:-1], tools, None)
         if earlier[-len(probe) :] != probe or earlier[: len(opening)] != opening:
-            return self._finished(messages)
-        own = opening if thinking is None else self._prompt(messages[:-1], thinking)
+            return self._finished(messages, tools)
+        own = opening if thinking is None else self._prompt(messages[:-1], tools, thinking)
         return own + earlier[len(opening) : -len(probe)]
 
-    def _prompt(self, messages: Sequence[Message], thinking: bool | None) -> list[int]:
-        return self._chat.encode(messages, thinking=thinking)
+    def _prompt(self, messages: Sequence[Message], tools: Sequence[Tool], thinking: bool | None) -> list[int]:
+        return self._chat.encode(messages, thinking=thinking, tools=tools or None)
 
 
 def with_working_as_thoughts(messages: Sequence[Message]) -> list[Message] | None:
@@ -88,4 +88,5 @@ def with_working_as_thoughts(messages: Sequence[Message]) -> list[Message] | Non
     working, mark, result = content_text(messages[-1]).rpartition(RESULT_MARK)
     if not (mark and working.strip() and result.strip()):
         return None
-    return [*messages[:-1], {"role": "assistant", "content": result.strip(), "reasoning_content": working}]
+    thoughtful: Message = {**messages[-1], "content": result.strip(), "reasoning_content": working}
+    return [*messages[:-1], thoughtful]

@@ -79,14 +79,16 @@ def _read(files: Sequence[SourceFile], passage: int, limit: int, seed: int, loss
     documents = []
     for source, file in enumerate(files):
         inside: list[Document] = []
-        for document in read_documents(file, source):
+        read, bad = read_documents(file, source)
+        losses.add_bad(source, file.name, bad)
+        for document in read:
             clean, damaged = clean_document(document)
             losses.repaired += int(damaged)
             inside += passages(clean, passage)
-        losses.read[source] = len(inside)
+        losses.read[source] = len(inside) + len(bad)
         if sum(len(document.plain_text) for document in inside) > limit:
             inside = _chosen(inside, limit, seed)
-            losses.drop(source, "beyond-limit", losses.read[source] - len(inside))
+            losses.drop(source, "beyond-limit", losses.read[source] - len(bad) - len(inside))
         documents += inside
     return documents
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from q3edge.artifact import Notice
 from q3edge.calibration.data.mixture import Mixture
+from q3edge.calibration.data.records import BadRecord
 
 _WHY_DROPPED = {
+    "bad-record": "records make no document",
     "empty": "documents say nothing",
     "too-short": "texts have too few words",
     "symbols": "texts are mostly symbols and numbers",
@@ -29,10 +31,22 @@ class Losses:
         self.skipped_files = skipped_files
         self.repaired = 0  # documents
         self.plain_dialogues = 0
+        self._first_problem = ""
 
     def drop(self, source: int, reason: str, count: int = 1) -> None:
         """Count documents of a source that are not used."""
         self.dropped[source][reason] += count
+
+    def add_bad(self, source: int, name: str, bad: Sequence[BadRecord]) -> None:
+        """Count the records of a file that make no document; `name` is the file's."""
+        if bad:
+            self.drop(source, "bad-record", len(bad))
+            self._first_problem = self._first_problem or f"{name}: {bad[0]}"
+
+    def explanation(self, reason: str) -> str:
+        """Sentence for the documents dropped for a reason."""
+        first = f"; the first is {self._first_problem}" if reason == "bad-record" else ""
+        return f"{_WHY_DROPPED[reason]} and are not used for calibration{first}"
 
     def by_reason(self) -> dict[str, int]:
         """Counts by reason: reason -> documents of all sources, in the order of the steps."""
@@ -60,7 +74,7 @@ def _losses(losses: Losses) -> Iterator[Notice]:
         detail = "documents had invisible or broken characters, which were taken out"
         yield Notice("calibration-repaired", losses.repaired, detail)
     for reason, count in losses.by_reason().items():
-        yield Notice(f"calibration-{reason}", count, f"{_WHY_DROPPED[reason]} and are not used for calibration")
+        yield Notice(f"calibration-{reason}", count, losses.explanation(reason))
     if losses.plain_dialogues:
         detail = "dialogues were used as plain text: the model has no chat template"
         yield Notice("calibration-no-template", losses.plain_dialogues, detail)

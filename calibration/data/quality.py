@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.words import run_length, word_count, words_of
-from q3edge.runtime.text.messages import content_text
+from q3edge.runtime.text.messages import Message, content_text
 
 MIN_WORDS = 12  # Gopher's 50 are for whole web pages
 MIN_WORDS_WITH_LETTERS = 0.7  # Gopher has 0.8, with 3.5 as one word where it is two here
@@ -24,14 +24,19 @@ MAX_REPEATED_GRAMS = {5: 0.15, 10: 0.10}  # n -> share of the words in n-grams t
 def rejection(document: Document) -> str | None:
     """Reason why a tagged document is dropped (empty, too-short, symbols, repetitive), or None.
 
-    Dialogues, code and maths only must not be empty: their numbers and repetitions are intended.
+    Dialogues, code and maths only must not be empty: their numbers and repetitions are intended. A call needs no
+    content beside it, and a tool may have nothing to say.
     """
     if document.messages:
-        spoken = [message for message in document.messages if message["role"] != "system"]
-        return None if spoken and all(content_text(message).strip() for message in spoken) else "empty"
+        spoken = [message for message in document.messages if message["role"] not in ("system", "tool")]
+        return None if spoken and all(map(_speaks, spoken)) else "empty"
     if not document.text.strip():
         return "empty"
     return None if document.is_code or document.area == "math" else prose_rejection(document.text)
+
+
+def _speaks(message: Message) -> bool:
+    return bool(content_text(message).strip() or message.get("tool_calls"))
 
 
 def prose_rejection(text: str) -> str | None:

@@ -13,24 +13,32 @@ from q3edge.calibration.data.files import JSON_LINES, SourceFile
 from q3edge.calibration.data.records import (
     ALL_KEYS,
     USABLE,
+    BadRecord,
     RecordPlace,
-    document_of,
     makes_record,
     question_and_answer,
+    read_record,
 )
 from q3edge.errors import InputError, ResourceError
-from q3edge.storage.text_files import Refuse, decode_utf8, json_lines, table_rows
+from q3edge.storage.text_files import Refuse, decode_utf8, delimiter_of, json_lines, table_rows
 
 
-def read_documents(file: SourceFile, source: int) -> list[Document]:
-    """Read all documents of a file, which is number `source`.
+def read_documents(file: SourceFile, source: int) -> tuple[list[Document], list[BadRecord]]:
+    """Read all documents of a file, which is number `source`, and the records that make none.
 
-    InputError: not UTF-8, broken syntax, no usable keys, with the line. ResourceError: an optional library is missing.
+    InputError: not UTF-8, broken syntax, with the line; no record, or none that makes a document. ResourceError: an
+    optional library is missing.
     """
-    documents = list(_READERS[file.extension](file, source))
+    documents: list[Document] = []
+    bad: list[BadRecord] = []
+    for found in _READERS[file.extension](file, source):
+        if isinstance(found, BadRecord):
+            bad.append(found)
+        else:
+            documents.append(found)
     if not documents:
-        raise InputError(f"{file.label}: holds no record; expected text to calibrate on")
-    return documents
+        raise InputError(f"{file.label}: {bad[0] if bad else 'holds no record; expected text to calibrate on'}")
+    return documents, bad
 
 
 def _read_text(file: SourceFile, source: int) -> Iterator[Document]:
@@ -42,37 +50,37 @@ def _read_code(file: SourceFile, source: int) -> Iterator[Document]:
     yield Document(source, 1, _decode(file), is_code=True, area=file.area)
 
 
-def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document]:
+def _read_json_lines(file: SourceFile, source: int) -> Iterator[Document | BadRecord]:
     for number, record in json_lines(_decode(file), _refusal(file, "not valid JSON", "expected one object a line")):
-        yield document_of(record, RecordPlace(file.label, source, number, file.area))
+        yield read_record(record, RecordPlace(source, number, file.area))
 
 
-def _read_table(file: SourceFile, source: int) -> Iterator[Document]:
+def _read_table(file: SourceFile, source: int) -> Iterator[Document | BadRecord]:
     """Read records under a header that has usable keys; else one column of text or two of questions and answers."""
-    delimiter = "\t" if file.extension == ".tsv" else ","
-    header: list[str] | None = None
-    for number, _, row in table_rows(_decode(file), _refusal(file, "not a table", "check its quotes"), delimiter):
-        if header is None:
-            header = row if makes_record(row) else []
-            if header:
-                continue
-        place = RecordPlace(file.label, source, number, file.area)
-        yield document_of(dict(zip(header, row)), place) if header else _headless(row, place)
+    text = _decode(file)
+    delimiter = delimiter_of(text, makes_record, "\t" if file.extension == ".tsv" else ",")
+    rows = table_rows(text, _refusal(file, "not a table", "check its quotes"), delimiter)
+    header = rows[0].cells if rows and makes_record(rows[0].cells) else None
+    columns = len(rows[0].cells) if rows else 0
+    if header is None and columns not in (0, 1, 2):
+        wanted = f"{columns} columns without a header that has {USABLE}; expected one column, or two"
+        raise InputError(f"{file.label}: line {rows[0].first}: {wanted}")
+    for number, _, row in rows[1:] if header else rows:
+        if len(row) > columns or (header is None and len(row) < columns):
+            yield BadRecord(number, f"{len(row)} cells where the first row has {columns}; check delimiters and quotes")
+        elif header:
+            yield read_record(dict(zip(header, row)), RecordPlace(source, number, file.area))
+        elif columns == 1:
+            yield Document(source, number, row[0], area=file.area)
+        else:
+            yield Document(source, number, messages=question_and_answer(row[0], row[1]), area=file.area)
 
 
-def _headless(row: list[str], place: RecordPlace) -> Document:
-    if len(row) == 1:
-        return Document(place.source, place.number, row[0], area=place.area)
-    if len(row) == 2:
-        return Document(place.source, place.number, messages=question_and_answer(*row), area=place.area)
-    raise place.error(f"{len(row)} columns without a header that has {USABLE}; expected one column, or two")
-
-
-def _read_parquet(file: SourceFile, source: int) -> Iterator[Document]:
+def _read_parquet(file: SourceFile, source: int) -> Iterator[Document | BadRecord]:
     parquet = _optional("pyarrow.parquet", file, "parquet")
     try:
         table = parquet.ParquetFile(io.BytesIO(file.content))
-        columns = [name for name in table.schema_arrow.names if name.lower() in ALL_KEYS]
+        columns = [name for name in table.schema_arrow.names if name.strip().lower() in ALL_KEYS]
         if not columns:
             found = ", ".join(table.schema_arrow.names)[:120]
             raise InputError(f"{file.label}: columns {found}; expected {USABLE}")
@@ -84,7 +92,7 @@ def _read_parquet(file: SourceFile, source: int) -> Iterator[Document]:
             f"{file.label}: not a readable Parquet file ({type(error).__name__}); write it again"
         ) from None
     for number, row in enumerate(rows, 1):
-        yield document_of(row, RecordPlace(file.label, source, number, file.area))
+        yield read_record(row, RecordPlace(source, number, file.area))
 
 
 def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
@@ -120,7 +128,7 @@ def _decode(file: SourceFile) -> str:
     return text.replace("\r", "\n")
 
 
-_READERS: dict[str, Callable[[SourceFile, int], Iterator[Document]]] = {
+_READERS: dict[str, Callable[[SourceFile, int], Iterator[Document | BadRecord]]] = {
     ".txt": _read_text,
     ".md": _read_text,
     ".py": _read_code,

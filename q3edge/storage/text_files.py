@@ -9,11 +9,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from q3edge.errors import InputError
+
+DELIMITERS = (",", ";", "\t", "|")
+_LONGEST_CELL = 2**31 - 1  # characters; Python's csv refuses more than 131 072 by default
 
 Refuse = Callable[[int, str], InputError]
 
@@ -70,13 +74,34 @@ def parse_json(text: str, refuse: Callable[[str], InputError]) -> Any:
         raise refuse("too deeply nested or too large a number") from None
 
 
-def table_rows(text: str, refuse: Refuse, delimiter: str = ",") -> Iterator[Row]:
-    """Yield every row of a CSV table that has cells."""
+def table_rows(text: str, refuse: Refuse, delimiter: str = ",") -> list[Row]:
+    """Read every row of a CSV table that has cells, of any length."""
     rows, first = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True), 1
+    found = []
+    with _long_cells():
+        try:
+            for cells in rows:
+                if cells:
+                    found.append(Row(first, rows.line_num, cells))
+                first = rows.line_num + 1
+        except csv.Error as error:
+            raise refuse(rows.line_num, str(error)) from None
+    return found
+
+
+def delimiter_of(text: str, is_header: Callable[[list[str]], bool], usual: str = ",") -> str:
+    """Delimiter with which the first row that is not blank is a header; `usual` where none makes it one."""
+    line = next((line for _, line in numbered_lines(text)), "")
+    with _long_cells():
+        found = (d for d in (usual, *DELIMITERS) if is_header(next(csv.reader([line], delimiter=d), [])))
+        return next(found, usual)
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let tables have cells of any length: the limit is one of the whole process."""
+    before = csv.field_size_limit(_LONGEST_CELL)
     try:
-        for cells in rows:
-            if cells:
-                yield Row(first, rows.line_num, cells)
-            first = rows.line_num + 1
-    except csv.Error as error:
-        raise refuse(rows.line_num, str(error)) from None
+        yield
+    finally:
+        csv.field_size_limit(before)

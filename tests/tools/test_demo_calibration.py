@@ -13,7 +13,8 @@ import pytest
 
 from q3edge.calibration.data import load_calibration_set
 from q3edge.calibration.data.dialogues import DocumentEncoder
-from q3edge.calibration.data.records import RecordPlace, document_of
+from q3edge.calibration.data.documents import Document
+from q3edge.calibration.data.records import RecordPlace, read_record
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -62,7 +63,8 @@ def test_the_tokens_are_those_of_training(tokenizer: Tokenizer, template: ChatTe
     for _ in range(200):
         talk, text = dialogue(drawn), example(written)
         prompt, reply = tokenizer.encode_markup(text.prompt), tokenizer.encode_markup(text.reply)
-        document = document_of(record(talk), RecordPlace("file", 0, 1))
+        document = read_record(record(talk), RecordPlace(0, 1))
+        assert isinstance(document, Document)
         assert encoder.encode(document) == prompt + reply + line_end
         assert chat.encode(document.messages[:-1], thinking=not talk.prompted) == prompt
 

@@ -16,7 +16,7 @@ from q3edge.evaluation.suites.question_files import question_of
 from q3edge.evaluation.suites.suite import LETTERS, AnswerFormat, Item
 from q3edge.gsm8k import without_calculator_notes
 from q3edge.languages import detect_language
-from q3edge.storage.text_files import json_lines, numbered_lines, refusal, table_rows
+from q3edge.storage.text_files import delimiter_of, json_lines, numbered_lines, refusal, table_rows
 
 Reader = Callable[[Path, str], list[Item]]
 _MGSM_NAME = re.compile(r"mgsm_([a-z]{2,3})$")
@@ -73,10 +73,11 @@ def humaneval(path: Path, text: str) -> list[Item]:
 def choice(path: Path, text: str) -> list[Item]:
     """Read CSV: question, choices A, B, C ..., letter of the right one; as in MMLU and CMMLU, an index may precede.
 
-    Without a header there are four choices.
+    A header may be cut by semicolons, tabs or bars too, then the rows are; without one there are four choices.
     """
     language, count, first, items = _language(text), 4, None, []
-    for _, line, row in table_rows(text, refusal(path, "not CSV")):
+    delimiter = delimiter_of(text, lambda row: _header(row) is not None)
+    for _, line, row in table_rows(text, refusal(path, "not CSV"), delimiter):
         if first is None and (found := _header(row)):
             first, count = found
             continue

@@ -13,14 +13,21 @@ from q3edge.calibration.data import files
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import SourceFile, open_sources
 from q3edge.calibration.data.readers import read_documents
+from q3edge.calibration.data.records import BadRecord
 from q3edge.errors import InputError, ResourceError
 from q3edge.runtime.text.messages import Message
 
 QUESTION: tuple[Message, ...] = ({"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"})
 
 
-def documents(name: str, content: str | bytes) -> list[Document]:
+def read(name: str, content: str | bytes) -> tuple[list[Document], list[BadRecord]]:
     return read_documents(SourceFile(f"folder/{name}", content.encode() if isinstance(content, str) else content), 0)
+
+
+def documents(name: str, content: str | bytes) -> list[Document]:
+    found, bad = read(name, content)
+    assert not bad
+    return found
 
 
 def one(name: str, content: str | bytes) -> Document:
@@ -156,12 +163,12 @@ def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch, na
         ("a.txt", b"fine\nnot \xff fine", "line 2: not UTF-8 text"),
         ("a.jsonl", '{"text": "x"}\n\n{"text": ', r"line 3: not valid JSON \(Expecting value\)"),
         ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON \(too deeply nested"),
-        ("a.jsonl", '{"text": "x"}\n{"body": "x", "id": 1}', "line 2: keys body, id; expected text, content, messages"),
+        ("a.jsonl", '{"body": "x", "id": 1}', "line 1: keys body, id; expected text, content, messages"),
         ("a.jsonl", "{}", "line 1: keys none; expected text"),
         ("a.jsonl", "[1]", "line 1: expected an object with text, .*; found a list"),
         ("a.jsonl", '{"text": ["x"]}', "line 1: text is a list; expected text"),
         ("a.jsonl", '{"question": "x", "answer": true}', "line 1: answer is true or false; expected text"),
-        ("a.jsonl", '{"messages": []}', "line 1: messages is a list; expected a list of messages"),
+        ("a.jsonl", '{"messages": "x"}', "line 1: messages is text; expected a list of messages"),
         ("a.jsonl", '{"messages": ["x"]}', r"line 1: messages\[0\] is text; expected an object"),
         ("a.jsonl", '{"messages": [{"role": "boss", "content": "x"}]}', r"line 1: messages\[0\] has role 'boss'"),
         ("a.jsonl", '{"messages": [{"role": "user"}]}', r"messages\[0\] has content of type null; expected text"),
@@ -171,7 +178,7 @@ def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch, na
             r"messages\[0\] has reasoning_content of type a number",
         ),
         ("a.csv", "a,b,c\n1,2,3\n", "line 1: 3 columns without a header that has text"),
-        ("a.csv", "question,answer\nx,y\nz\n", "line 3: keys question; expected"),
+        ("a.csv", "question,answer\nz\n", "line 2: keys question; expected"),
         ("a.tsv", 'x\t"y\nz\t1\n', r"line 2: not a table \(unexpected end of data\)"),
         ("a.csv", "text\n", "holds no record"),
     ],

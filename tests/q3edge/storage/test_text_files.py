@@ -40,9 +40,9 @@ def test_what_is_not_json_is_named(line: str, message: str) -> None:
 
 
 def test_rows_know_their_first_and_last_line() -> None:
-    assert list(table_rows('a,b\n\n"c\nd",e\nf,g', refuse)) == [
+    assert table_rows('a,b\n\n"c\nd",e\nf,g', refuse) == [
         Row(1, 1, ["a", "b"]), Row(3, 4, ["c\nd", "e"]), Row(5, 5, ["f", "g"]),
     ]  # fmt: skip
-    assert list(table_rows("a\tb", refuse, "\t")) == [Row(1, 1, ["a", "b"])]
+    assert table_rows("a\tb", refuse, "\t") == [Row(1, 1, ["a", "b"])]
     with pytest.raises(InputError, match=r"2\|unexpected end of data"):
-        list(table_rows('a\n"b', refuse))
+        table_rows('a\n"b', refuse)

@@ -72,6 +72,12 @@ def test_choice(tmp_path: Path, lines: tuple[str, ...]) -> None:
     assert "say?\nA. iron\nB. neon\nC. zinc\nD. lead\nAnswer with the letter" in item.prompt
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_q6_choices_with_another_delimiter(tmp_path: Path, delimiter: str) -> None:
+    (item,) = items(write(tmp_path, "geography.csv", CHINESE.replace(",", delimiter)))
+    assert item.choices == ("上海", "北京", "广州", "深圳")
+
+
 def test_choice_in_chinese(tmp_path: Path) -> None:
     (item,) = items(write(tmp_path, "geography.csv", CHINESE))
     assert item.language == "zh"
