@@ -135,7 +135,10 @@ def measuring_for(
     *,
     speed: bool = False,
 ) -> MeasurementOptions:
-    """Make measurement options. InputError: a suite is broken. UsageError: allow_code without generate."""
+    """Make measurement options. InputError: a suite is broken. UsageError: allow_code without generate.
+
+    ResourceError: allow_code where programs cannot be contained.
+    """
     from q3edge.pipeline.measure.measurement import MeasurementOptions
 
     return MeasurementOptions(
@@ -165,4 +168,8 @@ def _asking(generate: int | None, allow_code: bool) -> AnswerOptions | None:
         return None
     from q3edge.pipeline.measure.measurement import AnswerOptions
 
+    if allow_code:
+        from q3edge.evaluation.sandbox.sandbox import Sandbox
+
+        Sandbox.open()  # refused before anything is measured
     return AnswerOptions(max_new_tokens=generate, run_code=allow_code)

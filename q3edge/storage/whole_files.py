@@ -18,6 +18,7 @@ from pathlib import Path
 
 from q3edge.errors import ResourceError
 from q3edge.storage.locks import locked, take_lock_of
+from q3edge.storage.removal import remove_folder
 
 ADVICE = "free space or choose another folder"
 
@@ -105,7 +106,8 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
             _remove(folder.parent, f"{glob.escape(prefix)}*")
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                remove_folder(folder)
 
 
 def _opened(partial: Path) -> BufferedRandom:
@@ -121,4 +123,4 @@ def _remove(folder: Path, pattern: str) -> None:
     for path in folder.glob(pattern):
         with suppress(OSError), locked(path) as free:  # OSError: another process was faster
             if free:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove_folder(path) if path.is_dir() else path.unlink()

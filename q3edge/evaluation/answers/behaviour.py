@@ -1,7 +1,7 @@
 """`GeneratedAnswer`, what a model generated for one item, and its writing behaviour over many items.
 
 Behaviour: whether it closes its thinking, ends by itself, keeps to JSON and to the language of the question.
-Correctness is judged in `number_match`, of programs in `sandbox`.
+Correctness is judged in `number_match`, of programs in `q3edge.evaluation.sandbox`.
 """
 
 from __future__ import annotations

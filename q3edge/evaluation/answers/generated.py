@@ -1,6 +1,6 @@
 """The generated mode: models generate an answer to every item, and the answers are judged and compared.
 
-Extraction is in `number_match`, running programs in `sandbox`, writing behaviour in `behaviour`.
+Extraction is in `number_match` and `programs`, writing behaviour in `behaviour`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy as np
 from q3edge import progress
 from q3edge.artifact import Notice, artifact_digest
 from q3edge.evaluation.answers.behaviour import GeneratedAnswer, behaviour
-from q3edge.evaluation.answers.number_match import is_right, program
-from q3edge.evaluation.answers.sandbox import Sandbox
+from q3edge.evaluation.answers.number_match import is_right
+from q3edge.evaluation.answers.programs import program, standing
 from q3edge.evaluation.cache import ADVICE, cache_key
 from q3edge.evaluation.distance.statistics import Bootstrap, Estimate
 from q3edge.evaluation.plain_values import from_plain
+from q3edge.evaluation.sandbox.sandbox import Sandbox
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.scorecard import LostAnswer
 from q3edge.evaluation.scorecard.slices import AreaScore, accuracy_scores, area_score
@@ -35,7 +36,11 @@ from q3edge.storage.json_lines import JsonLines
 _TEXT = "texts are read, not answered"
 _TOO_LONG = "questions longer than the model's context were not asked"
 _NOT_RUN = "programs were written but not run, so not judged (--allow-code runs them)"
-_CODES = {_TEXT: "texts-not-generated", _TOO_LONG: "items-too-long", _NOT_RUN: "programs-not-run"}
+_UNFIT = "programs were not judged: their test failed before it called them, or gives them more than plain values"
+_CODES = {
+    _TEXT: "texts-not-generated", _TOO_LONG: "items-too-long", _NOT_RUN: "programs-not-run",
+    _UNFIT: "tests-unfit",
+}  # fmt: skip
 _COMPLETE = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{}\n```"
 _CONTINUED = 32  # tokens: enough to show how a text continues
 _NEXT_QUESTION = "\nQuestion:"  # a model without a template continues with questions of its own
@@ -149,8 +154,9 @@ def _judge(item: Item, found: GeneratedAnswer, sandbox: Sandbox | None) -> Gener
         return replace(found, correct=is_right(item, found.answer))
     if sandbox is None:
         return replace(found, reason=_NOT_RUN)
-    outcome = sandbox.run(program(item, found.answer))
-    return replace(found, correct=outcome.passed, reason=outcome.reason)
+    known = standing(item.prompt, item.entry_point)
+    outcome = sandbox.judge(program(item, found.answer), test=item.test, entry_point=item.entry_point, prompt=known)
+    return replace(found, correct=outcome.passed, reason=_UNFIT if outcome.passed is None else outcome.reason)
 
 
 class _AnswerJournal:

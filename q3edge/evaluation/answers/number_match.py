@@ -1,4 +1,4 @@
-"""Answers extracted from generated text, and whether they are right: numbers, letters, JSON, programs, plain text.
+"""Answers extracted from generated text, and whether they are right: numbers, letters, JSON, plain text.
 
 All functions get the text after thinking. A model answers freely, so the answer is extracted as other harnesses do it
 (the last number, the first letter): an answer is not wrong for lacking a format that the question does not ask for.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 import unicodedata
 from decimal import Decimal
 from typing import Any
@@ -27,7 +26,6 @@ _WITH_COMMA = re.compile(rf"(?:[1-9]\d{{0,2}}(?:(?:\.\d{{3}})+|(?:[{_SPACES}]\d{
 _DOTTED = re.compile(r"[1-9]\d{0,2}(?:\.\d{3})+")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _FENCED = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
-_BLOCK = re.compile(r"```\w*[ \t]*\n(.*?)(?:\n?[ \t]*```|\Z)", re.DOTALL)
 # A letter that no Latin letter or digit touches; in languages without spaces, such as Chinese, others may.
 _ALONE = r"(?<![A-Za-z0-9_'\u00c0-\u024f])([A-J])(?![A-Za-z0-9_'\u00c0-\u024f])"
 # The article "A dog" and the pronoun "I think" are no choices; "A is right" is one.
@@ -114,24 +112,6 @@ def json_value(text: str) -> Any:
         return json.loads(fenced[1] if fenced else text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def program(item: Item, answer: str) -> str:
-    """Assemble Python source that ends without an error if `answer` completes the item, of kind code, correctly.
-
-    The code is the last fenced block that defines the function, else the last one, else all of the answer; either the
-    whole function, which then replaces the prompt's, or its body, which ends where the indentation does.
-    """
-    defines = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(item.entry_point)}\b", re.MULTILINE)
-    blocks: list[str] = _BLOCK.findall(answer) or [answer]
-    code = next((block for block in reversed(blocks) if defines.search(block)), blocks[-1])
-    if defines.search(code):
-        code = "\n" + textwrap.dedent(code)
-    elif code.lstrip("\n").startswith((" ", "\t")):
-        code = re.split(r"\n(?=\S)", code.lstrip("\n"))[0]
-    else:
-        code = textwrap.indent(code, "    ")
-    return f"{item.prompt}{code}\n\n{item.test}\n\ncheck({item.entry_point})\n"
 
 
 def _equal_json(one: str, other: str) -> bool:

@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from q3edge import progress
-from q3edge.artifact import MODEL_FILE, Notice, artifact_digest, is_untouched
+from q3edge.artifact import MODEL_FILE, artifact_digest, is_untouched
 from q3edge.evaluation.answers.behaviour import GeneratedAnswer
 from q3edge.evaluation.answers.generated import (
     answer_all,
     compare_generated,
     continuation,
 )
-from q3edge.evaluation.answers.sandbox import Sandbox
 from q3edge.evaluation.cache import ADVICE, EvaluationCache
+from q3edge.evaluation.sandbox.sandbox import Sandbox
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
@@ -44,7 +44,7 @@ def compare_answers(
 ) -> GeneratedComparison:
     """Let both models answer all items and continue `beginnings`, token ids. reference: a folder of either kind.
 
-    ResourceError: programs are to be run and no sandbox is available, or the cache cannot be written.
+    ResourceError: programs are to be run and cannot be contained here, or the cache cannot be written.
     """
     sandbox = Sandbox.open() if asking.run_code else None
 
@@ -67,10 +67,7 @@ def compare_answers(
             generate(folder),
         )
     found = compare_generated(by_reference, by_candidate, suites)
-    weak = tuple(Notice("sandbox-weak", 1, detail) for detail in sandbox.weaknesses) if sandbox else ()
-    return replace(
-        found, notices=(*found.notices, *weak), continuations=tuple(zip(by_reference_continued, by_candidate_continued))
-    )
+    return replace(found, continuations=tuple(zip(by_reference_continued, by_candidate_continued)))
 
 
 @contextmanager

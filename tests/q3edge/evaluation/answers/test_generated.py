@@ -14,8 +14,8 @@ from q3edge.errors import ResourceError
 from q3edge.evaluation.answers import generated as module
 from q3edge.evaluation.answers.behaviour import GeneratedAnswer
 from q3edge.evaluation.answers.generated import answer_all, compare_generated, left_out
-from q3edge.evaluation.answers.sandbox import Outcome
 from q3edge.evaluation.distance.statistics import wilson
+from q3edge.evaluation.sandbox.sandbox import Outcome, Sandbox
 from q3edge.evaluation.scorecard.slices import recovery_score
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.runtime.completion import Completion
@@ -50,10 +50,13 @@ def saying(monkeypatch: pytest.MonkeyPatch, *texts: str) -> list[str]:
 
 
 class PassingSandbox:
-    """Accepts programs that return their argument, and runs nothing."""
+    """Accepts programs that return their argument, and runs nothing; a test without `check` is at fault."""
 
-    def run(self, program: str) -> Outcome:
-        passed = "return a" in program
+    def judge(self, source: str, *, test: str, entry_point: str, prompt: str) -> Outcome:
+        assert f"def {entry_point}(" in prompt
+        if "check" not in test:
+            return Outcome(None, "KeyError: 'check'")
+        passed = "return a" in source
         return Outcome(passed, "" if passed else "AssertionError")
 
 
@@ -110,6 +113,27 @@ def test_programs_are_judged_in_the_sandbox(model: Model, monkeypatch: pytest.Mo
     found = answer_all(model, [CODE, replace(CODE, prompt="def f(b):\n")], max_new_tokens=4, sandbox=sandbox)
     assert [(item.correct, item.reason) for item in found] == [(True, ""), (False, "AssertionError")]
     assert "```python\ndef f(a):\n\n```" in asked[0]
+
+
+def test_r2_programs_run_in_the_sandbox_of_this_machine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        sandbox = Sandbox.open()
+    except ResourceError as error:
+        pytest.skip(str(error))
+    answers = ["Sure:\n```python\ndef f(a): return a\n```", "    return a", "    return 0", "no program"]
+    saying(monkeypatch, *answers)
+    items = [replace(CODE, id=str(n), prompt=f"def f(a):  # {n}\n") for n in range(len(answers))]
+    found = answer_all(model, items, max_new_tokens=4, sandbox=sandbox)
+    assert [item.correct for item in found] == [True, True, False, False]
+    assert found[2].reason == "AssertionError"
+
+
+def test_r2_programs_whose_test_is_at_fault_are_counted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    saying(monkeypatch, "    return a", "    return a")
+    sandbox: Any = PassingSandbox()
+    found = answer_all(model, [CODE, replace(CODE, prompt="def f(b):\n", test="")], max_new_tokens=4, sandbox=sandbox)
+    assert [item.correct for item in found] == [True, None]
+    assert [(notice.code, notice.count) for notice in left_out(found)] == [("tests-unfit", 1)]
 
 
 def test_a_killed_run_goes_on(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
