@@ -11,6 +11,7 @@ Nothing else in q3edge imports this module, so only its users need the harness: 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,13 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.artifact import artifact_digest
 from q3edge.errors import InputError, ResourceError, UsageError
-from q3edge.evaluation.answers.questions import final_answer
+from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.generation.generate import generate, prefill
 from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message, content_text
+from q3edge.runtime.text.thinking import ThinkingSplitter
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -44,8 +46,9 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     """Model of one artifact folder. Requests are answered one after the other; the tokens that one shares with the
     start of the one before are computed once.
 
-    thinking: whether chat templates ask the model to think first (None: their default); with True, only the text after
-    the thinking counts as generated. InputError: the folder is unfit.
+    thinking: whether chat templates ask the model to think first (None: their default). However it comes to think, only
+    what follows the thinking counts as generated; nothing, where the thinking has no end. InputError: the folder is
+    unfit.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Generate a continuation of each context, up to one of the task's stop sequences.
+        """Generate a continuation of each context without its thinking, up to one of the task's stop sequences.
 
         UsageError: a generation argument that q3edge does not have.
         """
@@ -178,16 +181,13 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         settings, until = self._settings(arguments)
         room = self.max_length - min(settings.max_new_tokens, self.max_length - 1)
         prompt = self.tok_encode(context)[-room:]
-        stream, text, answer = self.model.tokenizer.stream(), "", ""
+        text = AnswerText(ThinkingSplitter(self.model.tokenizer, prompt, keep_newlines=True), until)
         for token in generate(self.model.decoder, prompt, settings, cache=self._cache):
-            text += stream.push(token)
-            answer = final_answer(text) if self._thinking else text
-            if any(stop in answer for stop in until):
-                break
-        else:
-            text += stream.finish()
-            answer = final_answer(text) if self._thinking else text
-        return answer[: min((answer.index(stop) for stop in until if stop in answer), default=None)]
+            deque(text.push(token), 0)
+            if text.stopped:
+                return text.answer
+        deque(text.finish(), 0)
+        return text.answer
 
     def _settings(self, arguments: Mapping[str, Any]) -> tuple[GenerationSettings, list[str]]:
         """Generation settings, greedy unless the task asks to sample; and the stop sequences."""

@@ -122,7 +122,7 @@ def _build_and_evaluate(
         def answer(question: Question) -> str:
             completion = opened.chat(question.question, settings, thinking=question.thinking)
             speeds.append(completion.stats.decode_tokens_per_second)
-            return completion.text
+            return completion.answer
 
         scores = score_answers(questions, answer)
     model_bytes = built.manifest.metrics["model_bytes"]

@@ -9,7 +9,6 @@ from typing import Any
 from q3edge import progress
 from q3edge.evaluation.distance.statistics import Estimate, wilson
 from q3edge.evaluation.suites.question_files import Question
-from q3edge.runtime.text.thinking import THINK_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +33,12 @@ class AnswerReport:
         return asdict(self)
 
 
-def final_answer(text: str) -> str:
-    """Text after the last </think>, stripped; the whole text, stripped, where there is none."""
-    return text.rpartition(THINK_END)[2].strip()
-
-
 def score_answers(questions: Sequence[Question], generate: Callable[[Question], str]) -> AnswerReport:
-    """Ask every question (at least one) and score the answers; `generate` returns the raw text of the model's turn."""
+    """Ask every question (at least one) and score the answers; `generate` returns the answer without its thinking."""
     answers = []
     with progress.task("answers", len(questions)) as advance:
         for question in questions:
-            given = final_answer(generate(question))
+            given = generate(question).strip()
             answers.append(GivenAnswer(question.id, given, given == question.answer.strip()))
             advance(1)
     correct = [answer.correct for answer in answers]

@@ -49,12 +49,13 @@ class PlainText:
 class ThinkingSplitter:
     """Splitter of answer tokens into thinking and answer at the added tokens `<think>` and `</think>`.
 
-    Newlines around either part are layout and dropped. A tokenizer without the two added tokens gives only answer. A
+    Newlines around either part are layout and dropped; with `keep_newlines`, only where there is thinking, as a raw
+    prompt may ask for text that begins with one. A tokenizer without the two added tokens gives only answer. A
     first `</think>` without `<think>`, as models write whose template should have opened the thinking, makes all before
     it thinking: `unannounced`, as it was given out as answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], *, keep_newlines: bool = False) -> None:
         """Start after a prompt; a template may open the thinking itself, at the prompt's end."""
         self._start = tokenizer.added_ids.get(THINK_START)
         self._end = tokenizer.added_ids.get(THINK_END)
@@ -62,6 +63,7 @@ class ThinkingSplitter:
         mark = self._last_mark(prompt_ids, tokenizer.special_ids)
         self._thinking = mark is not None and mark == self._start
         self._marked = mark is not None  # a `<think>` or `</think>` has come
+        self._kept = keep_newlines and not self._thinking  # no thinking has come
         self.unannounced = False
         self._begun = False  # the current part has had more than newlines
         self._newlines = ""  # held back: they count only if text follows in the same part
@@ -76,6 +78,7 @@ class ThinkingSplitter:
         if token not in (self._start, self._end):
             return self._trim(self._stream.push(token)), self._thinking
         last = self.finish()
+        self._kept = False
         self.unannounced = self.unannounced or (token == self._end and not self._marked)
         self._marked = True
         self._thinking, self._begun, self._newlines = token == self._start, False, ""
@@ -86,6 +89,8 @@ class ThinkingSplitter:
         return self._trim(self._stream.finish()), self._thinking
 
     def _trim(self, text: str) -> str:
+        if self._kept:
+            return text
         text = self._newlines + text if self._begun else text.lstrip("\n")
         kept = text.rstrip("\n")
         self._newlines = text[len(kept) :]

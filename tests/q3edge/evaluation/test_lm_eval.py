@@ -12,6 +12,7 @@ import pytest
 
 from q3edge.errors import UsageError
 from q3edge.evaluation.distance.streams import decoder_logits
+from q3edge.runtime.generation.settings import GenerationSettings
 from tests.helpers.runtime import write_artifact
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
@@ -129,3 +130,44 @@ def test_unknown_arguments_are_named(model: Q3EdgeLM) -> None:
 
 def test_requests_of_one_artifact_have_one_name(model: Q3EdgeLM) -> None:
     assert model.tokenizer_name.startswith("q3edge-")
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+@pytest.mark.parametrize(
+    ("context", "text", "until", "answer"),
+    [
+        ("the cat", "<think>\nthe cat\nsat</think>\n\nmat\nlog", ["\n"], "mat"),
+        ("the cat", "<think>\nthe log\nand the", ["\n"], ""),
+        ("the cat", "<think>the log</think>\n", ["\n"], ""),
+        ("<|im_start|>assistant\n<think>\n", "the cat\nsat\n</think>\n\nmat\nlog", ["\n"], "mat"),
+        ("<|im_start|>assistant\n<think>\n", "the cat\nsat", ["\n"], ""),
+        ("<|im_start|>assistant\n", "the cat</think>\n\nmat", ["log"], "mat"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "mat\nlog", ["\n"], "mat"),
+        ("the cat", "mat\n\nlog\n", ["dog"], "mat\n\nlog\n"),
+        ("the cat", "\nmat", ["\n"], ""),
+    ],
+)
+def test_q2_only_what_follows_the_thinking_counts(
+    model: Q3EdgeLM,
+    monkeypatch: pytest.MonkeyPatch,
+    thinking: bool | None,
+    context: str,
+    text: str,
+    until: list[str],
+    answer: str,
+) -> None:
+    ids = model.model.tokenizer.encode_markup(text)
+    monkeypatch.setattr(model, "_thinking", thinking)
+    monkeypatch.setattr("q3edge.evaluation.lm_eval.generate", lambda *_, **__: iter(ids))
+    assert model._generate(context, {"until": until, "max_gen_toks": 100}) == answer
+
+
+def test_q2_an_answer_cut_in_its_thinking_is_empty(model: Q3EdgeLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = model.model.tokenizer.encode_markup("<think>" + "the cat sat " * 10 + "</think>mat")
+
+    def cut(decoder: Any, prompt: Any, settings: GenerationSettings, cache: Any) -> Iterator[int]:
+        return iter(ids[: settings.max_new_tokens])
+
+    monkeypatch.setattr("q3edge.evaluation.lm_eval.generate", cut)
+    assert model._generate("the dog", {"until": [], "max_gen_toks": 20}) == ""
+    assert model._generate("the dog", {"until": [], "max_gen_toks": 200}) == "mat"

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from q3edge.evaluation.answers.questions import final_answer, score_answers
+from q3edge.evaluation.answers.questions import score_answers
 from q3edge.evaluation.distance.statistics import wilson
 from q3edge.evaluation.suites.question_files import Question
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("7", "7"),
-        (" 7\n", "7"),
-        ("<think>\n3 + 4\n</think>\n\n7\n", "7"),
-        ("<think></think>a</think> b ", "b"),
-        ("<think>never ends 7", "<think>never ends 7"),
-        ("<think>7</think>", ""),
-    ],
-)
-def test_final_answer(text: str, answer: str) -> None:
-    assert final_answer(text) == answer
-
-
 def test_score_by_area() -> None:
     questions = [Question(f"{area}-{i}", area, "en", False, str(i), str(i)) for area in "ab" for i in range(4)]
-    report = score_answers(questions, lambda q: f"<think>x</think> {q.question if q.area == 'a' else '0'}\n")
+    report = score_answers(questions, lambda q: f" {q.question if q.area == 'a' else '0'}\n")
     assert report.overall.value == 5 / 8
     assert {area: found.value for area, found in report.by_area.items()} == {"a": 1.0, "b": 0.25}
     assert [answer.given for answer in report.answers] == ["0", "1", "2", "3", "0", "0", "0", "0"]

@@ -141,6 +141,17 @@ def test_thinking_is_split_from_the_answer(prompt: str, generated: str, expected
     assert tuple(parts) == expected
 
 
+@pytest.mark.parametrize(
+    ("generated", "expected"),
+    [("\n\na\n\n", ("", "\n\na\n\n")), ("<think>\nb\n</think>\n\na\n", ("b", "a")), ("\nb</think>\na", ("", "\nba"))],
+)
+def test_q2_newlines_of_an_answer_without_thinking_are_kept(generated: str, expected: tuple[str, str]) -> None:
+    splitter = ThinkingSplitter(TOKENIZER, TOKENIZER.encode_markup("a"), keep_newlines=True)
+    pieces = [*(splitter.push(token) for token in TOKENIZER.encode_markup(generated)), splitter.finish()]
+    parts = ["".join(text for text, thinks in pieces if thinks is wanted) for wanted in (True, False)]
+    assert tuple(parts) == expected
+
+
 def test_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     Tokenizer.load(tmp_path, SIZE)
