@@ -43,13 +43,14 @@ def looked_up(builder: GraphBuilder, table: BlockWeights, scheme: Scheme, width:
     op, int64 = builder.op, builder.int64
     groups = scheme.groups(width)
     codes = _unpacked(builder, op("Gather", table.codes, ids), scheme.bits)
-    codes = op("Reshape", codes, int64(0, 0, groups, -1))
+    codes = op("Reshape", codes, int64(0, 0, groups, width // groups))
     if table.zero_points is None:
         middle = builder.float32(scheme.implicit_zero_point)
     else:
         middle = _unpacked(builder, op("Gather", table.zero_points, ids), scheme.bits)
-        middle = op("Reshape", middle, int64(0, 0, -1, 1))
-        if groups * scheme.bits % 8:  # codes that fill the last byte
+        stored = -(-groups * scheme.bits // 8) * 8 // scheme.bits
+        middle = op("Reshape", middle, int64(0, 0, stored, 1))
+        if stored > groups:  # codes that fill the last byte
             middle = op("Slice", middle, int64(0), int64(groups), int64(2))
     scales = _scales(op, builder.float32(2), tuple(op("Gather", part, ids) for part in table.scales))
     values = op("Mul", op("Sub", codes, middle), op("Unsqueeze", scales, int64(-1)))

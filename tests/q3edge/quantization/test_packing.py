@@ -70,8 +70,8 @@ def run_table(
     """One table in onnxruntime: MatMulNBits of all unit vectors at once, of one by one, and all rows gathered."""
     rows, width = tensor.shape
     config = Qwen3Config.from_dict(tiny_config(vocab_size=rows, hidden_size=width, eos_token_id=0))
-    x, ids = ir.val("x", ir.DataType.FLOAT, ["m", width]), ir.val("ids", ir.DataType.INT64, ["m"])
-    y, e = (ir.val(name, ir.DataType.FLOAT, ["m", None]) for name in ("y", "e"))
+    x, ids = ir.val("x", ir.DataType.FLOAT, ["m", width]), ir.val("ids", ir.DataType.INT64, ["b", "s"])
+    y, e = ir.val("y", ir.DataType.FLOAT, ["m", None]), ir.val("e", ir.DataType.FLOAT, ["b", "s", width])
     with tempfile.TemporaryDirectory() as folder:
         builder = GraphBuilder()
         with ExternalData(Path(folder) / "weights") as data:
@@ -82,10 +82,10 @@ def run_table(
         assert (Path(folder) / "weights").stat().st_size < tensor.scheme.stored_bytes(rows, width) + 3 * 64
         ir.save(builder.model([x, ids], [y, e], "table"), Path(folder) / "model.onnx")
         run = session(Path(folder) / "model.onnx").run
-    units, no_ids = np.eye(width, dtype=np.float32), np.zeros(0, np.int64)
+    units, no_ids = np.eye(width, dtype=np.float32), np.zeros((1, 0), np.int64)
     together = run(["y"], {"x": units, "ids": no_ids})[0].T
     single = np.concatenate([run(["y"], {"x": unit[None], "ids": no_ids})[0] for unit in units]).T
-    return together, single, run(["e"], {"x": units[:0], "ids": np.arange(rows)})[0]
+    return together, single, run(["e"], {"x": units[:0], "ids": np.arange(rows)[None]})[0][0]
 
 
 @settings(deadline=None, max_examples=40)
