@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 
 import click
 
@@ -30,6 +28,7 @@ from q3edge.cli.quantize import quantize
 from q3edge.cli.report import report
 from q3edge.cli.run import run
 from q3edge.cli.standard_streams import require_streams, use_utf8
+from q3edge.cli.start import INTERRUPTED, raise_at_signals
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError, describe_error
@@ -37,7 +36,6 @@ from q3edge.progress import report_to
 from q3edge.terminal import TerminalProgress
 from q3edge.version import VERSION
 
-INTERRUPTED, TERMINATED = 130, 143
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource (disk, memory, missing package), "
     "5 validation failed, 130 interrupted, 143 terminated. Shell completion: see docs/usage.md."
@@ -46,14 +44,6 @@ _EPILOG = (
 
 class _ReaderGoneError(Exception):
     """The reader closed stdout (`| head`): exit cleanly."""
-
-
-class _InterruptedError(KeyboardInterrupt):
-    """Ctrl-C, as a class of our own.
-
-    Once a KeyboardInterrupt itself has passed through exec(), which dataclasses call while they are imported, CPython
-    ends `python -m` by the signal, whatever exit code was asked for.
-    """
 
 
 class _Commands(click.Group):
@@ -86,21 +76,14 @@ for _command in (
     cli.add_command(_command)
 
 
-def entry_point() -> None:
-    """Console script: run and exit with the code."""
-    sys.exit(main(sys.argv[1:]))
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one command; every outcome is an exit code, and no traceback is printed without --debug."""
     arguments = list(arguments)
     debug = "--debug" in arguments[: arguments.index("--") if "--" in arguments else None]
     if debug:
         arguments.remove("--debug")
-    signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored: a job in the background
-        signal.signal(signal.SIGINT, _interrupt)
     try:
+        raise_at_signals()
         require_streams()
         use_utf8()
         with report_to(TerminalProgress()):
@@ -136,12 +119,3 @@ def _describe(error: Exception) -> tuple[str, int]:
 def _drop_output() -> None:
     # Stdout points elsewhere, so that the interpreter's last flush stays silent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise _InterruptedError
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    # As an exception, so that staged folders are removed on the way out.
-    raise SystemExit(TERMINATED)

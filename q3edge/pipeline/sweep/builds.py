@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
+from types import FrameType
 
 import torch
 
@@ -17,6 +22,7 @@ from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.quantization.recipe import Recipe
 
+_stopped = False  # by a signal, in a process of the pool
 _VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows uses all text
 
 
@@ -58,18 +64,52 @@ def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | 
         return
     threads = max(1, torch.get_num_threads() // at_a_time)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    others = {*multiprocessing.active_children()}
     with (
-        ProcessPoolExecutor(at_a_time, mp_context=context) as pool,
+        ProcessPoolExecutor(at_a_time, mp_context=context, initializer=_follow_parent) as pool,
         progress.task("build", len(jobs)) as advance,
     ):
-        running = {pool.submit(_build, job, threads): job.name for job in jobs}
+        running = {pool.submit(_build_apart, job, threads): job.name for job in jobs}
         try:
             for done in as_completed(running):
                 advance(1)
                 error = done.exception()
                 yield running[done], describe_error(error)[0] if error else done.result()
-        finally:
+        except BaseException:  # a signal: a build may have hours to go
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in {*multiprocessing.active_children()} - others:
+                child.terminate()
+            raise
+
+
+def _follow_parent() -> None:
+    """Make a process of the pool end with the one that started it, and only by its word: Ctrl-C reaches both."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    # As an exception, so that staged folders are removed on the way out.
+    global _stopped
+    _stopped = True
+    raise SystemExit(143)
+
+
+def _build_apart(job: Job, torch_threads: int) -> str | None:
+    """Build one artifact in a process of the pool, which a signal ends; the pool would have it wait for more."""
+    try:
+        return _build(job, torch_threads)
+    finally:
+        if _stopped:
+            os._exit(143)
 
 
 def _build(job: Job, torch_threads: int | None) -> str | None:

@@ -90,13 +90,15 @@ class LentWeights:
                 finished = done.wait(_INTERVAL)
                 file.madvise(mmap.MADV_DONTNEED)
 
-        thread = Thread(target=drop)
-        thread.start()
+        # A signal may end `start` with the thread running: it is told to end then too, and holds no process up.
+        thread = Thread(target=drop, daemon=True)
         try:
+            thread.start()
             yield
         finally:
             done.set()
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
 
 def _size(data: ExternalTensor) -> int | None:

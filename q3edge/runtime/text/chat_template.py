@@ -102,6 +102,10 @@ class ChatTemplate:
             raise InputError(
                 f"{self.source}: the chat template {error}; it is broken or malicious, use --raw"
             ) from None
+        except BaseException:  # Ctrl-C: a reply that nobody read would answer the next request
+            self._worker.stop()
+            self._worker = None
+            raise
 
 
 class _WorkerDiedError(Exception):
@@ -139,8 +143,9 @@ class _Worker:
             self._process.kill()
 
         timer = threading.Timer(seconds, kill)
-        timer.start()
+        timer.daemon = True
         try:
+            timer.start()  # which a signal may end with the timer running
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             reply = json.loads(self._process.stdout.readline(_MAX_REPLY))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import onnxruntime as ort
@@ -15,6 +16,7 @@ from q3edge.formats import FORMATS
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
+from q3edge.runtime.session import lent_weights
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import open_graph
@@ -106,3 +108,23 @@ def _resident(path: Path) -> int:
         elif inside and name == "Rss:":
             total += int(rest[0]) << 10
     return total
+
+
+def test_r1_a_signal_inside_start_leaves_no_thread_that_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Thread] = []
+
+    class Interrupted(Thread):
+        def start(self) -> None:
+            super().start()
+            started.append(self)
+            raise KeyboardInterrupt
+
+    (tmp_path / "data").write_bytes(bytes(64))
+    lent = LentWeights(tmp_path / "data", [ExternalTensor("good", FLOAT16, (2, 8), "data", 32, 32)])
+    monkeypatch.setattr(lent_weights, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt), lent.drop_read_pages():
+        pass
+    assert started[0].daemon
+    started[0].join()  # for ever, were it not told to end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from q3edge.errors import InputError, Q3EdgeError, UsageError
+from q3edge.runtime.text import chat_template
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message, Tool, ToolCall
 from tests.helpers.runtime import CHAT_TEMPLATE, TOOL_TEMPLATE
@@ -217,3 +219,46 @@ def test_where_a_template_is_found(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"chat_template.jinja: not UTF-8"):
         ChatTemplate.load(tmp_path)
+
+
+def test_r1_a_signal_inside_start_leaves_no_timer_and_no_reply_for_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[threading.Timer] = []
+
+    class Interrupted(threading.Timer):
+        def start(self) -> None:
+            super().start()
+            started.append(self)
+            raise KeyboardInterrupt
+
+    chat = ChatTemplate("{{ messages[0].content }}", "template")
+    assert chat.render(HELLO) == "hello"
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Timer", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            chat.render(HELLO)
+    assert started[0].daemon
+    assert started[0].finished.is_set()
+    assert chat.render(HELLO) == "hello"
+    chat.close()
+
+
+def test_r1_a_request_stopped_before_its_reply_was_read_does_not_answer_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = ChatTemplate("{{ messages[0].content }}", "template")
+    assert chat.render(HELLO) == "hello"
+    with monkeypatch.context() as patched:
+        patched.setattr(chat_template, "_MAX_REPLY", Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            chat.render(HELLO)
+    assert chat.render([{"role": "user", "content": "another"}]) == "another"
+    chat.close()
+
+
+class Interrupting:
+    """Number of bytes that cannot be read: a signal comes instead."""
+
+    def __index__(self) -> int:
+        raise KeyboardInterrupt
