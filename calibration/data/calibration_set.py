@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.artifact import Notice
-from q3edge.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +41,6 @@ class CalibrationSet:
 
     def __post_init__(self) -> None:
         self.token_ids.flags.writeable = False
-
-    @classmethod
-    def from_token_file(cls, path: Path, vocab_size: int) -> CalibrationSet:
-        """Read token ids frozen elsewhere: a .npy of integers [samples, seq_len], used row by row as they are.
-
-        InputError: not such a file, or ids outside 0..vocab_size - 1.
-        """
-        try:
-            ids = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read as a .npy file ({error})") from None
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or not ids.size:
-            raise InputError(f"{path}: {ids.dtype} {list(ids.shape)}; expected integers [samples, seq_len]")
-        if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
-            raise InputError(f"{path}: token ids {ids.min()}..{ids.max()}; expected 0..{vocab_size - 1}")
-        source = SourceCount(path.name, {}, len(ids), len(ids), ids.size, {})
-        return cls(ids.astype(np.int64), (source,), {}, {}, 0, ())
 
     @property
     def digest(self) -> str:

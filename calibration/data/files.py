@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from q3edge.areas import area_named
 from q3edge.errors import InputError
+from q3edge.storage.regular_files import read_regular
 
 JSON_LINES = (".jsonl", ".json-lines", ".jsonlines", ".ndjson")
 EXTENSIONS = (".txt", ".md", *JSON_LINES, ".csv", ".tsv", ".parquet", ".pdf", ".py")
@@ -86,7 +87,7 @@ def _files_of(path: Path) -> tuple[list[Path], int]:
 
 def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected a calibration file or folder") from None
     if not content.strip():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import io
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import JSON_LINES, SourceFile
+from q3edge.calibration.data.parquet import parquet_rows
+from q3edge.calibration.data.pdf import pdf_text
 from q3edge.calibration.data.records import (
     ALL_KEYS,
     USABLE,
@@ -19,6 +20,7 @@ from q3edge.calibration.data.records import (
     question_and_answer,
     read_record,
 )
+from q3edge.calibration.data.unpacking import ExpansionError
 from q3edge.errors import InputError, ResourceError
 from q3edge.storage.text_files import Refuse, decode_utf8, delimiter_of, json_lines, table_rows
 
@@ -77,35 +79,38 @@ def _read_table(file: SourceFile, source: int) -> Iterator[Document | BadRecord]
 
 
 def _read_parquet(file: SourceFile, source: int) -> Iterator[Document | BadRecord]:
-    parquet = _optional("pyarrow.parquet", file, "parquet")
-    try:
-        table = parquet.ParquetFile(io.BytesIO(file.content))
-        columns = [name for name in table.schema_arrow.names if name.strip().lower() in ALL_KEYS]
+    def usable(names: Sequence[str]) -> list[str]:
+        columns = [name for name in names if name.strip().lower() in ALL_KEYS]
         if not columns:
-            found = ", ".join(table.schema_arrow.names)[:120]
-            raise InputError(f"{file.label}: columns {found}; expected {USABLE}")
-        rows = [row for batch in table.iter_batches(columns=columns) for row in batch.to_pylist()]
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file provokes in the library
-        raise InputError(
-            f"{file.label}: not a readable Parquet file ({type(error).__name__}); write it again"
-        ) from None
-    for number, row in enumerate(rows, 1):
-        yield read_record(row, RecordPlace(source, number, file.area))
+            raise InputError(f"{file.label}: columns {', '.join(names)[:120]}; expected {USABLE}")
+        return columns
+
+    rows = enumerate(parquet_rows(file.content, _optional("pyarrow.parquet", file, "parquet"), usable), 1)
+    with _library(file, "Parquet file", "write it again"):
+        for number, row in rows:
+            yield read_record(row, RecordPlace(source, number, file.area))
 
 
 def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
     pypdf = _optional("pypdf", file, "quantize")
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it reports every oddity of a page
-    try:
-        pages = [page.extract_text() for page in pypdf.PdfReader(io.BytesIO(file.content)).pages]
-    except Exception as error:  # whatever a damaged or encrypted file provokes in the library
-        raise InputError(f"{file.label}: not a readable PDF ({type(error).__name__}); save it as text") from None
-    text = "\n\n".join(pages)
+    with _library(file, "PDF", "save it as text"):
+        text = pdf_text(file.content, pypdf)
     if not text.strip():
         raise InputError(f"{file.label}: a PDF without text (scanned pages?); save it as text")
     yield Document(source, 1, text, area=file.area)
+
+
+@contextmanager
+def _library(file: SourceFile, what: str, advice: str) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file provokes in a library into an InputError."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except ExpansionError as error:
+        raise InputError(f"{file.label}: unpacks to {error}; {advice}") from None
+    except Exception as error:
+        raise InputError(f"{file.label}: not a readable {what} ({type(error).__name__}); {advice}") from None
 
 
 def _optional(module: str, file: SourceFile, extra: str) -> Any:

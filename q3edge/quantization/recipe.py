@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -17,6 +16,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.formats import CACHE_TYPES, FORMATS, CacheType
 from q3edge.quantization.scheme import Scheme
 from q3edge.storage.digests import json_digest
+from q3edge.storage.text_files import parse_toml, read_utf8
 
 AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
 METHODS = (AUTO, "gptq", "rtn")
@@ -85,16 +85,7 @@ class Recipe:
         A rule has `match` and either `float = true` or the fields of Scheme, and maybe `fit`. Rules come before those
         of `format`.
         """
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: not found; expected a TOML recipe") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a TOML recipe") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not valid TOML ({error})") from None
-        except ValueError as error:  # a NUL in the path
-            raise InputError(f"{str(path)!r}: cannot be read ({error}); expected a TOML recipe") from None
+        raw = parse_toml(read_utf8(path, "a TOML recipe"), path)
         try:
             return cls._from_toml(raw)
         except (UsageError, InputError) as error:

@@ -14,7 +14,10 @@ def open_regular(path: Path) -> int:
     OSError: it is missing or cannot be read, or is no regular file (EINVAL; a folder: EISDIR).
     """
     # Without O_NONBLOCK the opening of a FIFO waits for a writer. Windows has neither.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor
@@ -22,6 +25,11 @@ def open_regular(path: Path) -> int:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def check_regular(path: Path) -> None:
+    """Check a file that a library will open by its path; OSError as `open_regular`."""
+    os.close(open_regular(path))
 
 
 def read_regular(path: Path) -> bytes:

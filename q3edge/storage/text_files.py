@@ -1,4 +1,4 @@
-"""Strict reading of text: UTF-8, numbered lines, JSON Lines, tables.
+"""Strict reading of text: UTF-8, numbered lines, JSON Lines, TOML, tables.
 
 Callers give the form of errors: `refuse(line, problem)` makes one, with lines counted from 1.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from q3edge.errors import InputError
+from q3edge.storage.regular_files import read_regular
 
 DELIMITERS = (",", ";", "\t", "|")
 _LONGEST_CELL = 2**31 - 1  # characters; Python's csv refuses more than 131 072 by default
@@ -44,12 +46,15 @@ def decode_utf8(content: bytes, refuse: Refuse) -> str:
     return text.replace("\r\n", "\n")
 
 
-def read_utf8(path: Path) -> str:
-    """Read a UTF-8 file, without byte order mark, \\r\\n as \\n. InputError: it cannot be read, or is not UTF-8."""
+def read_utf8(path: Path, expected: str = "a UTF-8 file") -> str:
+    """Read a UTF-8 file, without byte order mark, \\r\\n as \\n. InputError: it cannot be read, or is not UTF-8.
+
+    expected: what the file should be, for the error of one that cannot be read.
+    """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a UTF-8 file") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
     return decode_utf8(content, refusal(path, "not UTF-8 text", "; convert it or choose another"))
 
 
@@ -72,6 +77,16 @@ def parse_json(text: str, refuse: Callable[[str], InputError]) -> Any:
         raise refuse(error.msg) from None
     except (ValueError, RecursionError):
         raise refuse("too deeply nested or too large a number") from None
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """Parse the TOML text of a file; InputError names it where it is not TOML, or nested without an end."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{path}: not valid TOML (too deeply nested)") from None
+    except ValueError as error:  # TOMLDecodeError, or a whole number of more digits than Python reads
+        raise InputError(f"{path}: not valid TOML ({error})") from None
 
 
 def table_rows(text: str, refuse: Refuse, delimiter: str = ",") -> list[Row]:

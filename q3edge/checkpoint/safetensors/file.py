@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from q3edge.errors import InputError
 from q3edge.storage.raw_bytes import bytes_of, read_at
+from q3edge.storage.regular_files import open_regular
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
 FLOAT_DTYPES: Final = ("BF16", "F16", "F32")
@@ -132,13 +132,11 @@ def row_range(rows: slice | None, height: int) -> slice:
 
 def _open_regular(path: Path) -> BinaryIO:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # checked first: opening a pipe would wait for a writer
-            raise InputError(f"{path}: not a regular file; expected a safetensors file")
-        return path.open("rb", buffering=0)
+        return open(open_regular(path), "rb", buffering=0)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; download the checkpoint again") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a safetensors file") from None
 
 
 def _read_header(file: BinaryIO, path: Path, size: int) -> dict[str, TensorEntry]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from q3edge.areas import AREAS
 from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import InputError, UsageError
+from q3edge.storage.text_files import read_utf8
 
 WINDOW_LENGTH = 512
 MIN_SCORED = 16  # a shorter rest of a text is left out: its tokens would be predicted from almost nothing
@@ -53,15 +54,7 @@ def built_in_texts() -> list[Text]:
 
 def read_texts(paths: Sequence[Path]) -> list[Text]:
     """Read UTF-8 text files; InputError names the file that is missing or not text."""
-    texts = []
-    for path in paths:
-        try:
-            texts.append(Text(path.name, path.read_text(encoding="utf-8")))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text (byte {error.start}); convert it or choose another") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a UTF-8 text file") from None
-    return texts
+    return [Text(path.name, read_utf8(path, "a UTF-8 text file")) for path in paths]
 
 
 def cut_windows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -15,7 +14,7 @@ from q3edge.evaluation.distance.windows import Text, built_in_texts
 from q3edge.evaluation.suites.readers import READERS, Reader, questions, recognise
 from q3edge.evaluation.suites.suite import AnswerFormat, Item, Suite
 from q3edge.storage.digests import parts_digest
-from q3edge.storage.text_files import read_utf8
+from q3edge.storage.text_files import parse_toml, read_utf8
 
 _HEADER = ("name", "area", "language", "reader", "files", "prompt", "answer_format", "source")
 _QUESTION = "{question}"
@@ -62,10 +61,7 @@ def _text_item(text: Text) -> Item:
 
 def _described(path: Path) -> Suite:
     header_text = read_utf8(path)
-    try:
-        header = tomllib.loads(header_text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
+    header = parse_toml(header_text, path)
     if unknown := [key for key in header if key not in _HEADER]:
         raise InputError(f"{path}: {unknown[0]}: unknown key; expected {', '.join(_HEADER)}")
     for key, value in header.items():

@@ -18,7 +18,7 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import count_weights, tensor_shapes
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
-from q3edge.calibration.data import CalibrationSet, load_calibration_set
+from q3edge.calibration.data import TOKEN_FILE, CalibrationSet, load_calibration_set, load_token_file
 from q3edge.calibration.layers.input_group import TensorReport
 from q3edge.calibration.layers.layerwise import LayerwiseCalibration
 from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
@@ -243,8 +243,9 @@ def solved_layers(recipe: Recipe, calibrated: LayerwiseCalibration, tokens: Cali
 
 def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> CalibrationSet:
     """Load the tokens of a calibration: a .npy as it is, texts by the model's own tokenizer and chat template."""
-    if len(calibration.texts) == 1 and calibration.texts[0].suffix == ".npy":
-        return CalibrationSet.from_token_file(calibration.texts[0], checkpoint.config.vocab_size)
+    if len(calibration.texts) == 1 and calibration.texts[0].suffix == TOKEN_FILE:
+        config = checkpoint.config
+        return load_token_file(calibration.texts[0], config.vocab_size, config.context_length)
     tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
     length, context = calibration.seq_len, checkpoint.config.context_length
     if length == SEQ_LEN and context < length:  # nobody asked for the default

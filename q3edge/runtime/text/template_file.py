@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
-from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
+from q3edge.storage.text_files import read_utf8
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -36,10 +36,7 @@ def read_template(folder: Path) -> TemplateFile | None:
     own_file = folder / CHAT_TEMPLATE_FILE
     if own_file.exists():
         path = own_file
-        try:
-            template = own_file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8 text; download it again") from None
+        template = read_utf8(own_file, "a chat template")
     if not isinstance(template, str):
         return None
     return TemplateFile(template, str(path), _special_tokens(config))

@@ -18,6 +18,7 @@ from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.errors import InputError
 from q3edge.runtime.text.control_tokens import ControlTokens
 from q3edge.runtime.text.template_file import read_template
+from q3edge.storage.regular_files import read_regular
 
 
 class Tokenizer:
@@ -53,8 +54,12 @@ class Tokenizer:
         if not path.exists():
             raise InputError(f"{path}: not found; export a checkpoint that has its tokenizer.json beside it")
         template = read_template(folder)
+        try:
+            content = read_regular(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer") from None
         with _library_errors(str(path), "not a tokenizer"):
-            full = tokenizers.Tokenizer.from_file(str(path))
+            full = tokenizers.Tokenizer.from_buffer(content)
         return cls(full, str(path), vocab_size, template.text if template else "")
 
     def encode_text(self, text: str) -> list[int]:

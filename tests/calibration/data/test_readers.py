@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from q3edge.calibration.data import files
+from q3edge.calibration.data import files, parquet
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import SourceFile, open_sources
 from q3edge.calibration.data.readers import read_documents
@@ -107,44 +110,101 @@ def test_a_table_without_a_header() -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet_library = pytest.importorskip("pyarrow.parquet")
     table = pyarrow.table({"id": [1, 2], "question": ["2 + 3?", "q"], "answer": ["5", None]})
-    parquet.write_table(table, tmp_path / "a.parquet")
+    parquet_library.write_table(table, tmp_path / "a.parquet")
     found = documents("a.parquet", (tmp_path / "a.parquet").read_bytes())
     assert found[0].messages == QUESTION
     assert found[1].messages[1]["content"] == ""
-    parquet.write_table(pyarrow.table({"id": [1]}), tmp_path / "b.parquet")
+    parquet_library.write_table(pyarrow.table({"id": [1]}), tmp_path / "b.parquet")
     with pytest.raises(InputError, match=r"b\.parquet: columns id; expected text"):
         documents("b.parquet", (tmp_path / "b.parquet").read_bytes())
     with pytest.raises(InputError, match=r"a\.parquet: not a readable Parquet file"):
         documents("a.parquet", b"PAR1")
 
 
-def pdf(text: str) -> bytes:
-    """PDF of a page with one line, written by hand; pypdf finds its objects without a table."""
-    stream = f"BT /F1 12 Tf 10 10 Td ({text}) Tj ET".encode()
+def pdf(*streams: str) -> bytes:
+    """PDF of a page with such drawing operators, and forms F0, F1 ... that it and they may draw, written by hand."""
+    forms = b" ".join(b"/F%d %d 0 R" % (number, number + 5) for number in range(len(streams) - 1))
+    resources = b"/Resources << /Font << /F1 4 0 R >> /XObject << %s >> >>" % forms
+    page, *inner = (zlib.compress(stream.encode()) for stream in streams)
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents %d 0 R %s >>" % (len(streams) + 4, resources),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        *(b"/Type /XObject /Subtype /Form /BBox [0 0 99 99] " + resources + form for form in inner),
+        page,
     ]
+    head = b"<< /Filter /FlateDecode /Length %d %s >>\nstream\n%s\nendstream"
+    for place, stream in enumerate([*inner, page], 4):
+        objects[place] = head % (len(stream), objects[place].removesuffix(stream), stream)
     body = b"%PDF-1.4\n"
     offsets = []
     for number, content in enumerate(objects, 1):
         offsets.append(len(body))
         body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
-    table = b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    table = b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
+    table += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     return body + table + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(body)
 
 
+def shown(text: str) -> str:
+    return f"BT /F1 12 Tf 10 10 Td ({text}) Tj ET"
+
+
 def test_pdf() -> None:
-    assert one("a.pdf", pdf("Hello world")).text.strip() == "Hello world"
+    assert one("a.pdf", pdf(shown("Hello world"))).text.strip() == "Hello world"
     with pytest.raises(InputError, match=r"a\.pdf: a PDF without text \(scanned pages\?\)"):
-        documents("a.pdf", pdf(""))
+        documents("a.pdf", pdf(shown("")))
     with pytest.raises(InputError, match=r"a\.pdf: not a readable PDF \("):
         documents("a.pdf", b"%PDF-1.4\nnothing")
+
+
+def test_a_form_is_text_too() -> None:
+    assert "inside" in one("a.pdf", pdf("/F0 Do /F#30 Do", shown("inside"))).text
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        (shown("ab) Tj (" * 250_000),),  # 500 000 operators in 2 KB
+        ("/F0 Do " * 50, "/F1 Do " * 50, "/F2 Do " * 50, shown("ab") * 50),  # as many in forms of forms
+        ("/F#30 Do " * 50, "/F1 Do " * 50, "/F2 Do " * 50, shown("ab") * 50),  # under a name written with an escape
+    ],
+)
+def test_r10_a_small_pdf_of_many_operators_is_refused_before_it_is_interpreted(
+    monkeypatch: pytest.MonkeyPatch, streams: tuple[str, ...]
+) -> None:
+    def interpreted(page: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("pypdf.PageObject.extract_text", interpreted)
+    content = pdf(*streams)
+    assert len(content) < 10_000
+    with pytest.raises(InputError, match=r"a\.pdf: unpacks to more than 1 MB of drawing operators; save it as text"):
+        documents("a.pdf", content)
+
+
+def test_a_form_that_draws_itself_is_no_endless_work() -> None:
+    assert one("a.pdf", pdf("/F0 Do", shown("inside") + " /F1 Do", "/F0 Do")).text.strip()
+
+
+@pytest.mark.parametrize("rows", [2000, 20_000_000])
+def test_r14_a_parquet_file_that_unpacks_to_gigabytes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int
+) -> None:
+    """One long text in many rows, or very many rows: the figures in the file say nothing of the first."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet_library = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(parquet, "LARGEST", 2**24)
+    indices = pyarrow.array(np.zeros(rows, np.int32))
+    values = pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array(["x" * 100_000]))
+    parquet_library.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet", compression="zstd")
+    content = (tmp_path / "a.parquet").read_bytes()
+    assert len(content) < 100_000
+    with pytest.raises(InputError, match=r"a\.parquet: unpacks to more than 1 GiB; write it again"):
+        documents("a.parquet", content)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("a.pdf", "quantize"), ("a.parquet", "parquet")])
@@ -204,6 +264,11 @@ def test_folders_hold_files_of_known_types(tmp_path: Path) -> None:
         (lambda path: (path / "x.txt").write_text(" \n"), r"x\.txt: is empty"),
         (lambda path: None, r"x\.txt: cannot be read \(No such file"),
         (lambda path: (path / "x.txt").mkdir(), r"x\.txt: no calibration file in this folder"),
+        pytest.param(
+            lambda path: os.mkfifo(path / "x.txt"),
+            r"x\.txt: cannot be read \(not a regular file\)",
+            marks=pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names"),
+        ),
     ],
 )
 def test_a_path_that_gives_nothing(tmp_path: Path, prepare: Callable[[Path], None], message: str) -> None:

@@ -160,7 +160,7 @@ def test_bad_input_1_lfs_pointer(tmp_path: Path) -> None:
 def test_bad_input_1_other_things(tmp_path: Path) -> None:
     assert "not found" in refusal(tmp_path / "absent.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    assert "not a regular file" in refusal(tmp_path / "folder.safetensors")
+    assert "cannot be read (Is a directory)" in refusal(tmp_path / "folder.safetensors")
     (tmp_path / "m.safetensors").write_bytes(b"abc")
     assert "expected at least 8 bytes, found 3" in refusal(tmp_path / "m.safetensors")
 

@@ -115,9 +115,7 @@ def test_a_broken_recipe_names_file_and_place(tmp_path: Path, text: str, message
 
 
 def test_a_missing_recipe_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not found"):
-        Recipe.load(tmp_path / "none.toml")
-    for path in (tmp_path, Path("a\0.toml")):
+    for path in (tmp_path, Path("a\0.toml"), tmp_path / "none.toml"):
         with pytest.raises(InputError, match=r"cannot be read \(.*\); expected a TOML recipe") as caught:
             Recipe.load(path)
         assert "\0" not in str(caught.value)

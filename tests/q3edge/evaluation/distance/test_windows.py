@@ -85,7 +85,7 @@ def test_text_too_short() -> None:
 def test_file_that_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"ma\xf1ana")
-    with pytest.raises(InputError, match=r"latin\.txt: not UTF-8 text \(byte 2\)"):
+    with pytest.raises(InputError, match=r"latin\.txt, line 1: not UTF-8 text \(byte 2\)"):
         read_texts([path])
 
 

@@ -154,7 +154,7 @@ def test_header_sets_what_the_data_does_not_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (("files = [",), "not TOML"),
+        (("files = [",), "not valid TOML"),
         (('file = ["a.jsonl"]',), "file: unknown key; expected name, area"),
         (("name = 'x'",), "files: expected a list"),
         (('files = ["a.jsonl"]', "area = 3"), "area = 3: expected text"),

@@ -217,7 +217,7 @@ def test_where_a_template_is_found(tmp_path: Path) -> None:
     assert found.render(HELLO) == "own file"
     found.close()
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"chat_template.jinja: not UTF-8"):
+    with pytest.raises(InputError, match=r"chat_template.jinja, line 1: not UTF-8"):
         ChatTemplate.load(tmp_path)
 
 
