@@ -22,10 +22,10 @@ _PROBE = """
 import json, resource, sys, time
 from pathlib import Path
 import numpy as np
-from q3edge.pipeline.inspect import CONTEXT
+from q3edge.pipeline.inspect import cache_tokens
 from q3edge.runtime.session.decoder import Decoder
 decoder = Decoder(Path(sys.argv[1]))
-depth = min(CONTEXT, decoder.config.max_position_embeddings) - 40
+depth = cache_tokens(decoder.config) - 40
 cache = decoder.new_cache(depth + 40)
 ids = np.random.default_rng(0).integers(0, decoder.config.vocab_size, (1, depth))
 for start in range(0, depth, 256):

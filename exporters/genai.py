@@ -14,13 +14,12 @@ from typing import Any
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS
 from q3edge.artifact import MODEL_FILE, Notice
-from q3edge.artifact.side_files import GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from q3edge.artifact.side_files import GENAI_CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILE
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.storage.json_files import read_json_object
 
-GENAI_CONFIG_FILE = "genai_config.json"
 # x86 CPUs without VNNI add pairs of uint8 x int8 in 16 bits, unless this asks for exact sums; others ignore it.
 _SESSION_ENTRIES = {"session.x64quantprecision": "1"}
 _NOT_IN_GENAI = ("min_p", "stop_strings", "suppress_tokens", "begin_suppress_tokens", "min_new_tokens")

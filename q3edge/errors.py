@@ -13,9 +13,15 @@ from q3edge.plain_line import plain_line
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-# torch's "DefaultCPUAllocator: can't allocate memory: you tried to allocate N bytes", onnxruntime's "Failed to allocate
-# memory for requested buffer of size N": neither is a MemoryError.
-_NO_MEMORY = re.compile(r"(?:can't|failed to) allocate memory\D*(\d*)", re.IGNORECASE)
+# None of these is a MemoryError: torch's "can't allocate memory: you tried to allocate N bytes", onnxruntime's "Failed
+# to allocate memory for requested buffer of size N" and "std::bad_alloc", the loader's "failed to map segment from
+# shared object", Python's "can't start new thread", whose stack finds no place.
+_NO_MEMORY = re.compile(
+    r"(?:can't|cannot|failed to|unable to) allocate|bad.?alloc|failed to map segment|can't start new thread",
+    re.IGNORECASE,
+)
+_WANTED = re.compile(r"(?:allocate memory\D*|of size )(\d+)|allocate ([\d.]+ \w?i?B)\b", re.IGNORECASE)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Q3EdgeError(Exception):
@@ -52,6 +58,41 @@ class ValidationError(Q3EdgeError):
     exit_code = 5
 
 
+def shortage(error: BaseException, needs: str = "") -> ResourceError | None:
+    """Recognise, in what any library raises, that memory or file handles ran out; None: it is something else.
+
+    needs: what the work that failed takes in all, a phrase for the message.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _NO_FILES:
+        return ResourceError("too many files are open; allow more (ulimit -n)")
+    if not isinstance(error, MemoryError) and number != errno.ENOMEM and not _NO_MEMORY.search(str(error)):
+        return None
+    wanted = _WANTED.search(str(error))
+    size = "" if wanted is None else wanted[2] or f"{int(wanted[1]) / 2**30:.1f} GiB"
+    parts = ["not enough memory" + (f": {size} more were needed" if size else "")]
+    if needs:
+        parts.append(needs)
+    if limit := address_space():
+        parts.append(f"this process may use {limit / 2**30:.1f} GiB (ulimit -v)")
+    return ResourceError("; ".join([*parts, "close other programs or use a machine with more"]))
+
+
+def unreadable(message: str, cause: BaseException) -> Q3EdgeError:
+    """Error for input that could not be read because of `cause`: InputError, but ResourceError where memory ran out."""
+    return shortage(cause) or InputError(message)
+
+
+def address_space() -> int | None:
+    """Limit of this process's address space in bytes; None: there is none."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def describe_error(error: BaseException) -> tuple[str, int]:
     """Describe any exception: one line of text, and the exit code."""
     text, code = _described(error)
@@ -68,8 +109,6 @@ def _described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         where = f" for {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}; make room and run it again", ResourceError.exit_code
-    refused = _NO_MEMORY.search(str(error))
-    if refused or isinstance(error, MemoryError):
-        missing = f": {int(refused[1]) / 2**30:.1f} GiB more were needed" if refused and refused[1] else ""
-        return f"not enough memory{missing}; close other programs or use a machine with more", ResourceError.exit_code
+    if found := shortage(error):
+        return str(found), found.exit_code
     return f"internal error: {type(error).__name__}: {error}", Q3EdgeError.exit_code

@@ -56,6 +56,14 @@ def open_sources(paths: Sequence[Path]) -> tuple[list[SourceFile], int]:
     return _in_order([SourceFile(str(path), _read(path)) for path in found.values()]), skipped
 
 
+def listed_files(paths: Sequence[Path]) -> list[Path]:
+    """List the files that `paths` stand for. InputError: one is missing, of unknown type, or holds none."""
+    for path in paths:
+        if not path.exists():
+            raise _unreadable(path, "not found")
+    return [file for path in paths for file in _files_of(path)[0]]
+
+
 def built_in_sources() -> list[SourceFile]:
     """Read the data set that q3edge ships, one file per area. InputError: it is missing from the installation."""
     folder = files("q3edge.data") / "calibration"
@@ -85,11 +93,15 @@ def _files_of(path: Path) -> tuple[list[Path], int]:
     return sorted(known), len(visible) - len(known)
 
 
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: cannot be read ({reason}); expected a calibration file or folder")
+
+
 def _read(path: Path) -> bytes:
     try:
         content = read_regular(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a calibration file or folder") from None
+        raise _unreadable(path, str(error.strerror)) from None
     if not content.strip():
         raise InputError(f"{path}: is empty; expected text to calibrate on")
     return content

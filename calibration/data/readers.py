@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from q3edge.calibration.data.documents import Document
-from q3edge.calibration.data.files import JSON_LINES, SourceFile
+from q3edge.calibration.data.files import JSON_LINES, SourceFile, listed_files
 from q3edge.calibration.data.parquet import parquet_rows
 from q3edge.calibration.data.pdf import pdf_text
 from q3edge.calibration.data.records import (
@@ -21,8 +22,10 @@ from q3edge.calibration.data.records import (
     read_record,
 )
 from q3edge.calibration.data.unpacking import ExpansionError
-from q3edge.errors import InputError, ResourceError
+from q3edge.errors import InputError, ResourceError, unreadable
 from q3edge.storage.text_files import Refuse, decode_utf8, delimiter_of, json_lines, table_rows
+
+_LIBRARIES = {".parquet": ("pyarrow.parquet", "parquet"), ".pdf": ("pypdf", "quantize")}  # modules, and their extras
 
 
 def read_documents(file: SourceFile, source: int) -> tuple[list[Document], list[BadRecord]]:
@@ -41,6 +44,16 @@ def read_documents(file: SourceFile, source: int) -> tuple[list[Document], list[
     if not documents:
         raise InputError(f"{file.label}: {bad[0] if bad else 'holds no record; expected text to calibrate on'}")
     return documents, bad
+
+
+def require_readers(paths: Sequence[Path]) -> None:
+    """Raise ResourceError if a file among `paths`, or in a folder there, needs a library that is not installed.
+
+    InputError: a path that is missing or of unknown type, or a folder without a file of known type.
+    """
+    for file in listed_files(paths):
+        if file.suffix.lower() in _LIBRARIES:
+            _optional(file.suffix.lower(), str(file))
 
 
 def _read_text(file: SourceFile, source: int) -> Iterator[Document]:
@@ -85,14 +98,14 @@ def _read_parquet(file: SourceFile, source: int) -> Iterator[Document | BadRecor
             raise InputError(f"{file.label}: columns {', '.join(names)[:120]}; expected {USABLE}")
         return columns
 
-    rows = enumerate(parquet_rows(file.content, _optional("pyarrow.parquet", file, "parquet"), usable), 1)
+    rows = enumerate(parquet_rows(file.content, _optional(file.extension, file.label), usable), 1)
     with _library(file, "Parquet file", "write it again"):
         for number, row in rows:
             yield read_record(row, RecordPlace(source, number, file.area))
 
 
 def _read_pdf(file: SourceFile, source: int) -> Iterator[Document]:
-    pypdf = _optional("pypdf", file, "quantize")
+    pypdf = _optional(file.extension, file.label)
     with _library(file, "PDF", "save it as text"):
         text = pdf_text(file.content, pypdf)
     if not text.strip():
@@ -110,16 +123,17 @@ def _library(file: SourceFile, what: str, advice: str) -> Iterator[None]:
     except ExpansionError as error:
         raise InputError(f"{file.label}: unpacks to {error}; {advice}") from None
     except Exception as error:
-        raise InputError(f"{file.label}: not a readable {what} ({type(error).__name__}); {advice}") from None
+        raise unreadable(f"{file.label}: not a readable {what} ({type(error).__name__}); {advice}", error) from None
 
 
-def _optional(module: str, file: SourceFile, extra: str) -> Any:
+def _optional(extension: str, label: str) -> Any:
+    module, extra = _LIBRARIES[extension]
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
         raise ResourceError(
-            f"{file.label}: reading {file.extension} needs {package}; run: pip install 'q3edge[{extra}]'"
+            f"{label}: reading {extension} needs {package}; run: pip install 'q3edge[{extra}]'"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Folders that q3edge writes: complete or absent, with a manifest of every file's size and sha256."""
 
 from q3edge.artifact.files import FileRecord, contained_file, file_record, folder_name
-from q3edge.artifact.folder import staged_directory
+from q3edge.artifact.folder import InputState, staged_directory
 from q3edge.artifact.manifest import (
     BEHAVIOUR_FILES,
     DATA_FILE,
@@ -27,6 +27,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "ArtifactKind",
     "FileRecord",
+    "InputState",
     "Manifest",
     "Notice",
     "artifact_digest",

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from q3edge.errors import InputError
+from q3edge.errors import InputError, unreadable
 from q3edge.storage.regular_files import open_regular
 
 
@@ -64,4 +64,5 @@ def file_record(path: Path) -> FileRecord:
         with open(open_regular(path), "rb") as file:
             return FileRecord(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+        message = f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        raise unreadable(message, error) from None

@@ -6,7 +6,7 @@ import errno
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,29 @@ _MODEL_FILES = {".safetensors", ".json", ".jinja", ".toml", ".txt"}
 _NAME_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
+class InputState:
+    """State of every file of a model in some folders, as found now: inode, size and time of its last change."""
+
+    def __init__(self, folders: tuple[Path, ...]) -> None:
+        self._folders, self._before = folders, _states(folders)
+
+    def check_unchanged(self) -> None:
+        """Raise InputError for a file that was overwritten, replaced or removed since; new ones were not read."""
+        now = _states(self._folders)
+        if changed := next((path for path, state in self._before.items() if now.get(path) != state), None):
+            raise InputError(f"{changed}: was changed while it was read: the result would mix two models; run it again")
+
+
+def _states(folders: tuple[Path, ...]) -> dict[Path, tuple[int, ...]]:
+    found: dict[Path, tuple[int, ...]] = {}
+    for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
+        if path.suffix in _MODEL_FILES:
+            with suppress(OSError):  # gone meanwhile, or a dangling link
+                status = path.stat()
+                found[path] = status.st_ino, status.st_size, status.st_mtime_ns
+    return found
+
+
 @contextmanager
 def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Make a folder beside `final` that takes its name when the block ends without an error, else is removed.
@@ -32,7 +55,7 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
     Leftovers of killed processes are removed, or put back where they were killed while replacing `final`.
     """
     _check_place(final, inputs)
-    before = _states(inputs)
+    state = InputState(inputs)
     with ExitStack() as stack:
         stack.enter_context(output_lock(final))
         with writable(final, "choose another folder"):
@@ -43,7 +66,7 @@ def staged_directory(final: Path, *, overwrite: bool, inputs: tuple[Path, ...] =
             staging = stack.enter_context(partial_folder(final))
         with _write_errors(final):
             yield staging
-            _check_unchanged(before, _states(inputs))
+            state.check_unchanged()
             _promote(staging, final, overwrite)
 
 
@@ -58,23 +81,6 @@ def _check_place(final: Path, inputs: tuple[Path, ...]) -> None:
     for source in (path.resolve() for path in inputs):
         if target == source or source in target.parents or target in source.parents:
             raise UsageError(f"{final}: the output overlaps the input {source}; choose another folder")
-
-
-def _states(inputs: tuple[Path, ...]) -> dict[Path, tuple[int, ...]]:
-    """State of every file of a model in the folders `inputs`: inode, size and time of its last change."""
-    found: dict[Path, tuple[int, ...]] = {}
-    for path in (path for folder in inputs if folder.is_dir() for path in folder.iterdir()):
-        if path.suffix in _MODEL_FILES:
-            with suppress(OSError):  # gone meanwhile, or a dangling link
-                status = path.stat()
-                found[path] = status.st_ino, status.st_size, status.st_mtime_ns
-    return found
-
-
-def _check_unchanged(before: Mapping[Path, object], after: Mapping[Path, object]) -> None:
-    """Raise InputError for a file that was overwritten, replaced or removed since `before`; new ones were not read."""
-    if changed := next((path for path, state in before.items() if after.get(path) != state), None):
-        raise InputError(f"{changed}: was changed while it was read: the result would mix two models; run it again")
 
 
 def _check_replaceable(final: Path, overwrite: bool) -> None:

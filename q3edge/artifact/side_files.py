@@ -16,6 +16,7 @@ TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_CONFIG_FILE = "generation_config.json"
+GENAI_CONFIG_FILE = "genai_config.json"
 RECIPE_FILE = "recipe.toml"  # how the weights were quantized, where a budget decided it
 TOKENIZER_MISSING = "tokenizer-missing"  # code of the notice: one may be put beside the model later
 SIDE_FILES = (

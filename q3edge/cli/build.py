@@ -36,7 +36,7 @@ def build(model: str, output: Path, as_json: bool, **options: Any) -> None:
     built = q3edge.build(model, output, take_recipe(options), **options)
     show_notices(built.manifest.notices)
     if as_json:
-        emit_json({"output": str(output), "metrics": built.manifest.metrics})
+        emit_json({"output": str(output), "verdict": built.report.verdict, "metrics": built.manifest.metrics})
         return
     click.echo(validation_table(built.report))
     say(f'wrote {output}: {built.manifest.metrics["model_bytes"] / 1e6:.1f} MB; try: q3edge run {output} "Hello"')

@@ -32,10 +32,12 @@ from q3edge.cli.start import INTERRUPTED, raise_at_signals
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError, describe_error
+from q3edge.machine.memory import require_address_space
 from q3edge.progress import report_to
 from q3edge.terminal import TerminalProgress
 from q3edge.version import VERSION
 
+_LIBRARY_BYTES = 128 << 20  # of addresses that the libraries of the smallest command take: some abort without them
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 bad input, 4 resource (disk, memory, missing package), "
     "5 validation failed, 130 interrupted, 143 terminated. Shell completion: see docs/usage.md."
@@ -84,6 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments.remove("--debug")
     try:
         raise_at_signals()
+        require_address_space(_LIBRARY_BYTES, "q3edge")
         require_streams()
         use_utf8()
         with report_to(TerminalProgress()):

@@ -65,7 +65,9 @@ class Baseline:
 
     def check(self) -> None:
         """Raise ResourceError if the library is not installed, with how to install it."""
-        if self.package != "torch":
+        if self.package == "torch":
+            _require_dynamic_quantization()
+        else:
             _bitsandbytes()
 
 
@@ -150,9 +152,12 @@ class _Products(TorchFunctionMode):
         return self._made[weights](values).float()
 
 
-def _torch_int8(weights: torch.Tensor) -> Product:
+def _require_dynamic_quantization() -> None:
     if not hasattr(torch.ao, "quantization"):
         raise ResourceError("this torch has no torch.ao.quantization any more; install an older one for torch-int8")
+
+
+def _torch_int8(weights: torch.Tensor) -> Product:
     model = torch.nn.Sequential(_float_linear(weights))
     quantize: Any = torch.ao.quantization.quantize_dynamic
     made: Product = quantize(model, {torch.nn.Linear}, dtype=torch.qint8)

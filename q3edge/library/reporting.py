@@ -60,7 +60,7 @@ def sweep(
     from q3edge.report.gates import Gates
 
     budgets = [target_bpw] if isinstance(target_bpw, int | float) else target_bpw
-    asked = parse_variants(words(formats), [str(bits) for bits in budgets], method)
+    asked = parse_variants(words(formats), budgets, method)
     measuring = measuring_for(model, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
     return run_sweep(
         Path(output),

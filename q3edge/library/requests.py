@@ -101,11 +101,13 @@ def calibration_for(
     restart: bool = False,
     budget: Budget | None = None,
 ) -> CalibrationOptions:
-    """Make the calibration options asked for."""
-    from q3edge.pipeline.quantize.calibrate import CalibrationOptions
+    """Make the calibration options asked for. InputError, ResourceError: those of `require_texts`."""
+    from q3edge.pipeline.quantize.calibrate import CalibrationOptions, require_texts
 
+    texts = paths(calibration)
+    require_texts(texts)
     return CalibrationOptions(
-        paths(calibration), samples, seq_len, seed,
+        texts, samples, seq_len, seed,
         reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
     )  # fmt: skip
 

@@ -7,6 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from q3edge.errors import ResourceError, address_space
+
 _PROC = Path("/proc")
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
@@ -25,6 +27,23 @@ def available_memory() -> int | None:
         limit, used = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, limit - used + _entry(_CONTROL_GROUP / "memory.stat", "inactive_file"))
     return held + max(0, free)
+
+
+def require_address_space(needed: int, what: str) -> None:
+    """Raise ResourceError if a limit of this process's addresses (ulimit -v) leaves fewer than `needed` bytes.
+
+    Some libraries abort where an allocation fails, so it is asked before they are. what: the subject of the message.
+    """
+    limit = address_space()
+    if limit is None:
+        return
+    with suppress(OSError, ValueError):
+        used = 1024 * _entry(_PROC / "self/status", "VmSize:")
+        if used + needed > limit:
+            raise ResourceError(
+                f"{what}: not enough memory: {(used + needed) / 2**30:.2f} GiB are needed at least, this process may "
+                f"use {limit / 2**30:.2f} GiB; raise the limit (ulimit -v)"
+            )
 
 
 def peak_memory() -> int:

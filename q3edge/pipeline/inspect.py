@@ -25,7 +25,7 @@ from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 
-CONTEXT = 2048  # tokens of KV cache that the RAM column counts
+_CACHE_TOKENS = 2048  # of KV cache that the RAM column counts, where the context is not shorter
 _RUNTIME_BYTES = 150e6  # Python, onnxruntime, tokenizer and activations
 _BANDWIDTH_SHARE = {True: 0.5, False: 0.77}  # that decoding reaches, of one core's bandwidth x cores; key: is quantized
 _FITTED_BANDWIDTH = 35e9  # bytes/s of the machine the seconds below were fitted on
@@ -63,6 +63,11 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """JSON object of plain values."""
         return asdict(self)
+
+
+def cache_tokens(config: Qwen3Config) -> int:
+    """Tokens of KV cache that the predicted RAM holds."""
+    return min(_CACHE_TOKENS, config.context_length)
 
 
 def inspect_model(model: str) -> Inspection:
@@ -117,7 +122,7 @@ def _predict(
     if config.tie_word_embeddings:
         ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
     weights = count_weights(config)
-    cache = CONTEXT * KVCacheSpec.of(config).bytes_per_token()
+    cache = cache_tokens(config) * KVCacheSpec.of(config).bytes_per_token()
     return Prediction(
         format=name,
         disk_bytes=disk_bytes,

@@ -65,9 +65,12 @@ def push_artifact(folder: Path, repository: str, *, private: bool = False) -> in
     """
     from huggingface_hub import HfApi
 
+    from q3edge.runtime.session.loader import note_edits
+
     _check_repository(repository)
     manifest = _loaded(folder)
     manifest.verify(folder)
+    note_edits(folder, manifest, manifest.edited(folder))
     names = [MANIFEST_FILE, *manifest.as_found(folder).files]
     gone = [name for name in EDITABLE_FILES if name not in names]  # an earlier model's there would change this one
     with hub_errors(repository):

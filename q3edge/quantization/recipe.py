@@ -24,6 +24,7 @@ DEFAULT_GROUP_SIZE = {"int4": 32, "int4-fast": 256, "int8": 16, "int8-dynamic": 
 _LARGEST_TABLE_GROUP = 32
 _LINEAR = "model.layers.*_proj"
 _EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
+_FILLED_IN = (_LINEAR, *_EMBEDDING_AND_HEAD)  # the rules of every format
 _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert router is tiny and decides everything
 
 
@@ -147,6 +148,28 @@ class Recipe:
                 rules.append(replace(rule, match=EMBEDDING.removesuffix(".weight")))
             rules.append(rule)
         return replace(self, rules=tuple(rules))
+
+    def without_effect(self, config: Qwen3Config) -> dict[int, str]:
+        """Rules that decide no tensor of a model, as earlier ones decide all that they match: number -> `match`.
+
+        Those that a format fills in behind them are meant to be overridden, and are left out.
+        """
+        tied = config.tie_word_embeddings
+        names = [*tensor_shapes(config), *((LM_HEAD,) if tied else ())]
+        own = self.rules[: -len(_FILLED_IN)] if self._ends_with_a_format() else self.rules
+        decided = set[str]()
+        found = {}
+        for number, rule in enumerate(own, 1):
+            matched = {name for name in names if rule.matches(name) and not _is_never_quantized(name)}
+            if tied and matched & {EMBEDDING, LM_HEAD}:
+                matched |= {EMBEDDING, LM_HEAD}
+            if matched and matched <= decided:
+                found[number] = rule.match
+            decided |= matched
+        return found
+
+    def _ends_with_a_format(self) -> bool:
+        return tuple(rule.match for rule in self.rules[-len(_FILLED_IN) :]) == _FILLED_IN
 
     def resolve(self, config: Qwen3Config) -> dict[str, Scheme | None]:
         """Resolve the scheme of every tensor, by name. UsageError names a tensor that the group size does not fit."""

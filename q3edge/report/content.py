@@ -11,6 +11,7 @@ from q3edge.artifact import Notice
 from q3edge.evaluation.distance.kl_names import KL_TITLES, KLName
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.scorecard.scorecard import Scorecard
+from q3edge.evaluation.validation.verdict import verdict
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import Recommendation, pareto_front
 
@@ -163,6 +164,7 @@ class Report:
         raw = asdict(self)
         for entry, variant in zip(raw["variants"], self.variants):
             entry["share_of_reference"] = self.share(variant)
+            entry["verdict"] = verdict(found) if (found := self.comparison(variant)) else None
             entry |= {name: found and asdict(found) for name in KL_TITLES for found in [variant.mean_kl(name)]}
         return {"schema": "q3edge-report", "schema_version": 2, "kl": self.kl, "front": list(self.front()), **raw}
 

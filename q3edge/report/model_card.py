@@ -74,7 +74,8 @@ def _validation(report: Mapping[str, Any] | None) -> str:
         f"## Accuracy\n\nAgainst the float model, on {overall['tokens']} tokens of the build's text. "
         f"`q3edge check . --max-kl NATS` reads the {KL_WORDS['text_kl']}."
     )
-    return f"{title}\n\n" + "\n".join(lines)
+    words = f"{report['verdict']}.\n\n" if "verdict" in report else ""
+    return f"{title}\n\n{words[:1].upper()}{words[1:]}" + "\n".join(lines)
 
 
 def _notices(manifest: Manifest) -> str:

@@ -77,7 +77,7 @@ class Model:
         """
         folder = folder_path(path, "path")
         checked = open_graph(folder)
-        note_edits(folder, checked)
+        note_edits(folder, checked.manifest, checked.edited)
         note_slow_products(checked.manifest)
         config = Qwen3Config.load(folder)
         template = ChatTemplate.load(folder)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from q3edge.errors import InputError
+from q3edge.errors import InputError, unreadable
 from q3edge.storage.regular_files import read_regular
 
 
@@ -22,7 +22,7 @@ def read_json_object(path: Path, advice: str = "download the file again") -> dic
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); {advice}") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise unreadable(f"{path}: cannot be read ({error.strerror})", error) from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

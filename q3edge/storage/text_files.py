@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from q3edge.errors import InputError
+from q3edge.errors import InputError, unreadable
 from q3edge.storage.regular_files import read_regular
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -54,7 +54,7 @@ def read_utf8(path: Path, expected: str = "a UTF-8 file") -> str:
     try:
         content = read_regular(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
+        raise unreadable(f"{path}: cannot be read ({error.strerror}); expected {expected}", error) from None
     return decode_utf8(content, refusal(path, "not UTF-8 text", "; convert it or choose another"))
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import MODEL_FILE
+from q3edge.artifact.side_files import GENAI_CONFIG_FILE
 from q3edge.errors import InputError
-from q3edge.exporters.genai import GENAI_CONFIG_FILE, write_genai_config
+from q3edge.exporters.genai import write_genai_config
 from q3edge.quantization.scheme import Scheme
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.generation.generate import generate

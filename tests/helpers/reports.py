@@ -53,6 +53,7 @@ def scorecard(name: str, kl: float, recovery: float, *, worst: tuple[Example, ..
         return Slice(
             60,
             "likelihood",
+            "questions",
             estimate(score, 0.03),
             candidate,
             Estimate(found, found - 0.9, found + 0.8),
@@ -71,6 +72,7 @@ def scorecard(name: str, kl: float, recovery: float, *, worst: tuple[Example, ..
         recovery=Estimate(recovery, recovery - 0.7, recovery + 0.6),
         area_weights=AREAS,
         areas={area: one(0.1 + 0.05 * i) for i, area in enumerate(AREAS)},
+        kinds={},
         languages={language: one(0.2) for language in ("en", "zh", "ar")},
         suites={"built-in": one(0.2)},
         overall=comparison(kl),

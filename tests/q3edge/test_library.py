@@ -16,6 +16,7 @@ import pytest
 import q3edge
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE
+from q3edge.evaluation.sandbox.sandbox import Sandbox
 from tests.helpers.runtime import write_artifact
 
 MODEL = Path(str(files("q3edge.data") / "demo_model"))
@@ -42,6 +43,34 @@ def test_a_loaded_model_needs_no_torch_and_no_onnx(tmp_path: Path) -> None:
     found = modules_after(f"import q3edge\nwith q3edge.load({str(folder)!r}) as model: model.encode_chat({messages})")
     assert "onnxruntime" in found
     assert not found & {"torch", "onnx", "onnx_ir", "click", "rich"}
+
+
+@pytest.mark.parametrize("extension", ["parquet", "pdf"])
+def test_u14_a_missing_library_is_told_before_the_model_is_opened(
+    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("pyarrow", "pyarrow.parquet", "pypdf"):
+        monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / f"a.{extension}").write_bytes(b"x")
+    for call in (
+        lambda **texts: q3edge.quantize("./no-model", tmp_path / "q", **texts),
+        lambda **texts: q3edge.build("./no-model", tmp_path / "b", **texts),
+        lambda **texts: q3edge.sweep("./no-model", tmp_path / "s", "int4", **texts),
+    ):
+        with pytest.raises(q3edge.ResourceError, match=rf"a\.{extension}: reading \.{extension} needs py.*pip install"):
+            call(calibration=tmp_path / "texts")
+        with pytest.raises(q3edge.InputError, match=r"b\.txt: cannot be read \(not found\)"):
+            call(calibration=tmp_path / "b.txt")
+
+
+def test_u14_a_missing_sandbox_is_told_before_the_model_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Sandbox:
+        raise q3edge.ResourceError("a sandbox for programs cannot be started")
+
+    monkeypatch.setattr(Sandbox, "open", refuse)
+    with pytest.raises(q3edge.ResourceError, match="a sandbox for programs"):
+        q3edge.evaluate("./no-model", "./no-reference", generate=4, allow_code=True)
 
 
 def test_the_names_for_type_checkers_are_those_at_run_time() -> None:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.errors import InputError
+from q3edge.errors import InputError, unreadable
 from q3edge.storage.raw_bytes import bytes_of, read_at
 from q3edge.storage.regular_files import open_regular
 
@@ -117,7 +117,7 @@ class SafetensorsFile:
         try:
             read_at(self._file.fileno(), bytes_of(out), offset)
         except OSError as error:
-            raise InputError(f"{self.path} ({name}): cannot be read ({error.strerror})") from None
+            raise unreadable(f"{self.path} ({name}): cannot be read ({error.strerror})", error) from None
         except EOFError:
             raise InputError(f"{self.path} ({name}): the file became shorter while it was read") from None
 
@@ -136,7 +136,7 @@ def _open_regular(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise InputError(f"{path}: not found; download the checkpoint again") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); expected a safetensors file") from None
+        raise unreadable(f"{path}: cannot be read ({error.strerror}); expected a safetensors file", error) from None
 
 
 def _read_header(file: BinaryIO, path: Path, size: int) -> dict[str, TensorEntry]:

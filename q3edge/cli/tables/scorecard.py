@@ -23,12 +23,14 @@ def scorecard_table(scorecard: Scorecard) -> str:
         title += f" ({weights})"
     parts = [title, _overall(scorecard)]
     parts += [
-        _slices(kind, slices)
+        _slices(scorecard, kind, slices)
         for kind, slices in (
+            ("kind", scorecard.kinds),
             ("area", scorecard.areas),
             ("language", scorecard.languages),
             ("suite", scorecard.suites),
         )
+        if slices
     ]
     if scorecard.worst:
         parts.append("\n".join(["most different:", *(_example(found) for found in scorecard.worst[:_EXAMPLES])]))
@@ -51,12 +53,12 @@ def _overall(scorecard: Scorecard) -> str:
     )
 
 
-def _slices(kind: str, slices: Mapping[str, Slice]) -> str:
+def _slices(scorecard: Scorecard, kind: str, slices: Mapping[str, Slice]) -> str:
     rows = [
         (
             name,
             str(found.items),
-            found.metric,
+            found.metric if kind == "kind" or not scorecard.kinds else f"{found.metric} of {found.scored}",
             estimate(found.reference_score, 3),
             estimate(found.candidate_score, 3),
             estimate(found.recovery),

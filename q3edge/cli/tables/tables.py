@@ -67,7 +67,7 @@ def check_lines(checks: Iterable[CheckResult]) -> str:
 
 
 def validation_table(report: ValidationReport) -> str:
-    """Format a validation: every metric with its interval, the two parts of the error, and the checks."""
+    """Format a validation: the verdict, every metric with its interval, the two parts of the error, and the checks."""
     overall = report.overall
     rows = [
         ("mean KL on the text (nats)", estimate(report.text_kl)),
@@ -84,7 +84,7 @@ def validation_table(report: ValidationReport) -> str:
         rows.append(("  KL from the weights alone", estimate(report.weights_part.mean_kl)))
         rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
     title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
-    parts = [title, table(("metric", "value"), rows), _by_text(report)]
+    parts = [report.verdict, title, table(("metric", "value"), rows), _by_text(report)]
     parts.append(check_lines(report.checks))
     return "\n\n".join(parts)
 
@@ -100,7 +100,7 @@ def _by_text(report: ValidationReport) -> str:
 
 def inspection_table(inspection: Inspection) -> str:
     """Format an inspection: the model in a few lines, then one row per format."""
-    from q3edge.pipeline.inspect import CONTEXT
+    from q3edge.pipeline.inspect import cache_tokens
 
     config = inspection.config
     heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} KV) of {config.head_dim}"
@@ -114,6 +114,7 @@ def inspection_table(inspection: Inspection) -> str:
         f"KV cache {inspection.kv_bytes_per_token / 1024:.0f} KiB per token",
         f"stored as {dtypes}: {inspection.stored_bytes / 1e6:.1f} MB",
     ]
+    cached = cache_tokens(config)
     rows = [
         (
             found.format,
@@ -129,8 +130,8 @@ def inspection_table(inspection: Inspection) -> str:
     parts = ["\n".join(lines), table(header, rows)]
     parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
     parts.append(
-        f"Disk is exact. RAM (with {CONTEXT} tokens of cache), tokens/s and the time to quantize and export are "
-        "predictions; the time is for rounding to nearest, calibration takes longer."
+        f"Disk is exact. RAM (with {cached} tokens of cache), tokens/s and the time to quantize and export "
+        "are predictions; the time is for rounding to nearest, calibration takes longer."
     )
     return "\n\n".join(parts)
 

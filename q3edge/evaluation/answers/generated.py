@@ -210,7 +210,7 @@ def _score(name: str, judged: Sequence[_Pair]) -> AreaScore:
     by_reference = [bool(pair.reference.correct) for pair in judged]
     by_candidate = [bool(pair.candidate.correct) for pair in judged]
     seed = zlib.crc32(name.encode())  # areas vary independently of each other
-    return area_score(len(judged), "accuracy", accuracy_scores(by_reference, by_candidate, seed), None)
+    return area_score(len(judged), "accuracy", "questions", accuracy_scores(by_reference, by_candidate, seed))
 
 
 def _length_ratio(pairs: Sequence[_Pair]) -> Estimate | None:

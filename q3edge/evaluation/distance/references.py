@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,11 +19,18 @@ class FloatReference:
 
     `cache` None: none. States are stored there per batch, so another candidate on the same batch, or the same
     evaluation after a kill, skips the layers. digest: hex sha256 of the checkpoint, which a cache needs.
-    cached_tokens: how many tokens' states the cache had so far.
+    cached_tokens: how many tokens' states the cache had so far. check: called before anything is stored; it raises
+    where the source is not what the digest says any more.
     """
 
-    def __init__(self, source: WeightSource, digest: str = "", cache: EvaluationCache | None = None) -> None:
-        self._source, self._digest, self._cache = source, digest, cache
+    def __init__(
+        self,
+        source: WeightSource,
+        digest: str = "",
+        cache: EvaluationCache | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._source, self._digest, self._cache, self._check = source, digest, cache, check
         self._head: LogitsHead | None = None
         self.cached_tokens = 0
 
@@ -44,6 +51,7 @@ class FloatReference:
             return torch.from_numpy(found)
         states = torch.cat(window_states(self._source, windows))
         if self._cache is not None:
+            self._check()
             self._cache.save_hidden(key, states.numpy())
         return states
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from q3edge.errors import ValidationError
@@ -12,7 +12,7 @@ from q3edge.evaluation.scorecard.examples import worst_examples, worst_places
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.passages import Encoded
 from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
-from q3edge.evaluation.scorecard.slices import AreaScore, ReadPassage, histogram, recovery_score, slices
+from q3edge.evaluation.scorecard.slices import AreaScore, ReadPassage, histogram, kind_slices, recovery_score, slices
 from q3edge.evaluation.scorecard.teacher_forced import ReadingRun
 from q3edge.evaluation.validation.breakage import check_finite, check_perplexity
 from q3edge.evaluation.validation.results import CheckResult
@@ -52,12 +52,8 @@ def assemble(
     finite = check_finite(len(run.readings) - len(passages), len(run.readings))
     if not passages:
         raise ValidationError(f"{identity.artifact}: {finite.reason}")
-    areas = slices(passages, lambda passage: passage.item.area)
-    languages = slices(passages, lambda passage: passage.item.language)
-    suites = slices(passages, lambda passage: passage.suite)
-    if answers is not None:
-        scored = {name: AreaScore(_scored(areas[name].slice, a.slice), a.recovery) for name, a in answers.areas.items()}
-        areas |= scored
+    languages, suites = (_unsampled(found) for found in ((answers.languages, answers.suites) if answers else ({}, {})))
+    areas = slices(passages, lambda passage: passage.item.area, answers.areas if answers else None)
     overall = summarize([found.reading.metrics for found in passages])
     recovery, weights, not_counted = recovery_score(areas)
     return Scorecard(
@@ -70,9 +66,10 @@ def assemble(
         settings=identity.settings,
         recovery=recovery,
         area_weights=weights,
-        areas={name: found.slice for name, found in areas.items()},
-        languages=_all_scored(languages, answers.languages if answers else {}),
-        suites=_all_scored(suites, answers.suites if answers else {}),
+        areas=_plain(areas),
+        kinds={} if answers else _plain(kind_slices(passages)),
+        languages=_plain(slices(passages, lambda passage: passage.item.language, languages)),
+        suites=_plain(slices(passages, lambda passage: passage.suite, suites)),
         overall=overall,
         histogram=histogram(passages),
         reference_behaviour=answers.reference_behaviour if answers else None,
@@ -87,12 +84,9 @@ def assemble(
     )
 
 
-def _scored(read: Slice, answered: Slice) -> Slice:
-    """Slice with the answers' scores and the tokens' comparison."""
-    return replace(answered, comparison=read.comparison)
+def _unsampled(answered: Mapping[str, Slice]) -> dict[str, AreaScore]:
+    return {name: AreaScore(found, None) for name, found in answered.items()}
 
 
-def _all_scored(read: Mapping[str, AreaScore], answered: Mapping[str, Slice]) -> dict[str, Slice]:
-    return {
-        name: _scored(found.slice, answered[name]) if name in answered else found.slice for name, found in read.items()
-    }
+def _plain(scored: Mapping[str, AreaScore]) -> dict[str, Slice]:
+    return {name: found.slice for name, found in scored.items()}

@@ -16,6 +16,7 @@ from q3edge.evaluation.validation.results import CheckResult
 
 Mode = Literal["teacher-forced", "generated"]
 Metric = Literal["accuracy", "likelihood"]
+Kind = Literal["questions", "texts"]  # items with an answer, and texts that are read through
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,15 @@ class Slice:
 
     metric says what the scores are: "accuracy" the share of items answered right, 0..1; "likelihood" the geometric
     mean probability of the tokens that really follow (1 / perplexity), for items without an answer.
-    recovery: candidate's score in percent of the reference's, paired; None where the reference scores 0.
-    comparison: token by token, with the right answers read; None where that was not done.
+    scored: the items that scores and recovery are of; where there are both kinds, the kind that recovers less, so that
+    no gain on foreign text hides a loss. recovery: candidate's score in percent of the reference's, paired; None where
+    the reference scores 0. items: of both kinds. comparison: over the tokens of both, with the right answers read; None
+    where that was not done.
     """
 
     items: int
     metric: Metric
+    scored: Kind
     reference_score: Estimate
     candidate_score: Estimate
     recovery: Estimate | None
@@ -97,6 +101,7 @@ class Scorecard:
     """Comparison of one artifact (the candidate) with one reference on the same suites.
 
     recovery: the areas' recoveries, each at most 100, averaged with `area_weights`, which sum to 1 over the areas run.
+    kinds: all questions and all texts apart, as they were read; empty where the items are of one kind.
     mode "generated": scores come from generated answers where there are right ones. Both behaviours and
     length_ratio, candidate's mean answer length over the reference's: None in teacher-forced mode. checks: what looks
     broken, such as an all-zero matrix. notices: what was left out or approximated. timing: seconds of reading in this
@@ -113,6 +118,7 @@ class Scorecard:
     recovery: Estimate | None
     area_weights: Mapping[str, float]
     areas: Mapping[str, Slice]
+    kinds: Mapping[str, Slice]
     languages: Mapping[str, Slice]
     suites: Mapping[str, Slice]
     overall: Comparison | None

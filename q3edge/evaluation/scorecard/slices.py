@@ -6,6 +6,7 @@ from the same draws, so that what is hard for both cancels.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,6 @@ from q3edge.evaluation.distance.metrics import Float64Array
 from q3edge.evaluation.distance.statistics import (
     Bootstrap,
     BootstrapSamples,
-    Comparison,
     Estimate,
     block_ids,
     summarize,
@@ -28,7 +28,7 @@ from q3edge.evaluation.distance.statistics import (
 )
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.readings import Reading
-from q3edge.evaluation.scorecard.scorecard import Histogram, Metric, Slice
+from q3edge.evaluation.scorecard.scorecard import Histogram, Kind, Metric, Slice
 from q3edge.evaluation.suites.suite import LETTERS
 
 # Half decades of nats, with a first bin from 0 for tokens on which the models agree but for rounding.
@@ -51,10 +51,45 @@ class AreaScore:
     recovery: BootstrapSamples | None
 
 
-def slices(passages: Sequence[ReadPassage], key: Callable[[Passage], str]) -> dict[str, AreaScore]:
-    """A slice for every value of `key`, in order of appearance."""
+def slices(
+    passages: Sequence[ReadPassage], key: Callable[[Passage], str], answered: Mapping[str, AreaScore] | None = None
+) -> dict[str, AreaScore]:
+    """A slice for every value of `key`, in order of appearance; `answered`: scores that replace those of its questions.
+
+    Questions and texts are scored apart, and the kind that recovers less stands for both.
+    """
     names = dict.fromkeys(key(found.passage) for found in passages)
-    return {name: _slice([found for found in passages if key(found.passage) == name]) for name in names}
+    return {
+        name: _slice([found for found in passages if key(found.passage) == name], (answered or {}).get(name))
+        for name in names
+    }
+
+
+def kind_slices(passages: Sequence[ReadPassage]) -> dict[str, AreaScore]:
+    """A slice of all questions and one of all texts; empty where the items are of one kind."""
+    found = slices(passages, _kind)
+    return found if len(found) > 1 else {}
+
+
+def _kind(passage: Passage) -> Kind:
+    return "texts" if passage.item.kind == "text" else "questions"
+
+
+def _slice(passages: Sequence[ReadPassage], answered: AreaScore | None) -> AreaScore:
+    inside: dict[Kind, list[ReadPassage]] = {}
+    for found in passages:
+        inside.setdefault(_kind(found.passage), []).append(found)
+    parts = {kind: _scored_alike(kind, found) for kind, found in inside.items()}
+    if answered is not None:
+        parts["questions"] = answered
+    worse = min(parts.values(), key=_recovered)
+    comparison = summarize([found.reading.metrics for found in passages])
+    items = sum(part.slice.items for part in parts.values())
+    return AreaScore(replace(worse.slice, items=items, comparison=comparison), worse.recovery)
+
+
+def _recovered(part: AreaScore) -> float:
+    return part.slice.recovery.value if part.slice.recovery else math.inf
 
 
 def recovery_score(areas: Mapping[str, AreaScore]) -> tuple[Estimate | None, dict[str, float], tuple[Notice, ...]]:
@@ -97,18 +132,18 @@ def histogram(passages: Sequence[ReadPassage]) -> Histogram:
     return Histogram(_EDGES, tuple(np.bincount(bins, minlength=len(_EDGES) - 1).tolist()))
 
 
-def _slice(passages: Sequence[ReadPassage]) -> AreaScore:
+def _scored_alike(kind: Kind, passages: Sequence[ReadPassage]) -> AreaScore:
     # The same items are drawn in the same way wherever they occur, others independently of them.
     seed = zlib.crc32("".join(f"{found.passage.suite}:{found.passage.item.id}\n" for found in passages).encode())
     metric: Metric = "accuracy" if all(found.passage.letters for found in passages) else "likelihood"
     scores = _accuracy(passages, seed) if metric == "accuracy" else _likelihood(passages, seed)
-    return area_score(len(passages), metric, scores, summarize([found.reading.metrics for found in passages]))
+    return area_score(len(passages), metric, kind, scores)
 
 
-def area_score(items: int, metric: Metric, scores: Scores, comparison: Comparison | None) -> AreaScore:
-    """A slice with these scores, and its recovery."""
+def area_score(items: int, metric: Metric, kind: Kind, scores: Scores) -> AreaScore:
+    """A slice with these scores, and its recovery; no tokens are compared."""
     recovery = scores.recovery.estimate() if scores.recovery else None
-    return AreaScore(Slice(items, metric, scores.reference, scores.candidate, recovery, comparison), scores.recovery)
+    return AreaScore(Slice(items, metric, kind, scores.reference, scores.candidate, recovery, None), scores.recovery)
 
 
 @dataclass(frozen=True, slots=True)

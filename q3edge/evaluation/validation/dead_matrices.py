@@ -1,4 +1,4 @@
-"""Dead matrices of an ONNX artifact: every code the same, every scale zero, or every float weight zero.
+"""Dead weights of an ONNX artifact: zero, or alike throughout, where those of its reference are not.
 
 A dry run of the exporter says which tensor of the file holds which weights.
 """
@@ -16,49 +16,88 @@ from onnx.external_data_helper import uses_external_data
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import MODEL_FILE, Manifest
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
 from q3edge.evaluation.validation.graph_file import read_graph
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.exporters.onnx.stored import TensorSpec
 from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.scheme import Scheme
 
 _BLOCK_ROWS = 256
 _OLD_TABLE_SUFFIX = "_rows"  # versions up to 2026-11-28 named the head's codes twice, once for the embedding
 _SHOWN = 4
-_EXPECTED: Mapping[str, int | None] = {"codes": None, "scales": 0, "values": 0}  # None: whatever the first is
+_JUDGED = ("codes", "scales", "values")
 
 
-def check_dead_matrices(folder: Path, config: Qwen3Config) -> CheckResult:
-    """Check that the artifact in `folder`, opened and verified before, has no dead matrix; the value counts them."""
-    dead = dead_matrices(folder, config)
-    if not dead:
-        return CheckResult("dead_matrices", "pass", 0.0, 0.0, "no matrix is all zero")
-    names = ", ".join(dead[:_SHOWN]) + (", ..." if len(dead) > _SHOWN else "")
-    reason = f"{len(dead)} weights are all zero: {names}; quantize and export again"
-    return CheckResult("dead_matrices", "fail", float(len(dead)), 0.0, reason)
+def check_dead_matrices(folder: Path, config: Qwen3Config, reference: WeightSource | Path) -> CheckResult:
+    """Check that the artifact in `folder`, opened and verified before, has no dead weight; the value counts them.
+
+    reference: the float model, or the folder of another artifact. What is alike throughout there too is not dead.
+    """
+    alike = weights_alike(folder, config)
+    dead = _not_alike_in(alike, folder, config, reference)
+    if dead:
+        names = ", ".join(dead[:_SHOWN]) + (", ..." if len(dead) > _SHOWN else "")
+        reason = f"{len(dead)} weights are all zero or all alike: {names}; quantize and export again"
+        return CheckResult("dead_matrices", "fail", float(len(dead)), 0.0, reason)
+    reason = f"{len(alike)} weights are alike throughout, in the reference too" if alike else "no weight is all alike"
+    return CheckResult("dead_matrices", "pass", 0.0, 0.0, reason)
 
 
-def dead_matrices(folder: Path, config: Qwen3Config) -> list[str]:
-    """Names of the dead weights, in the graph's order. The first block that differs ends a reading, so it is fast.
+def weights_alike(folder: Path, config: Qwen3Config) -> dict[str, bool]:
+    """Weights that hold one value throughout: matrices of one code, of zero scales, or of one float, and zero vectors.
 
-    A quantized matrix of zeros has its zero point in every code, whatever the scales; so equal codes are the sign.
-    InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
+    In the graph's order, each with whether it is zero for certain. The first block that differs ends a reading, so it
+    is fast. A quantized matrix of zeros has its zero point in every code, whatever the scales; so equal codes are the
+    sign. InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
     """
     path = folder / MODEL_FILE
     graph, specs = read_graph(path), _expected_tensors(folder, config)
-    dead: dict[str, None] = {}
+    alike: dict[str, bool] = {}
     for tensor in graph.initializer:
-        if not uses_external_data(tensor):
-            continue
-        spec = specs.get(tensor.name.removesuffix(_OLD_TABLE_SUFFIX))
-        if spec is None:
+        spec = specs.get(tensor.name.removesuffix(_OLD_TABLE_SUFFIX).removesuffix(".weight"))
+        if spec is None and uses_external_data(tensor):
             raise InputError(f"{path}: tensor {tensor.name!r} is of no export of its recipe; export again")
-        if spec.part in _EXPECTED:
+        if spec is not None and spec.part in _JUDGED:
             for name, rows in _rows(spec, _values(tensor, path), config):
-                if _is_constant(rows, _EXPECTED[spec.part]):
-                    dead[name.removesuffix(".weight")] = None
-    return list(dead)
+                is_zero = spec.part != "codes" and not rows.flat[0]
+                if _is_constant(rows) and (is_zero or (spec.part != "scales" and rows.ndim > 1)):
+                    alike[name] = alike.get(name, False) or is_zero
+    return alike
+
+
+def _not_alike_in(
+    alike: Mapping[str, bool], folder: Path, config: Qwen3Config, reference: WeightSource | Path
+) -> list[str]:
+    """Modules of those weights that the reference has otherwise."""
+    if isinstance(reference, Path):
+        known = weights_alike(reference, config) if alike else {}
+        dead = [name for name in alike if name not in known]
+    else:
+        schemes = Recipe.from_json(Manifest.load(folder).recipe).resolve(config)
+        dead = [name for name, is_zero in alike.items() if not _is_alike(reference, name, schemes[name], is_zero)]
+    return [name.removesuffix(".weight") for name in dead]
+
+
+def _is_alike(reference: WeightSource, name: str, scheme: Scheme | None, is_zero: bool) -> bool:
+    """Tell whether a float weight is all zero, or within a code of one value in every group of `scheme`."""
+    shape = tensor_shapes(reference.config)[name]
+    for start in range(0, shape[0], _BLOCK_ROWS):
+        values = reference.read(name, slice(start, min(start + _BLOCK_ROWS, shape[0])))
+        if is_zero:
+            if values.any():
+                return False
+        elif scheme is None:
+            if not _is_constant(values) or values.flat[0] != reference.read(name, slice(0, 1)).flat[0]:
+                return False
+        else:
+            groups = values.reshape(len(values), scheme.groups(shape[1]), -1)
+            step = np.abs(groups).max(axis=-1) / (2**scheme.bits - 1)
+            if (np.ptp(groups, axis=-1) > step).any():
+                return False
+    return True
 
 
 def _expected_tensors(folder: Path, config: Qwen3Config) -> dict[str, TensorSpec]:
@@ -68,6 +107,8 @@ def _expected_tensors(folder: Path, config: Qwen3Config) -> dict[str, TensorSpec
 
 
 def _values(tensor: onnx.TensorProto, model: Path) -> NDArray[np.generic]:
+    if not uses_external_data(tensor):
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
     where: Mapping[str, str] = {entry.key: entry.value for entry in tensor.external_data}
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return np.memmap(model.parent / where["location"], dtype, "r", int(where.get("offset", 0)), tuple(tensor.dims))
@@ -87,7 +128,7 @@ def _rows(
         start = stop
 
 
-def _is_constant(values: NDArray[np.generic], expected: int | None) -> bool:
-    """Tell whether every value is `expected`; None: the same as the first."""
-    wanted = values.flat[0] if expected is None else expected
-    return all(bool((values[row : row + _BLOCK_ROWS] == wanted).all()) for row in range(0, len(values), _BLOCK_ROWS))
+def _is_constant(values: NDArray[np.generic]) -> bool:
+    """Tell whether every value is the first."""
+    first = values.flat[0]
+    return all(bool((values[row : row + _BLOCK_ROWS] == first).all()) for row in range(0, len(values), _BLOCK_ROWS))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from q3edge.errors import InputError
+from q3edge.errors import unreadable
 
 
 def read_graph(path: Path) -> onnx.GraphProto:
@@ -14,4 +14,4 @@ def read_graph(path: Path) -> onnx.GraphProto:
     try:
         return onnx.load(path, load_external_data=False).graph
     except Exception as error:  # protobuf's DecodeError is not a public class
-        raise InputError(f"{path}: not an ONNX model ({error}); export again") from None
+        raise unreadable(f"{path}: not an ONNX model ({error}); export again", error) from None

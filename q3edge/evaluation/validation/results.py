@@ -40,6 +40,7 @@ class ValidationReport:
 
     overall, by_text: the artifact as it runs. weights_part: the same weights with exact float32 activations against
     the float model; activations_part: the artifact as it runs against that. None where a check says why not.
+    verdict: what it comes to, in words.
     """
 
     overall: Comparison
@@ -47,6 +48,7 @@ class ValidationReport:
     weights_part: Comparison | None
     activations_part: Comparison | None
     checks: tuple[CheckResult, ...]
+    verdict: str
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:

@@ -5,6 +5,7 @@ activations side by side. Callers raise on a failed check.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from q3edge.artifact import MODEL_FILE
@@ -22,7 +23,10 @@ from q3edge.evaluation.validation.checks import (
     check_prefill_equals_decode,
     require_same_architecture,
 )
+from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
+from q3edge.evaluation.validation.lost_scales import check_lost_scales
 from q3edge.evaluation.validation.results import CheckResult, ValidationReport
+from q3edge.evaluation.validation.verdict import verdict
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
 
@@ -49,10 +53,20 @@ def validate_artifact(
     exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
     is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
     require_same_architecture(folder, decoder.config, reference.config)
-    return validate_decoders(
+    report = validate_decoders(
         decoder, exact, reference, windows,
         inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
     )  # fmt: skip
+    calibrated = None if is_float else decoder.manifest.recipe["method"] != "rtn"
+    return replace(
+        report,
+        checks=(
+            *report.checks,
+            check_dead_matrices(folder, decoder.config, reference),
+            *check_lost_scales(decoder.manifest, report.overall),
+        ),
+        verdict=verdict(report.overall, calibrated=calibrated),
+    )
 
 
 def validate_decoders(
@@ -82,7 +96,8 @@ def validate_decoders(
         checks += check_float(overall)
     if max_kl is not None:
         checks.append(check_kl(overall, max_kl))
-    return ValidationReport(overall, _by_text(windows, metrics), weights_part, activations_part, tuple(checks))
+    by_text = _by_text(windows, metrics)
+    return ValidationReport(overall, by_text, weights_part, activations_part, tuple(checks), verdict(overall))
 
 
 def _by_text(windows: Sequence[Window], metrics: Sequence[TokenMetrics]) -> dict[str, Comparison]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from q3edge.architecture.tensors import count_weights
+from q3edge.artifact import InputState
 from q3edge.checkpoint import Checkpoint, open_float_model
 from q3edge.evaluation.baselines import Baseline, BaselineDecoder
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
@@ -38,11 +39,12 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
     suites = selection.apply(measuring.suites or built_in_suites())
     packages = (baseline.package, "torch", "numpy", "tokenizers")
     with open_float_model(measuring.reference) as checkpoint:
+        state = InputState((checkpoint.folder,))
         reference = (measuring.reference, checkpoint.digest())
         identity = identity_of((baseline.name, ""), reference, suites, selection, None, packages)
         scorecard = cached_measurement(
             Scorecard,
-            lambda: _evaluate(baseline, identity, checkpoint, suites, measuring),
+            lambda: _evaluate(baseline, identity, checkpoint, suites, measuring, state),
             asdict,
             cache=measuring.cache,
             identity=asdict(identity),
@@ -82,14 +84,16 @@ def _evaluate(
     checkpoint: Checkpoint,
     suites: Sequence[Suite],
     measuring: MeasurementOptions,
+    state: InputState,
 ) -> Scorecard:
     """Evaluate the baseline teacher-forced against the float model, with the checkpoint's own tokenizer."""
     start = time.perf_counter()
     cache = EvaluationCache(cache_folder()) if measuring.cache else None
-    reference = FloatReference(checkpoint, identity.reference_digest, cache)
+    reference = FloatReference(checkpoint, identity.reference_digest, cache, state.check_unchanged)
     tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
     context = checkpoint.config.context_length
     encoded = encode_suites(checkpoint.folder, tokenizer, context, suites, measuring.limit)
     decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
     run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)
+    state.check_unchanged()
     return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)

@@ -12,9 +12,11 @@ from typing import Any
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.artifact import artifact_digest, folder_name
+from q3edge.artifact import InputState, artifact_digest, folder_name
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint.source import WeightSource
+from q3edge.errors import InputError
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.streams import ComparedDecoder, ComparedModel
@@ -56,8 +58,8 @@ def evaluate(
     of text (None: all). asking: both models also generate answers, and these decide the scores of items with a
     right answer. What was measured before, also by a killed run, comes from the cache unless `use_cache` is false.
     A failed check is in the scorecard, not raised. UsageError: an area that no suite has. InputError: a folder is
-    broken, or their architectures differ. ValidationError: no item had finite logits. ResourceError: the cache cannot
-    be written.
+    broken or changes while it is read, or their architectures differ. ValidationError: no item had finite logits.
+    ResourceError: the cache cannot be written.
     """
     start = time.perf_counter()
     require_artifact(folder, reference, "eval")
@@ -80,8 +82,9 @@ def evaluate(
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
-        with _journal(cache, inputs, encoded) as journal:
+        with _journal(cache, inputs, encoded, opened.state) as journal:
             run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
+        dead = check_dead_matrices(folder, decoder.config, opened.weights)
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
@@ -90,7 +93,6 @@ def evaluate(
             folder, opened.folder, opened.digest, chosen, asking, beginnings,
             threads=threads, cache=cache,
         )  # fmt: skip
-    dead = check_dead_matrices(folder, decoder.config)
     scorecard = assemble(identity, encoded, run, tokenizer, (dead,), answers)
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)
@@ -104,24 +106,28 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _OpenReference:
-    """Opened reference: its folder, logits, architecture and digest."""
+    """Opened reference: its folder, weights (the folder, of an artifact), logits, architecture, digest and state."""
 
     folder: Path
+    weights: WeightSource | Path
     model: ComparedModel
     config: Qwen3Config
     digest: str
+    state: InputState
 
 
 @contextmanager
 def _open_reference(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_OpenReference]:
     folder = resolve_model(reference)
+    state = InputState((folder,))
     if is_onnx_artifact(folder):
         decoder = Decoder(folder, threads=threads)
-        yield _OpenReference(folder, ComparedDecoder(decoder), decoder.config, artifact_digest(folder))
+        yield _OpenReference(folder, folder, ComparedDecoder(decoder), decoder.config, artifact_digest(folder), state)
         return
     with open_float_model(folder) as checkpoint:
         digest = checkpoint.digest()
-        yield _OpenReference(folder, FloatReference(checkpoint, digest, cache), checkpoint.config, digest)
+        model = FloatReference(checkpoint, digest, cache, state.check_unchanged)
+        yield _OpenReference(folder, checkpoint, model, checkpoint.config, digest, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +146,23 @@ class _EvaluationInputs:
 
 @contextmanager
 def _journal(
-    cache: EvaluationCache | None, inputs: _EvaluationInputs, encoded: Encoded
+    cache: EvaluationCache | None, inputs: _EvaluationInputs, encoded: Encoded, reference: InputState
 ) -> Iterator[ReadingJournal | None]:
+    """Journal of the evaluation, removed if the reference changed while it was read."""
     if cache is None:
         yield None
+        reference.check_unchanged()
         return
     key = inputs.key(passages=passages_digest(encoded.passages))
     with ReadingJournal(cache.journal_file(key)) as journal:
-        yield journal
+        try:
+            yield journal
+        finally:
+            try:
+                reference.check_unchanged()
+            except InputError:
+                journal.discard()
+                raise
 
 
 def _timing(run: ReadingRun, seconds: float, reused: int) -> dict[str, float]:

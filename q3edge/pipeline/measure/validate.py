@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import InputState
 from q3edge.checkpoint import open_float_model
 from q3edge.defaults import MAX_TOKENS
 from q3edge.evaluation.distance.windows import (
@@ -30,11 +31,17 @@ def validate_against(
     max_kl: float | None = None,
     threads: int | None = None,
 ) -> ValidationReport:
-    """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in)."""
+    """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in).
+
+    InputError: a folder is broken, or the float model changed while it was read.
+    """
     require_artifact(folder, reference, "validate")
     with open_float_model(reference) as checkpoint:
+        state = InputState((checkpoint.folder,))
         windows = text_windows(folder, checkpoint.config, texts, max_tokens)
-        return validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads)
+        report = validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads)
+        state.check_unchanged()
+        return report
 
 
 def text_windows(folder: Path, config: Qwen3Config, texts: Sequence[Path], max_tokens: int) -> tuple[Window, ...]:

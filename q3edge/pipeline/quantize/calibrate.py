@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,13 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import count_weights, tensor_shapes
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
-from q3edge.calibration.data import TOKEN_FILE, CalibrationSet, load_calibration_set, load_token_file
+from q3edge.calibration.data import (
+    TOKEN_FILE,
+    CalibrationSet,
+    load_calibration_set,
+    load_token_file,
+    require_readers,
+)
 from q3edge.calibration.layers.input_group import TensorReport
 from q3edge.calibration.layers.layerwise import LayerwiseCalibration
 from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
@@ -130,7 +136,7 @@ def choose_method(
     if recipe.method == "rtn" and (wanted or unused):
         raise UsageError(
             "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --samples, "
-            "--seq-len, --reconstruct, --tune and --target-*"
+            "--seq-len, --reconstruct, --tune, --target-size and --target-bpw"
         )
     if recipe.method != AUTO:
         return recipe, ()
@@ -241,9 +247,22 @@ def solved_layers(recipe: Recipe, calibrated: LayerwiseCalibration, tokens: Cali
     )
 
 
+def require_texts(texts: Sequence[Path]) -> None:
+    """Check, before any work, that calibration texts are there and that the libraries that read them are installed.
+
+    InputError, ResourceError: they are not. What is in them is found when they are read.
+    """
+    if not _is_token_file(texts):
+        require_readers(texts)
+
+
+def _is_token_file(texts: Sequence[Path]) -> bool:
+    return len(texts) == 1 and texts[0].suffix == TOKEN_FILE
+
+
 def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> CalibrationSet:
     """Load the tokens of a calibration: a .npy as it is, texts by the model's own tokenizer and chat template."""
-    if len(calibration.texts) == 1 and calibration.texts[0].suffix == TOKEN_FILE:
+    if _is_token_file(calibration.texts):
         config = checkpoint.config
         return load_token_file(calibration.texts[0], config.vocab_size, config.context_length)
     tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
@@ -16,9 +19,11 @@ from q3edge.artifact import Manifest, Notice, staged_directory
 from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
 from q3edge.calibration.layers.kv_scales import kv_scales
 from q3edge.calibration.rounding.rtn import round_to_nearest
-from q3edge.calibration.rounding.scales import groups_at_limits
+from q3edge.calibration.rounding.scales import LostGroups
 from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
+from q3edge.errors import InputError
+from q3edge.evaluation.validation.lost_scales import LOST_SCALES, worst_tensors
 from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.quantize.calibrate import (
@@ -73,35 +78,41 @@ def write_quantized(
 
     exported: an ONNX model is made from `folder` next, beside it; counted in the forecast of disk space.
     """
+    shadowed = recipe.without_effect(checkpoint.config)
     recipe, left_float = recipe.for_model(checkpoint.config).fitted_to(checkpoint.config)
     recipe, notices = choose_method(checkpoint, recipe, calibration)
+    if shadowed:
+        rules = ", ".join(f"{number} ({match})" for number, match in shadowed.items())
+        detail = f"recipe rules that have no effect, as earlier ones decide all of their tensors: {rules}"
+        notices += (Notice("rule-without-effect", len(shadowed), detail),)
+    if not exported:
+        notices += _not_exportable(checkpoint.config)
     if left_float:
         detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"
         notices += (Notice("no-group-size-fits", len(left_float), detail),)
     digest = checkpoint.digest()
     with _calibration_for(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found:
         schemes = found.recipe.resolve(checkpoint.config)
-        at_limits = _write_weights(checkpoint, schemes, found, folder)
-        metrics = size_metrics(checkpoint.config, schemes) | found.metrics
+        tokens = found.tokens
+        if tokens is None and recipe.kv_cache == "int8":  # before the work: a text may be of no use
+            tokens = load_tokens(checkpoint, calibration or CalibrationOptions()).token_ids
+        lost = _write_weights(checkpoint, schemes, found, folder)
+        metrics = size_metrics(checkpoint.config, schemes) | found.metrics | lost_scales(checkpoint, lost)
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out)
         for line in _training_summary(metrics):
             progress.note(line)
         chosen = replace(found.recipe, kv_cache=recipe.kv_cache)
-        if recipe.kv_cache == "int8":
-            tokens = (
-                load_tokens(checkpoint, calibration or CalibrationOptions()).token_ids
-                if found.tokens is None
-                else found.tokens
-            )
+        if recipe.kv_cache == "int8" and tokens is not None:
             with open_quantized_model(folder) as quantized:
                 write_kv_scales(folder, kv_scales(quantized, tokens))
         notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
         if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
             (folder / RECIPE_FILE).write_text(chosen.to_toml(), encoding="utf-8")
-        if at_limits:
-            detail = "groups have a scale that cannot be stored: their weights became zeros or were clipped"
-            notices += (Notice("scale-out-of-range", at_limits, detail),)
+        if lost:
+            detail = "groups have a scale that cannot be stored: their weights became zeros or were clipped; "
+            count = sum(groups.lost for groups in lost.values())
+            notices += (Notice("scale-out-of-range", count, detail + worst_tensors(metrics[LOST_SCALES])),)
         manifest = Manifest(
             kind="quantized",
             parent_digest=digest,
@@ -111,6 +122,17 @@ def write_quantized(
             versions=tool_versions("torch", "numpy"),
         )
         return manifest.save(folder)
+
+
+def _not_exportable(config: Qwen3Config) -> tuple[Notice, ...]:
+    """Notice on a model that can be quantized, for other programs, but not exported by q3edge."""
+    from q3edge.exporters.onnx.export import check_exportable  # loads the exporter, which nothing else here needs
+
+    try:
+        check_exportable(config)
+    except InputError as error:
+        return (Notice("not-exportable", 1, f"`q3edge export` will refuse this checkpoint: {error}"),)
+    return ()
 
 
 def _training_summary(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -162,14 +184,14 @@ def _write_weights(
     schemes: Mapping[str, Scheme | None],
     found: SolvedLayers,
     folder: Path,
-) -> int:
-    """Write the solved layers and round everything else; returns the number of groups with a scale out of range."""
+) -> dict[str, LostGroups]:
+    """Write the solved layers and round everything else; returns the tensors of which groups were lost."""
     shapes = tensor_shapes(checkpoint.config)
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
     dtypes |= dict.fromkeys(
         found.scaled_floats, "F32"
     )  # a channel scale was folded in, which narrower types would round
-    at_limits = 0
+    lost: defaultdict[str, LostGroups] = defaultdict(LostGroups)
     with (
         QuantizedWriter(folder, checkpoint.raw_config, schemes, dtypes) as writer,
         progress.task("write", count_weights(checkpoint.config)) as advance,
@@ -182,7 +204,7 @@ def _write_weights(
                 for rows in row_blocks(*tensor.shape):
                     block = tensor.rows(rows)
                     writer.add(name, block)
-                    at_limits += groups_at_limits(checkpoint.read(name, rows), block)
+                    lost[name] += LostGroups.count(checkpoint.read(name, rows), block)
             solved |= {*result.floats, *result.tensors}
             advance(sum(math.prod(shapes[name]) for name in (*result.floats, *result.tensors)))
         for name in (name for name in dtypes if name not in solved):
@@ -190,25 +212,40 @@ def _write_weights(
                 writer.add_float(name, checkpoint.read(name, rows))
             advance(math.prod(shapes[name]))
         rest = {name: scheme for name, scheme in schemes.items() if scheme is not None and name not in solved}
-        for name, tensor, count in _round_rows(checkpoint, rest):
+        for name, tensor, found_lost in _round_rows(checkpoint, rest):
             writer.add(name, tensor)
-            at_limits += count
+            lost[name] += found_lost
             advance(tensor.codes.size)
-    return at_limits
+    return {name: groups for name, groups in lost.items() if groups.lost}
 
 
-def _round_rows(checkpoint: Checkpoint, schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, QuantizedTensor, int]]:
-    """Round row blocks of all tensors to nearest, in order; yields name, block, number of scales out of range."""
+def _round_rows(
+    checkpoint: Checkpoint, schemes: Mapping[str, Scheme]
+) -> Iterator[tuple[str, QuantizedTensor, LostGroups]]:
+    """Round row blocks of all tensors to nearest, in order; yields name, block, groups that were lost."""
     shapes = tensor_shapes(checkpoint.config)
 
-    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, int]:
+    def solve(block: tuple[str, Scheme, slice]) -> tuple[str, QuantizedTensor, LostGroups]:
         name, scheme, rows = block
         weights = checkpoint.read(name, rows)
         tensor = round_to_nearest(weights, scheme)
-        return name, tensor, groups_at_limits(weights, tensor)
+        return name, tensor, LostGroups.count(weights, tensor)
 
     blocks = ((name, scheme, rows) for name, scheme in schemes.items() for rows in row_blocks(*shapes[name]))
     return ordered_map(solve, blocks)
+
+
+def lost_scales(checkpoint: Checkpoint, lost: Mapping[str, LostGroups]) -> dict[str, Any]:
+    """Lost groups for the manifest, with the share of their tensor's squared weights; empty where there are none."""
+    if not lost:
+        return {}
+    shapes = tensor_shapes(checkpoint.config)
+    found = {}
+    for name, groups in lost.items():
+        blocks = (checkpoint.read(name, rows) for rows in row_blocks(*shapes[name]))
+        squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
+        found[name] = {"lost": groups.lost, "groups": groups.groups, "share": groups.squares / (squares or 1.0)}
+    return {LOST_SCALES: found}
 
 
 def row_blocks(rows: int, width: int = 1) -> Iterator[slice]:

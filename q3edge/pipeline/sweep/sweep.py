@@ -12,7 +12,7 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import describe_error
+from q3edge.errors import ResourceError, describe_error
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
 from q3edge.pipeline.measure.measurement import MeasurementOptions
@@ -50,9 +50,10 @@ def run_sweep(
 
     The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; they are
     measured one after another. A variant that fails is listed in the report. UsageError: `output` is no folder of a
-    sweep. ResourceError: another process, which the message names, is at it.
+    sweep. ResourceError: another process, which the message names, is at it, or a baseline's library is not installed.
     """
     assert measuring.reference is not None, "a sweep is of a model"
+    _require_baselines(asked)
     failures: dict[str, str] = {}
     with output_lock(output):  # two sweeps would each write the ledger without the other's variants
         resumed = _build(measuring, output, asked, calibration, jobs, failures)
@@ -62,6 +63,15 @@ def run_sweep(
         files = {suffix: output / f"{REPORT}.{suffix}" for suffix in ("html", "json", "md")}
         write_report(report, page=files["html"], json_file=files["json"], markdown=files["md"])
     return SweepResult(report, resumed)
+
+
+def _require_baselines(asked: Sequence[VariantRequest]) -> None:
+    for variant in asked:
+        if variant.baseline is not None:
+            try:
+                BASELINES[variant.baseline].check()
+            except ResourceError as error:
+                raise ResourceError(f"{variant.name}: {error}, or leave it out of --formats") from None
 
 
 def _build(

@@ -31,7 +31,7 @@ class VariantRequest:
 
 
 def parse_variants(
-    formats: Sequence[str], bits_per_weight: Sequence[str] = (), method: str | None = None
+    formats: Sequence[str], bits_per_weight: Sequence[float] = (), method: str | None = None
 ) -> tuple[VariantRequest, ...]:
     """Parse names into requests, in order; `method` is for all recipes. UsageError: a name unknown or given twice."""
     asked = [_parse(name, method) for name in formats]
@@ -62,14 +62,11 @@ def _parse(name: str, method: str | None) -> VariantRequest:
     return VariantRequest(name, replace(recipe, method=method) if method else recipe)
 
 
-def _budget(text: str) -> VariantRequest:
-    try:
-        bits = float(text)
-    except ValueError:
-        bits = math.nan
+def _budget(bits: float) -> VariantRequest:
     if not 0 < bits < math.inf:
-        raise UsageError(f"target {text!r}: expected bits per weight such as 4.5")
-    return VariantRequest(f"bpw-{bits:g}", budget=Budget(bits_per_weight=bits))
+        raise UsageError(f"target {bits!r}: expected bits per weight such as 4.5")
+    shown = f"{bits:g}"
+    return VariantRequest(f"bpw-{shown if float(shown) == bits else bits}", budget=Budget(bits_per_weight=bits))
 
 
 def _recipe(format_name: str, group: int | None, symmetric: bool | None) -> Recipe:

@@ -18,7 +18,7 @@ from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
 from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
-from q3edge.errors import InputError, UsageError
+from q3edge.errors import InputError, UsageError, shortage, unreadable
 from q3edge.formats import CacheType
 from q3edge.machine.cpu import default_threads, int8_products_saturate, slow_block_products
 from q3edge.runtime.session.exact_activations import with_exact_activations
@@ -56,7 +56,7 @@ class Decoder:
         self.manifest = checked.manifest
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
-        path = folder / MODEL_FILE
+        self._path = path = folder / MODEL_FILE
         options = _session_options(self.threads)
         model = with_logits_to_keep(path.read_bytes())
         if exact_activations:
@@ -75,6 +75,9 @@ class Decoder:
             try:
                 self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime's exceptions share no base class
+                size = (folder / DATA_FILE).stat().st_size
+                if short := shortage(error, f"{path} is loaded in about {2 * size / 2**30:.1f} GiB, twice its weights"):
+                    raise short from None
                 weights.result()  # damage explains more than what onnxruntime makes of it
                 raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
             weights.result()
@@ -102,6 +105,7 @@ class Decoder:
         of each row that are real (right padding; default all S). `out`, of the result's shape and contiguous, is
         written and returned instead of a new array; the same one again saves time. Several rows take more than one
         token each only while they are empty. UsageError: the cache is full. ValueError: unfit rows or `out`.
+        InputError: the graph fails while it runs. ResourceError: memory ran out.
         """
         rows, columns = input_ids.shape
         cache.check_taken(first_row, rows)
@@ -119,7 +123,14 @@ class Decoder:
         if logits.shape != shape or logits.dtype != np.float32 or not logits.flags.c_contiguous:
             raise ValueError(f"out is {logits.dtype} {logits.shape}, but the logits are float32 {shape}")
         mask = cache.mask(lengths, total)
-        cache.bound(first_row, rows).run(input_ids, mask, keep, logits, lent=out is not None)
+        bound = cache.bound(first_row, rows)
+        try:
+            bound.run(input_ids, mask, keep, logits, lent=out is not None)
+        except RuntimeError as error:  # all that onnxruntime raises there
+            failed = (
+                f"{self._path}: onnxruntime {ort.__version__} fails while it runs ({_one_line(error)}); export again"
+            )
+            raise unreadable(failed, error) from error
         cache.lengths[first_row : first_row + rows] = lengths
         return logits
 

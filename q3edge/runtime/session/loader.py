@@ -8,16 +8,24 @@ References inside model.onnx are checked in `onnx_references`.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
-from q3edge.artifact.side_files import TOKENIZER_FILE, TOKENIZER_MISSING
+from q3edge.artifact.side_files import (
+    GENAI_CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_MISSING,
+)
 from q3edge.errors import InputError
+from q3edge.machine.memory import require_address_space
 from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data
 
+_RUNTIME_BYTES = 64 << 20  # that tokenizer, template and session take besides the weights, with the smallest model
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
 
 
@@ -38,14 +46,23 @@ def open_artifact(folder: Path) -> Manifest:
     """
     checked = open_graph(folder)
     checked.manifest.verify_content(folder, DATA_FILE)
-    note_edits(folder, checked)
+    note_edits(folder, checked.manifest, checked.edited)
     return checked.manifest
 
 
-def note_edits(folder: Path, checked: CheckedGraph) -> None:
-    """Report the edited files that decide how the model answers, in one line."""
-    if checked.edited:
-        progress.note(f"note: {folder}: edited since the export, used as it is now: {', '.join(checked.edited)}")
+def note_edits(folder: Path, manifest: Manifest, edited: Collection[str]) -> None:
+    """Report the `edited` files that decide how the model answers, and a genai_config.json left behind by them."""
+    if edited:
+        progress.note(f"note: {folder}: edited since the export, used as it is now: {', '.join(edited)}")
+    if GENERATION_CONFIG_FILE in edited and _is_as_exported(folder, GENAI_CONFIG_FILE, manifest):
+        progress.note(
+            f"note: {folder}: {GENAI_CONFIG_FILE} still has the settings of the export: onnxruntime-genai reads it, "
+            f"not {GENERATION_CONFIG_FILE}; edit `search` in it too"
+        )
+
+
+def _is_as_exported(folder: Path, name: str, manifest: Manifest) -> bool:
+    return name in manifest.files and manifest.as_found(folder).files.get(name) == manifest.files[name]
 
 
 def open_graph(folder: Path) -> CheckedGraph:
@@ -57,6 +74,7 @@ def open_graph(folder: Path) -> CheckedGraph:
     manifest = load_manifest(folder)
     for name in _REQUIRED:
         _check_listed(folder, name, manifest)
+    require_address_space(_RUNTIME_BYTES + manifest.files[DATA_FILE].size, str(folder))
     if os.path.lexists(folder / TOKENIZER_FILE) and TOKENIZER_MISSING not in {n.code for n in manifest.notices}:
         _check_listed(folder, TOKENIZER_FILE, manifest)
     manifest.verify(folder, but={DATA_FILE})

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers.decoders import ByteLevel
 
 from q3edge.artifact.side_files import TOKENIZER_FILE
-from q3edge.errors import InputError
+from q3edge.errors import InputError, unreadable
 from q3edge.runtime.text.control_tokens import ControlTokens
 from q3edge.runtime.text.template_file import read_template
 from q3edge.storage.regular_files import read_regular
@@ -181,4 +181,4 @@ def _library_errors(source: str, problem: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{source}: {problem} ({detail}); download it again") from None
+        raise unreadable(f"{source}: {problem} ({detail}); download it again", error) from None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from q3edge.calibration.rounding.rtn import round_to_nearest
-from q3edge.calibration.rounding.scales import groups_at_limits
+from q3edge.calibration.rounding.scales import LostGroups
 from q3edge.quantization.scheme import Scheme
 
 SCHEMES = [
@@ -106,10 +106,12 @@ def test_zero_weights_stay_exactly_zero() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
 def test_groups_whose_scale_cannot_be_stored_are_counted(scheme: Scheme) -> None:
     weights = gaussian(3, 128)
-    assert groups_at_limits(weights, round_to_nearest(weights, scheme)) == 0
+    assert LostGroups.count(weights, round_to_nearest(weights, scheme)).lost == 0
     weights[0] = 0
     weights[1] *= np.float32(1e-12)
     weights[2] *= np.float32(1e12)
     quantized = round_to_nearest(weights, scheme)
-    assert groups_at_limits(weights, quantized) == 2 * quantized.scales.shape[1]
+    found, groups = LostGroups.count(weights, quantized), quantized.scales.shape[1]
+    assert (found.lost, found.groups) == (2 * groups, 3 * groups)
+    assert found.squares == pytest.approx(np.square(weights, dtype=np.float64).sum())
     assert np.abs(quantized.dequantize()[1]).max() < 1e-6

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.models import write_checkpoint
 from tests.helpers.runtime import write_tokenizer
 
-LIMITS = ("--areas", "math", "--limit", 1, "--no-speed", "--threads", 1)
+LIMITS = ("--areas", "math", "--limit", 5, "--no-speed", "--threads", 1)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -167,7 +169,7 @@ def test_unfit_texts_are_refused_before_any_work(
     text = tmp_path / "text.txt"
     if content is not None:
         text.write_bytes(content)
-    with pytest.raises(InputError, match=rf"text\.txt: .*{message}"):
+    with pytest.raises(InputError, match=rf"text\.txt.*: .*{message}"):
         build_artifact(str(DEMO_MODEL), tmp_path / "out", Recipe.for_format("int4"), texts=(text,))
     assert not (tmp_path / "out").exists()
 
@@ -199,6 +201,21 @@ def test_artifact_config_is_the_models_own(tmp_path: Path) -> None:
     assert {key: config[key] for key in tiny_config()} == tiny_config()
 
 
+def test_what_a_recipe_or_a_shape_makes_useless_is_said(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model", head_dim=40)
+    scheme = Scheme(4, 32)
+    rules = tuple(Rule(match, scheme) for match in ("*.down_proj", "*.mlp.*_proj", "*.up_proj"))
+    manifest = quantize_checkpoint(str(model), tmp_path / "q", Recipe(rules, "rtn"))
+    notices = {notice.code: notice.detail for notice in manifest.notices}
+    assert notices["rule-without-effect"].endswith("decide all of their tensors: 3 (*.up_proj)")
+    assert notices["not-exportable"].startswith(
+        "`q3edge export` will refuse this checkpoint: config.json: head_dim = 40"
+    )
+    model = write_checkpoint(tmp_path / "other")
+    notices = {n.code: n.detail for n in quantize_checkpoint(str(model), tmp_path / "r", Recipe(rules, "rtn")).notices}
+    assert "not-exportable" not in notices
+
+
 def test_row_blocks_cover_every_row_once_in_multiples_of_32() -> None:
     for rows, width in ((1, 1), (31, 1 << 20), (100, 1 << 17), (151936, 1024), (5000, 9728)):
         blocks = list(row_blocks(rows, width))
@@ -227,4 +244,33 @@ def test_scales_out_of_range_are_counted_in_the_manifest(tmp_path: Path) -> None
     weights["model.layers.1.self_attn.o_proj.weight"][0] *= 1e-12
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     manifest = quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int4"))
-    assert {notice.code: notice.count for notice in manifest.notices}["scale-out-of-range"] == 128 // 32
+    (notice,) = [notice for notice in manifest.notices if notice.code == "scale-out-of-range"]
+    assert notice.count == 128 // 32
+    assert "most in model.layers.1.self_attn.o_proj (4 of 256 groups, " in notice.detail
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e9])
+def test_q17_scales_out_of_range_name_the_worst_tensors_and_are_no_success_where_they_cost(
+    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A norm follows the products: the float model is the same at 1e9, and its attention nearly uniform at 1e-12."""
+    read = Checkpoint.read
+
+    def scaled(self: Checkpoint, name: str, rows: slice | None = None) -> Any:
+        values = read(self, name, rows)
+        return values * np.float32(factor) if name.endswith(("q_proj.weight", "k_proj.weight")) else values
+
+    monkeypatch.setattr(Checkpoint, "read", scaled)
+    recipe = replace(Recipe.for_format("int4"), method="rtn")
+    worst = r"most in model\.layers\.0\.self_attn\.q_proj \(3072 of 3072 groups, 100 % of its squared weights\), "
+    if factor > 1:
+        with pytest.raises(ValidationError, match=f"{worst}.* and 5 tensors more; keep these float in a recipe"):
+            build_artifact(str(DEMO_MODEL), tmp_path / "a", recipe, max_tokens=64)
+        assert not (tmp_path / "a").exists()
+        return
+    built = build_artifact(str(DEMO_MODEL), tmp_path / "a", recipe, max_tokens=64)
+    (notice,) = [notice for notice in built.manifest.notices if notice.code == "scale-out-of-range"]
+    assert re.search(worst, notice.detail)
+    (check,) = [check for check in built.report.checks if check.name == "lost_scales"]
+    assert (check.status, check.value) == ("pass", 1.0)
+    assert check.reason.endswith("nats allows it")

@@ -90,6 +90,20 @@ def test_an_int8_cache_needs_rows_of_text_even_where_weights_are_rounded(tmp_pat
             choose_method(checkpoint, recipe, CalibrationOptions(samples=16, reconstruct=True))
 
 
+def test_u14_the_text_of_an_int8_cache_is_read_before_weights_are_rounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("weights were rounded")
+
+    monkeypatch.setattr("q3edge.pipeline.quantize.quantize._write_weights", forbidden)
+    model, recipe = write_checkpoint(tmp_path / "model"), Recipe.for_format("int4")
+    write_tokenizer(model)
+    recipe = replace(recipe, method="rtn", kv_cache="int8")
+    with pytest.raises(UsageError, match=r"sequence length 600: expected 16\.\.512"):
+        quantize_checkpoint(str(model), tmp_path / "q", recipe, CalibrationOptions(seq_len=600))
+
+
 def other_recipe(quantize: Quantizing) -> None:
     quantize.recipe = Recipe.for_format("int4", 16)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -15,7 +16,6 @@ import pytest
 
 import q3edge.evaluation.distance.references as references
 from q3edge import progress
-from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import Manifest, artifact_digest
 from q3edge.checkpoint import Checkpoint
 from q3edge.errors import InputError, UsageError, ValidationError
@@ -24,12 +24,12 @@ from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
-from q3edge.evaluation.validation.dead_matrices import dead_matrices
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.measure import answers
 from q3edge.pipeline.measure.evaluate import evaluate
 from q3edge.pipeline.measure.measurement import AnswerOptions
+from q3edge.pipeline.measure.validate import validate_against
 from q3edge.quantization.recipe import Recipe
 from tests.helpers.artifacts import overwritten
 from tests.helpers.models import write_checkpoint
@@ -200,6 +200,43 @@ def test_killed_run_goes_on(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert without_time(resumed) == without_time(fresh)
 
 
+def _rewritten_while(model: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """From now on the checkpoint is overwritten by the same bytes at the end of what `function` does."""
+    module, _, name = function.rpartition(".")
+    original = getattr(sys.modules[module], name)
+
+    def rewriting(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        path = model / "model.safetensors"
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        return result
+
+    monkeypatch.setattr(function, rewriting)
+
+
+@pytest.mark.parametrize("function", ["evaluate.read_all", "evaluate.encode_suites"])
+def test_r16_a_reference_that_changes_while_it_is_read_is_noticed_and_nothing_is_kept(
+    function: str, artifact: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    _rewritten_while(model, monkeypatch, f"q3edge.pipeline.measure.{function}")
+    for kept in (True, False):
+        with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was read"):
+            run(artifact, str(model), use_cache=kept)
+    assert not list((cache / "unfinished").iterdir())
+    assert not (cache / "scorecards").exists()
+    assert (cache / "hidden").exists() == (function == "evaluate.read_all")
+
+
+def test_r16_validation_notices_it_too(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    _rewritten_while(model, monkeypatch, "q3edge.pipeline.measure.validate.validate_artifact")
+    with pytest.raises(InputError, match=r"model\.safetensors: was changed while it was read"):
+        validate_against(artifact, str(model), max_tokens=32)
+
+
 def test_zeroed_matrix_is_flagged_and_the_float_model_does_not_run_again(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,35 +247,26 @@ def test_zeroed_matrix_is_flagged_and_the_float_model_does_not_run_again(
     (check,) = [check for check in found.checks if check.name == "dead_matrices"]
     assert (check.status, check.value) == ("fail", 1.0)
     assert found.timing["cached_tokens"] == found.timing["tokens"]
-    with pytest.raises(ValidationError, match=r"1 weights are all zero: model\.layers\.1\.mlp\.down_proj"):
+    with pytest.raises(ValidationError, match=r"1 weights are all zero or all alike: model\.layers\.1\.mlp\.down_proj"):
         require_passed("dead", found.checks)
 
 
-@pytest.mark.parametrize(
-    ("bits", "symmetric", "name"), [(4, True, "k_proj"), (4, False, "k_proj"), (8, None, "up_proj")]
-)
-def test_zeros_that_were_quantized_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, symmetric: bool | None, name: str
-) -> None:
-    """Stored beside other weights of the same input, with the codes and scales that zeros get."""
+def test_q5_a_model_with_a_zero_matrix_is_built_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Checkpoint.read
 
     def zeroed(self: Checkpoint, tensor: str, rows: slice | None = None) -> Any:
         values = read(self, tensor, rows)
-        return np.zeros_like(values) if tensor.endswith(f"layers.0.{_MODULE[name]}.{name}.weight") else values
+        return np.zeros_like(values) if tensor.endswith("layers.0.self_attn.k_proj.weight") else values
 
     monkeypatch.setattr(Checkpoint, "read", zeroed)
-    recipe = replace(Recipe.for_format(f"int{bits}", None, symmetric), method="rtn")
-    build_artifact(DEMO, tmp_path / "a", recipe, max_tokens=32)
-    found = dead_matrices(tmp_path / "a", Qwen3Config.load(tmp_path / "a"))
-    assert found == [f"model.layers.0.{_MODULE[name]}.{name}"]
-
-
-_MODULE = {"k_proj": "self_attn", "up_proj": "mlp"}
-
-
-def test_a_sound_artifact_has_no_dead_matrix(artifact: Path) -> None:
-    assert dead_matrices(artifact, Qwen3Config.load(artifact)) == []
+    recipe = replace(Recipe.for_format("int4"), method="rtn")
+    built = build_artifact(DEMO, tmp_path / "a", recipe, max_tokens=32)
+    for checks in (built.report.checks, run(tmp_path / "a").checks):
+        (check,) = [check for check in checks if check.name == "dead_matrices"]
+        assert (check.status, check.reason) == ("pass", "1 weights are alike throughout, in the reference too")
+    monkeypatch.undo()
+    report = validate_against(tmp_path / "a", DEMO, max_tokens=32)
+    assert "dead_matrices" in [check.name for check in report.failures]
 
 
 def test_logits_that_are_not_numbers(artifact: Path, tmp_path: Path) -> None:

@@ -203,6 +203,16 @@ def test_l18_inspect_names_the_format_that_works(tmp_path: Path) -> None:
     assert "the format int8-dynamic takes any width" in found.not_possible["int4"]
 
 
+def test_predicted_memory_holds_a_cache_of_the_models_context_where_that_is_shorter(tmp_path: Path) -> None:
+    found = {
+        length: inspect_model(str(write_checkpoint(tmp_path / str(length), max_position_embeddings=length)))
+        for length in (512, 2048, 4096)
+    }
+    ram = {length: inspection.predictions[0].ram_bytes for length, inspection in found.items()}
+    assert ram[2048] - ram[512] == (2048 - 512) * found[512].kv_bytes_per_token
+    assert ram[4096] == ram[2048]
+
+
 def test_q18_inspect_says_that_a_head_width_cannot_be_exported(tmp_path: Path) -> None:
     found = inspect_model(str(write_checkpoint(tmp_path / "model", head_dim=40)))
     assert found.predictions == ()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from q3edge import progress
 from q3edge.artifact import Manifest
-from q3edge.errors import InputError, UsageError, ValidationError
+from q3edge.errors import InputError, ResourceError, UsageError, ValidationError
 from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
@@ -46,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def swept(model: Path, output: Path, formats: list[str] = FORMATS, **options: Any) -> SweepResult:
-    measuring = MeasurementOptions(str(model), areas=("math",), limit=2, speed=False, threads=1)
+    measuring = MeasurementOptions(str(model), areas=("math",), limit=5, speed=False, threads=1)
     return run_sweep(output, parse_variants(formats, method="rtn"), measuring, LENIENT, **options)
 
 
@@ -84,6 +86,20 @@ def test_what_fails_is_a_row_and_the_others_go_on(output: Path) -> None:
         text = (output / name).read_text(encoding="utf-8")
         assert "group size 128" in text
         assert str(output) not in text
+
+
+def test_u14_a_baseline_without_its_library_is_told_before_anything_is_built(
+    model: Path, built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    expected = r"^nf4: this needs the package bitsandbytes: pip install .*, or leave it out of --formats$"
+    with pytest.raises(ResourceError, match=expected):
+        swept(model, tmp_path / "out", ["int8", "nf4"])
+    monkeypatch.setattr("q3edge.evaluation.baselines.torch", SimpleNamespace(ao=SimpleNamespace()))
+    with pytest.raises(ResourceError, match=r"^torch-int8: this torch has no torch\.ao\.quantization"):
+        swept(model, tmp_path / "out", ["int8", "torch-int8"])
+    assert built == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_sweep_builds_nothing_again(model: Path, output: Path, built: list[str]) -> None:
@@ -164,7 +180,7 @@ def test_a_damaged_ledger_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_of_the_same_artifacts_has_the_same_scorecards(model: Path, output: Path) -> None:
-    measuring = MeasurementOptions(str(model), areas=("math",), limit=2, speed=False, threads=1)
+    measuring = MeasurementOptions(str(model), areas=("math",), limit=5, speed=False, threads=1)
     report = make_report([output / "int8"], measuring, LENIENT)
     raw = json.loads((output / "report.json").read_text())
     assert json.loads(json.dumps(report.to_json()))["variants"][0] == raw["variants"][0]
@@ -201,7 +217,7 @@ def test_what_was_made_before_the_kls_had_names_is_still_read(output: Path, tmp_
 def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> None:
     folder, here = output / "int8", MeasurementOptions(speed=False)
     by_file = check_artifact(folder, LENIENT, here, scorecard=output / "report.json")
-    now = MeasurementOptions(str(model), areas=("math",), limit=2, threads=1)
+    now = MeasurementOptions(str(model), areas=("math",), limit=5, threads=1)
     assert check_artifact(folder, LENIENT, now).recovery == by_file.recovery
     assert (by_file.kl, by_file.text_kl) == ("suite_kl", None)
     assert by_file.results[0].name == "max_suite_kl"

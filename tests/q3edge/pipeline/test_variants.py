@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from q3edge.errors import UsageError
@@ -36,7 +38,7 @@ def test_names_stand_for_schemes(name: str, label: str) -> None:
 
 
 def test_order_method_budgets_and_baselines_are_kept() -> None:
-    asked = parse_variants(["nf4", "float", "int4"], ["4.50"], "rtn")
+    asked = parse_variants(["nf4", "float", "int4"], [4.5], "rtn")
     assert [variant.name for variant in asked] == ["nf4", "float", "int4", "bpw-4.5"]
     assert asked[0].baseline == "nf4"
     assert asked[1].recipe is None
@@ -45,6 +47,14 @@ def test_order_method_budgets_and_baselines_are_kept() -> None:
     assert asked[3].budget is not None
     assert asked[3].budget.bits_per_weight == 4.5
     assert parse_variants(["int8"])[0].recipe == Recipe.for_format("int8")
+
+
+def test_budgets_are_taken_and_named_exactly() -> None:
+    """Two budgets that differ in the seventh digit are two folders."""
+    bits = (4.0, 3.1234567, 3.1234568, 0.1 + 0.2)
+    asked = parse_variants([], bits)
+    assert [variant.name for variant in asked] == ["bpw-4", "bpw-3.1234567", "bpw-3.1234568", "bpw-0.30000000000000004"]
+    assert tuple(variant.budget.bits_per_weight for variant in asked if variant.budget) == bits
 
 
 @pytest.mark.parametrize(
@@ -56,11 +66,11 @@ def test_order_method_budgets_and_baselines_are_kept() -> None:
         (["int8-dynamic-g32"], [], "leave out the group size"),
         (["int4", "int4-g32-asym"], [], "are the same"),
         (["nf4", "nf4"], [], "are the same"),
-        ([], ["four"], "bits per weight"),
-        ([], ["nan"], "bits per weight"),
+        ([], [math.nan], "bits per weight"),
+        ([], [4.5, 4.5], "are the same"),
         ([], [], "nothing to build"),
     ],
 )
-def test_mistakes_are_refused(formats: list[str], targets: list[str], words: str) -> None:
+def test_mistakes_are_refused(formats: list[str], targets: list[float], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         parse_variants(formats, targets)

@@ -235,6 +235,23 @@ def test_named_formats_fit_every_model_as_they_are(config: Qwen3Config, name: st
     assert Recipe.for_format(name).for_model(config) == Recipe.for_format(name)
 
 
+def test_rules_that_earlier_ones_leave_nothing_for_are_known(tmp_path: Path) -> None:
+    def found(*matches: str, config: Qwen3Config = CONFIG, format_name: str = "int4") -> dict[int, str]:
+        rules = "".join(f'[[rule]]\nmatch = "{match}"\nfloat = true\n' for match in matches)
+        return Recipe.load(write(tmp_path, f'format = "{format_name}"\n{rules}')).without_effect(config)
+
+    assert found() == found("model.layers.*", "lm_head") == {}  # what a format fills in is there to be overridden
+    assert found("model.layers.*_proj", "*.down_proj", "lm_head") == {2: "*.down_proj"}
+    assert found("*.q_proj", "*.k_proj", "*.[qk]_proj") == {3: "*.[qk]_proj"}
+    assert found("*.q_proj", "*.[qk]_proj") == {}
+    assert found("model.layers.*", "*.0.*norm") == {}  # which stays float in any case
+    untied = Qwen3Config.from_dict(tiny_config(tie_word_embeddings=False))
+    for tables in (("model.embed_tokens", "lm_head"), ("lm_head", "model.embed_tokens")):
+        assert found(*tables) == {2: tables[1]}  # one tensor with two names
+        assert found(*tables, config=untied) == {}
+    assert Recipe((Rule("*", None), Rule("lm_head", None))).without_effect(untied) == {2: "lm_head"}
+
+
 def test_a_scheme_for_norms_is_refused() -> None:
     with pytest.raises(InputError, match=r"'\*norm': norms and routers stay float"):
         Recipe((Rule("*norm", Scheme(8, 32)),)).for_model(CONFIG)

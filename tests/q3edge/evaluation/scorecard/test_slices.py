@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.scorecard.passages import Passage
 from q3edge.evaluation.scorecard.readings import TOP, Place, Reading, read_passage
-from q3edge.evaluation.scorecard.slices import ReadPassage, histogram, recovery_score, slices
+from q3edge.evaluation.scorecard.slices import (
+    ReadPassage,
+    accuracy_scores,
+    area_score,
+    histogram,
+    kind_slices,
+    recovery_score,
+    slices,
+)
 from q3edge.evaluation.suites.suite import Item
 
 RANDOM = np.random.default_rng(0)
@@ -58,6 +67,52 @@ def test_interval_is_paired() -> None:
     assert found.reference_score.high is not None
     assert found.reference_score.low is not None
     assert found.reference_score.high > 1.2 * found.reference_score.low
+
+
+def text(area: str, reference: float, candidate: float, tokens: int = 200) -> ReadPassage:
+    """A text of which every token has these -log probabilities."""
+    made = question(area, reference, candidate, 2)
+    wanted, found = (np.full(tokens, value) for value in (reference, candidate))
+    zeros, ones = np.zeros(tokens), np.ones(tokens)
+    window = Window(area, np.arange(tokens + 1))
+    passage = Passage("t", replace(made.passage.item, id="t", kind="text"), window, 0, tokens)
+    return ReadPassage(passage, Reading(TokenMetrics(zeros, ones, wanted, found, zeros, zeros), NOWHERE))
+
+
+@pytest.mark.parametrize(("of_questions", "of_texts", "scored"), [(0.06, -0.08, "questions"), (-0.08, 0.06, "texts")])
+def test_u12_a_gain_on_texts_hides_no_loss_on_questions_nor_the_other_way_round(
+    of_questions: float, of_texts: float, scored: str
+) -> None:
+    hard = RANDOM.uniform(1, 4, 20)
+    judged = [*[question("math", nll, nll + of_questions) for nll in hard], text("math", 5.0, 5.0 + of_texts)]
+    areas = slices(judged, AREA)
+    found = areas["math"].slice
+    assert (found.items, found.scored) == (21, scored)
+    assert found.recovery is not None
+    assert found.recovery.value == pytest.approx(100 * np.exp(-0.06))
+    assert found.comparison is not None
+    assert found.comparison.tokens == 20 * 4 + 200
+    recovery, _, _ = recovery_score(areas)
+    assert recovery is not None
+    assert recovery.value == pytest.approx(100 * np.exp(-0.06))
+    kinds = {name: part.slice for name, part in kind_slices(judged).items()}
+    assert {name: part.items for name, part in kinds.items()} == {"questions": 20, "texts": 1}
+    for name, lost in (("questions", of_questions), ("texts", of_texts)):
+        value = kinds[name].recovery
+        assert value is not None
+        assert value.value == pytest.approx(100 * np.exp(-lost))
+    assert kind_slices(judged[:20]) == kind_slices(judged[20:]) == {}
+
+
+def test_u12_answers_replace_the_reading_of_questions_and_hide_no_loss_on_texts() -> None:
+    judged = [question("math", 1.0, 1.0), text("math", 5.0, 5.2)]
+    for right, scored in ((1.0, "texts"), (0.5, "questions")):
+        by_candidate = [True, right == 1.0]
+        answered = area_score(2, "accuracy", "questions", accuracy_scores([True, True], by_candidate, 0))
+        found = slices(judged, AREA, {"math": answered})["math"].slice
+        assert (found.items, found.scored) == (3, scored)
+        assert found.recovery is not None
+        assert found.recovery.value == pytest.approx(min(100 * right, 100 * np.exp(-0.2)))
 
 
 def test_accuracy() -> None:

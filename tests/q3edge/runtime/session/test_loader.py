@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 from q3edge.artifact import Manifest
 from q3edge.artifact.side_files import copy_side_files
-from q3edge.errors import InputError
+from q3edge.errors import InputError, ResourceError
 from q3edge.progress import Silent, report_to
 from q3edge.runtime.model import Model
 from q3edge.runtime.session.decoder import Decoder
@@ -49,6 +51,45 @@ def test_one_flipped_bit_is_found(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: sha256 differs"):
         Model.open(folder)
+
+
+def test_q12_a_bad_allocation_while_loading_is_no_broken_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception while pre-packing: std::bad_alloc")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refused)
+    with pytest.raises(ResourceError, match=r"not enough memory; .*model\.onnx is loaded in about 0\.0 GiB"):
+        Decoder(folder)
+
+
+def test_r14_a_graph_that_fails_while_it_runs_is_bad_input(folder: Path) -> None:
+    """A lookup of a row that no table has: the graph loads, as shapes are not known before it runs."""
+    path = folder / "onnx/model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer.append(onnx.helper.make_tensor("shift", onnx.TensorProto.INT64, [1], [10**6]))
+    for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[1] == "input_ids":
+            node.input[1] = "moved"
+    model.graph.node.insert(0, onnx.helper.make_node("Add", ["input_ids", "shift"], ["moved"]))
+    onnx.save(model, path)
+    seal(folder)
+    decoder = Decoder(folder)
+    with pytest.raises(InputError, match=r"model\.onnx: onnxruntime .* fails while it runs \(.*\); export again"):
+        decoder.forward(np.array([[1]]), decoder.new_cache(4))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is asked of /proc")
+@pytest.mark.parametrize("limit", [64, 150, 200])
+def test_q12_a_limit_of_memory_always_ends_in_the_same_code(folder: Path, limit: int) -> None:
+    """At 64 MiB numpy's products would end the process, at 200 MiB the tokenizer would abort it."""
+    script = f'ulimit -v {limit * 1024}; exec "$0" -m q3edge run "$1" Hello'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, str(folder)], capture_output=True, text=True, check=False,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "not enough memory" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_short_data_file(folder: Path) -> None:
@@ -251,6 +292,27 @@ def test_a_link_to_other_content_is_not_trusted(folder: Path, name: str, tmp_pat
     (folder / name).symlink_to(tmp_path / "other")
     with pytest.raises(InputError, match=f"{name}: sha256 differs"):
         Decoder(folder)
+
+
+def test_settings_that_onnxruntime_genai_still_has_are_said(folder: Path) -> None:
+    notes: list[str] = []
+
+    class Listening(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    (folder / "genai_config.json").write_text("{}")
+    seal(folder)
+    with report_to(Listening()):
+        (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+        open_artifact(folder)
+        assert len(notes) == 2
+        assert "genai_config.json still has the settings of the export" in notes[1]
+        (folder / "genai_config.json").write_text('{"search": {}}')
+        open_artifact(folder)
+        (folder / "genai_config.json").unlink()
+        open_artifact(folder)
+    assert len(notes) == 4
 
 
 def test_l16_an_edited_template_is_used_and_said_to_be(folder: Path) -> None:
