@@ -8,7 +8,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, say
-from q3edge.cli.options.common import FOLDER, json_option
+from q3edge.cli.options.common import FOLDER, json_option, threads_option
 from q3edge.defaults import DEMO_FOLDER
 
 
@@ -22,17 +22,20 @@ from q3edge.defaults import DEMO_FOLDER
     metavar="DIR",
     help="Folder for the models; those of an earlier demo are replaced.",
 )
+@click.option("--quick", is_flag=True, help="Ask a fifth of the questions: a first look.")
+@threads_option
 @json_option
-def demo(output: Path, as_json: bool) -> None:
+def demo(output: Path, quick: bool, threads: int | None, as_json: bool) -> None:
     """Quantize, export, validate and run a small embedded Qwen3 as float, int8, int4 and int2.
 
     Needs no network. The table shows size and accuracy of each; int2 shows the damage of too few bits.
     """
-    from q3edge.cli.tables.tables import demo_table
+    from q3edge.cli.tables.demo import DemoTable, demo_answers
 
-    result = q3edge.demo(output)
+    result = q3edge.demo(output, threads=threads, quick=quick, on_row=None if as_json else DemoTable(click.echo).add)
     if as_json:
         emit_json(result.to_json())
         return
-    click.echo(demo_table(result))
-    say(f'\nTry one yourself:  q3edge run {output / "int4"} "What is 12 + 30?"')
+    say(f"{result.questions} held-out questions, greedy; brackets: 95 % confidence; {result.seconds:.0f} s in all\n")
+    click.echo(f"{demo_answers(result.answers)}\n\n{result.verdict}")
+    say(f'\nAsk one yourself:  q3edge run {output / "int4"} "{result.answers[0].question}"')

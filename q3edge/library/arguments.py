@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
@@ -95,6 +96,15 @@ class Several:
             self.kind.check(f"{name}[{number}]", element)
 
 
+class Callback:
+    """A function to be called."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise TypeError unless `value` can be called."""
+        if not callable(value):
+            raise wrong_type(name, value, "a function")
+
+
 class RecipeLike:
     """A recipe, the name of a format, or the path of a recipe file."""
 
@@ -106,7 +116,7 @@ class RecipeLike:
             raise wrong_type(name, value, "a Recipe, the name of a format, or the path of a TOML file")
 
 
-Kind = Instance | Number | OneOf | Several | RecipeLike
+Kind = Instance | Number | OneOf | Several | Callback | RecipeLike
 PATH = Instance("a str or Path", (str, PathLike))
 FLAG = Instance("True or False", (bool,))
 TEXT = Instance("a str", (str,))
@@ -132,7 +142,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     # reports
     "page": PATH, "json_file": PATH, "markdown": PATH,
     # running
-    "threads": Number(1, 1024), "jobs": Number(1, 64), "speculate": FLAG, "draft": PATH,
+    "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
+    "speculate": FLAG, "draft": PATH,
 }  # fmt: skip
 
 
@@ -159,6 +170,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
             for name, value in given.items():
                 if value is not None or signature.parameters[name].default is not None:
                     known[name].check(name, value)
+            let_waiting_threads_sleep()
             try:
                 with shown, _outputs_held(given):
                     return function(*args, **kwargs)
@@ -170,6 +182,15 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
         return checked
 
     return decorate
+
+
+def let_waiting_threads_sleep() -> None:
+    """Make torch's OpenMP threads sleep while they wait for others, unless the user chose otherwise.
+
+    Threads that loop take the core from whom they wait for where another process runs. Counts if torch is not imported
+    yet.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from q3edge.defaults import MAX_KL, MIN_RECOVERY, SAMPLES, SEQ_LEN
 from q3edge.library.arguments import Number, Several, public
+from q3edge.library.command_line import command_line
 from q3edge.library.requests import (
     Method,
     PathLike,
@@ -23,6 +25,8 @@ from q3edge.progress import Listener
 if TYPE_CHECKING:
     from q3edge.pipeline.sweep.sweep import SweepResult
     from q3edge.report.content import Report
+
+_NO_OPTIONS = ("model", "folders", "progress")
 
 
 @public(target_bpw=Several(Number(0, whole=False, above=True)))
@@ -55,6 +59,7 @@ def sweep(
     weight. A stopped sweep is continued by the same call. A format that fails is listed in the report with its reason.
     Raises UsageError, InputError, ResourceError.
     """
+    command = command_of("sweep", sweep, locals())
     from q3edge.pipeline.sweep.sweep import run_sweep
     from q3edge.pipeline.sweep.variants import parse_variants
     from q3edge.report.gates import Gates
@@ -69,6 +74,7 @@ def sweep(
         Gates(min_recovery, max_kl),
         calibration_for(calibration, samples, seq_len),
         jobs=jobs,
+        command=command,
     )
 
 
@@ -98,12 +104,22 @@ def make_report(
     page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises UsageError, InputError,
     ResourceError.
     """
-    from q3edge.pipeline.measure.report import make_report
+    command = command_of("report", make_report, locals())
+    from q3edge.pipeline.measure.report import make_report as measured_report
     from q3edge.report.files import write_report
     from q3edge.report.gates import Gates
 
     measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
-    report = make_report([artifact_at(folder) for folder in paths(folders)], measuring, Gates(min_recovery, max_kl))
+    gates = Gates(min_recovery, max_kl)
+    report = measured_report([artifact_at(folder) for folder in paths(folders)], measuring, gates, command)
     written = {"page": page, "json_file": json_file, "markdown": markdown}
     write_report(report, **{name: Path(file) for name, file in written.items() if file is not None})
     return report
+
+
+def command_of(verb: str, function: Callable[..., object], given: Mapping[str, Any]) -> str:
+    """Compose the command line of a call of `function` with these arguments by name."""
+    defaults = {name: found.default for name, found in inspect.signature(function).parameters.items()}
+    words = paths(given["folders"]) if "folders" in given else (given["model"],)
+    options = {name: given[name] for name in defaults if name in given and name not in _NO_OPTIONS}
+    return command_line(verb, words, options, defaults)

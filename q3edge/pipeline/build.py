@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,8 @@ from q3edge.artifact import Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
 from q3edge.defaults import MAX_TOKENS
+from q3edge.evaluation.cache import EvaluationCache
+from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.windows import Window, read_texts
 from q3edge.evaluation.validation.results import ValidationReport, require_passed
 from q3edge.evaluation.validation.validate import validate_artifact
@@ -23,8 +25,6 @@ from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
 from q3edge.storage.whole_files import partial_folder
-
-ChooseWindows = Callable[[Path, Checkpoint], Sequence[Window]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ def build_artifact(
     calibration: CalibrationOptions | None = None,
     *,
     texts: Sequence[Path] = (),
-    windows: ChooseWindows | None = None,
+    windows: Sequence[Window] = (),
+    reference_states: EvaluationCache | None = None,
     max_tokens: int = MAX_TOKENS,
     max_kl: float | None = None,
     threads: int | None = None,
@@ -51,9 +52,9 @@ def build_artifact(
 ) -> BuildResult:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
-    It is validated on `texts` (none: built in), or on the windows that `windows` chooses, given the artifact and the
-    checkpoint. The texts are read before any work. last_logits: as in `export_artifact`.
-    ValidationError: a check failed; then `output` is as it was.
+    It is validated on `windows`, or else on `texts` (none: built in), which are read before any work.
+    reference_states: keeps the float model's hidden states, so that another build on the same windows does not compute
+    them again (None: not kept). last_logits: as in `export_artifact`. ValidationError: a check failed; then `output` is as it was.
     """
     read_texts(texts)  # before the model, which may be a download
     with (
@@ -63,13 +64,13 @@ def build_artifact(
         check_exportable(checkpoint.config)
         require_tokenizer(checkpoint.folder)
         check_runnable(checkpoint)
-        on_texts = () if windows else text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
+        chosen = windows or text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
         with _quantize_into(checkpoint, recipe, calibration, output) as source:
             manifest = write_artifact(source, staging, last_logits=last_logits)
             manifest = manifest.save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
-        chosen = windows(staging, checkpoint) if windows else on_texts
-        report = validate_artifact(staging, checkpoint, chosen, max_kl=max_kl, threads=threads)
+        kept = reference_states and FloatReference(checkpoint, checkpoint.digest(), reference_states)
+        report = validate_artifact(staging, checkpoint, chosen, float_model=kept, max_kl=max_kl, threads=threads)
         require_passed(str(output), report.checks)
         manifest = finish_artifact(staging, manifest.with_metrics({"validation": report.to_json()}))
     discard_work(output, manifest)

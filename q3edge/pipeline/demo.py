@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from q3edge import progress
-from q3edge.checkpoint import Checkpoint
+from q3edge.architecture.config import Qwen3Config
+from q3edge.defaults import MAX_KL
 from q3edge.errors import UsageError
-from q3edge.evaluation.answers.questions import score_answers
+from q3edge.evaluation.answers.questions import AnswerReport, score_answers
+from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.suites.question_files import Question, read_questions
@@ -28,13 +30,20 @@ from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.quantization.recipe import Recipe
+from q3edge.reference.parallel import torch_threads
 from q3edge.runtime.model import Model
+from q3edge.runtime.text.chat_encoding import ChatEncoder
+from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message
-from q3edge.storage.whole_files import write_whole
+from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.storage.whole_files import partial_folder, write_whole
 
 DEMO_FILE = "demo.json"  # in the folder, which the next demo may then replace
 _LONGEST_ANSWER = 128
 _SHARES = {"knowledge": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
+_CALIBRATED = ("int4", "int2")
+_QUICK = 5  # every fifth question
+_SHOWN = ("knowledge-11", "math-31", "code-07")  # questions whose answers are shown, in --quick too
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +62,21 @@ class DemoRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DemoAnswer:
+    """A question with its right answer, and the answer that each format gave."""
+
+    question: str
+    right: str
+    given: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class DemoResult:
-    """Result of the demo: all rows, float first."""
+    """Result of the demo: all rows, float first; answers to look at; and what follows, in words."""
 
     rows: tuple[DemoRow, ...]
+    answers: tuple[DemoAnswer, ...]
+    verdict: str
     questions: int
     seconds: float
 
@@ -65,21 +85,69 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(output: Path) -> DemoResult:
+def run_demo(
+    output: Path,
+    *,
+    threads: int | None = None,
+    quick: bool = False,
+    on_row: Callable[[DemoRow], None] = lambda _row: None,
+) -> DemoResult:
     """Build and evaluate every format below `output`; models of an earlier demo there are replaced.
 
-    UsageError: `output` holds anything else.
+    threads: of torch and onnxruntime each (None: their defaults). quick: a fifth of the questions. on_row: called with
+    each row as soon as it is known. UsageError: `output` holds anything else.
     """
     start = time.perf_counter()
     _claim(output)
-    with as_file(files("q3edge.data") / "demo_model") as model:
-        questions = read_questions(model / "questions.jsonl")
-        rows = []
+    rows, reports = [], {}
+    with (
+        as_file(files("q3edge.data") / "demo_model") as model,
+        torch_threads(threads),
+        partial_folder(output / "float-states") as states,
+    ):
+        questions = _questions(model, quick)
+        demo = _Demo(model, output, threads, questions, _transcripts(model, questions), EvaluationCache(states))
         for name, recipe in _variants().items():
             progress.note(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
-            calibration = None if recipe is None or name == "int8" else _calibration(model)
-            rows.append(_build_and_evaluate(model, output / name, name, recipe, calibration, questions))
-    return DemoResult(tuple(rows), len(questions), time.perf_counter() - start)
+            row, reports[name] = demo.build_and_evaluate(name, recipe)
+            rows.append(row)
+            on_row(row)
+    return DemoResult(
+        tuple(rows), _shown(questions, reports), verdict(rows), len(questions), time.perf_counter() - start
+    )
+
+
+def verdict(rows: Sequence[DemoRow]) -> str:
+    """Say in words what the rows, float first, show: the smallest format that loses nothing, and what smaller ones do.
+
+    A format loses nothing where its text KL is at most MAX_KL and its accuracy's interval reaches float's accuracy.
+    """
+    reference, *others = rows
+    kept = [row for row in others if _loses_nothing(row, reference)]
+    if not kept:
+        return "Each format loses answers here: keep the float model."
+    best = min(kept, key=lambda row: row.model_bytes)
+    share, right = best.model_bytes / reference.model_bytes, _percent(best.accuracy.value)
+    said = (
+        f"{best.format} is the one to take: {_percent(share)} of float's size, and as often right "
+        f"({right}, float {_percent(reference.accuracy.value)}: within chance)."
+    )
+    lost = [
+        f"{row.format} is smaller, but {_percent(row.accuracy.value)} are right: too few bits."
+        for row in others
+        if row.model_bytes < best.model_bytes
+    ]
+    return " ".join([said, *lost])
+
+
+def _loses_nothing(row: DemoRow, reference: DemoRow) -> bool:
+    high = row.accuracy.high
+    as_often_right = high is None or high >= reference.accuracy.value
+    return row.text_kl.value <= MAX_KL and as_often_right
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _claim(output: Path) -> None:
@@ -98,42 +166,72 @@ def _variants() -> dict[str, Recipe | None]:
     return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": int4.in_two_bits()}
 
 
-def _calibration(model: Path) -> CalibrationOptions:
-    return CalibrationOptions((model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES)
+def _questions(model: Path, quick: bool) -> list[Question]:
+    """The held-out questions, in `quick` every fifth of them, and in both those that are shown."""
+    questions = read_questions(model / "questions.jsonl")
+    return [q for number, q in enumerate(questions) if not quick or number % _QUICK == 0 or q.id in _SHOWN]
 
 
-def _build_and_evaluate(
-    model: Path,
-    output: Path,
-    name: str,
-    recipe: Recipe | None,
-    calibration: CalibrationOptions | None,
-    questions: Sequence[Question],
-) -> DemoRow:
-    def windows(artifact: Path, _checkpoint: Checkpoint) -> list[Window]:
-        with Model.open(artifact) as opened:
-            return [_transcript(opened, question) for question in questions]
-
-    built = build_artifact(str(model), output, recipe, calibration, windows=windows, overwrite=True)
-    with Model.open(output) as opened:
-        settings = opened.settings(temperature=0.0, max_new_tokens=_LONGEST_ANSWER)
-        speeds: list[float] = []
-
-        def answer(question: Question) -> str:
-            completion = opened.chat(question.question, settings, thinking=question.thinking)
-            speeds.append(completion.stats.decode_tokens_per_second)
-            return completion.answer
-
-        scores = score_answers(questions, answer)
-    model_bytes = built.manifest.metrics["model_bytes"]
-    return DemoRow(name, model_bytes, built.report.text_kl, scores.overall, statistics.median(speeds))
+def _shown(questions: Sequence[Question], reports: Mapping[str, AnswerReport]) -> tuple[DemoAnswer, ...]:
+    return tuple(
+        DemoAnswer(question.question, question.answer, {name: r.answers[number].given for name, r in reports.items()})
+        for number, question in enumerate(questions)
+        if question.id in _SHOWN
+    )
 
 
-def _transcript(model: Model, question: Question) -> Window:
-    """Window of tokens of a question and its right answer, in the form of the model's training data."""
+def _transcripts(model: Path, questions: Sequence[Question]) -> list[Window]:
+    """Windows of tokens of each question and its right answer, in the form of the model's training data."""
+    tokenizer = Tokenizer.load(model, Qwen3Config.load(model).vocab_size)
+    template = ChatTemplate.load(model)
+    assert template is not None, "the embedded model has one"
+    encoder = ChatEncoder(tokenizer, template, str(model))
+    try:
+        return [_transcript(encoder, question) for question in questions]
+    finally:
+        template.close()
+
+
+def _transcript(encoder: ChatEncoder, question: Question) -> Window:
     messages: list[Message] = [
         {"role": "user", "content": question.question},
         {"role": "assistant", "content": question.answer},
     ]
-    ids = model.encode_chat(messages, thinking=question.thinking, add_generation_prompt=False)
+    ids = encoder.encode(messages, thinking=question.thinking, add_generation_prompt=False)
     return Window(question.area, np.asarray(ids, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    """What all formats share: the embedded model, its questions, and the float model's states on them."""
+
+    model: Path
+    output: Path
+    threads: int | None
+    questions: Sequence[Question]
+    windows: Sequence[Window]
+    states: EvaluationCache
+
+    def build_and_evaluate(self, name: str, recipe: Recipe | None) -> tuple[DemoRow, AnswerReport]:
+        calibration = None
+        if recipe is not None and name != "int8":
+            calibration = CalibrationOptions(
+                (self.model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES
+            )
+        built = build_artifact(
+            str(self.model), self.output / name, recipe, calibration,
+            windows=self.windows, reference_states=self.states, threads=self.threads, overwrite=True,
+        )  # fmt: skip
+        with Model.open(self.output / name, threads=self.threads) as opened:
+            settings = opened.settings(temperature=0.0, max_new_tokens=_LONGEST_ANSWER)
+            speeds: list[float] = []
+
+            def answer(question: Question) -> str:
+                completion = opened.chat(question.question, settings, thinking=question.thinking)
+                speeds.append(completion.stats.decode_tokens_per_second)
+                return completion.answer
+
+            report = score_answers(self.questions, answer)
+        model_bytes = built.manifest.metrics["model_bytes"]
+        row = DemoRow(name, model_bytes, built.report.text_kl, report.overall, statistics.median(speeds))
+        return row, report

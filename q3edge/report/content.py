@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from q3edge.evaluation.validation.verdict import verdict
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import Recommendation, pareto_front
 
+PROMPT = "Why is the sky blue?"  # of commands that are shown
 VariantKind = Literal["artifact", "baseline"]
 
 
@@ -69,7 +71,8 @@ class TensorFact:
 class Variant:
     """One quantized form of the reference: an ONNX artifact, or a baseline of another library.
 
-    formats: the schemes of its matrices in words. validation: what `build` measured, on its own text.
+    folder: where it lies, as given; empty for a baseline. formats: the schemes of its matrices in words.
+    validation: what `build` measured, on its own text.
     missing: what was not measured, and why, each a sentence.
     """
 
@@ -87,6 +90,7 @@ class Variant:
     notices: tuple[Notice, ...] = ()
     versions: Mapping[str, str] | None = None
     missing: tuple[str, ...] = ()
+    folder: str = ""
 
     def comparison(self, kl: KLName) -> Comparison | None:
         """Comparison with the reference, token by token, over what the KL of that name is measured on."""
@@ -126,7 +130,10 @@ class ReferenceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Report of variants of one reference (None: not given), as tables list them; machine: what it was measured on."""
+    """Report of variants of one reference (None: not given), as tables list them; machine: what it was measured on.
+
+    command: the command line that makes it again.
+    """
 
     reference: ReferenceFacts | None
     variants: tuple[Variant, ...]
@@ -135,10 +142,22 @@ class Report:
     recommendation: Recommendation
     machine: Mapping[str, str]
     versions: Mapping[str, str]
+    command: str = ""
 
     def share(self, variant: Variant) -> float | None:
         """The variant's size as a fraction of the reference's stored bytes."""
         return variant.model_bytes / self.reference.stored_bytes if self.reference else None
+
+    @property
+    def recommended(self) -> Variant | None:
+        """The variant to ship; None where none passes."""
+        return next((v for v in self.variants if v.name == self.recommendation.name), None)
+
+    @property
+    def run_command(self) -> str:
+        """Command line that runs the recommended variant; empty where there is none."""
+        found = self.recommended
+        return shlex.join(["q3edge", "run", found.folder, PROMPT]) if found and found.folder else ""
 
     @property
     def kl(self) -> KLName:

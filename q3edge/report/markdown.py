@@ -21,7 +21,8 @@ def render_markdown(report: Report) -> str:
         f"{report.recommendation.rule} Smallest: {_escaped(report.recommendation.smallest or '–')}; "
         f"most accurate: {_escaped(report.recommendation.most_accurate or '–')}.",
         _list(
-            "Why none passes", [f"{_escaped(n)}: {_escaped(why)}" for n, why in report.recommendation.obstacles.items()]
+            report.recommendation.refused_title,
+            [f"{_escaped(n)}: {_escaped(why)}" for n, why in report.recommendation.refused.items()],
         ),
         _variants(report),
         _areas(report.variants),

@@ -46,9 +46,9 @@ class Recommendation:
     refused: Mapping[str, str]
 
     @property
-    def obstacles(self) -> Mapping[str, str]:
-        """Why no variant passes, for each; empty where one is recommended."""
-        return self.refused if self.name is None else {}
+    def refused_title(self) -> str:
+        """Title of the list of `refused`."""
+        return "Why none passes" if self.name is None else "Why no smaller one"
 
 
 def recommend(
@@ -87,7 +87,8 @@ def _sentence(chosen: VariantFigures | None, any_there: bool, reference_bytes: i
         return "Ship none of these: no variant passes." if any_there else "There is no variant to judge."
     facts = [f"{chosen.model_bytes / 1e6:.1f} MB"]
     if reference_bytes:
-        facts[0] += f", {100 * chosen.model_bytes / reference_bytes:.0f} % of the size"
+        share = 100 * chosen.model_bytes / reference_bytes
+        facts[0] += f", {share:.0f} % of the checkpoint's {reference_bytes / 1e6:.1f} MB"
     if chosen.recovery:
         facts.append(f"recovery {chosen.recovery.value:.1f} %{_interval(chosen.recovery, '.1f')}")
     if found := chosen.mean_kl(kl):

@@ -126,6 +126,7 @@ def variant(
         tensors=tensors,
         notices=(Notice("damping-raised", 2, "matrices needed more damping than usual"),),
         versions={"onnx": "1.23.2"},
+        folder=f"out/{name}",
     )
     return replace(found, **changes)
 
@@ -138,7 +139,8 @@ def make_report(*variants: Variant, gates: Gates | None = None, failures: tuple[
     chosen_gates = gates or Gates()
     advice = recommend(chosen, chosen_gates, reference.stored_bytes, compared_kl(chosen))
     versions = {"torch": "2.13.0", "onnxruntime": "1.32.0"}
-    return Report(reference, tuple(chosen), failures, chosen_gates, advice, machine, versions)
+    command = "q3edge report out/a out/b -o report.html --reference Qwen3-0.6B"
+    return Report(reference, tuple(chosen), failures, chosen_gates, advice, machine, versions, command)
 
 
 def usual_variants() -> tuple[Variant, ...]:
@@ -164,6 +166,7 @@ def usual_variants() -> tuple[Variant, ...]:
             formats=n,
             method="library X",
             notices=(),
+            folder="",
         )
         for i, (n, size, kl, recovery) in enumerate(others)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from q3edge.cli.tables.tables import check_lines, estimate, table
@@ -11,14 +12,17 @@ if TYPE_CHECKING:
     from q3edge.pipeline.measure.diff import ArtifactDiff
     from q3edge.pipeline.measure.gate import GateReport
     from q3edge.report.content import Report, Variant
-    from q3edge.report.recommendation import Recommendation
 
 
 def report_table(report: Report) -> str:
     """Format a report: recommendation, a row per variant, then failures and missing measurements."""
     rows = [_row(report, variant) for variant in report.variants]
     header = ("variant", "MB", "of reference", "recovery (%)", f"{KL_TITLES[report.kl]} (nats)", "tokens/s")
-    parts = ["\n".join([report.recommendation.sentence, *_obstacles(report.recommendation)])]
+    advice = report.recommendation
+    run = [f"Run it: {report.run_command}"] if report.run_command else []
+    parts = ["\n".join([advice.sentence, *run])]
+    if advice.refused:
+        parts.append("\n".join([f"{advice.refused_title}:", *_indented(advice.refused)]))
     if rows:
         parts.append(table(header, rows))
     lines = [f"{failure.name}: failed, {failure.reason}" for failure in report.failures]
@@ -28,8 +32,8 @@ def report_table(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def _obstacles(recommendation: Recommendation) -> list[str]:
-    return [f"{name}: {reason}" for name, reason in recommendation.obstacles.items()]
+def _indented(reasons: Mapping[str, str]) -> list[str]:
+    return [f"  {name}: {reason}" for name, reason in reasons.items()]
 
 
 def _row(report: Report, variant: Variant) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from q3edge.plain_line import plain_line
 if TYPE_CHECKING:
     from q3edge.evaluation.distance.statistics import Comparison, Estimate
     from q3edge.evaluation.validation.results import CheckResult, ValidationReport
-    from q3edge.pipeline.demo import DemoResult
     from q3edge.pipeline.inspect import Inspection
     from q3edge.pipeline.measure.bench import BenchResult
     from q3edge.pipeline.sharing import FoundModel
@@ -134,25 +133,6 @@ def inspection_table(inspection: Inspection) -> str:
         "are predictions; the time is for rounding to nearest, calibration takes longer."
     )
     return "\n\n".join(parts)
-
-
-def demo_table(result: DemoResult) -> str:
-    """Format a demo: a row per format with size, KL from float, right answers, speed."""
-    float_bytes = result.rows[0].model_bytes
-    rows = [
-        (
-            row.format,
-            f"{row.model_bytes / 1e6:.2f}",
-            f"{100 * row.model_bytes / float_bytes:.0f} %",
-            estimate(row.text_kl, 3),
-            estimate(row.accuracy, 3, scale=100),
-            f"{row.tokens_per_second:.0f}",
-        )
-        for row in result.rows
-    ]
-    header = ("format", "MB", "of float", "text KL (nats)", "answers right (%)", "tokens/s")
-    note = f"{result.questions} held-out questions, greedy; brackets: 95 % confidence"
-    return f"{table(header, rows)}\n{note}"
 
 
 def bench_table(result: BenchResult) -> str:

@@ -39,11 +39,13 @@ def validate_artifact(
     reference: WeightSource,
     windows: Sequence[Window],
     *,
+    float_model: FloatReference | None = None,
     max_kl: float | None = None,
     threads: int | None = None,
 ) -> ValidationReport:
     """Compare the artifact in `folder` with the float model it came from, on `windows` (at least one).
 
+    float_model: one that reads `reference` and may have its hidden states already (None: made here).
     InputError: the folder is broken, or its architecture differs from the reference's. ValidationError: logits that
     are NaN or infinite. A failed check is in the report, not raised.
     """
@@ -54,7 +56,7 @@ def validate_artifact(
     is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
     require_same_architecture(folder, decoder.config, reference.config)
     report = validate_decoders(
-        decoder, exact, reference, windows,
+        decoder, exact, reference, windows, float_model=float_model,
         inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
     )  # fmt: skip
     calibrated = None if is_float else decoder.manifest.recipe["method"] != "rtn"
@@ -75,6 +77,7 @@ def validate_decoders(
     reference: WeightSource,
     windows: Sequence[Window],
     *,
+    float_model: FloatReference | None = None,
     inseparable: str | None = None,
     is_float: bool = False,
     int8_cache: bool = False,
@@ -85,7 +88,7 @@ def validate_decoders(
     checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
     if exact:
         checks.append(check_prefill_equals_decode(exact, inputs, rounded=False, int8_cache=int8_cache))
-    models: list[ComparedModel] = [FloatReference(reference), ComparedDecoder(decoder)]
+    models: list[ComparedModel] = [float_model or FloatReference(reference), ComparedDecoder(decoder)]
     if exact:
         models.append(ComparedDecoder(exact))
     metrics, *parts = compare_models(windows, models, _PAIRS if exact else _PAIRS[:1])

@@ -26,8 +26,8 @@ from q3edge.report.recommendation import recommend
 from q3edge.runtime.session.loader import open_artifact
 
 
-def make_report(folders: Sequence[Path], measuring: MeasurementOptions, gates: Gates) -> Report:
-    """Measure the artifacts in `folders` (at least one) and make a report of them.
+def make_report(folders: Sequence[Path], measuring: MeasurementOptions, gates: Gates, command: str = "") -> Report:
+    """Measure the artifacts in `folders` (at least one) and make a report of them; command: the line that makes it.
 
     Every folder is checked before anything is measured. InputError: one is broken. What cannot be measured is listed
     in the report, not raised.
@@ -39,11 +39,15 @@ def make_report(folders: Sequence[Path], measuring: MeasurementOptions, gates: G
     for name, folder in zip(names, folders):
         progress.note(f"{name}: measure")
         variants.append(measure_artifact(name, folder, measuring))
-    return assemble(variants, (), measuring, gates)
+    return assemble(variants, (), measuring, gates, command)
 
 
 def assemble(
-    variants: Sequence[Variant], failures: Sequence[Failure], measuring: MeasurementOptions, gates: Gates
+    variants: Sequence[Variant],
+    failures: Sequence[Failure],
+    measuring: MeasurementOptions,
+    gates: Gates,
+    command: str = "",
 ) -> Report:
     """Assemble a report of measured variants: artifacts from the largest to the smallest, then baselines.
 
@@ -63,6 +67,7 @@ def assemble(
         machine={"CPU": cpu_name(), "Threads": str(measuring.threads or default_threads())}
         | ({"Note": slow} if (slow := slow_block_products()) else {}),
         versions=tool_versions("onnxruntime", "torch", "numpy"),
+        command=command,
     )
 
 
@@ -85,6 +90,7 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
         tensors=facts,
         notices=manifest.notices,
         versions=manifest.versions,
+        folder=str(folder),
     )
     variant = _evaluated(variant, folder, measuring)
     return _timed(variant, folder, measuring) if measuring.speed else variant

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.evaluation.baselines import Baseline, Product, quiet
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.bench import bench_artifact
+from q3edge.reference.parallel import torch_threads
 from q3edge.reference.weights import read_tensor
 from q3edge.report.content import Speed, Spread
 
@@ -49,7 +49,7 @@ def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None
     An upper bound of tokens/s: attention, norms and Python are left out, and a layer may stay in the CPU's cache.
     """
     threads = threads or default_threads()
-    with _torch_threads(threads), quiet(), torch.no_grad():
+    with torch_threads(threads), quiet(), torch.no_grad():
         runs = [_layer_seconds(baseline, source, layer) for layer in layers_of(source.config)]
         runs.append(_seconds([_head(baseline, source)]))
     rates = [1 / sum(run[repeat] for run in runs) for repeat in range(REPEATS)]
@@ -81,13 +81,3 @@ def _seconds(products: Sequence[tuple[Product, int]]) -> list[float]:
             product(token)
         seconds.append(time.perf_counter() - start)
     return seconds[_WARM_UP:]
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -45,12 +45,14 @@ def run_sweep(
     calibration: CalibrationOptions | None = None,
     *,
     jobs: int = 1,
+    command: str = "",
 ) -> SweepResult:
     """Build the variants in `asked` (at least one) that are not finished in `output`, measure all, write the report.
 
     The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; they are
-    measured one after another. A variant that fails is listed in the report. UsageError: `output` is no folder of a
-    sweep. ResourceError: another process, which the message names, is at it, or a baseline's library is not installed.
+    measured one after another. command: the line that the report says makes it again. A variant that fails is listed
+    in the report. UsageError: `output` is no folder of a sweep. ResourceError: another process, which the message
+    names, is at it, or a baseline's library is not installed.
     """
     assert measuring.reference is not None, "a sweep is of a model"
     _require_baselines(asked)
@@ -59,7 +61,7 @@ def run_sweep(
         resumed = _build(measuring, output, asked, calibration, jobs, failures)
         variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures)
         listed = [Failure(v.name, failures[v.name]) for v in asked if v.name in failures]
-        report = assemble(variants, listed, measuring, gates)
+        report = assemble(variants, listed, measuring, gates, command)
         files = {suffix: output / f"{REPORT}.{suffix}" for suffix in ("html", "json", "md")}
         write_report(report, page=files["html"], json_file=files["json"], markdown=files["md"])
     return SweepResult(report, resumed)

@@ -88,20 +88,26 @@ def scatter(
     front: Sequence[int] = (),
     log_y: bool = False,
     from_zero: bool = False,
+    limit: float | None = None,
 ) -> str:
     """Draw points with error bars; `front` lists those a line joins, in its order. `key` makes ids unique on the page.
+
+    limit: a value of y that gets a line across, with its name.
 
     x is logarithmic where sizes differ a lot; log_y leaves out points that are not positive, which the caller says.
     """
     drawn = [point for point in points if not log_y or point.y > 0]
     x_axis = fitting_axis(point.x for point in drawn)
     heights = [v for p in drawn for v in (p.y, p.low, p.high) if v is not None]
+    heights += [limit] if limit is not None else []
     y_axis = log_axis(heights) if log_y else linear_axis(heights, from_zero=from_zero)
     spots = [_place(point, x_axis, y_axis) for point in drawn]
-    labels = place_labels(drawn, spots, [_bar_box(p, spot, y_axis) for p, spot in zip(drawn, spots)])
+    taken = [_bar_box(p, spot, y_axis) for p, spot in zip(drawn, spots)]
+    labels = place_labels(drawn, spots, [*taken, None if limit is None else _limit_name(limit, y_axis)])
     lines = [spots[drawn.index(points[i])] for i in front if points[i] in drawn]
     body = [
         *_grid(x_axis, y_axis),
+        *(_limit(limit, y_axis) if limit is not None else ()),
         *([f'<polyline class="front" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in lines)}"/>'] if lines else []),
         *(_bar(point, spot, y_axis) for point, spot in zip(drawn, spots)),
         *(_marker(point, spot) for point, spot in zip(drawn, spots)),
@@ -262,6 +268,23 @@ def _label(label: Label, point: Point, spot: Spot) -> str:
         leader = f'<path class="leader" d="M{spot[0]:.1f} {spot[1]:.1f}L{x:.1f} {y:.1f}"/>'
     kind = "label strong" if point.emphasis else "label"
     return leader + text(box.left, box.bottom - 3.5, label.text, kind)
+
+
+def _limit(limit: float, y_axis: Axis) -> Iterator[str]:
+    box = _limit_name(limit, y_axis)
+    yield f'<path class="limit" d="M{PLOT.left} {_down(y_axis.position(limit)):.1f}H{PLOT.right}"/>'
+    yield text(box.right, box.bottom - 3, _limit_text(limit), "tick", "end")
+
+
+def _limit_name(limit: float, y_axis: Axis) -> Box:
+    """Box of the limit's name: at the right end of its line, below it where there is room."""
+    y, right = _down(y_axis.position(limit)), PLOT.right - 4
+    top = y + 1 if y + _LINE + 3 < PLOT.bottom else y - _LINE - 2
+    return Box(right - len(_limit_text(limit)) * _CHARACTER, top, right, top + _LINE)
+
+
+def _limit_text(limit: float) -> str:
+    return f"limit {tick_text(limit)}"
 
 
 def _grid(x_axis: Axis, y_axis: Axis) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -41,6 +41,7 @@ class Figures:
                 x_label="size (MB)",
                 y_label="recovery (%)",
                 front=self._front([v for v in self._variants if v.recovery]),
+                limit=self._report.gates.min_recovery,
             )
         )
 
@@ -66,6 +67,7 @@ class Figures:
                 y_label=f"{KL_TITLES[self._report.kl]} (nats, logarithmic)",
                 front=self._front([v for v, _ in found]),
                 log_y=True,
+                limit=self._report.gates.max_kl or None,
             )
         )
 
@@ -106,6 +108,8 @@ class Figures:
         cells = cells_of({fact.name: fact.loss for fact in variant.tensors if fact.loss})
         if not cells or self.loss_range is None:
             return Markup()
+        if len(set(cells.values())) == 1:
+            return Markup()  # the page says "uniform"
         low, high = self.loss_range
         worst = max(cells, key=lambda cell: cells[cell])
         text = f"Output error from {low:.2g} (faint) to {high:.2g} (strong); largest in layer {worst[0]}, {worst[1]}."
@@ -126,6 +130,14 @@ class Figures:
         """Fewest and most bits among the matrices of the layers; None where all have the same."""
         bits = cells_of({fact.name: fact.bits for fact in variant.tensors}).values()
         return (min(bits), max(bits)) if len(set(bits)) > 1 else None
+
+    def uniform_loss(self, variant: Variant) -> float | None:
+        """The loss of every matrix of the layers, where all have the same."""
+        return _uniform({fact.name: fact.loss for fact in variant.tensors if fact.loss})
+
+    def uniform_bits(self, variant: Variant) -> float | None:
+        """The bits of every matrix of the layers, where all have the same."""
+        return _uniform({fact.name: fact.bits for fact in variant.tensors})
 
     @property
     def _variants(self) -> Sequence[Variant]:
@@ -168,6 +180,11 @@ def shown_tensors(report: Report, variant: Variant) -> list[TensorFact]:
     worst = sorted(variant.tensors, key=lambda fact: (-(fact.loss or 0.0), fact.name))[:limit]
     names = {fact.name for fact in worst}
     return [fact for fact in variant.tensors if fact.name in names]
+
+
+def _uniform(values: Mapping[str, float]) -> float | None:
+    found = set(cells_of(values).values())
+    return found.pop() if len(found) == 1 else None
 
 
 def _listed(points: Sequence[Point], unit: str) -> str:

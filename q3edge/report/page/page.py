@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
@@ -25,6 +26,8 @@ from q3edge.version import VERSION
 MAX_BYTES = 1_000_000
 CONTEXT, CONTINUATION = 240, 400  # characters of an example that are shown
 EXAMPLES = 5  # of each variant
+_CONTENTS = "<!-- contents -->"
+_HEADING = re.compile(r'<h2 id="([a-z-]+)">([^<]+)</h2>')  # the template's own: other text is escaped
 
 
 def render_page(report: Report) -> str:
@@ -36,13 +39,14 @@ def render_page(report: Report) -> str:
         "spread": _spread,
         "slice_table": slice_table,
         "shown_tensors": shown_tensors,
+        "probability_bar": _probability_bar,
         "kl_titles": KL_TITLES,
         "kl_words": KL_WORDS,
     }
     environment.filters["shown"] = _shown
     css = _read("report.css")
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return environment.from_string(_read("report.html")).render(
+    html = environment.from_string(_read("report.html")).render(
         report=report,
         figures=Figures(report),
         css=Markup(css),
@@ -50,6 +54,13 @@ def render_page(report: Report) -> str:
         limits={"context": CONTEXT, "continuation": CONTINUATION, "examples": EXAMPLES},
         version=VERSION,
     )
+    return html.replace(_CONTENTS, _contents(html))
+
+
+def _contents(html: str) -> str:
+    """Table of contents: a link to the heading of each section below it that is there."""
+    below = html.partition(_CONTENTS)[2]
+    return "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in _HEADING.findall(below))
 
 
 def _read(name: str) -> str:
@@ -59,6 +70,12 @@ def _read(name: str) -> str:
 def _shown(text: object, limit: int | None = None) -> Markup:
     """Escape text of unknown origin, and isolate its direction."""
     return Markup("<bdi>{}</bdi>").format(visible(str(text), limit))
+
+
+def _probability_bar(probability: float) -> Markup:
+    """Draw a bar as long as the share of 1; the number beside it says the same, so no name is needed."""
+    bar = f'<rect class="bar" width="{100 * probability:.1f}" height="8"/>'
+    return Markup(f'<svg role="img" aria-hidden="true" viewBox="0 0 100 8" preserveAspectRatio="none">{bar}</svg>')
 
 
 def _number(value: float | None, style: str) -> Markup:

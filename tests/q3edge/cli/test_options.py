@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from typing import Any
 
 import pytest
 
 import q3edge
 from q3edge.cli.main import main
+from q3edge.library import reporting
+from q3edge.library.reporting import command_of
 
 # The least that each verb has to be told, and the function that it calls.
 VERBS = {
@@ -53,6 +56,7 @@ def test_a_command_gives_its_function_every_argument_with_the_function_s_own_def
     parameters = inspect.signature(getattr(q3edge, function)).parameters
     given = called_with(monkeypatch, function, verb, *arguments)
     assert given.keys() == parameters.keys() - {"progress"}
+    given.pop("on_row", None)  # a listener, as progress is
     asked = {str(value) for value in arguments}
     for name, value in given.items():
         told = (str(value[0]) if name == "folders" else str(value)) in asked
@@ -104,3 +108,22 @@ def test_values_out_of_range_are_usage_errors(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "q3edge report 'a b' c -o page.html",
+        "q3edge report a --reference M -o p.html --json p.json --min-recovery 90.0 --no-speed --suite s --suite t "
+        "--areas math,code --limit 3 --generate 9 --allow-code --no-cache --threads 2",
+        "q3edge sweep M -o out --formats int8,int4 --target-bpw 3.5,4.0 --method rtn --calibration x --calibration y "
+        "--jobs 2 --max-kl 0.1",
+    ],
+)
+def test_u22_the_command_that_a_report_names_is_the_one_that_was_given(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, verb, *arguments = shlex.split(line)
+    function = {"report": "make_report"}.get(verb, verb)
+    given = called_with(monkeypatch, function, verb, *arguments)
+    assert command_of(verb, getattr(reporting, function), given) == line

@@ -19,7 +19,7 @@ from q3edge.quantization.recipe import Recipe
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 RECIPE = Recipe.for_format("int8")
 ROUTES: dict[str, Callable[[str, Path], object]] = {
-    "build": lambda model, output: build_artifact(model, output, RECIPE, windows=lambda *_: ()),
+    "build": lambda model, output: build_artifact(model, output, RECIPE),
     "quantize": lambda model, output: quantize_checkpoint(model, output, RECIPE),
     "export": lambda model, output: export_artifact(model, output, as_float=True),
 }

@@ -60,6 +60,15 @@ def test_the_style_passes_the_policy_and_a_phone_need_not_scroll_sideways(page: 
     assert weight == "600"  # the style sheet's: the policy's hash is right
 
 
+def test_u22_a_phone_shows_recovery_and_kl_without_scrolling(page: Path, tmp_path: Path) -> None:
+    heads = "[...found.querySelectorAll('#table-accuracy ~ thead th')].slice(0, 3)"
+    assert _evaluated(page, tmp_path, f"{heads}.map(head => head.firstChild.textContent).join()") == (
+        "Variant,Recovery,Mean KL"
+    )
+    right = _evaluated(page, tmp_path, f"{heads}[2].getBoundingClientRect().right")
+    assert float(right) <= PHONE - 16  # the page's margin
+
+
 def _evaluated(page: Path, folder: Path, expression: str) -> str:
     """What an expression over the page's document gives, in a frame of a phone's width."""
     source = html.escape(page.read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from q3edge.artifact import Notice
+from q3edge.cli.tables.report import report_table
 from q3edge.evaluation.scorecard.scorecard import Behaviour, Example, LostAnswer
 from q3edge.report.content import Failure, Report
 from q3edge.report.gates import Gates
@@ -146,6 +147,65 @@ def test_the_page_can_be_read_without_seeing_it() -> None:
         if tag == "svg":
             assert attributes["role"] == "img"
     assert dict(page.elements)["html"]["lang"] == "en"
+
+
+def test_u22_the_headline_says_folder_size_speed_and_how_to_run_it() -> None:
+    text = "".join(read(make_report())[0].text)
+    headline = text.partition("Recommendation")[2].partition("Rule:")[0]
+    assert "Ship int4-g64: 362.0 MB, 30 % of the checkpoint's 1192.0 MB, recovery 98.1 %" in headline
+    assert "Decodes 22.1 [21.2, 22.8] tokens/s here, with 2 threads." in headline
+    assert "In the folder out/int4-g64; run it: q3edge run out/int4-g64 'Why is the sky blue?'" in headline
+
+
+def test_u22_why_no_smaller_one_is_open_on_the_page_in_markdown_and_in_the_terminal() -> None:
+    report = make_report()
+    html = render_page(report)
+    reasons = html.partition("<h3>Why no smaller one</h3>")[2].partition("</section>")[0]
+    assert "<details" not in html.partition("<h3>Why no smaller one</h3>")[0]
+    assert "recovery 96.8 %, at least 96.1 % with 95 % confidence, at least 97 % asked for" in reasons
+    assert "Why no smaller one:\n\n- bpw-3.5: mean KL on the suites 0.14 nats" in render_markdown(report)
+    terminal = report_table(report)
+    assert "\nRun it: q3edge run out/int4-g64 'Why is the sky blue?'\n" in terminal
+    assert "\nWhy no smaller one:\n  bpw-3.5: mean KL on the suites 0.14 nats" in terminal
+
+
+def test_u22_the_limits_are_lines_in_the_charts_of_accuracy() -> None:
+    html = render_page(make_report())
+    assert html.count('class="limit"') == 2
+    assert ">limit 97</text>" in html
+    assert ">limit 0.05</text>" in html
+    assert 'class="limit"' not in render_page(make_report(gates=Gates(None, None)))
+
+
+def test_u22_where_all_values_are_alike_the_page_says_uniform() -> None:
+    usual = variant("a", 300, 0.01, 99.0)
+    alike = replace(usual, tensors=tuple(replace(fact, loss=0.5) for fact in usual.tensors))
+    mixed = replace(usual, tensors=tuple(replace(fact, bits=4.0 + i) for i, fact in enumerate(usual.tensors)))
+    pages = [render_page(make_report(found)) for found in (usual, alike, mixed)]
+    assert ["Stored bits per weight: uniform" in page for page in pages] == [True, True, False]
+    assert ["Output error: uniform" in page for page in pages] == [False, True, False]
+    assert ["output error by layer and matrix" in page for page in pages] == [True, False, True]
+
+
+def test_u22_the_contents_lead_to_every_section() -> None:
+    page, _ = read(make_report())
+    headings = [a["id"] for tag, a in page.elements if tag == "h2" and a["id"] != "advice"]
+    links = [a["href"] for tag, a in page.elements if tag == "a" and a["href"] != "#main"]
+    assert links == [f"#{heading}" for heading in headings]
+    assert len(links) > 8
+
+
+def test_u22_the_page_says_how_to_make_it_again() -> None:
+    report = make_report()
+    assert report.command in "".join(read(report)[0].text)
+
+
+def test_u22_examples_have_bars_as_long_as_the_probability() -> None:
+    example = Example("built-in", "english", "The capital is", 1.0, ((" Paris", 0.914),), ((" a", 0.04),), "", "")
+    card = scorecard("x", 0.01, 99.0, worst=(example,))
+    html = render_page(make_report(variant("x", 300, 0.01, 99.0, scorecard=card)))
+    bars = html.partition("Where they differ most</h2>")[2]
+    assert [width in bars for width in ('width="91.4" height="8"', 'width="4.0" height="8"')] == [True, True]
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -31,10 +31,11 @@ def test_the_smallest_that_passes_is_advised_and_smaller_ones_are_refused_with_r
     found = [variant("large", 900, 0.001, 99.9), variant("middle", 500, 0.02, 98.5), variant("small", 300, 0.2, 90.0)]
     advice = recommend(found, Gates(), 1000, "suite_kl")
     assert (advice.name, advice.smallest, advice.most_accurate) == ("middle", "small", "large")
-    assert advice.sentence.startswith("Ship middle: 0.0 MB, 50 % of the size, recovery 98.5 % [97.8, 99.1], suite KL ")
+    size = "0.0 MB, 50 % of the checkpoint's 0.0 MB"
+    assert advice.sentence.startswith(f"Ship middle: {size}, recovery 98.5 % [97.8, 99.1], suite KL ")
     assert advice.rule.endswith("and a mean KL on the suites of at most 0.05 nats.")
     assert set(advice.refused) == {"small"}
-    assert not advice.obstacles
+    assert advice.refused_title == "Why no smaller one"
     assert "at most 0.05" in advice.refused["small"]
     assert "at least 97 %" in advice.refused["small"]
 
@@ -50,7 +51,7 @@ def test_if_none_passes_it_says_so() -> None:
     assert advice.name is None
     assert advice.sentence == "Ship none of these: no variant passes."
     assert set(advice.refused) == {"bad"}
-    assert advice.obstacles == advice.refused
+    assert advice.refused_title == "Why none passes"
     assert recommend([], Gates(), 1000, "suite_kl").sentence == "There is no variant to judge."
 
 

@@ -1,0 +1,29 @@
+"""`command_line`: the command that does what a call of a public function does; reports say it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_NAMES = {"output": "-o", "page": "-o", "suites": "--suite", "json_file": "--json"}  # the others: as the argument
+_SWITCHES = {"allow_code": "--allow-code", "cache": "--no-cache", "speed": "--no-speed"}
+_REPEATED = ("suites", "calibration")  # given once for each value; other lists are joined by commas
+
+
+def command_line(verb: str, words: Iterable[object], options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Compose the command line of `verb` with `words`; options that have their default are left out."""
+    parts = ["q3edge", verb, *map(str, words)]
+    for name, value in options.items():
+        if value == defaults[name]:
+            continue
+        flag = _NAMES.get(name, f"--{name.replace('_', '-')}")
+        if name in _SWITCHES:
+            parts.append(_SWITCHES[name])
+        elif not isinstance(value, list | tuple):
+            parts += [flag, str(value)]
+        elif name in _REPEATED:
+            parts += [part for each in value for part in (flag, str(each))]
+        else:
+            parts += [flag, ",".join(map(str, value))]
+    return shlex.join(parts)
