@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,8 +13,11 @@ _REPEATED = ("suites", "calibration")  # given once for each value; other lists 
 
 
 def command_line(verb: str, words: Iterable[object], options: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """Compose the command line of `verb` with `words`; options that have their default are left out."""
-    parts = ["q3edge", verb, *map(str, words)]
+    """Compose the command line of `verb` with `words`; options that have their default are left out.
+
+    Of absolute paths only the last name stands there: reports are handed on.
+    """
+    parts = ["q3edge", verb, *map(_shown, words)]
     for name, value in options.items():
         if value == defaults[name]:
             continue
@@ -21,9 +25,14 @@ def command_line(verb: str, words: Iterable[object], options: Mapping[str, Any],
         if name in _SWITCHES:
             parts.append(_SWITCHES[name])
         elif not isinstance(value, list | tuple):
-            parts += [flag, str(value)]
+            parts += [flag, _shown(value)]
         elif name in _REPEATED:
-            parts += [part for each in value for part in (flag, str(each))]
+            parts += [part for each in value for part in (flag, _shown(each))]
         else:
             parts += [flag, ",".join(map(str, value))]
     return shlex.join(parts)
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return os.path.basename(text) if os.path.isabs(text) else text

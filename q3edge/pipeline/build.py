@@ -54,7 +54,8 @@ def build_artifact(
 
     It is validated on `windows`, or else on `texts` (none: built in), which are read before any work.
     reference_states: keeps the float model's hidden states, so that another build on the same windows does not compute
-    them again (None: not kept). last_logits: as in `export_artifact`. ValidationError: a check failed; then `output` is as it was.
+    them again (None: not kept). last_logits: as in `export_artifact`. ValidationError: a check failed; then `output` is
+    as it was.
     """
     read_texts(texts)  # before the model, which may be a download
     with (
@@ -69,7 +70,7 @@ def build_artifact(
             manifest = write_artifact(source, staging, last_logits=last_logits)
             manifest = manifest.save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
-        kept = reference_states and FloatReference(checkpoint, checkpoint.digest(), reference_states)
+        kept = FloatReference(checkpoint, checkpoint.digest(), reference_states) if reference_states else None
         report = validate_artifact(staging, checkpoint, chosen, float_model=kept, max_kl=max_kl, threads=threads)
         require_passed(str(output), report.checks)
         manifest = finish_artifact(staging, manifest.with_metrics({"validation": report.to_json()}))

@@ -71,8 +71,8 @@ class TensorFact:
 class Variant:
     """One quantized form of the reference: an ONNX artifact, or a baseline of another library.
 
-    folder: where it lies, as given; empty for a baseline. formats: the schemes of its matrices in words.
-    validation: what `build` measured, on its own text.
+    folder: where it lies, as given, of an absolute path the last name; empty for a baseline. formats: the schemes of
+    its matrices in words. validation: what `build` measured, on its own text.
     missing: what was not measured, and why, each a sentence.
     """
 

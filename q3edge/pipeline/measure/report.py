@@ -90,7 +90,7 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
         tensors=facts,
         notices=manifest.notices,
         versions=manifest.versions,
-        folder=str(folder),
+        folder=folder_name(folder) if folder.is_absolute() else str(folder),
     )
     variant = _evaluated(variant, folder, measuring)
     return _timed(variant, folder, measuring) if measuring.speed else variant

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +128,8 @@ def test_u22_the_command_that_a_report_names_is_the_one_that_was_given(
     function = {"report": "make_report"}.get(verb, verb)
     given = called_with(monkeypatch, function, verb, *arguments)
     assert command_of(verb, getattr(reporting, function), given) == line
+
+
+def test_u22_the_command_tells_no_folders_of_the_machine(tmp_path: Path) -> None:
+    given = {"model": tmp_path / "model", "output": tmp_path / "out", "calibration": (tmp_path / "text",)}
+    assert command_of("sweep", reporting.sweep, given) == "q3edge sweep model -o out --calibration text"
