@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 
 import q3edge
 from q3edge.cli.main import cli
+from tools import readme_figures
 from tools.cli_reference import COMMAND, PAGE, reference, with_settings_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 LIBRARY = DOCS / "library.md"
+README = DOCS.parent / "README.md"
 
 
 def python_blocks(page: Path) -> Iterator[tuple[int, str]]:
@@ -44,6 +47,28 @@ def test_the_examples_of_the_library_page_run_in_order(
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
         "cache", "calibrated", "int4", "int8", "weights",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_u6_readme_s_python_and_prompts_work_with_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Qwen3-0.6B").symlink_to(str(files("q3edge.data") / "demo_model"))
+    ((_, code),) = python_blocks(README)
+    assert len([line for line in code.splitlines() if line]) <= 5
+    exec(compile(code, str(README), "exec"), {})
+    assert capsys.readouterr().out == "Tokyo\n"
+    prompts = set(re.findall(r'q3edge run \S+ "(.+?)"', README.read_text(encoding="utf-8")))
+    assert prompts == {"What is the capital of Japan?"}  # which the lines above ask
+
+
+def test_the_chart_of_readme_is_drawn_from_the_table_of_the_benchmarks() -> None:
+    drawn = readme_figures.chart(readme_figures.rows(readme_figures.TABLE.read_text(encoding="utf-8")))
+    assert readme_figures.CHART.read_text(encoding="utf-8") == drawn, f"run: {readme_figures.COMMAND}"
+    assert "prefers-color-scheme: dark" in drawn
+    with pytest.raises(SystemExit, match="a row of the chart's table is not tool, variant, MB, KL"):
+        readme_figures.rows(f"{readme_figures.COMMAND} -->\n\n| a |\n|---|\n| not a row |\n")
 
 
 def test_the_library_page_lists_every_public_name() -> None:
