@@ -104,6 +104,12 @@ class Variant:
         return found.mean_kl if found else None
 
     @property
+    def faults(self) -> tuple[str, ...]:
+        """What looks broken: the evaluation's checks that failed, each a sentence."""
+        checks = self.scorecard.checks if self.scorecard else ()
+        return tuple(check.reason for check in checks if check.status == "fail")
+
+    @property
     def recovery(self) -> Estimate | None:
         """The weighted score of all areas, in percent of the reference's."""
         return self.scorecard.recovery if self.scorecard else None

@@ -29,6 +29,10 @@ class VariantFigures(Protocol):
     def mean_kl(self, kl: KLName) -> Estimate | None:
         """Mean KL of that name, in nats."""
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What looks broken, each a sentence."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -54,12 +58,16 @@ class Recommendation:
 def recommend(
     variants: Sequence[VariantFigures], gates: Gates, reference_bytes: int | None, kl: KLName
 ) -> Recommendation:
-    """Recommend the smallest variant that passes all gates; of equal size, the one with the smaller KL of that name."""
+    """Recommend the smallest variant that passes all gates; of equal size, the one with the smaller KL of that name.
+
+    What looks broken is never recommended, whatever its figures.
+    """
     ordered = sorted(variants, key=lambda v: (v.model_bytes, _distance(v, kl)))
     refused: dict[str, str] = {}
     chosen = None
     for variant in ordered:
-        obstacles = [r.reason for r in gates.judge(variant.recovery, variant.mean_kl(kl), kl) if r.status != "pass"]
+        obstacles = [*variant.faults]
+        obstacles += [r.reason for r in gates.judge(variant.recovery, variant.mean_kl(kl), kl) if r.status != "pass"]
         if not obstacles:
             chosen = variant
             break

@@ -24,8 +24,9 @@ _EXPECTED = "expected the JSON of `q3edge eval` or `q3edge report`"
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """Result of every gate that was asked for; `source` says where the numbers come from.
+    """Result of every gate that was asked for, and the scorecard's checks that failed.
 
+    source: where the numbers come from.
     kl: which of the KLs the gate reads: suite_kl from a scorecard, text_kl from a manifest; the other is None.
     """
 
@@ -73,7 +74,8 @@ def _apply_gates(
     """Apply the gates to the scorecard if there is one, else to the KL on the build's text."""
     kl: KLName = "suite_kl" if scorecard else "text_kl"
     recovery, suite_kl = (scorecard.recovery, scorecard.suite_kl) if scorecard else (None, None)
-    results = gates.judge(recovery, suite_kl if scorecard else text_kl, kl)
+    broken = tuple(check for check in scorecard.checks if check.status == "fail") if scorecard else ()
+    results = (*gates.judge(recovery, suite_kl if scorecard else text_kl, kl), *broken)
     if missing := [result.reason for result in results if result.status == "skipped"]:
         raise UsageError(f"{folder}: {'; '.join(missing)}; add --reference MODEL or --scorecard FILE")
     return GateReport(folder_name(folder), source, kl, recovery, text_kl, suite_kl, results)

@@ -55,9 +55,14 @@ def job_for(
 def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | None]]:
     """Build all jobs, here or `at_a_time` in parallel processes; yields the name of each as it ends.
 
-    With it comes None, or the reason if the job failed.
+    With it comes None, or the reason if the job failed. Where this system has no semaphores (no /dev/shm), it is one
+    at a time, and a note says so.
     """
-    if at_a_time == 1 or len(jobs) < 2:
+    alone = at_a_time == 1 or len(jobs) < 2
+    if not alone and (obstacle := _no_semaphores()):
+        progress.note(f"models cannot be built side by side here ({obstacle}): they are built one after another")
+        alone = True
+    if alone:
         for job in jobs:
             progress.note(f"{job.name}: build")
             yield job.name, _build(job, None)
@@ -80,6 +85,15 @@ def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | 
             for child in {*multiprocessing.active_children()} - others:
                 child.terminate()
             raise
+
+
+def _no_semaphores() -> str | None:
+    """Why processes of a pool cannot wait for each other here; None: they can."""
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except (ImportError, OSError) as error:
+        return f"no shared memory: {error.strerror if isinstance(error, OSError) else error}"
+    return None
 
 
 def _follow_parent() -> None:

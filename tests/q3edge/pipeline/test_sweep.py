@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -100,6 +101,24 @@ def test_u14_a_baseline_without_its_library_is_told_before_anything_is_built(
         swept(model, tmp_path / "out", ["int8", "torch-int8"])
     assert built == []
     assert not (tmp_path / "out").exists()
+
+
+def test_r14_without_shared_memory_models_are_built_one_after_another(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refused)
+    monkeypatch.setattr(sweep_builds, "_build", lambda job, threads: None)
+    notes: list[str] = []
+    monkeypatch.setattr(progress, "note", notes.append)
+    jobs = [sweep_builds.job_for(v, str(model), tmp_path, None, 1) for v in parse_variants(["int8", "int4"])]
+    assert list(sweep_builds.build_all(jobs, 2)) == [("int8", None), ("int4", None)]
+    assert notes[0] == (
+        "models cannot be built side by side here (no shared memory: Read-only file system): they are built one after "
+        "another"
+    )
 
 
 def test_the_same_sweep_builds_nothing_again(model: Path, output: Path, built: list[str]) -> None:
@@ -212,6 +231,15 @@ def test_what_was_made_before_the_kls_had_names_is_still_read(output: Path, tmp_
     card = json.loads((output / "report.json").read_text())["variants"][0]["scorecard"]
     assert scorecard_from_json(card).suite_kl is not None  # the report's own, which do not name it either
     assert scorecard_from_json(scorecard_from_json(card).to_json()) == scorecard_from_json(card)
+
+
+def test_q5_a_gate_does_not_pass_what_looks_broken(output: Path, tmp_path: Path) -> None:
+    raw = json.loads((output / "report.json").read_text())
+    (card,) = [v["scorecard"] for v in raw["variants"] if v["name"] == "int8"]
+    card["checks"][0] |= {"status": "fail", "reason": "1 weights are all zero or all alike"}
+    (tmp_path / "r.json").write_text(json.dumps(raw))
+    found = check_artifact(output / "int8", LENIENT, MeasurementOptions(speed=False), scorecard=tmp_path / "r.json")
+    assert [failure.reason for failure in found.failures] == ["1 weights are all zero or all alike"]
 
 
 def test_gates_by_the_report_the_manifest_and_now(model: Path, output: Path) -> None:

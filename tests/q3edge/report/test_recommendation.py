@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from q3edge.evaluation.distance.statistics import Estimate
+from q3edge.evaluation.validation.results import CheckResult
 from q3edge.report.content import compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import pareto_front, recommend
@@ -53,6 +56,17 @@ def test_if_none_passes_it_says_so() -> None:
     assert set(advice.refused) == {"bad"}
     assert advice.refused_title == "Why none passes"
     assert recommend([], Gates(), 1000, "suite_kl").sentence == "There is no variant to judge."
+
+
+def test_q5_what_looks_broken_is_never_advised() -> None:
+    small, large = variant("small", 300, 0.001, 99.9), variant("large", 900, 0.001, 99.9)
+    assert small.scorecard is not None
+    dead = CheckResult("dead_matrices", "fail", 1.0, 0.0, "1 weights are all zero or all alike")
+    broken = replace(small, scorecard=replace(small.scorecard, checks=(*small.scorecard.checks, dead)))
+    for gates in (Gates(), Gates(None, None)):
+        advice = recommend([broken, large], gates, 1000, "suite_kl")
+        assert (advice.name, advice.refused) == ("large", {"small": dead.reason})
+        assert recommend([small, large], gates, 1000, "suite_kl").name == "small"
 
 
 def test_what_was_not_measured_does_not_pass() -> None:
