@@ -29,8 +29,10 @@ ArtifactKind = Literal["quantized", "onnx"]
 BEHAVIOUR_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")  # q3edge reads them
 EDITABLE_FILES = (*BEHAVIOUR_FILES, "README.md", "genai_config.json")
 _METRICS: Mapping[str, type] = {  # those that are read back
-    "bits_per_weight": float, "model_bytes": int, "tensors": dict, "validation": dict, "weight_bytes": int,
+    "bits_per_weight": float, "lost_scales": dict, "model_bytes": int, "tensors": dict, "validation": dict,
+    "weight_bytes": int,
 }  # fmt: skip
+_LOST = ("lost", "groups", "share")  # of a tensor's groups whose scale could not be stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,9 @@ def _checked(raw: Mapping[str, Any]) -> Manifest:
         _require(type(value) is kind or (kind is float and type(value) is int), f"metrics.{name}", kind.__name__)
     tensors = manifest.metrics.get("tensors", {}).values()
     _require(all(isinstance(report, dict) for report in tensors), "metrics.tensors", "objects")
+    for lost in manifest.metrics.get("lost_scales", {}).values():
+        right = isinstance(lost, dict) and all(type(lost.get(key)) in (int, float) for key in _LOST)
+        _require(right, "metrics.lost_scales", f"objects of {', '.join(_LOST)}")
     for name, record in files.items():
         _require(type(record.size) is int and isinstance(record.sha256, str), f"files.{name}", "size and sha256")
     for notice in notices:

@@ -83,7 +83,7 @@ def validation_table(report: ValidationReport) -> str:
         rows.append(("  KL from the weights alone", estimate(report.weights_part.mean_kl)))
         rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
     title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
-    parts = [report.verdict, title, table(("metric", "value"), rows), _by_text(report)]
+    parts = [report.verdict.replace("; ", ";\n"), title, table(("metric", "value"), rows), _by_text(report)]
     parts.append(check_lines(report.checks))
     return "\n\n".join(parts)
 

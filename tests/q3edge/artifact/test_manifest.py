@@ -108,6 +108,8 @@ def raw_manifest(folder: Path, **fields: object) -> None:
         *(("metrics", {name: []}) for name in ("model_bytes", "bits_per_weight", "tensors", "validation")),
         ("metrics", {"model_bytes": True}),
         ("metrics", {"tensors": {"a": 3}}),
+        ("metrics", {"lost_scales": {"a": 3}}),
+        ("metrics", {"lost_scales": {"a": {"lost": 1, "groups": 2}}}),
         ("more", 1),
     ],
 )

@@ -243,7 +243,7 @@ def test_validate_tells_pass_from_fail_and_changes_nothing(artifact: Path) -> No
     assert checks["prefill_equals_decode_exact"] == checks["prefill_equals_decode_rounded"] == "pass"
     failed = q3edge(*arguments, "--max-kl", 1e-9)
     assert failed.returncode == 5
-    assert failed.stdout.startswith(f"{report['verdict']}\n\n")  # U13: words before figures
+    assert failed.stdout.startswith(report["verdict"].replace("; ", ";\n") + "\n\n")  # U13: words before figures
     assert "mean KL on the text" in failed.stdout
     assert folder_bytes(artifact) == before
 
