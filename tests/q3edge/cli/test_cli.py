@@ -254,7 +254,7 @@ def test_validate_tells_pass_from_fail_and_changes_nothing(artifact: Path) -> No
         (("quantize", DEMO_MODEL, "-o", DEMO_MODEL), 2, ("overlaps the input",)),
         (("quantize", DEMO_MODEL, "-o", "OUT", "--group-size", 48), 2, ("group_size = 48",)),
         (("quantize", DEMO_MODEL, "-o", "OUT", "--format", "int5"), 2, ("int5",)),
-        (("quantize", DEMO_MODEL, "-o", "OUT", "--recipe", "none.toml"), 3, ("none.toml", "not found")),
+        (("quantize", DEMO_MODEL, "-o", "OUT", "--recipe", "none.toml"), 3, ("none.toml", "No such file")),
         (("quantize", DEMO_MODEL, "-o", "OUT", "--recipe", "none.toml", "--format", "int4"), 2, ("--recipe",)),
         (("quantize", "./no/such/folder", "-o", "OUT"), 3, ("no/such/folder", "not found")),
         (("export", DEMO_MODEL, "-o", "OUT"), 2, ("float checkpoint", "--format float")),

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from tests.helpers.models import write_checkpoint
 from tests.helpers.runtime import write_tokenizer
@@ -53,7 +54,7 @@ def report(folder: Path) -> Path:
 
 def test_a_report_is_three_files_with_the_same_advice(folder: Path, report: Path) -> None:
     sentence = json.loads(report.read_text())["recommendation"]["sentence"]
-    assert sentence in (folder / "r.html").read_text(encoding="utf-8")
+    assert str(escape(sentence)) in (folder / "r.html").read_text(encoding="utf-8")
     assert (folder / "r.md").read_text(encoding="utf-8").startswith("## Ship int8")
     assert not list(folder.glob(".*partial*"))
 
@@ -90,8 +91,9 @@ def test_a_report_says_why_none_passes(folder: Path, report: Path, tmp_path: Pat
     measuring = ("--reference", folder / "model", "--min-recovery", 500, "--max-kl", 5, *LIMITS)
     result = q3edge(folder, "report", folder / "int8", *files, *measuring)
     assert result.returncode == 0, result.stderr
-    sentence, reason = result.stdout.splitlines()[:2]
-    assert sentence == "Ship none of these: no variant passes."
+    sentence, _, title, line = result.stdout.splitlines()[:4]
+    assert (sentence, title) == ("Ship none of these: no variant passes.", "Why none passes:")
+    reason = line.strip()
     assert reason.startswith("int8: recovery ")
     assert reason.endswith("at least 500 % asked for")
     assert f"Why none passes:\n\n- {reason}\n" in (tmp_path / "r.md").read_text(encoding="utf-8")
