@@ -130,27 +130,24 @@ def build(
     """
     from q3edge.pipeline.build import build_artifact
 
-    if recipe == FLOAT:
-        refuse_for_float(
-            group_size=group_size, symmetric=symmetric, method=method, kv_cache=kv_cache,
-            calibration=paths(calibration), reconstruct=reconstruct, tune=tune,
-        )  # fmt: skip
     budget = budget_for(target_size, target_bpw, recipe, group_size, symmetric)
+    options = calibration_for(
+        calibration, samples, seq_len, seed, reconstruct=reconstruct, tune=tune, restart=restart, budget=budget
+    )
+    if recipe == FLOAT:
+        refuse_for_float(options, group_size=group_size, symmetric=symmetric, method=method, kv_cache=kv_cache)
     return build_artifact(
         str(model),
         Path(output),
         None if recipe == FLOAT else recipe_for(recipe, group_size, symmetric, method, kv_cache),
-        calibration_for(
-            calibration, samples, seq_len, seed,
-            reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
-        ),
+        options,
         texts=paths(texts),
         max_tokens=max_tokens,
         max_kl=max_kl,
         threads=threads,
         last_logits=last_logits,
         overwrite=overwrite,
-    )  # fmt: skip
+    )
 
 
 @public()

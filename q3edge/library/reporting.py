@@ -18,6 +18,7 @@ from q3edge.library.requests import (
     calibration_for,
     measuring_for,
     paths,
+    refuse_unused,
     words,
 )
 from q3edge.progress import Listener
@@ -66,13 +67,15 @@ def sweep(
 
     budgets = [target_bpw] if isinstance(target_bpw, int | float) else target_bpw
     asked = parse_variants(words(formats), budgets, method)
+    calibrating = calibration_for(calibration, samples, seq_len)
+    refuse_unused(asked, calibrating)
     measuring = measuring_for(model, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
     return run_sweep(
         Path(output),
         asked,
         measuring,
         Gates(min_recovery, max_kl),
-        calibration_for(calibration, samples, seq_len),
+        calibrating,
         jobs=jobs,
         command=command,
     )

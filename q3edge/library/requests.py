@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from q3edge.defaults import FORMAT
+from q3edge.defaults import FORMAT, SAMPLES, SEQ_LEN
 from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, CacheType
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from q3edge.evaluation.suites.suite import Suite
     from q3edge.pipeline.measure.measurement import AnswerOptions, MeasurementOptions
     from q3edge.pipeline.quantize.calibrate import Budget, CalibrationOptions
+    from q3edge.pipeline.sweep.variants import VariantRequest
     from q3edge.quantization.recipe import Recipe
 
 PathLike = str | Path
@@ -66,13 +67,24 @@ def recipe_for(
     return replace(found, method=method or found.method, kv_cache=kv_cache or found.kv_cache)
 
 
-def refuse_for_float(**given: object) -> None:
-    """Raise UsageError if an option for quantized weights is given (is not None, False or empty)."""
-    if any(value not in (None, False, ()) for value in given.values()):
+def refuse_for_float(calibration: CalibrationOptions, **given: object) -> None:
+    """Raise UsageError if an option for quantized weights is given (is not None), or one of a calibration."""
+    from q3edge.pipeline.quantize.calibrate import CalibrationOptions
+
+    if calibration != CalibrationOptions() or any(value is not None for value in given.values()):
         raise UsageError(
             f"--format {FLOAT} is not quantized: leave out --group-size, --symmetric, --method, --kv, --calibration, "
-            "--reconstruct and --tune"
+            "--samples, --seq-len, --seed, --restart, --reconstruct and --tune"
         )
+
+
+def refuse_unused(variants: Sequence[VariantRequest], calibration: CalibrationOptions) -> None:
+    """Raise UsageError if a calibration is described of which no variant of a sweep makes use."""
+    from q3edge.pipeline.quantize.calibrate import CalibrationOptions
+
+    used = any(v.budget is not None or (v.recipe is not None and v.recipe.method != "rtn") for v in variants)
+    if not used and calibration != CalibrationOptions():
+        raise UsageError("no format of this sweep is calibrated: leave out --calibration, --samples and --seq-len")
 
 
 def budget_for(target_size: str | int | None, target_bpw: float | None, *fixed: object) -> Budget | None:
@@ -101,10 +113,20 @@ def calibration_for(
     restart: bool = False,
     budget: Budget | None = None,
 ) -> CalibrationOptions:
-    """Make the calibration options asked for. InputError, ResourceError: those of `require_texts`."""
+    """Make the calibration options asked for. UsageError: rows are described that a file of tokens has of its own.
+
+    InputError, ResourceError: those of `require_texts`.
+    """
+    from q3edge.calibration.data import TOKEN_FILE
     from q3edge.pipeline.quantize.calibrate import CalibrationOptions, require_texts
 
     texts = paths(calibration)
+    if any(text.suffix == TOKEN_FILE for text in texts) and (len(texts), samples, seq_len, seed) != (
+        1, SAMPLES, SEQ_LEN, 0,
+    ):  # fmt: skip
+        raise UsageError(
+            f"a {TOKEN_FILE} file holds the rows themselves: give it alone, without --samples, --seq-len and --seed"
+        )
     require_texts(texts)
     return CalibrationOptions(
         texts, samples, seq_len, seed,
@@ -113,13 +135,13 @@ def calibration_for(
 
 
 def parse_size(size: str | int) -> int:
-    """Parse a size in bytes: 350MB, 1.2GB or 90000000; units are decimal unless written with an i (MiB)."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmg])(i?)b?|b)?\s*", str(size), re.IGNORECASE)
+    """Parse a size in bytes: "350MB", "1.2GB" or an int; units are decimal unless written with an i (MiB)."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b?|b)\s*", f"{size}B" if isinstance(size, int) else size, re.I)
     if found is None:
-        raise UsageError(f"--target-size {size!r}: expected a size such as 350MB or 1.2GB")
-    number, unit, binary = found.groups()
-    power = " kmg".index(unit.lower()) if unit else 0
-    found_bytes = float(number) * (1024 if binary else 1000) ** power
+        raise UsageError(f"--target-size {size!r}: expected a size with its unit, such as 350MB or 1.2GB")
+    number, unit = found.groups()
+    power = "bkmg".index(unit[0].lower())
+    found_bytes = float(number) * (1024 if "i" in unit.lower() else 1000) ** power
     if math.isinf(found_bytes):
         raise UsageError(f"--target-size {str(size)[:20]}...: expected a finite size such as 350MB or 1.2GB")
     return int(found_bytes)

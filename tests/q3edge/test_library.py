@@ -137,7 +137,10 @@ def test_a_wrong_type_is_told_what_to_pass(call: Any, message: str) -> None:
         (lambda: LOOSE.quantize(MODEL, "out", method="awq"), "method = 'awq': expected one of gptq, rtn"),
         (lambda: q3edge.quantize(MODEL, "out", "r.toml", group_size=32), "--recipe decides the formats"),
         (lambda: q3edge.quantize(MODEL, "out", q3edge.Recipe(()), symmetric=True), "--recipe decides the formats"),
-        (lambda: q3edge.quantize(MODEL, "out", target_size="12x"), "'12x': expected a size such as 350MB"),
+        (
+            lambda: q3edge.quantize(MODEL, "out", target_size="12x"),
+            "'12x': expected a size with its unit, such as 350MB",
+        ),
         (lambda: q3edge.quantize(MODEL, "out", "int4", target_bpw=4), "a target chooses the formats itself"),
         (lambda: q3edge.quantize(MODEL, "out", target_size=9, target_bpw=4), "say the same: give one"),
         (lambda: q3edge.build(MODEL, "out", "float", tune=True), "float is not quantized"),
@@ -147,6 +150,28 @@ def test_a_wrong_type_is_told_what_to_pass(call: Any, message: str) -> None:
         (lambda: q3edge.check("out"), "nothing to check"),
         (lambda: q3edge.evaluate("out", MODEL, allow_code=True), "add --generate"),
         (lambda: q3edge.sweep(MODEL, "out"), "nothing to build"),
+        # row U19: what would be ignored, or misread, is said before any work
+        (lambda: q3edge.quantize(MODEL, "out", target_size="2"), "'2': expected a size with its unit, such as 350MB"),
+        (
+            lambda: q3edge.quantize(MODEL, "out", target_size=2),
+            "a budget of 2 bytes: the smallest .* can be is .* MB",
+        ),
+        (lambda: q3edge.quantize(MODEL, "out", target_size="10GB"), "the whole float model takes .* within the budget"),
+        (lambda: q3edge.build(MODEL, "out", "float", samples=16), "float is not quantized: .*--samples"),
+        (lambda: q3edge.build(MODEL, "out", "float", seed=3), "float is not quantized: .*--seed"),
+        (lambda: q3edge.quantize(MODEL, "out", method="rtn", samples=16), "--method rtn uses no text"),
+        (lambda: q3edge.quantize(MODEL, "out", method="rtn", seed=3), "--method rtn uses no text"),
+        (lambda: q3edge.quantize(MODEL, "out", method="rtn", restart=True), "--method rtn uses no text"),
+        (lambda: q3edge.sweep(MODEL, "out", "int8", method="rtn", samples=16), "no format of this sweep is calibrated"),
+        (
+            lambda: q3edge.sweep(MODEL, "out", ["float", "nf4"], calibration=CALIBRATION),
+            "no format of this sweep is calibrated",
+        ),
+        (
+            lambda: q3edge.quantize(MODEL, "out", calibration="x.npy", samples=16),
+            r"a \.npy file holds the rows themselves",
+        ),
+        (lambda: q3edge.quantize(MODEL, "out", calibration=["x.npy", "y.txt"]), r"a \.npy file .* give it alone"),
     ],
 )
 def test_a_value_out_of_range_is_a_usage_error_and_nothing_is_written(

@@ -13,7 +13,8 @@ text_options = together(
         type=PATH,
         multiple=True,
         metavar="PATH",
-        help="Text to calibrate on: txt, md, jsonl, csv, tsv, pdf, parquet, py, or a folder (default: built in).",
+        help="Text to calibrate on: txt, md, jsonl, csv, tsv, pdf, parquet, py, or a folder (default: built in); "
+        "or one npy of token ids.",
     ),
     number_option("--samples", "Calibration rows.", SAMPLES),
     number_option("--seq-len", "Tokens per row.", SEQ_LEN, metavar="L"),

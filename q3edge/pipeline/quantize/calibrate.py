@@ -132,11 +132,12 @@ def choose_method(
         )
     )
     sized = calibration is not None and (calibration.samples, calibration.seq_len) != (SAMPLES, SEQ_LEN)
-    unused = sized and recipe.kv_cache != "int8"  # whose scales are measured on that text, whatever the method
+    described = sized or (calibration is not None and (calibration.seed or calibration.restart))
+    unused = described and recipe.kv_cache != "int8"  # whose scales are measured on that text, whatever the method
     if recipe.method == "rtn" and (wanted or unused):
         raise UsageError(
             "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --samples, "
-            "--seq-len, --reconstruct, --tune, --target-size and --target-bpw"
+            "--seq-len, --seed, --restart, --reconstruct, --tune, --target-size and --target-bpw"
         )
     if recipe.method != AUTO:
         return recipe, ()

@@ -140,7 +140,7 @@ def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) 
     pricing = _Pricing(config, _free(config), int8_cache)
     if budget < pricing.least:
         raise UsageError(
-            f"a budget of {budget / 1e6:g} MB: the smallest that this model can be is {_megabytes(pricing.least)}"
+            f"a budget of {_megabytes(budget)}: the smallest that this model can be is {_megabytes(pricing.least)}"
             + (f", as {left}; give more, or a --recipe with fit = true" if left else "; give more")
         )
     if budget >= pricing.unrounded:
@@ -156,6 +156,8 @@ def largest_plan(config: Qwen3Config) -> Plan:
 
 
 def _megabytes(size: int) -> str:
+    if size < 1000:
+        return f"{size} bytes"
     return f"{math.ceil(size / 1e3) / 1e3:g} MB"
 
 

@@ -131,8 +131,9 @@ def test_bad_input_24_calibration_text(content: bytes, message: str, tmp_path: P
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--target-size", "12x"], "--target-size '12x': expected a size such as 350MB or 1.2GB"),
+        (["--target-size", "12x"], "--target-size '12x': expected a size with its unit, such as 350MB or 1.2GB"),
         (["--target-size", "1MB", "--target-bpw", "4"], "--target-size and --target-bpw say the same: give one"),
+        (["--target-size", "2"], "--target-size '2': expected a size with its unit, such as 350MB or 1.2GB"),
         (["--target-bpw", "4", "--group-size", "32"], "a target chooses the formats itself: leave out --format"),
         (["--target-bpw", "4", "--method", "rtn"], "--method rtn uses no text, trains nothing and has no budget"),
         (["--target-bpw", "1", *SMALL], "the smallest that this model can be is"),
