@@ -85,9 +85,10 @@ def _content(content: object, name: str) -> str:
     texts = []
     for part in content:
         kind = part.get("type", "text") if isinstance(part, Mapping) else kind_of(part)
-        if kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
+        text = part.get("text") if isinstance(part, Mapping) and kind in _TEXT_PARTS else part
+        if not isinstance(text, str):
             raise RecordError(f"{name} has a part of kind {str(kind)[:120]!r}; only parts of text can be used")
-        texts.append(part["text"])
+        texts.append(text)
     return content_text({"role": "user", "content": [{"type": "text", "text": text} for text in texts]})
 
 

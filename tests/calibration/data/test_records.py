@@ -96,6 +96,7 @@ def test_q4_uneven_columns_of_a_parquet_file(tmp_path: Path) -> None:
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "image": None}]},
             {"role": "user", "content": "a\nb"},
         ),
+        ({"role": "user", "content": ["a", {"text": "b"}]}, {"role": "user", "content": "a\nb"}),
         (
             {"role": "assistant", "content": None, "tool_calls": [CALL | {"id": "c1", "index": 0}], "name": None},
             {"role": "assistant", "content": "", "tool_calls": [CALL | {"id": "c1"}]},
