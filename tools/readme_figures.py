@@ -51,7 +51,7 @@ def _point(row: re.Match[str]) -> Point:
     label = name or "mixed" if tool == OURS else f"{tool} {name}"
     bounds = (float(low), float(high)) if low else (None, None)
     shape: Shape = "artifact" if tool == OURS else "baseline"
-    return Point(label, float(size), float(kl), *bounds, shape=shape)
+    return Point(label, float(size), float(kl), bounds[0], bounds[1], shape)
 
 
 def _style() -> str:
