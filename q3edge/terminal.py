@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from q3edge.progress import Advance
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 LINE_SECONDS = 30.0  # between two lines about the same work
 WORTH_AN_END_SECONDS = 10.0  # work that took less ends without a line
@@ -22,14 +23,36 @@ class TerminalProgress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._bars: Progress | None = None  # of the work that is under way: one display, as rich allows no second
 
-    def task(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        """Show a bar on a terminal; in a file, print a line at the start, every 30 s, and at the end of long work."""
-        return _bar(label, total) if sys.stderr.isatty() else _lines(label, total, self._clock)
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Advance]:
+        """Show a bar on a terminal until the work ends; in a file, print a line at the start and every 30 s.
+
+        Long work leaves a line at its end.
+        """
+        start = self._clock()
+        with self._bar(label, total) if sys.stderr.isatty() else _lines(label, total, self._clock) as advance:
+            yield advance
+        if (took := self._clock() - start) >= WORTH_AN_END_SECONDS:
+            _print(f"{label}: done in {duration(took)}")
 
     def note(self, text: str) -> None:
         """Print one line."""
         _print(text)
+
+    @contextmanager
+    def _bar(self, label: str, total: int) -> Iterator[Advance]:
+        outermost = self._bars is None
+        bars = self._bars = self._bars or _new_bars()
+        bar = bars.add_task(label, total=total)
+        try:
+            with bars if outermost else nullcontext():
+                yield lambda count: bars.advance(bar, count)
+        finally:
+            bars.remove_task(bar)
+            if outermost:
+                self._bars = None
 
 
 def duration(seconds: float) -> str:
@@ -55,20 +78,15 @@ def _lines(label: str, total: int, clock: Callable[[], float]) -> Iterator[Advan
             _print(f"{label}: {100 * done // total} %, about {duration(left)} left")
 
     yield advance
-    if (took := clock() - start) >= WORTH_AN_END_SECONDS:
-        _print(f"{label}: done in {duration(took)}")
 
 
-@contextmanager
-def _bar(label: str, total: int) -> Iterator[Advance]:
+def _new_bars() -> Progress:
+    """Bars that vanish when the work ends."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(
-        *columns, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=_console()
-    ) as progress:
-        bar = progress.add_task(label, total=total)
-        yield lambda count: progress.advance(bar, count)
+    times = (TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    return Progress(*columns, *times, console=_console(), transient=True)
 
 
 def _console() -> Console:

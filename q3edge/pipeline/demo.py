@@ -107,8 +107,9 @@ def run_demo(
     ):
         questions = _questions(model, quick)
         demo = _Demo(model, output, threads, questions, _transcripts(model, questions), EvaluationCache(states))
-        for name, recipe in _variants().items():
-            progress.note(f"{name}: quantize, export, validate, answer {len(questions)} questions ...")
+        variants = _variants()
+        progress.note(f"{', '.join(variants)}: quantize, export, validate, answer {len(questions)} questions each ...")
+        for name, recipe in variants.items():
             row, reports[name] = demo.build_and_evaluate(name, recipe)
             rows.append(row)
             on_row(row)

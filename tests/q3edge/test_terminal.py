@@ -1,10 +1,14 @@
-"""Progress where stderr is a file: a line at the start, one every 30 s, one at the end of long work."""
+"""Progress in a file: a line at the start, one every 30 s, one at the end of long work; on a terminal bars that go."""
 
 from __future__ import annotations
 
-import pytest
+import io
+import sys
 
-from q3edge import progress
+import pytest
+from rich.console import Console
+
+from q3edge import progress, terminal
 from q3edge.terminal import TerminalProgress, duration
 
 
@@ -74,6 +78,29 @@ def test_work_that_fails_is_not_called_done(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(ValueError, match="no"):
         work()
     assert capsys.readouterr().err == "tune: started\n"
+
+
+def test_u5_bars_vanish_when_the_work_ends_and_work_inside_work_has_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, screen = Clock(), io.StringIO()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr(terminal, "_console", lambda: console)
+    listener = TerminalProgress(clock)
+    with listener.task("compare", 2) as advance:
+        with listener.task("float reference", 1) as inner:
+            inner(1)
+        advance(1)
+        clock.now += 200
+    drawn = screen.getvalue()
+    assert "compare" in drawn
+    assert "float reference" in drawn
+    assert drawn.endswith("\r\x1b[1A\x1b[2K")  # the one line that was left is erased
+    assert capsys.readouterr().err == "compare: done in 3 min\n"
+    with listener.task("write", 1):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
