@@ -15,9 +15,11 @@ CHECKS = {
     "ruff": ["ruff", "check", "."],
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
-    # One folder at a time: they hold scripts of the same names. Not peers/, whose tools no environment has together.
+    # One folder at a time: they hold scripts of the same names. Not peers/ and interop/runtimes/, whose tools no
+    # environment has together.
     "types of benchmarks": ["mypy", *sorted(map(str, ROOT.glob("benchmarks/*.py")))],
     "types of benchmarks/accuracy": ["mypy", *sorted(map(str, ROOT.glob("benchmarks/accuracy/*.py")))],
+    "types of benchmarks/interop": ["mypy", *sorted(map(str, ROOT.glob("benchmarks/interop/*.py")))],
     "types of benchmarks/speed": ["mypy", *sorted(map(str, ROOT.glob("benchmarks/speed/*.py")))],
     "imports": ["lint-imports"],
 }

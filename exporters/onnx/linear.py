@@ -53,7 +53,9 @@ class Matrices:
         """Look up rows of the embedding `name`: int64 [...] -> float32 [..., K]."""
         scheme = self._source.scheme(name)
         if scheme is None:
-            return self._builder.op("Gather", self._store_float((name,)), ids, axis=0)
+            # Not Gather: where a norm and a sum read its output, OpenVINO's execution provider makes a cycle of them.
+            rows = self._builder.op("Unsqueeze", ids, self._builder.int64(-1))
+            return self._builder.op("GatherND", self._store_float((name,)), rows)
         if scheme.group_size is None:
             raise UsageError(f"{name}: {scheme.label()} is for linear layers; give the embedding a group_size")
         return looked_up(self._builder, self._store_blocks((name,), scheme), scheme, self._shapes[name][1], ids)

@@ -13,6 +13,7 @@ from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_sc
 from q3edge.errors import UsageError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.exporters.onnx.export import export_decoder
+from q3edge.exporters.tokenizer_config import widen_tokenizer_config
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
@@ -59,6 +60,7 @@ def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = Fal
     notices = (
         *source.notices,
         *copy_side_files(source.folder, folder),
+        *widen_tokenizer_config(folder),
         *write_genai_config(source.config, folder),
         *((_LAST_LOGITS,) if last_logits else ()),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from q3edge.artifact import Manifest
 from q3edge.evaluation.distance.kl_names import KL_WORDS
 from q3edge.quantization.scheme import Scheme
+from q3edge.report.runtimes import EXACT_SUMS, RUNTIMES
 
 CARD_FILE = "README.md"
 
@@ -30,9 +31,26 @@ def model_card(manifest: Manifest) -> str:
         _recipe(manifest.recipe),
         _validation(metrics.get("validation")),
         _notices(manifest),
-        '## Run\n\n```\nq3edge run . "Hello"\n```\n\nThe folder also loads in onnxruntime-genai.',
+        '## Run\n\n```\nq3edge run . "Hello"\n```',
+        _other_runtimes(manifest.recipe),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _other_runtimes(recipe: Mapping[str, Any]) -> str:
+    int8_cache = recipe.get("kv_cache") == "int8"
+    tried = [runtime for runtime in RUNTIMES if runtime.int8_cache or not int8_cache]
+    parts = [
+        "## Other runtimes",
+        "Tried with q3edge's small demo model in every format, not with this one; the code runs in this folder.",
+    ]
+    if left_out := [runtime.name for runtime in RUNTIMES if runtime not in tried]:
+        parts.append(f"Not with an int8 KV cache: {', '.join(left_out)}.")
+    schemes = [Scheme(**rule["scheme"]) for rule in recipe["rules"] if rule["scheme"]]
+    if any(scheme.activations == "int8_per_token" for scheme in schemes):
+        parts.append(EXACT_SUMS)
+    parts += [f"{runtime.name} ({runtime.versions}):\n\n{runtime.code}" for runtime in tried]
+    return "\n\n".join(parts)
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.storage.json_files import read_json_object
 from tests.helpers.models import edit_config, write_checkpoint
 from tests.helpers.onnx_models import relative_error
+from tests.helpers.runtime import write_tokenizer
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
@@ -238,3 +239,13 @@ def test_transformers_js_is_told_which_file_to_load(tmp_path: Path) -> None:
         "dtype": "fp32",
         "use_external_data_format": {"model.onnx": 1},
     }
+
+
+def test_a_tokenizer_as_transformers_5_saves_it_is_told_to_be_rewritten(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    write_tokenizer(model)
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
+    manifest = export_artifact(str(model), tmp_path / "out", as_float=True)
+    assert [notice.code for notice in manifest.notices] == ["tokenizer-config-rewritten"]
+    assert read_json_object(tmp_path / "out" / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    manifest.verify(tmp_path / "out")
