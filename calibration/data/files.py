@@ -86,7 +86,7 @@ def _files_of(path: Path) -> tuple[list[Path], int]:
                 f"{path}: type {path.suffix or 'without extension'}; expected one of {' '.join(EXTENSIONS)}"
             )
         return [path], 0
-    visible = [item for item in path.iterdir() if item.is_file() and not item.name.startswith(".")]
+    visible = [item for item in path.iterdir() if not (item.is_dir() or item.name.startswith("."))]
     known = [item for item in visible if item.suffix.lower() in EXTENSIONS]
     if not known:
         raise InputError(f"{path}: no calibration file in this folder; expected one of {' '.join(EXTENSIONS)}")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import random
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import pytest
 from q3edge.calibration.data import CalibrationSet, load_calibration_set, load_token_file
 from q3edge.calibration.data.files import EXTENSIONS, JSON_LINES
 from q3edge.errors import InputError
+from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.fuzz.cases import check_refusals, counts, damaged_bytes, damaged_json, json_bytes, outcome
 from tests.helpers.pdf import pdf, shown
-from tests.helpers.runtime import build_tokenizer
+from tests.helpers.runtime import TOOL_TEMPLATE, build_tokenizer
 
+Load = Callable[[Path], CalibrationSet]
 PROSE = """The river freezes late in winter, and the town's children wait for the day when it carries their sledges.
 
 Nobody remembers who built the mill above the bridge; its wheel still turns whenever the snow melts in the hills.
@@ -103,7 +106,21 @@ def _dumped(line: Any) -> bytes:
     return json.dumps(line).encode("utf-8", "surrogatepass")
 
 
-def test_calibration_files(tmp_path: Path, tokenizer: Tokenizer) -> None:
+@pytest.fixture(scope="module")
+def load() -> Iterator[Load]:
+    """Reader of a file with a tokenizer and a chat template that writes calls and tools."""
+    tokenizer, template = Tokenizer(build_tokenizer(), "tokenizer", VOCAB), ChatTemplate(TOOL_TEMPLATE, "template")
+
+    def read(path: Path) -> CalibrationSet:
+        if path.suffix == ".npy":
+            return load_token_file(path, VOCAB, 64)
+        return load_calibration_set([path], tokenizer, template, samples=4, seq_len=SEQ_LEN)
+
+    yield read
+    template.close()
+
+
+def test_calibration_files(tmp_path: Path, load: Load) -> None:
     """What is read fills rows with ids of the vocabulary; a record is used, or dropped for a reason that is told."""
     refused = 0
     for index, source in counts("calibration", 400, 5000):
@@ -111,7 +128,7 @@ def test_calibration_files(tmp_path: Path, tokenizer: Tokenizer) -> None:
         path = tmp_path / f"file{extension}"
         path.write_bytes(damaged_file(extension, source))
         case = f"calibration:{index}"
-        found = outcome(case, partial(load, path, tokenizer))
+        found = outcome(case, partial(load, path))
         if isinstance(found, Exception):
             assert isinstance(found, InputError), case
             assert path.name in str(found) or str(found).startswith("calibration data: "), case
@@ -122,26 +139,18 @@ def test_calibration_files(tmp_path: Path, tokenizer: Tokenizer) -> None:
         (read,) = found.sources
         assert read.read == read.kept + sum(read.dropped.values()), case
         assert read.tokens == found.token_ids.size, case
+        if extension in JSON_LINES:
+            lines = path.read_bytes().decode("utf-8-sig").replace("\r", "\n").split("\n")
+            assert read.read >= sum(bool(line.strip()) for line in lines), case
         told = {notice.code: notice.count for notice in found.notices}
         assert {f"calibration-{reason}": count for reason, count in read.dropped.items()}.items() <= told.items(), case
     check_refusals(refused)
 
 
-def load(path: Path, tokenizer: Tokenizer) -> CalibrationSet:
-    if path.suffix == ".npy":
-        return load_token_file(path, VOCAB, 64)
-    return load_calibration_set([path], tokenizer, None, samples=4, seq_len=SEQ_LEN)
-
-
 @pytest.mark.parametrize("extension", [*EXTENSIONS, ".npy"])
-def test_whole_calibration_files(tmp_path: Path, tokenizer: Tokenizer, extension: str) -> None:
+def test_whole_calibration_files(tmp_path: Path, load: Load, extension: str) -> None:
     """Without damage every type is read and nothing of it lost, so that the damages are what is refused."""
     path = tmp_path / f"file{extension}"
     path.write_bytes(whole(extension))
-    (source,) = load(path, tokenizer).sources
+    (source,) = load(path).sources
     assert source.kept == source.read
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(build_tokenizer(), "tokenizer", VOCAB)

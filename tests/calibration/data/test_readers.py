@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from q3edge.calibration.data import files, parquet
+from q3edge.calibration.data import pdf as pdf_reader
 from q3edge.calibration.data.documents import Document
 from q3edge.calibration.data.files import SourceFile, open_sources
 from q3edge.calibration.data.readers import read_documents
@@ -156,6 +157,18 @@ def test_r10_a_small_pdf_of_many_operators_is_refused_before_it_is_interpreted(
         documents("a.pdf", content)
 
 
+@pytest.mark.parametrize(("pages", "codes"), [(1, b""), (20, b""), (1, b" " * 10_000), (3, b" " * 10_000)])
+def test_r10_pages_and_maps_of_fonts_cost_too(monkeypatch: pytest.MonkeyPatch, pages: int, codes: bytes) -> None:
+    monkeypatch.setattr(pdf_reader, "_FREE", 4000)
+    monkeypatch.setattr(pdf_reader, "_EXPANSION", 0)
+    content = pdf(shown("Hello"), pages=pages, codes=codes)
+    if pages == 1:
+        assert "Hello" in one("a.pdf", content).text
+    else:
+        with pytest.raises(InputError, match=r"a\.pdf: unpacks to more than"):
+            documents("a.pdf", content)
+
+
 def test_a_form_that_draws_itself_is_no_endless_work() -> None:
     assert one("a.pdf", pdf("/F0 Do", shown("inside") + " /F1 Do", "/F0 Do")).text.strip()
 
@@ -225,6 +238,13 @@ def test_folders_hold_files_of_known_types(tmp_path: Path) -> None:
     found, skipped = open_sources([tmp_path, tmp_path / "b.txt"])
     assert [file.name for file in found] == ["a.jsonl", "b.txt"]
     assert skipped == 1
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").symlink_to("gone")
+    with pytest.raises(InputError, match=r"b\.txt: cannot be read \(No such file"):
+        open_sources([tmp_path])
 
 
 @pytest.mark.parametrize(
