@@ -29,7 +29,7 @@ import sys, pytest, torch
 found = torch.backends.cpu.get_cpu_capability()
 if found.lower() != sys.argv[1]:
     sys.exit(f"torch runs with {found}")
-sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *sys.argv[2:]]))
+sys.exit(pytest.main(["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow", *sys.argv[2:]]))
 """
 # ATEN_CPU_CAPABILITY -> the flag that the CPU must have, and what the other libraries call the same.
 PROFILES: Mapping[str, tuple[str | None, Mapping[str, str]]] = {

@@ -78,7 +78,7 @@ def coverage(session: nox.Session) -> None:
     """Run every test and measure which lines and branches run; the pages lie in build/coverage."""
     session.chdir(ROOT)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-n", "0", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "html", "--quiet")
     session.run("coverage", "report")
