@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from q3edge.plain_line import plain_line
 
@@ -22,6 +24,9 @@ _NO_MEMORY = re.compile(
 )
 _WANTED = re.compile(r"(?:allocate memory\D*|of size )(\d+)|allocate ([\d.]+ \w?i?B)\b", re.IGNORECASE)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+GOES_ON = "the same command goes on from here"
 
 
 class Q3EdgeError(Exception):
@@ -91,6 +96,20 @@ def address_space() -> int | None:
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if limit == resource.RLIM_INFINITY else limit
+
+
+@contextmanager
+def resumable(kept: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Note on a signal's exception that leaves the block that the same command goes on from here.
+
+    kept: tells, when that happens, whether unfinished work is kept.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        if kept() and GOES_ON not in getattr(stopped, "__notes__", ()):
+            stopped.add_note(GOES_ON)
+        raise
 
 
 def describe_error(error: BaseException) -> tuple[str, int]:

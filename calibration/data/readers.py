@@ -23,6 +23,7 @@ from q3edge.calibration.data.records import (
 )
 from q3edge.calibration.data.unpacking import ExpansionError
 from q3edge.errors import InputError, ResourceError, unreadable
+from q3edge.machine.extras import install_line
 from q3edge.storage.text_files import Refuse, decode_utf8, delimiter_of, json_lines, table_rows
 
 _LIBRARIES = {".parquet": ("pyarrow.parquet", "parquet"), ".pdf": ("pypdf", "quantize")}  # modules, and their extras
@@ -132,9 +133,7 @@ def _optional(extension: str, label: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0]
-        raise ResourceError(
-            f"{label}: reading {extension} needs {package}; run: pip install 'q3edge[{extra}]'"
-        ) from None
+        raise ResourceError(f"{label}: reading {extension} needs {package}; run: {install_line(extra)}") from None
 
 
 def _refusal(file: SourceFile, what: str, advice: str) -> Refuse:

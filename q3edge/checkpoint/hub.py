@@ -13,7 +13,7 @@ from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE
 from q3edge.checkpoint.unsupported import ADAPTER_CONFIG_FILE
-from q3edge.errors import InputError, Q3EdgeError, ResourceError
+from q3edge.errors import InputError, Q3EdgeError, ResourceError, resumable
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_FILES)
@@ -91,7 +91,7 @@ def hub_errors(repository: str) -> Iterator[None]:
 def _download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    with hub_errors(repository):
+    with resumable(), hub_errors(repository):
         folder = Path(snapshot_download(repository, allow_patterns=list(_FILES)))
     if not any((folder / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
         raise InputError(

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json
+from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.common import PATH, CommaSeparated, json_option, number_option, threads_option
 from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 
 _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
 
 
-@click.command()
+@click.command(short_help="Measure its speed and memory on this machine.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @number_option("--prompt", "Prefilled tokens.", BENCH_PROMPT)
 @number_option("--new", "Tokens to decode.", BENCH_NEW)
@@ -43,4 +43,4 @@ def bench(folder: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json(result.to_json())
     else:
-        click.echo(bench_table(result))
+        show(bench_table(result))

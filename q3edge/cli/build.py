@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show_notices
+from q3edge.cli.console import emit_json, say, show, show_notices
 from q3edge.cli.options.calibration import calibration_options
 from q3edge.cli.options.common import json_option, last_logits_option, output_option, overwrite_option, threads_option
 from q3edge.cli.options.measuring import validation_options
@@ -16,7 +16,7 @@ from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FLOAT, FORMATS
 
 
-@click.command()
+@click.command(short_help="Turn a model into a verified ONNX model: all in one command.")
 @click.argument("model")
 @output_option
 @recipe_options((*FORMATS, FLOAT))
@@ -38,5 +38,5 @@ def build(model: str, output: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json({"output": str(output), "verdict": built.report.verdict, "metrics": built.manifest.metrics})
         return
-    click.echo(validation_table(built.report))
+    show(validation_table(built.report))
     say(f'wrote {output}: {built.manifest.metrics["model_bytes"] / 1e6:.1f} MB; try: q3edge run {output} "Hello"')

@@ -27,7 +27,7 @@ _HELP = (
 )
 
 
-@click.command()
+@click.command(short_help="Hold a conversation.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @answering_options
 def chat(

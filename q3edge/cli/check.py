@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, require_passed
+from q3edge.cli.console import emit_json, require_passed, show
 from q3edge.cli.options.common import FILE, PATH, json_option, number_option
 from q3edge.cli.options.measuring import measuring_options
 
 
-@click.command()
+@click.command(short_help="Exit with 5 if it misses a limit: for scripts.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @number_option("--max-kl", "Largest mean KL that passes.", metavar="NATS")
 @number_option(
@@ -39,5 +39,5 @@ def check(folder: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json(report.to_json())
     else:
-        click.echo(gate_table(report))
+        show(gate_table(report))
     require_passed(report.artifact, report.results)

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from q3edge.evaluation.validation.results import CheckResult
 
 
+def show(text: str) -> None:
+    """Print a result on stdout; lines that are longer than 80 columns are broken between words."""
+    from q3edge.cli.tables.layout import fitted
+
+    click.echo(fitted(text))
+
+
 def say(text: str) -> None:
     """Print one line to stderr."""
     click.echo(text, err=True)

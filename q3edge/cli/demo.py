@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say
+from q3edge.cli.console import emit_json, say, show
 from q3edge.cli.options.common import FOLDER, json_option, threads_option
 from q3edge.defaults import DEMO_FOLDER
 
 
-@click.command()
+@click.command(short_help="See the whole flow on a small embedded model, offline.")
 @click.option(
     "-o",
     "--output",
@@ -37,5 +37,5 @@ def demo(output: Path, quick: bool, threads: int | None, as_json: bool) -> None:
         emit_json(result.to_json())
         return
     say(f"{result.questions} held-out questions, greedy; brackets: 95 % confidence; {result.seconds:.0f} s in all\n")
-    click.echo(f"{demo_answers(result.answers)}\n\n{result.verdict}")
+    show(f"{demo_answers(result.answers)}\n\n{result.verdict}")
     say(f'\nAsk one yourself:  q3edge run {output / "int4"} "{result.answers[0].question}"')

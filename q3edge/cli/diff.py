@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json
+from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.common import PATH, json_option, threads_option
 from q3edge.cli.options.measuring import max_tokens_option
 
 
-@click.command()
+@click.command(short_help="Show what changed from one model to another.")
 @click.argument("a", metavar="A", type=PATH)
 @click.argument("b", metavar="B", type=PATH)
 @max_tokens_option
@@ -31,4 +31,4 @@ def diff(a: Path, b: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json(found.to_json())
     else:
-        click.echo(diff_table(found))
+        show(diff_table(found))

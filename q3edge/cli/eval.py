@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, require_passed, show_notices
+from q3edge.cli.console import emit_json, require_passed, show, show_notices
 from q3edge.cli.options.common import PATH, json_option
 from q3edge.cli.options.measuring import measuring_options
 
 
-@click.command("eval")
+@click.command("eval", short_help="Score it on questions, programs and texts.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option(
     "--reference",
@@ -37,5 +37,5 @@ def evaluate(folder: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json(scorecard.to_json())
     else:
-        click.echo(scorecard_table(scorecard))
+        show(scorecard_table(scorecard))
     require_passed(folder, scorecard.checks)

@@ -12,7 +12,7 @@ from q3edge.cli.options.common import json_option, last_logits_option, output_op
 from q3edge.formats import FLOAT
 
 
-@click.command()
+@click.command(short_help="Export a quantized or float model: the second half of build.")
 @click.argument("source", metavar="QDIR|MODEL")
 @output_option
 @click.option(

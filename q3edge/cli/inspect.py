@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, show_notices
+from q3edge.cli.console import emit_json, show, show_notices
 from q3edge.cli.options.common import json_option
 
 
-@click.command()
+@click.command(short_help="Show what a model is, and the predicted cost of each format.")
 @click.argument("model")
 @json_option
 def inspect(model: str, as_json: bool) -> None:
@@ -24,4 +24,4 @@ def inspect(model: str, as_json: bool) -> None:
     if as_json:
         emit_json(inspection.to_json())
     else:
-        click.echo(inspection_table(inspection))
+        show(inspection_table(inspection))

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say
+from q3edge.cli.console import emit_json, say, show
 from q3edge.cli.options.common import FOLDER, json_option
 
 
-@click.command("list")
+@click.command("list", short_help="List the models that run can take.")
 @click.argument("folder", metavar="[DIR]", type=FOLDER, default=".")
 @json_option
 def list_models(folder: Path, as_json: bool) -> None:
@@ -25,6 +25,6 @@ def list_models(folder: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"models": [model.to_json() for model in found]})
     elif found:
-        click.echo(models_table(found))
+        show(models_table(found))
     else:
         say("no models here or in the hub's cache; make one: q3edge demo, or q3edge build MODEL -o DIR")

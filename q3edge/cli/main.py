@@ -43,6 +43,13 @@ _EPILOG = (
     "5 validation failed, 130 interrupted, 143 terminated. Shell completion: see docs/usage.md."
 )
 
+_COMMANDS = {
+    "Make a model": (demo, inspect, build, quantize, export, sweep),
+    "Use it": (run, chat, list_models),
+    "Judge it": (validate, evaluate, check, diff, bench, report),
+    "Share it": (push, pull),
+}
+
 
 class _ReaderGoneError(Exception):
     """The reader closed stdout (`| head`): exit cleanly."""
@@ -56,9 +63,16 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise _ReaderGoneError from None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by what they are for, each with its whole line."""
+        longest = max(map(len, self.commands))
+        for purpose, commands in _COMMANDS.items():
+            with formatter.section(purpose):
+                formatter.write_dl([(str(c.name).ljust(longest), c.short_help or "") for c in commands])
+
 
 @click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}, epilog=_EPILOG
 )
 @click.option(
     "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error (anywhere on the line)."
@@ -71,11 +85,9 @@ def cli() -> None:
     """
 
 
-for _command in (
-    demo, inspect, quantize, export, validate, evaluate, build, run, chat, bench, report, check, sweep, diff,
-    list_models, push, pull,
-):  # fmt: skip
-    cli.add_command(_command)
+for _commands in _COMMANDS.values():
+    for _command in _commands:
+        cli.add_command(_command)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -99,9 +111,13 @@ def main(arguments: Sequence[str]) -> int:
     except _ReaderGoneError:
         _drop_output()
         return 0
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo("; ".join(["interrupted", *getattr(error, "__notes__", ())]), err=True)
         return INTERRUPTED
+    except SystemExit as error:  # SIGTERM
+        if notes := getattr(error, "__notes__", ()):
+            click.echo("; ".join(["terminated", *notes]), err=True)
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()

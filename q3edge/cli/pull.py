@@ -11,7 +11,7 @@ from q3edge.cli.console import emit_json, say
 from q3edge.cli.options.common import FOLDER, json_option, overwrite_option
 
 
-@click.command()
+@click.command(short_help="Download a finished model from the hub.")
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("-o", "--output", type=FOLDER, metavar="DIR", help="Folder for a copy (default: the hub's cache alone).")
 @overwrite_option

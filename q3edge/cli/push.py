@@ -11,7 +11,7 @@ from q3edge.cli.console import emit_json, say
 from q3edge.cli.options.common import FOLDER, json_option
 
 
-@click.command()
+@click.command(short_help="Upload it to the hub.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make a new repository private.")

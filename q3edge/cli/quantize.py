@@ -15,7 +15,7 @@ from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FORMATS
 
 
-@click.command()
+@click.command(short_help="Quantize the weights of a model: the first half of build.")
 @click.argument("model")
 @output_option
 @recipe_options(FORMATS)

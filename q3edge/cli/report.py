@@ -8,21 +8,22 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import say
-from q3edge.cli.options.common import FILE, PATH
+from q3edge.cli.console import emit_json, say, show
+from q3edge.cli.options.common import FILE, PATH, json_option
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
 
 
-@click.command()
+@click.command(short_help="Compare models on one HTML page.")
 @click.argument("folders", metavar="DIR...", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", "page", type=FILE, required=True, metavar="FILE", help="HTML page to write.")
 @click.option("--reference", metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
-@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the same numbers as JSON.")
+@click.option("--json-file", type=FILE, metavar="FILE", help="Write the same numbers as JSON.")
 @click.option("--markdown", type=FILE, metavar="FILE", help="Write tables for a model card.")
 @gate_options
 @speed_option
 @measuring_options
-def report(folders: tuple[Path, ...], page: Path, **options: Any) -> None:
+@json_option
+def report(folders: tuple[Path, ...], page: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX models in DIR... on one HTML page: accuracy, size, speed, and which one to ship.
 
     Missing measurements are made: accuracy against --reference, then speed. The page is one file that needs no
@@ -31,5 +32,8 @@ def report(folders: tuple[Path, ...], page: Path, **options: Any) -> None:
     from q3edge.cli.tables.report import report_table
 
     found = q3edge.make_report(folders, page=page, **options)
-    click.echo(report_table(found))
+    if as_json:
+        emit_json(found.to_json())
+    else:
+        show(report_table(found))
     say(f"wrote {page}")

@@ -34,7 +34,7 @@ class _PromptCommand(click.Command):
             raise click.UsageError(f"{error.format_message()} ({hint})", ctx) from None
 
 
-@click.command(cls=_PromptCommand)
+@click.command(cls=_PromptCommand, short_help="Answer one prompt.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say
+from q3edge.cli.console import emit_json, say, show
 from q3edge.cli.options.calibration import text_options
 from q3edge.cli.options.common import CommaSeparated, json_option, number_option, output_option
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
@@ -16,7 +16,7 @@ from q3edge.cli.options.recipe import method_option
 from q3edge.errors import ValidationError
 
 
-@click.command()
+@click.command(short_help="Build and measure a model in many formats.")
 @click.argument("model")
 @output_option
 @click.option(
@@ -53,7 +53,7 @@ def sweep(model: str, output: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json({"output": str(output), "resumed": list(result.resumed), **result.report.to_json()})
     else:
-        click.echo(report_table(result.report))
+        show(report_table(result.report))
     say(f"wrote {output / 'report.html'}, .json and .md")
     if not result.report.variants:
         raise ValidationError(f"{output}: every format failed; the reasons are in report.html")

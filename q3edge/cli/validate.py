@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, require_passed
+from q3edge.cli.console import emit_json, require_passed, show
 from q3edge.cli.options.common import PATH, json_option, threads_option
 from q3edge.cli.options.measuring import validation_options
 
 
-@click.command()
+@click.command(short_help="Compare it with the float model that it came from.")
 @click.argument("folder", metavar="DIR", type=PATH)
 @click.option("--reference", required=True, metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
 @validation_options
@@ -31,5 +31,5 @@ def validate(folder: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json(report.to_json())
     else:
-        click.echo(validation_table(report))
+        show(validation_table(report))
     require_passed(folder, report.checks)

@@ -30,6 +30,7 @@ from q3edge.errors import ResourceError
 from q3edge.evaluation.distance.chain import batches
 from q3edge.evaluation.distance.references import window_states
 from q3edge.evaluation.distance.windows import Window
+from q3edge.machine.extras import install_line
 from q3edge.reference.weights import read_tensor
 
 _BLOCK = 64  # weights that share a scale in bitsandbytes' 4-bit types, its default
@@ -192,7 +193,7 @@ def _bitsandbytes() -> Any:
     try:
         library = import_module("bitsandbytes")
     except ImportError:
-        raise ResourceError("this needs the package bitsandbytes: pip install 'q3edge[baselines]'") from None
+        raise ResourceError(f"this needs the package bitsandbytes: {install_line('baselines')}") from None
     logging.getLogger(library.__name__).setLevel(logging.ERROR)  # it logs every cast to float16
     return library
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.artifact import artifact_digest
 from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.machine.extras import install_line
 from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.generation.generate import generate, prefill
 from q3edge.runtime.generation.prefix_cache import PrefixCache
@@ -35,7 +36,7 @@ try:
     from lm_eval.api.model import TemplateLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError:
-    raise ResourceError("this needs the package lm-eval: pip install 'q3edge[eval]'") from None
+    raise ResourceError(f"this needs the package lm-eval: {install_line('eval')}") from None
 
 MAX_NEW_TOKENS = 256  # where a task sets none; the default of the harness's own models
 _CHUNK = 128  # tokens whose logits [_CHUNK, V] are in memory at once

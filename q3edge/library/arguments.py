@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES
+from q3edge.machine.extras import install_line
 from q3edge.progress import Listener, report_to
 from q3edge.storage.locks import output_lock
 
@@ -176,7 +177,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
                 if (package := (error.name or "").partition(".")[0]) in _QUANTIZE_EXTRA:
-                    raise ResourceError(f"this needs the package {package}: pip install 'q3edge[quantize]'") from error
+                    raise ResourceError(f"this needs the package {package}: {install_line('quantize')}") from error
                 raise
 
         return checked

@@ -11,6 +11,7 @@ from q3edge.artifact import Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
 from q3edge.defaults import MAX_TOKENS
+from q3edge.errors import resumable
 from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.windows import Window, read_texts
@@ -59,6 +60,7 @@ def build_artifact(
     """
     read_texts(texts)  # before the model, which may be a download
     with (
+        resumable(work_folder(output).exists),
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):

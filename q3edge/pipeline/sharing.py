@@ -22,7 +22,7 @@ from q3edge.artifact import (
     staged_directory,
 )
 from q3edge.checkpoint.hub import hub_errors, is_repository
-from q3edge.errors import InputError, UsageError
+from q3edge.errors import InputError, UsageError, resumable
 
 _BESIDE = ("", "*/", "*/*/")  # where models are looked for, below a folder
 
@@ -149,7 +149,7 @@ def _snapshot(repository: str) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    with hub_errors(repository):
+    with resumable(), hub_errors(repository):
         try:
             folder = Path(hf_hub_download(repository, MANIFEST_FILE)).parent
         except LocalEntryNotFoundError:

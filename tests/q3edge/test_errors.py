@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from q3edge.errors import InputError, describe_error, unreadable
+from q3edge.errors import GOES_ON, InputError, describe_error, resumable, unreadable
 
 EXBIBYTE = 2**60
 
@@ -83,3 +83,21 @@ def test_a_full_disk_is_a_resource() -> None:
 def test_deliberate_errors_and_others() -> None:
     assert describe_error(InputError("model.safetensors: broken")) == ("model.safetensors: broken", 3)
     assert describe_error(KeyError("x")) == ("internal error: KeyError: 'x'", 1)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_u20_what_a_signal_stops_says_once_that_it_goes_on_where_that_is_true(kept: bool) -> None:
+    def stopped() -> None:
+        with resumable(), resumable(lambda: kept):
+            raise KeyboardInterrupt
+
+    def discarded() -> None:
+        with resumable(lambda: kept):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        stopped()
+    assert caught.value.__notes__ == [GOES_ON]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        discarded()
+    assert getattr(caught.value, "__notes__", []) == [GOES_ON] * kept

@@ -17,6 +17,7 @@ import q3edge
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE
 from q3edge.evaluation.sandbox.sandbox import Sandbox
+from q3edge.machine.extras import install_line
 from tests.helpers.runtime import write_artifact
 
 MODEL = Path(str(files("q3edge.data") / "demo_model"))
@@ -237,7 +238,7 @@ def test_progress_is_silent_shown_or_told(tmp_path: Path, capsys: pytest.Capture
 def test_a_missing_package_is_a_resource_error(tmp_path: Path) -> None:
     code = f"import sys; sys.modules['torch'] = None; import q3edge; q3edge.quantize({str(MODEL)!r}, 'out')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert "ResourceError: this needs the package torch: pip install 'q3edge[quantize]'" in done.stderr
+    assert f"ResourceError: this needs the package torch: {install_line('quantize')}" in done.stderr
 
 
 def test_a_finished_model_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from q3edge.cli.tables.layout import table
 from q3edge.plain_line import plain_line
 
 if TYPE_CHECKING:
@@ -14,18 +15,6 @@ if TYPE_CHECKING:
     from q3edge.pipeline.measure.bench import BenchResult
     from q3edge.pipeline.sharing import FoundModel
     from q3edge.report.content import Spread
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a text table, columns padded to their widest cell: the first left-aligned, the others right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths)]
-        return "  ".join([cells[0].ljust(widths[0]), *padded[1:]]).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def estimate(value: Estimate | None, digits: int = 4, scale: float = 1.0) -> str:

@@ -16,7 +16,7 @@ from q3edge.artifact import InputState, artifact_digest, folder_name
 from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.checkpoint.source import WeightSource
-from q3edge.errors import InputError
+from q3edge.errors import InputError, resumable
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.streams import ComparedDecoder, ComparedModel
@@ -82,17 +82,18 @@ def evaluate(
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
-        with _journal(cache, inputs, encoded, opened.state) as journal:
+        with resumable(lambda: use_cache), _journal(cache, inputs, encoded, opened.state) as journal:
             run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
         dead = check_dead_matrices(folder, decoder.config, opened.weights)
     read_seconds = time.perf_counter() - start
     answers = None
     if asking is not None:
         beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
-        answers = compare_answers(
-            folder, opened.folder, opened.digest, chosen, asking, beginnings,
-            threads=threads, cache=cache,
-        )  # fmt: skip
+        with resumable(lambda: use_cache):
+            answers = compare_answers(
+                folder, opened.folder, opened.digest, chosen, asking, beginnings,
+                threads=threads, cache=cache,
+            )  # fmt: skip
     scorecard = assemble(identity, encoded, run, tokenizer, (dead,), answers)
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)

@@ -22,7 +22,7 @@ from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.calibration.rounding.scales import LostGroups
 from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
-from q3edge.errors import InputError
+from q3edge.errors import InputError, resumable
 from q3edge.evaluation.validation.lost_scales import LOST_SCALES, worst_tensors
 from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.machine.tool_versions import tool_versions
@@ -56,6 +56,7 @@ def quantize_checkpoint(
 ) -> Manifest:
     """Quantize MODEL (folder or hub id) into `output`; returns the manifest written there."""
     with (
+        resumable(work_folder(output).exists),
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):

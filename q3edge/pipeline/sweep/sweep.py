@@ -12,7 +12,7 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import ResourceError, describe_error
+from q3edge.errors import ResourceError, describe_error, resumable
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
 from q3edge.pipeline.measure.measurement import MeasurementOptions
@@ -57,7 +57,7 @@ def run_sweep(
     assert measuring.reference is not None, "a sweep is of a model"
     _require_baselines(asked)
     failures: dict[str, str] = {}
-    with output_lock(output):  # two sweeps would each write the ledger without the other's variants
+    with resumable(), output_lock(output):  # two sweeps would each write the ledger without the other's variants
         resumed = _build(measuring, output, asked, calibration, jobs, failures)
         variants = _measure(output, [v for v in asked if v.name not in failures], measuring, failures)
         listed = [Failure(v.name, failures[v.name]) for v in asked if v.name in failures]

@@ -37,13 +37,14 @@ def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sum(report["loss"] for report in reports) < 0.8 * sum(report["rounding_loss"] for report in reports)
 
     output, work = tmp_path / "killed", tmp_path / ".killed.work"
-    for layers in (1, 3):
-        process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.DEVNULL)
+    for layers, number in ((1, signal.SIGKILL), (3, signal.SIGINT)):
+        process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.PIPE, text=True)
         while len(list(work.glob("layer-*.bin"))) < layers and process.poll() is None:
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+        _, errors = process.communicate()
         assert not output.exists()
+    assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"
     assert q3edge(output, *OWN_TEXT).returncode == 0
     for name in ("model.safetensors", "config.json", "q3edge.json"):
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

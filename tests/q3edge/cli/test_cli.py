@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from q3edge.formats import FORMATS
+from q3edge.machine.extras import install_line
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
@@ -294,7 +295,7 @@ def test_a_missing_extra_is_named() -> None:
         f"sys.exit(main(['quantize', {str(DEMO_MODEL)!r}, '-o', 'never-written']))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    refused(result, 4, "pip install 'q3edge[quantize]'")
+    refused(result, 4, install_line("quantize"))
 
 
 def test_debug_adds_the_traceback() -> None:

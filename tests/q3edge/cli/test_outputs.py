@@ -18,7 +18,7 @@ COMMANDS = {
     "sweep": ["sweep", "MODEL", "-o", "OUT", "--formats", "int8"],
     "demo": ["demo", "-o", "OUT"],
     "report": ["report", "ARTIFACT", "-o", "OUT"],
-    "report as json": ["report", "ARTIFACT", "-o", "page.html", "--json", "OUT"],
+    "report as json": ["report", "ARTIFACT", "-o", "page.html", "--json-file", "OUT"],
 }
 
 

@@ -34,6 +34,8 @@ def test_r1_the_processes_of_a_stopped_sweep_end_with_it(number: signal.Signals,
     _, errors = process.communicate()
     assert process.returncode == code, errors
     assert "Traceback" not in errors
+    if number == signal.SIGTERM:
+        assert errors.splitlines()[-1] == "terminated; the same command goes on from here"
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     assert [path for path in output.glob("*") if path.is_dir()] == []

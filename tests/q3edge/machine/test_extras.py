@@ -1,0 +1,46 @@
+"""The line that installs an extra, for each way in which pip installs a package (PEP 610)."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from q3edge.machine.extras import install_line
+
+CLONE = {"url": "file:///home/me/my%20clone", "dir_info": {"editable": True}}
+WHEEL = "file:///tmp/q3edge-0.1.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "line"),
+    [
+        (CLONE, "pip install -e '/home/me/my clone[quantize]'"),
+        ({**CLONE, "dir_info": {}}, "pip install '/home/me/my clone[quantize]'"),
+        ({"url": WHEEL, "archive_info": {}}, f"pip install 'q3edge[quantize] @ {WHEEL}'"),
+        (
+            {"url": "https://example.org/q3edge.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
+            "pip install 'q3edge[quantize] @ git+https://example.org/q3edge.git'",
+        ),
+        (None, "pip install 'q3edge[quantize]'"),
+        ([], "pip install 'q3edge[quantize]'"),
+    ],
+)
+def test_u3_the_line_works_for_the_way_it_was_installed(
+    recorded: object, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = None if recorded is None else json.dumps(recorded)
+    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(read_text=lambda _: text))
+    assert install_line("quantize") == line
+
+
+def test_u3_without_an_installation_it_is_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    root = Path(__file__).resolve().parents[3]
+    assert f"{root}[eval]" in install_line("eval")
