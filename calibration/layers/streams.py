@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from q3edge.reference.parallel import ordered_map
-from q3edge.storage.raw_bytes import bytes_of, read_at, write_at
+from q3edge.storage.raw_bytes import bytes_of, read_at, read_up_to, write_at
+from q3edge.storage.regular_files import BINARY
 from q3edge.storage.whole_files import partial_path, writable
 
 _TOKENS_AT_ONCE = 1024
@@ -73,7 +74,7 @@ class StateStream:
         self._path = path if path.exists() else partial_path(path)
         self._shape = (tokens.length, width)
         with writable(self._path, _ADVICE):
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
 
     def read(self, part: slice) -> torch.Tensor:
         """Read float32 [n, length, width]; EOFError if the file is too short."""
@@ -131,7 +132,7 @@ class CheckedStateStream(StateStream):
             checksums = b"".join(_checksum(self.read(part)) for part in self._tokens.parts)
         except EOFError:
             return False
-        return os.pread(self._fd, len(checksums) + 1, self._offset(self._tokens.sequences)) == checksums
+        return read_up_to(self._fd, len(checksums) + 1, self._offset(self._tokens.sequences)) == checksums
 
 
 class Boundary:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from q3edge.cli.layout import fitted
+
 if TYPE_CHECKING:
     from q3edge.artifact import Notice
     from q3edge.evaluation.validation.results import CheckResult
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 
 def show(text: str) -> None:
     """Print a result on stdout; lines that are longer than 80 columns are broken between words."""
-    from q3edge.cli.tables.layout import fitted
-
     click.echo(fitted(text))
 
 

@@ -21,7 +21,7 @@ def available_memory() -> int | None:
     try:
         held = int((_PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         free = 1024 * _entry(_PROC / "meminfo", "MemAvailable:")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return None
     with suppress(OSError, ValueError):  # no limit: no such file, or the word "max"
         limit, used = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
@@ -47,14 +47,16 @@ def require_address_space(needed: int, what: str) -> None:
 
 
 def peak_memory() -> int:
-    """Peak bytes that this program has held in memory.
+    """Peak bytes that this program has held in memory. ResourceError: the system does not say.
 
     On Linux it is VmHWM: ru_maxrss survives exec, and so starts at the peak of the parent process.
     """
     with suppress(OSError, ValueError):
         return 1024 * _entry(_PROC / "self/status", "VmHWM:")
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        raise ResourceError("this system does not tell the memory of a program: `bench` needs Linux or macOS") from None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

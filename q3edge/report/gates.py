@@ -38,6 +38,13 @@ class Gates:
             results.append(_judge_recovery(recovery, self.min_recovery))
         return tuple(results)
 
+    def undecided(self, recovery: Estimate | None, mean_kl: Estimate | None, kl: KLName) -> bool:
+        """Whether more items could make a model pass that fails: only the interval of its recovery is too wide."""
+        failed = [found.name for found in self.judge(recovery, mean_kl, kl) if found.status != "pass"]
+        if failed != ["min_recovery"] or recovery is None or self.min_recovery is None:
+            return False
+        return recovery.low is None or recovery.value >= self.min_recovery
+
 
 def _judge_kl(mean_kl: Estimate | None, limit: float, kl: KLName) -> CheckResult:
     name = f"max_{kl}"

@@ -72,12 +72,13 @@ def recommend(
             chosen = variant
             break
         refused[variant.name] = "; ".join(obstacles)
+    undecided = [v.name for v in ordered if not v.faults and gates.undecided(v.recovery, v.mean_kl(kl), kl)]
     measured = [v for v in ordered if v.mean_kl(kl)]
     measured = [v for v in measured if reference_bytes is None or v.model_bytes < reference_bytes] or measured
     best = min(measured, key=lambda v: _distance(v, kl)) if measured else None
     return Recommendation(
         name=chosen.name if chosen else None,
-        sentence=_sentence(chosen, bool(ordered), reference_bytes, kl),
+        sentence=_sentence(chosen, reference_bytes, kl) if chosen else _none(bool(ordered), undecided),
         rule=f"The smallest variant with {gates.rule(kl)}.",
         smallest=ordered[0].name if ordered else None,
         most_accurate=best.name if best else None,
@@ -90,9 +91,16 @@ def _distance(variant: VariantFigures, kl: KLName) -> float:
     return found.value if found else float("inf")
 
 
-def _sentence(chosen: VariantFigures | None, any_there: bool, reference_bytes: int | None, kl: KLName) -> str:
-    if chosen is None:
-        return "Ship none of these: no variant passes." if any_there else "There is no variant to judge."
+def _none(any_there: bool, undecided: Sequence[str]) -> str:
+    if undecided:
+        return (
+            f"Undecided: too few items to tell whether {', '.join(undecided)} can be shipped; measure more (a larger "
+            "--limit or none, or more --suite files)."
+        )
+    return "Ship none of these: no variant passes." if any_there else "There is no variant to judge."
+
+
+def _sentence(chosen: VariantFigures, reference_bytes: int | None, kl: KLName) -> str:
     facts = [f"{chosen.model_bytes / 1e6:.1f} MB"]
     if reference_bytes:
         share = 100 * chosen.model_bytes / reference_bytes

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.storage.raw_bytes import bytes_of, read_at
+from q3edge.storage.raw_bytes import bytes_of, read_at, read_up_to
 from q3edge.storage.regular_files import open_regular
 from q3edge.storage.whole_files import ADVICE, written_whole
 
@@ -87,9 +87,9 @@ def _opened(path: Path) -> Iterator[tuple[int, _Header]]:
 
 def _header(descriptor: int, path: Path) -> _Header:
     size = os.fstat(descriptor).st_size
-    start = os.pread(descriptor, _START, 0)
+    start = read_up_to(descriptor, _START, 0)
     length = int.from_bytes(start[_CHECKSUM:], "little")
-    content = os.pread(descriptor, length, _START) if length < size else b""
+    content = read_up_to(descriptor, length, _START) if length < size else b""
     if hashlib.sha256(content).digest() != start[:_CHECKSUM]:
         raise DamagedFileError(f"{path}: the header differs from its sha256")
     raw = json.loads(content)

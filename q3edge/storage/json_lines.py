@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from q3edge.storage.raw_bytes import read_up_to
+from q3edge.storage.regular_files import BINARY
 from q3edge.storage.sealed_json import sealed, unsealed
 from q3edge.storage.whole_files import ADVICE, writable
 
@@ -25,9 +27,9 @@ class JsonLines:
 
     def __enter__(self) -> Self:
         with writable(self._path, self._advice):
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | BINARY, 0o644)
             size = os.fstat(self._descriptor).st_size
-            if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            if size and read_up_to(self._descriptor, 1, size - 1) != b"\n":
                 os.write(self._descriptor, b"\n")  # ends a line that was cut short
         return self
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +13,12 @@ from pathlib import Path
 
 from q3edge.errors import ResourceError, UsageError
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:
+    HAS_LOCKS = False  # Windows
+else:
+    HAS_LOCKS = True
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _held: ContextVar[frozenset[Path]] = ContextVar("held outputs", default=frozenset())
@@ -26,7 +29,7 @@ def take_lock(descriptor: int) -> bool:
 
     True as well where the system or the disk knows no such locks.
     """
-    if sys.platform == "win32":
+    if not HAS_LOCKS:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +48,7 @@ def take_lock_of(path: Path, descriptor: int) -> bool:
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Lock an existing file or folder during the block; yields False if it is another's, is gone, or on Windows."""
-    if sys.platform == "win32":
+    if not HAS_LOCKS:
         yield False
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+BINARY: int = getattr(os, "O_BINARY", 0)  # for os.open: without it, Windows changes line ends
+
 
 def open_regular(path: Path) -> int:
     """Open a file for reading and return its descriptor; links are followed.
@@ -15,7 +17,7 @@ def open_regular(path: Path) -> int:
     """
     # Without O_NONBLOCK the opening of a FIFO waits for a writer. Windows has neither.
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY)
     except ValueError as error:  # a NUL in the path
         raise OSError(errno.EINVAL, str(error), str(path)) from None
     mode = os.fstat(descriptor).st_mode

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +16,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from q3edge.errors import ResourceError
-from q3edge.storage.locks import locked, take_lock_of
+from q3edge.storage.locks import HAS_LOCKS, locked, take_lock_of
 from q3edge.storage.removal import remove_folder
 
 ADVICE = "free space or choose another folder"
@@ -100,7 +99,7 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     with ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=prefix))
-            if stack.enter_context(locked(folder)) or sys.platform == "win32":
+            if stack.enter_context(locked(folder)) or not HAS_LOCKS:
                 break  # else another process removed it as a leftover before it was locked
         try:
             _remove(folder.parent, f"{glob.escape(prefix)}*")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
 from q3edge.storage.raw_bytes import bytes_of, write_at
+from q3edge.storage.regular_files import BINARY
 
 
 class SafetensorsWriter:
@@ -43,7 +44,7 @@ class SafetensorsWriter:
         text += b" " * (-len(text) % 8)
         self.path = path
         self._data_start = 8 + len(text)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
         write_at(self._fd, len(text).to_bytes(8, "little") + text, 0)
 
     def append(self, name: str, block: NDArray[Any]) -> None:

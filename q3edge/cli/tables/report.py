@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from q3edge.cli.tables.layout import table
+from q3edge.cli.layout import table
 from q3edge.cli.tables.tables import check_lines, estimate
 from q3edge.evaluation.distance.kl_names import KL_TITLES
 

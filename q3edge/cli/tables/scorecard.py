@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from q3edge.cli.tables.layout import table
+from q3edge.cli.layout import table
 from q3edge.cli.tables.tables import check_lines, counted, estimate
 
 if TYPE_CHECKING:

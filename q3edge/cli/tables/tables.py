@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from q3edge.cli.tables.layout import table
+from q3edge.cli.layout import table
 from q3edge.plain_line import plain_line
 
 if TYPE_CHECKING:

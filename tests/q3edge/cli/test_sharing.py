@@ -208,7 +208,10 @@ def test_what_is_damaged_or_leads_elsewhere_is_not_pushed(
     assert ("tokenizer.json: 2 bytes" if damage == "content" else "is a link out of the folder") in said
 
 
-def test_list_shows_what_run_can_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_what_run_can_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a long path would make a paragraph of a row
     for number, place in enumerate(("a", "b/c", "d/e/f")):
         folder = write_artifact(tmp_path / place)
         metrics = {"validation": {"overall": {"mean_kl": {"value": 0.01 * number}}}}
@@ -216,9 +219,8 @@ def test_list_shows_what_run_can_take(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "b/c/onnx/model.onnx_data").write_bytes(b"")
     (tmp_path / "other").mkdir()
     Manifest("quantized", "p", {}).save(tmp_path / "other")
-    assert main(["list", str(tmp_path)]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
-    shown = [line for line in lines if str(tmp_path) in line]
-    assert [line.split()[0] for line in shown] == [str(tmp_path / "a"), str(tmp_path / "b/c")]
+    assert main(["list", "."]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines()[2:] if line.startswith(("a ", "b", "d"))]
+    assert [line.split()[0] for line in shown] == ["a", "b/c"]
     assert "(incomplete)" in shown[1]
     assert shown[0].split()[2:] == ["-", "0.0000"]

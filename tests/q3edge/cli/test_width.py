@@ -7,8 +7,8 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from q3edge.cli.layout import WIDTH, fitted, table
 from q3edge.cli.main import cli
-from q3edge.cli.tables.layout import WIDTH, fitted, table
 
 HEADER = ("variant", "MB", "of reference", "recovery (%)", "mean KL on the suites (nats)", "tokens/s")
 ROW = ("int8-dynamic-g64", "12345.6", "100 %", "98.12 [97.11, 99.21]", "0.0123 [0.0112, 0.0134]", "< 1234.5")

@@ -69,6 +69,35 @@ def test_q5_what_looks_broken_is_never_advised() -> None:
         assert recommend([small, large], gates, 1000, "suite_kl").name == "small"
 
 
+@pytest.mark.parametrize(
+    ("recovery", "kl", "undecided"),
+    [
+        (Estimate(97.5, 96.8, 98), Estimate(0.01, 0.01, 0.02), True),
+        (Estimate(60, None, None), Estimate(0.01, None, None), True),
+        (Estimate(96.9, 90.0, 98), Estimate(0.01, 0.01, 0.02), False),
+        (Estimate(97.5, 96.8, 98), Estimate(0.06, 0.01, 0.09), False),
+        (Estimate(97.5, 96.8, 98), None, False),
+        (None, Estimate(0.01, 0.01, 0.02), False),
+        (Estimate(97.5, 97.1, 98), Estimate(0.01, 0.01, 0.02), False),
+    ],
+)
+def test_u11_undecided_is_what_more_items_could_decide(
+    recovery: Estimate | None, kl: Estimate | None, undecided: bool
+) -> None:
+    assert Gates().undecided(recovery, kl, "suite_kl") == undecided
+
+
+def test_u11_too_few_items_are_no_refusal() -> None:
+    found = [variant("close", 300, 0.01, 97.5), variant("bad", 200, 1.0, 60.0)]
+    advice = recommend(found, Gates(), None, "suite_kl")
+    assert advice.name is None
+    assert advice.sentence == (
+        "Undecided: too few items to tell whether close can be shipped; measure more (a larger --limit or none, or "
+        "more --suite files)."
+    )
+    assert set(advice.refused) == {"bad", "close"}
+
+
 def test_what_was_not_measured_does_not_pass() -> None:
     unknown = variant("unknown", 300, 0.0, 100.0, scorecard=None)
     assert recommend([unknown], Gates(), None, "suite_kl").name is None
