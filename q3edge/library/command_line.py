@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_NAMES = {"output": "-o", "page": "-o", "suites": "--suite", "json_file": "--json"}  # the others: as the argument
+_NAMES = {"output": "-o", "page": "-o", "suites": "--suite"}  # the others: as the argument
 _SWITCHES = {"allow_code": "--allow-code", "cache": "--no-cache", "speed": "--no-speed"}
 _REPEATED = ("suites", "calibration")  # given once for each value; other lists are joined by commas
 

@@ -115,7 +115,7 @@ def test_values_out_of_range_are_usage_errors(
     "line",
     [
         "q3edge report 'a b' c -o page.html",
-        "q3edge report a --reference M -o p.html --json p.json --min-recovery 90.0 --no-speed --suite s --suite t "
+        "q3edge report a --reference M -o p.html --json-file p.json --min-recovery 90.0 --no-speed --suite s --suite t "
         "--areas math,code --limit 3 --generate 9 --allow-code --no-cache --threads 2",
         "q3edge sweep M -o out --formats int8,int4 --target-bpw 3.5,4.0 --method rtn --calibration x --calibration y "
         "--jobs 2 --max-kl 0.1",
