@@ -61,13 +61,12 @@ class Reader:
         return [*program, str(SCRIPTS / self.script), *self.arguments, str(job), str(out), *last]
 
     def _check_programs(self) -> None:
-        needed = {"node": ("node", "npm"), "chromium": ("chromium",)}
-        kinds = ["node"] if self.in_node else []
-        kinds += ["chromium"] if self.script == "run_chromium.mjs" else []
-        for kind in kinds:
-            for program in needed[kind]:
-                if shutil.which(program) is None:
-                    raise NotInstalledError(f"{program} is not installed (Debian: apt-get install {program})")
+        needed = {"node": "nodejs", "npm": "npm"} if self.in_node else {}  # program -> Debian's package
+        if self.script == "run_chromium.mjs":
+            needed["chromium"] = "chromium"
+        for program, package in needed.items():
+            if shutil.which(program) is None:
+                raise NotInstalledError(f"{program} is not installed (Debian: apt-get install {package})")
 
 
 def _onnxruntime(version: str) -> Reader:
