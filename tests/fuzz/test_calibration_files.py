@@ -147,6 +147,16 @@ def test_calibration_files(tmp_path: Path, load: Load) -> None:
     check_refusals(refused)
 
 
+@pytest.mark.parametrize("number", [6921, 11845, 13724])
+def test_parquet_figures_that_arrow_aborts_on(tmp_path: Path, load: Load, number: int) -> None:
+    """Cases beyond the long count in which asking for the size of a column ended the whole process."""
+    source = random.Random(f"calibration:{number}")
+    path = tmp_path / f"file{source.choice((*EXTENSIONS, '.npy'))}"
+    path.write_bytes(damaged_file(path.suffix, source))
+    assert path.suffix == ".parquet"
+    assert isinstance(outcome(f"calibration:{number}", partial(load, path)), InputError | CalibrationSet)
+
+
 @pytest.mark.parametrize("extension", [*EXTENSIONS, ".npy"])
 def test_whole_calibration_files(tmp_path: Path, load: Load, extension: str) -> None:
     """Without damage every type is read and nothing of it lost, so that the damages are what is refused."""
