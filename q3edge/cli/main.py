@@ -112,7 +112,8 @@ def main(arguments: Sequence[str]) -> int:
         _drop_output()
         return 0
     except (KeyboardInterrupt, click.Abort) as error:
-        click.echo("; ".join(["interrupted", *getattr(error, "__notes__", ())]), err=True)
+        notes = getattr(error.__cause__ or error, "__notes__", ())  # click makes an Abort of a KeyboardInterrupt
+        click.echo("; ".join(["interrupted", *notes]), err=True)
         return INTERRUPTED
     except SystemExit as error:  # SIGTERM
         if notes := getattr(error, "__notes__", ()):

@@ -132,5 +132,10 @@ def _predict(
         * bandwidth
         * default_threads()
         / weight_bytes_per_token(config, schemes),
-        build_seconds=_START_SECONDS + weights * _SECONDS_PER_WEIGHT[name] * _FITTED_BANDWIDTH / bandwidth,
+        build_seconds=rounding_seconds(name, weights, bandwidth),
     )
+
+
+def rounding_seconds(format_name: str, weights: int, bandwidth: float) -> float:
+    """Predict the seconds of a build without calibration; bandwidth: bytes/s of one core."""
+    return _START_SECONDS + weights * _SECONDS_PER_WEIGHT[format_name] * _FITTED_BANDWIDTH / bandwidth

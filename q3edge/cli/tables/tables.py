@@ -119,7 +119,8 @@ def inspection_table(inspection: Inspection) -> str:
     parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
     parts.append(
         f"Disk is exact. RAM (with {cached} tokens of cache), tokens/s and the time to quantize and export "
-        "are predictions; the time is for rounding to nearest, calibration takes longer."
+        "are predictions; the time is for rounding to nearest (--method rtn); calibration says how long it takes when "
+        "it starts."
     )
     return "\n\n".join(parts)
 

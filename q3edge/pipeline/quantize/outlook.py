@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from q3edge.architecture.tensors import count_weights
 from q3edge.errors import ResourceError
 from q3edge.machine.memory import available_memory
-from q3edge.machine.speed import matrix_speed
+from q3edge.machine.speed import matrix_speed, read_bandwidth
+from q3edge.pipeline.inspect import rounding_seconds
 from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
 from q3edge.terminal import duration
 
@@ -37,6 +39,8 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
         f"about {times}, {_size(cost.ram_bytes)} of memory, "
         f"{_size(cost.disk_bytes)} of disk"
     ]
+    if plans == 1 and not finished:
+        lines.append(f"for a first look, --method rtn takes about {duration(_rounding_seconds(load))}")
     available = available_memory()
     if available is not None and cost.ram_bytes > available:
         lines.append(
@@ -44,6 +48,15 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
             "very slow, or be killed (the same command goes on from there); close other programs or take --method rtn"
         )
     return lines
+
+
+def _rounding_seconds(load: Workload) -> float:
+    """Seconds of a build of the same format without calibration, as `inspect` predicts them."""
+    schemes = [scheme for scheme in load.schemes.values() if scheme is not None]
+    name = "int4" if any(scheme.bits < 8 for scheme in schemes) else "int8"
+    if any(scheme.activations != "float" for scheme in schemes):
+        name = "int8-dynamic"
+    return rounding_seconds(name, count_weights(load.config), read_bandwidth())
 
 
 def _require_disk(needed: int, work: Path) -> None:

@@ -19,10 +19,11 @@ from q3edge import progress
 from q3edge.errors import describe_error
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
+from q3edge.pipeline.sweep.steps import counted_steps
 from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.quantization.recipe import Recipe
 
-_stopped = False  # by a signal, in a process of the pool
+_at_work = False  # a process of the pool
 _VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows uses all text
 
 
@@ -63,8 +64,7 @@ def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | 
         progress.note(f"models cannot be built side by side here ({obstacle}): they are built one after another")
         alone = True
     if alone:
-        for job in jobs:
-            progress.note(f"{job.name}: build")
+        for job in counted_steps(jobs, "build"):
             yield job.name, _build(job, None)
         return
     threads = max(1, torch.get_num_threads() // at_a_time)
@@ -111,19 +111,21 @@ def _follow_parent() -> None:
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    # As an exception, so that staged folders are removed on the way out.
-    global _stopped
-    _stopped = True
-    raise SystemExit(143)
+    if not _at_work:
+        os._exit(143)
+    raise SystemExit(143)  # so that staged folders are removed on the way out
 
 
 def _build_apart(job: Job, torch_threads: int) -> str | None:
     """Build one artifact in a process of the pool, which a signal ends; the pool would have it wait for more."""
+    global _at_work
+    _at_work = True
     try:
         return _build(job, torch_threads)
+    except SystemExit:
+        os._exit(143)
     finally:
-        if _stopped:
-            os._exit(143)
+        _at_work = False
 
 
 def _build(job: Job, torch_threads: int | None) -> str | None:

@@ -20,6 +20,7 @@ from q3edge.pipeline.measure.report import assemble, measure_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.builds import build_all, job_for
 from q3edge.pipeline.sweep.ledger import Ledger, request_digest
+from q3edge.pipeline.sweep.steps import counted_steps
 from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.report.content import Failure, Report, Variant
 from q3edge.report.files import write_report
@@ -115,8 +116,7 @@ def _measure(
 ) -> list[Variant]:
     """Measure every variant in `asked`; adds to `failures`."""
     variants = []
-    for variant in asked:
-        progress.note(f"{variant.name}: measure")
+    for variant in counted_steps(asked, "measure"):
         try:
             if variant.baseline is not None:
                 variants.append(measure_baseline(BASELINES[variant.baseline], measuring))

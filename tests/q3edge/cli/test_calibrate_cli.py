@@ -41,6 +41,8 @@ def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
         process = subprocess.Popen(command(output, *OWN_TEXT), stderr=subprocess.PIPE, text=True)
         while len(list(work.glob("layer-*.bin"))) < layers and process.poll() is None:
             time.sleep(0.02)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("calibration on 16 rows")  # it has begun
         process.send_signal(number)
         _, errors = process.communicate()
         assert not output.exists()

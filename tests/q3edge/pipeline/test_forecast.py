@@ -253,6 +253,7 @@ def test_bad_input_27_too_little_memory_is_said_and_changes_no_byte(
         lines = small.quantize()
         assert lines[0].startswith("calibration on 6 rows of 16 tokens: about ")
         assert lines[0].endswith(" of disk")
+        assert lines.pop(1).startswith("for a first look, --method rtn takes about ")
         warnings = [line for line in lines[1:] if " are available: this may be very slow" in line]
         assert len(lines) - 1 == len(warnings) == (available == GB // 10)
         found.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
