@@ -58,13 +58,12 @@ def _stdin() -> BinaryIO:
 
 
 def _decoded(content: bytes) -> str:
+    from q3edge.storage.text_files import decode_utf8
+
     if len(content) > MAX_INPUT:
         raise UsageError(f"standard input has more than {MAX_INPUT >> 20} MiB; give a shorter prompt")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"standard input is not UTF-8 (byte {error.start + 1}, line {line}); convert it to UTF-8"
-        ) from None
-    return text.replace("\r\n", "\n")
+    return decode_utf8(content, _not_utf8)
+
+
+def _not_utf8(line: int, problem: str) -> UsageError:
+    return UsageError(f"standard input is not UTF-8 ({problem}, line {line}); convert it to UTF-8")

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from q3edge.errors import InputError, unreadable
+from q3edge.errors import InputError, Q3EdgeError, unreadable
 from q3edge.storage.regular_files import read_regular
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     cells: list[str]
 
 
-def decode_utf8(content: bytes, refuse: Refuse) -> str:
+def decode_utf8(content: bytes, refuse: Callable[[int, str], Q3EdgeError]) -> str:
     """Decode UTF-8 without its byte order mark, \\r\\n as \\n. The error names the byte, counted from 0."""
     try:
         text = content.decode("utf-8-sig")

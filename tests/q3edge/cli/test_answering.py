@@ -78,7 +78,7 @@ def test_l9_standard_input_is_utf8_or_refused(answer: Answer, monkeypatch: pytes
     assert asked[0][-1]["content"] == "caf\u00e9 \u4e2d\u6587"
     code, out, err = answer("run", stdin="ok\ncaf\u00e9".encode("latin-1"))
     assert (code, out) == (2, "")
-    assert "standard input is not UTF-8 (byte 7, line 2); convert it to UTF-8" in err
+    assert "standard input is not UTF-8 (byte 6, line 2); convert it to UTF-8" in err
 
 
 def test_l9_answers_are_utf8_whatever_the_console_s_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
