@@ -15,6 +15,7 @@ from q3edge.report.page.strips import cells_of, heat_strip
 MOST_TENSORS = 1600  # rows in all tables of tensors together, to keep the page below a megabyte
 _FEWEST = 20
 _EXACT = 1e-6  # nats
+_ALIKE = 1.05  # largest value by the smallest: scales alone make bits differ by a percent
 
 
 class Figures:
@@ -108,8 +109,8 @@ class Figures:
         cells = cells_of({fact.name: fact.loss for fact in variant.tensors if fact.loss})
         if not cells or self.loss_range is None:
             return Markup()
-        if len(set(cells.values())) == 1:
-            return Markup()  # the page says "uniform"
+        if self.uniform_loss(variant):
+            return Markup()  # the page says so
         low, high = self.loss_range
         worst = max(cells, key=lambda cell: cells[cell])
         text = f"Output error from {low:.2g} (faint) to {high:.2g} (strong); largest in layer {worst[0]}, {worst[1]}."
@@ -117,7 +118,7 @@ class Figures:
         return Markup(heat_strip(cells, low=low, high=high, key=f"loss{number}", title=title, description=text))
 
     def bits(self, variant: Variant, number: int) -> Markup:
-        """Heat strip of the bits of every matrix of the layers; empty where all have the same."""
+        """Heat strip of the bits of every matrix of the layers; empty where all are alike."""
         cells, found = cells_of({fact.name: fact.bits for fact in variant.tensors}), self.bits_range(variant)
         if found is None:
             return Markup()
@@ -127,17 +128,17 @@ class Figures:
         return Markup(heat_strip(cells, low=low, high=high, key=f"bits{number}", title=title, description=text))
 
     def bits_range(self, variant: Variant) -> tuple[float, float] | None:
-        """Fewest and most bits among the matrices of the layers; None where all have the same."""
+        """Fewest and most bits among the matrices of the layers; None where all are alike, or there are none."""
         bits = cells_of({fact.name: fact.bits for fact in variant.tensors}).values()
-        return (min(bits), max(bits)) if len(set(bits)) > 1 else None
+        return (min(bits), max(bits)) if bits and not self.uniform_bits(variant) else None
 
-    def uniform_loss(self, variant: Variant) -> float | None:
-        """The loss of every matrix of the layers, where all have the same."""
-        return _uniform({fact.name: fact.loss for fact in variant.tensors if fact.loss})
+    def uniform_loss(self, variant: Variant) -> tuple[float, float] | None:
+        """Smallest and largest loss of the matrices of the layers, where all are alike; None where they differ."""
+        return _alike({fact.name: fact.loss for fact in variant.tensors if fact.loss})
 
-    def uniform_bits(self, variant: Variant) -> float | None:
-        """The bits of every matrix of the layers, where all have the same."""
-        return _uniform({fact.name: fact.bits for fact in variant.tensors})
+    def uniform_bits(self, variant: Variant) -> tuple[float, float] | None:
+        """Fewest and most bits of the matrices of the layers, where all are alike; None where they differ."""
+        return _alike({fact.name: fact.bits for fact in variant.tensors})
 
     @property
     def _variants(self) -> Sequence[Variant]:
@@ -182,9 +183,10 @@ def shown_tensors(report: Report, variant: Variant) -> list[TensorFact]:
     return [fact for fact in variant.tensors if fact.name in names]
 
 
-def _uniform(values: Mapping[str, float]) -> float | None:
-    found = set(cells_of(values).values())
-    return found.pop() if len(found) == 1 else None
+def _alike(values: Mapping[str, float]) -> tuple[float, float] | None:
+    """Smallest and largest value of the layers' matrices, if colours would make too much of their difference."""
+    found = cells_of(values).values()
+    return (min(found), max(found)) if found and max(found) <= _ALIKE * min(found) else None
 
 
 def _listed(points: Sequence[Point], unit: str) -> str:

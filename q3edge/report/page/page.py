@@ -37,6 +37,7 @@ def render_page(report: Report) -> str:
         "number": _number,
         "estimate": _estimate,
         "spread": _spread,
+        "range_of": _range,
         "slice_table": slice_table,
         "shown_tensors": shown_tensors,
         "probability_bar": _probability_bar,
@@ -90,6 +91,12 @@ def _estimate(found: Interval | None, style: str) -> Markup:
         return _number(found.value if found else None, style)
     low, high = _number(found.low, style), _number(found.high, style)
     return _number(found.value, style) + Markup(' <span class="interval">[{}, {}]</span>').format(low, high)
+
+
+def _range(found: tuple[float, float], style: str) -> Markup:
+    """Smallest and largest value; one number where both are written alike."""
+    low, high = (_number(value, style) for value in found)
+    return low if STYLES[style](found[0]) == STYLES[style](found[1]) else low + Markup(" to ") + high
 
 
 def _spread(found: Spread | None, style: str) -> Markup:

@@ -180,11 +180,14 @@ def test_u22_the_limits_are_lines_in_the_charts_of_accuracy() -> None:
 def test_u22_where_all_values_are_alike_the_page_says_uniform() -> None:
     usual = variant("a", 300, 0.01, 99.0)
     alike = replace(usual, tensors=tuple(replace(fact, loss=0.5) for fact in usual.tensors))
+    nearly = replace(usual, tensors=tuple(replace(fact, bits=8.52 + i / 1e4) for i, fact in enumerate(usual.tensors)))
     mixed = replace(usual, tensors=tuple(replace(fact, bits=4.0 + i) for i, fact in enumerate(usual.tensors)))
-    pages = [render_page(make_report(found)) for found in (usual, alike, mixed)]
-    assert ["Stored bits per weight: uniform" in page for page in pages] == [True, True, False]
-    assert ["Output error: uniform" in page for page in pages] == [False, True, False]
-    assert ["output error by layer and matrix" in page for page in pages] == [True, False, True]
+    pages = [render_page(make_report(found)) for found in (usual, alike, nearly, mixed)]
+    assert ["Stored bits per weight: uniform" in page for page in pages] == [True, True, True, False]
+    assert ["bits per weight by layer and matrix" in page for page in pages] == [False, False, False, True]
+    assert ["Output error: uniform" in page for page in pages] == [False, True, False, False]
+    assert ["output error by layer and matrix" in page for page in pages] == [True, False, True, True]
+    assert '8.52</data> to <data value="8.5227">8.52</data>' not in pages[2]
 
 
 def test_u22_the_contents_lead_to_every_section() -> None:
