@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def _mapped(path: Path) -> NDArray[Any]:
     """Map the array of a .npy file, so that a header that promises more than the file has takes no memory."""
     try:
         check_regular(path)
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         problem = error.strerror or str(error)
     except Exception as error:  # whatever a damaged header provokes in numpy's parser

@@ -98,6 +98,14 @@ def test_r14_arrays_of_the_wrong_kind(tmp_path: Path, ids: NDArray[Any], message
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.filterwarnings("error")
+def test_r14_a_header_of_python_2_is_read_in_silence(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", ROWS)
+    content = (tmp_path / "ids.npy").read_bytes()
+    (tmp_path / "ids.npy").write_bytes(content.replace(b"(4, 32), }  ", b"(4L, 32L), }"))
+    np.testing.assert_array_equal(load_token_file(tmp_path / "ids.npy", 320, 64).token_ids, ROWS)
+
+
 def archive(path: Path) -> None:
     with path.open("wb") as file:
         np.savez(file, ids=ROWS)
