@@ -56,6 +56,11 @@ def test_u16_rows_that_fit_no_columns_are_paragraphs() -> None:
     assert table(("name", "MB", "bits"), [(name, "1.5", "4")]).splitlines() == [name, "  MB    1.5", "  bits  4"]
 
 
+def test_u16_a_command_stays_whole_to_be_copied() -> None:
+    line = f"Run it: q3edge run {'a/b ' * 30}"
+    assert fitted(line) == line
+
+
 def test_u16_long_lines_are_broken_between_words() -> None:
     line = "   pass  mean_kl: " + "reason " * 30
     found = fitted(f"short\n{line}\n{'x' * 200}")
