@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from q3edge.calibration.data.files import SourceFile, open_sources
 from q3edge.calibration.data.readers import read_documents
 from q3edge.calibration.data.records import BadRecord
 from q3edge.errors import InputError, ResourceError
+from q3edge.machine.extras import install_line
 from q3edge.runtime.text.messages import Message
 from tests.helpers.pdf import pdf, shown
 
@@ -196,7 +198,7 @@ def test_a_missing_library_names_the_command(monkeypatch: pytest.MonkeyPatch, na
         raise ImportError(module)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ResourceError, match=rf"{name}: reading .* needs py\w+; run: pip install 'q3edge\[{extra}\]'"):
+    with pytest.raises(ResourceError, match=rf"{name}: reading .* needs py\w+; run: {re.escape(install_line(extra))}"):
         documents(name, b"x")
 
 
