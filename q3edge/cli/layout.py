@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 WIDTH = 80  # columns of the narrowest usual terminal
-_COMMAND = ": q3edge "
+_COMMAND = ": q3edge"
 _INTERVAL = " ["  # where a value ends and its interval begins
 
 Cell = list[str]  # lines
@@ -34,7 +34,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def fitted(text: str) -> str:
     """Break lines that are longer than 80 columns between words; what follows is indented by two more.
 
-    A line with a command of q3edge stays whole, to be copied.
+    A line with a command stays whole, to be copied.
     """
     return "\n".join(line if len(line) <= WIDTH or _COMMAND in line else _broken(line) for line in text.split("\n"))
 
