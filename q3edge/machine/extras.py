@@ -13,10 +13,10 @@ NAME = "q3edge"
 
 
 def install_line(extra: str) -> str:
-    """Return the `pip install` that adds an extra: from the clone, file or address that q3edge came from, or by name.
+    """Return the `pip install` that adds an extra: from the clone, file or address of the installation, or by name.
 
-    The origin is what pip recorded (PEP 610, direct_url.json). Without a record of an installation, q3edge runs from
-    its source tree.
+    The origin is what pip recorded (PEP 610, direct_url.json). Without a record of an installation, it is
+    the source tree.
     """
     source = Path(__file__).resolve().parents[2]
     try:
