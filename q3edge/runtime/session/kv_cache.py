@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, CacheBuffer
-from q3edge.errors import UsageError, unreadable
+from q3edge.errors import UsageError
 
 GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
 
@@ -168,7 +168,7 @@ class BoundRows:
         """Run a pass over `input_ids` int64 [B, S] after the rows' tokens; fills `logits` float32 [B, keep, V].
 
         mask: int64 [B, tokens with the new ones], from `KVCache.mask`. lent: the caller will pass the same array for
-        the logits again, so it stays bound. InputError: the graph fails on these inputs.
+        the logits again, so it stays bound.
         """
         self._binding.bind_cpu_input(INPUT_IDS, np.ascontiguousarray(input_ids, np.int64))
         self._binding.bind_cpu_input(ATTENTION_MASK, mask)
@@ -176,11 +176,7 @@ class BoundRows:
         if logits is not self._lent:
             _bind(self._binding.bind_output, LOGITS, logits)
             self._lent = logits if lent else None
-        try:
-            self._session.run_with_iobinding(self._binding)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = " ".join(str(error).split())
-            raise unreadable(f"the model's graph fails while it runs ({reason}); build it again", error) from error
+        self._session.run_with_iobinding(self._binding)
 
 
 def check_context(tokens: int, context: int) -> None:

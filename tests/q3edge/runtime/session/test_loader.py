@@ -68,8 +68,7 @@ def test_r14_a_graph_that_fails_while_it_runs_is_bad_input(folder: Path) -> None
     model = onnx.load(path, load_external_data=False)
     model.graph.initializer.append(onnx.helper.make_tensor("shift", onnx.TensorProto.INT64, [1], [10**6]))
     for node in model.graph.node:
-        if node.op_type == "Gather" and node.input[1] == "input_ids":
-            node.input[1] = "moved"
+        node.input[:] = ["moved" if name == "input_ids" else name for name in node.input]
     model.graph.node.insert(0, onnx.helper.make_node("Add", ["input_ids", "shift"], ["moved"]))
     onnx.save(model, path)
     seal(folder)
