@@ -82,7 +82,8 @@ def test_check_says_it_with_the_exit_code(
     named = {"REPORT": report, "MARKDOWN": report.with_suffix(".md"), "MODEL": folder / "model"}
     result = q3edge(folder, "check", folder / "int8", *(named.get(str(a), a) for a in arguments))
     assert result.returncode == code, result.stderr
-    assert words in result.stdout + result.stderr
+    said = result.stdout + result.stderr
+    assert words in said or words in " ".join(said.split())  # lines are broken where paths are long
     assert "Traceback" not in result.stderr
 
 
