@@ -7,6 +7,7 @@ takes when nobody stops it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import time
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -127,10 +129,21 @@ def shell_code(code: int) -> int:
 def digests(place: Path) -> dict[str, str]:
     """Digest of every file of a folder, and empty ones of folders, by relative path; nothing of the cache in home."""
     return {
-        path.relative_to(place).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        path.relative_to(place).as_posix(): hashlib.sha256(_content(path)).hexdigest() if path.is_file() else ""
         for path in sorted(place.rglob("*"))
         if place / "home" not in path.parents
     }
+
+
+def _content(path: Path) -> bytes:
+    """Content of a file; of JSON without the seconds that something took, which are never the same."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    return repr(json.loads(path.read_bytes(), object_hook=_timeless)).encode()
+
+
+def _timeless(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in ("seconds", "timing")}
 
 
 @pytest.fixture(scope="module")
