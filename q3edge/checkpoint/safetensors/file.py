@@ -156,6 +156,7 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> dict[str, TensorEntry
 
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        json.dumps(header, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the header is not valid JSON ({error}); download the file again") from None
     metadata = header.pop("__metadata__", {})

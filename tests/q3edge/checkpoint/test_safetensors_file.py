@@ -226,6 +226,7 @@ def test_bad_input_3_uses_little_memory(tmp_path: Path) -> None:
         (b"{nonsense}", "not valid JSON"),
         (b"\xff\xfe", "not a JSON object"),
         (b'{"a":\xff}', "not valid JSON"),
+        (b'{"__metadata__":{"a":"\\ud83d"}}', "not valid JSON"),
         (b'{"a":' + b"[" * 200_000, "not valid JSON"),
     ],
 )
