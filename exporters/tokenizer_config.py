@@ -35,10 +35,11 @@ def widen_tokenizer_config(folder: Path) -> tuple[Notice, ...]:
         changed["tokenizer_class"] = _CLASSES[name]
     if isinstance(extra := fields.get("extra_special_tokens"), list):
         del changed["extra_special_tokens"]
-        changed.setdefault("additional_special_tokens", extra)
+        older = fields.get("additional_special_tokens") or []
+        changed["additional_special_tokens"] = [*older, *(token for token in extra if token not in older)]
     rewritten = [key for key in {**fields, **changed} if fields.get(key) != changed.get(key)]
     if not rewritten:
         return ()
-    path.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
     detail = f"{TOKENIZER_CONFIG_FILE}: {', '.join(rewritten)} written as transformers 4 and transformers.js read them"
     return (Notice("tokenizer-config-rewritten", len(rewritten), detail),)

@@ -21,6 +21,7 @@ from q3edge.calibration.data.records import (
     question_and_answer,
     read_record,
 )
+from q3edge.calibration.data.turns import says
 from q3edge.calibration.data.unpacking import ExpansionError
 from q3edge.errors import InputError, ResourceError, unreadable
 from q3edge.machine.extras import install_line
@@ -85,11 +86,20 @@ def _read_table(file: SourceFile, source: int) -> Iterator[Document | BadRecord]
         if len(row) > columns or (header is None and len(row) < columns):
             yield BadRecord(number, f"{len(row)} cells where the first row has {columns}; check delimiters and quotes")
         elif header:
-            yield read_record(dict(zip(header, row)), RecordPlace(source, number, file.area))
+            yield read_record(_record(header, row), RecordPlace(source, number, file.area))
         elif columns == 1:
             yield Document(source, number, row[0], area=file.area)
         else:
             yield Document(source, number, messages=question_and_answer(row[0], row[1]), area=file.area)
+
+
+def _record(header: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """Cells by their column's name; of columns of the same name, the first that says anything."""
+    record: dict[str, str] = {}
+    for name, cell in zip(header, row):
+        if not says(record.get(name)):
+            record[name] = cell
+    return record
 
 
 def _read_parquet(file: SourceFile, source: int) -> Iterator[Document | BadRecord]:
@@ -97,6 +107,8 @@ def _read_parquet(file: SourceFile, source: int) -> Iterator[Document | BadRecor
         columns = [name for name in names if name.strip().lower() in ALL_KEYS]
         if not columns:
             raise InputError(f"{file.label}: columns {', '.join(names)[:120]}; expected {USABLE}")
+        if twice := next((name for name in columns if names.count(name) > 1), None):
+            raise InputError(f"{file.label}: two columns have the name {twice!r}; rename one")
         return columns
 
     rows = enumerate(parquet_rows(file.content, _optional(file.extension, file.label), usable), 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 from q3edge.areas import area_named
 from q3edge.calibration.data.documents import Document
-from q3edge.calibration.data.turns import RecordError, kind_of, messages_of, tools_of
+from q3edge.calibration.data.turns import RecordError, kind_of, messages_of, says, tools_of
 from q3edge.runtime.text.messages import Message
 
 DIALOGUE_KEYS = ("messages", "conversations")
@@ -74,7 +73,7 @@ def _document(record: object, place: RecordPlace) -> Document:
     fields: dict[str, Any] = {}
     for key, value in record.items():  # of names that differ in their letters' case, the first that has a value
         name = str(key).strip().lower()
-        if not _says(fields.get(name)):
+        if not says(fields.get(name)):
             fields[name] = value
     form = _form(fields)
     area = place.area or area_named(fields.get("area")) or area_named(fields.get("domain"))
@@ -98,37 +97,28 @@ def _form(fields: Mapping[str, Any]) -> tuple[str, ...]:
     there = [form for form in _FORMS if fields.keys() >= set(form)]
     if not there:
         raise RecordError(f"keys {', '.join(fields)[:120] or 'none'}; expected {USABLE}")
-    return next((form for form in there if all(_says(fields[key]) for key in form)), there[0])
-
-
-def _says(value: object) -> bool:
-    """Whether a value says anything."""
-    if isinstance(value, str):
-        return bool(value.strip())
-    if isinstance(value, float):
-        return not math.isnan(value)
-    return value is not None and not (isinstance(value, list | tuple | Mapping) and not value)
+    return next((form for form in there if all(says(fields[key]) for key in form)), there[0])
 
 
 def _content(fields: Mapping[str, Any], form: tuple[str, ...]) -> tuple[str, tuple[Message, ...], bool]:
     """Text, messages, and whether the text is code."""
     if form[0] in DIALOGUE_KEYS:
         value = fields[form[0]]
-        return "", messages_of(value, form[0]) if _says(value) else (), False
+        return "", messages_of(value, form[0]) if says(value) else (), False
     texts = [_text(fields, key) for key in form]
     if form == CODE_KEYS:
         return "".join(texts), (), True
     if len(texts) == 1:
         return texts[0], (), False
     question, answer = texts
-    if form[0] == "instruction" and _says(fields.get("input")):
+    if form[0] == "instruction" and says(fields.get("input")):
         question += "\n\n" + _text(fields, "input")
     return "", question_and_answer(question, answer), False
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str:
     value = fields[key]
-    if not _says(value):
+    if not says(value):
         return ""  # a table's missing cell; filtered as empty
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # an answer such as 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -38,13 +39,25 @@ def tools_of(fields: Mapping[str, Any]) -> tuple[Tool, ...]:
     for key in ("tools", "functions"):
         value = fields.get(key)
         value = _parsed(value, key) if isinstance(value, str) and value.strip() else value
-        if not value:
+        if not says(value):
             continue
         if not isinstance(value, list | tuple) or not all(isinstance(tool, Mapping) for tool in value):
             raise RecordError(f"{key} is {kind_of(value)}; expected a list of tools")
         _check_plain(value, key)
         return tuple(value) if key == "tools" else tuple({"type": "function", "function": tool} for tool in value)
     return ()
+
+
+def says(value: object) -> bool:
+    """Whether a value says anything: null, NaN, blank text and what is empty do not."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return not _is_missing(value) and not (isinstance(value, list | tuple | Mapping) and not value)
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a value is null, or the NaN that tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def kind_of(value: object) -> str:
@@ -56,7 +69,7 @@ def kind_of(value: object) -> str:
 def _message(entry: object, name: str) -> Message:
     if not isinstance(entry, Mapping):
         raise RecordError(f"{name} is {kind_of(entry)}; expected an object with role and content")
-    fields = {key: value for key, value in entry.items() if value is not None}
+    fields = {key: value for key, value in entry.items() if not _is_missing(value)}
     said = fields.get("role", fields.get("from"))
     role = _ROLE_NAMES.get(said, said) if isinstance(said, str) else said
     if role not in ROLES:

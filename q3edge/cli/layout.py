@@ -40,9 +40,15 @@ def fitted(text: str) -> str:
 
 
 def _broken(line: str) -> str:
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    words = line.lstrip()
+    indent = line[: len(line) - len(words)]
     return textwrap.fill(
-        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        words,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -37,6 +37,14 @@ def test_a_tokenizer_saved_by_transformers_5_has_the_fields_of_transformers_4(tm
     assert widen_tokenizer_config(tmp_path) == ()
 
 
+def test_no_special_token_and_no_text_is_lost(tmp_path: Path) -> None:
+    saved = {"additional_special_tokens": ["a", "b"], "extra_special_tokens": ["b", "c"], "note": "\ud800 é"}
+    (tmp_path / TOKENIZER_CONFIG_FILE).write_text(json.dumps(saved))
+    widen_tokenizer_config(tmp_path)
+    written = json.loads((tmp_path / TOKENIZER_CONFIG_FILE).read_text())
+    assert written == {"additional_special_tokens": ["a", "b", "c"], "note": "\ud800 é"}
+
+
 def test_transformers_and_q3edge_read_the_same_as_before(tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(DEMO_MODEL).save_pretrained(tmp_path)
     widen_tokenizer_config(tmp_path)

@@ -15,6 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+_DEEPEST = 200  # levels of a value
 _LARGE = 1 << 53  # from here on an integer is written in hexadecimal, whose length Python does not limit
 
 # Name, type (subclasses count as it), parts as a list, and the value made of the decoded parts.
@@ -153,9 +154,11 @@ class Peer:
             return {"function": self.share(value)} if there is None else {"yours": there}
         raise TypeError(f"a value of type {type(value).__name__} is no plain value")
 
-    def _decode(self, value: Any) -> Any:
+    def _decode(self, value: Any, depth: int = 0) -> Any:
+        if depth > _DEEPEST:  # what is sent back again has to be encoded
+            raise ValueError(f"values are nested more than {_DEEPEST} deep")
         if isinstance(value, list):
-            return [self._decode(part) for part in value]
+            return [self._decode(part, depth + 1) for part in value]
         if not isinstance(value, dict):
             return value
         ((name, parts),) = value.items()
@@ -167,7 +170,7 @@ class Peer:
             return iter(self.function(int(parts)), object())
         if name == "yours":
             return self._shared[parts]
-        return _BUILD[name]([self._decode(part) for part in parts])
+        return _BUILD[name]([self._decode(part, depth + 1) for part in parts])
 
 
 def _replace(value: Any, changed: Any) -> None:

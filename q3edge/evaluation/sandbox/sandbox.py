@@ -145,6 +145,7 @@ class _Worker:
         self._options = options
         self._job = json.dumps(job).encode()
         self._stack = ExitStack()
+        self._ended_here = False
 
     def __enter__(self) -> _Worker:
         with self._stack:
@@ -184,13 +185,14 @@ class _Worker:
 
     def end(self) -> None:
         """End the process; it has no others."""
+        self._ended_here = self._process.poll() is None
         self._process.kill()
         self._process.wait()
 
     def check_started(self) -> None:
-        """ResourceError: the process ended before it was confined, so before it ran anything."""
+        """ResourceError: the process ended by itself before it was confined, so before it ran anything."""
         self._report.seek(0)
-        if self._report.read(len(READY)) != READY:
+        if self._report.read(len(READY)) != READY and not self._ended_here:
             raise ResourceError(f"a process for a program cannot be confined: {self.failure()}")
 
     def verdict(self) -> tuple[str, str]:
@@ -203,7 +205,8 @@ class _Worker:
         """Why the process ended: a signal, or its last line on stderr."""
         code = self._process.returncode
         if code < 0:
-            return f"ended by signal {signal.Signals(-code).name}"
+            known = {number.value: number.name for number in signal.Signals}  # not all of the real-time signals
+            return f"ended by signal {known.get(-code, -code)}"
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - _LONGEST_REASON))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()

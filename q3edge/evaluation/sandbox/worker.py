@@ -38,7 +38,7 @@ def main() -> None:
 def _run(job: dict[str, Any], peer: Peer) -> None:
     """Run the program, a module of the name `program`, and let its function be called."""
     namespace = _module("program")
-    exec(compile(job["source"], "program", "exec"), namespace)
+    exec(_compiled(job["source"], "program"), namespace)
     peer.share(namespace[job["entry_point"]])
     peer.serve()
 
@@ -50,9 +50,9 @@ def _judge(job: dict[str, Any], peer: Peer) -> tuple[str, str]:
     """
     function, namespace, reason = peer.function(0), _module("test"), None
     try:
-        exec(compile(job["prompt"], "prompt", "exec"), namespace)
+        exec(_compiled(job["prompt"], "prompt"), namespace)
         namespace[job["entry_point"]] = function
-        exec(compile(job["test"], "test", "exec"), namespace)
+        exec(_compiled(job["test"], "test"), namespace)
         namespace["check"](function)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -63,6 +63,11 @@ def _judge(job: dict[str, Any], peer: Peer) -> tuple[str, str]:
     if reason is not None:
         return "failed" if peer.calls else "unfit", reason
     return "passed", ""
+
+
+def _compiled(source: str, name: str) -> types.CodeType:
+    """Code of a module that has none of this file's `from __future__` imports."""
+    return compile(source, name, "exec", dont_inherit=True)
 
 
 def _module(name: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _share(lost: float) -> str:
     """Share of tokens at which another one becomes the likeliest, in words."""
     if lost <= 0:
         return "it loses no token"
-    if lost > 0.4:
+    if lost >= 0.4:
         return f"it loses {100 * lost:.0f} of 100 tokens"
     one_in = round(1 / lost)
     number = _NUMBERS[one_in - 2] if one_in <= 10 else f"{one_in}"

@@ -17,6 +17,8 @@ from q3edge.pipeline.inspect import rounding_seconds
 from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
 from q3edge.terminal import duration
 
+_LONG = 60.0  # seconds of calibration from which on a shorter way is named
+
 
 def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, plans: int = 1) -> list[str]:
     """Predict time, memory and disk, as lines of text. Not for manifests: the numbers vary with machine and time.
@@ -39,8 +41,9 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
         f"about {times}, {_size(cost.ram_bytes)} of memory, "
         f"{_size(cost.disk_bytes)} of disk"
     ]
-    if plans == 1 and not finished:
-        lines.append(f"for a first look, --method rtn takes about {duration(_rounding_seconds(load))}")
+    if plans == 1 and not finished and cost.seconds >= _LONG:
+        rounding = duration(_rounding_seconds(load))
+        lines.append(f"for a first look, --method rtn in place of calibration options takes about {rounding}")
     available = available_memory()
     if available is not None and cost.ram_bytes > available:
         lines.append(

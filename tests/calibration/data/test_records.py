@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def test_q10_what_cannot_be_used_is_named(message: dict[str, Any], expected: str
 def test_q10_tools_are_those_of_the_record(tools: object) -> None:
     assert document({"messages": [ASKED], "tools": tools}).tools == (TOOL,)
     assert document({"messages": [ASKED], "functions": [TOOL["function"]], "tools": None}).tools == (TOOL,)
+    missing: tuple[object, ...] = (None, math.nan, " ", [], "[]")  # a table's missing value is NaN
+    for nothing in missing:
+        assert document({"messages": [ASKED | {"name": math.nan}], "tools": nothing}).tools == ()
     assert "tools is an object" in problem({"messages": [ASKED], "tools": {"a": 1}})
 
 
@@ -199,6 +203,16 @@ def test_q6_the_delimiter_is_the_one_that_gives_a_header(name: str, delimiter: s
     found, bad = table(name, "\n".join(map(delimiter.join, rows)))
     assert [found[0].messages[0]["content"], found[0].messages[1]["content"]] == [f"2 + 3{other} or what?", "5"]
     assert not bad
+
+
+def test_q6_of_columns_of_one_name_the_first_that_says_anything_counts(tmp_path: Path) -> None:
+    found, bad = table("a.csv", "text,text\nhello,\n,world\n")
+    assert ([d.text for d in found], bad) == (["hello", "world"], [])
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table([["hello"], ["world"]], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="two columns have the name 'text'; rename one"):
+        read_documents(SourceFile("a.parquet", (tmp_path / "a.parquet").read_bytes()), 0)
 
 
 def test_q6_a_row_with_a_surplus_cell_is_counted_by_its_line() -> None:

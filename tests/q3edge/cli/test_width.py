@@ -67,3 +67,4 @@ def test_u16_long_lines_are_broken_between_words() -> None:
     assert found.split() == f"short {line} {'x' * 200}".split()
     assert max(map(len, found.splitlines()[:-1])) <= WIDTH
     assert found.splitlines()[2].startswith("     reason")
+    assert fitted(f"  {'x' * 90}: why") == f"  {'x' * 90}:\n    why"

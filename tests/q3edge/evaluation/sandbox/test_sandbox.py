@@ -48,6 +48,10 @@ def test_a_right_program_passes(sandbox: Sandbox) -> None:
     assert judged(sandbox, "import math, typing\ndef f(a): return a + math.gcd(3, 4)") == Outcome(True, "")
 
 
+def test_annotations_are_evaluated_as_in_a_program_of_its_own(sandbox: Sandbox) -> None:
+    assert judged(sandbox, "def f(a: int): return a + 1 if f.__annotations__['a'] is int else 0").passed
+
+
 def test_a_test_knows_the_prompt_and_not_what_the_program_makes_of_it(sandbox: Sandbox) -> None:
     outcome = sandbox.judge(
         "def twice(a): return 0\ndef f(a): return 0", test="def check(f): assert f(1) == twice(1)", entry_point="f",
@@ -72,6 +76,9 @@ def test_a_test_knows_the_prompt_and_not_what_the_program_makes_of_it(sandbox: S
         (doing(f"with open('big', 'wb') as file: file.write(bytes({4 * FILE_BYTES}))"), "File too large"),
         (doing("f(a)"), "maximum recursion depth"),
         (doing("input()"), "EOFError"),
+        (doing("import os\nos.kill(os.getpid(), 40)"), "ended by signal 40"),  # no name for it in Python
+        ("def f(a: List[int]): return a + 1", "NameError: name 'List' is not defined"),
+        ("def f(a):\n    for _ in range(300): a = [a]\n    return a", "nested more than 200 deep"),
         (doing("import threading\nthreading.Thread(target=print).start()"), "can't start new thread"),
     ],
 )

@@ -27,6 +27,7 @@ def compared(kl: float, agreement: float) -> Comparison:
         (0.05, 0.9, "as good as float for chat: it loses one token in ten"),
         (0.051, 0.99, "worse than float, for simple tasks: it loses one token in 100"),
         (0.3, 0.67, "much worse than float: it loses one token in three"),
+        (0.3, 0.6, "much worse than float: it loses 40 of 100 tokens"),
         (0.9, 0.52, "much worse than float: it loses 48 of 100 tokens"),
         (0.01, 0.4, "unusable: it loses 60 of 100 tokens"),
         (7.0, 0.0, "unusable: it loses 100 of 100 tokens"),
