@@ -1,8 +1,12 @@
-"""`plain_line`: any text as one line that is safe to show: names in files may hold line ends, escapes and megabytes."""
+"""`plain_line`: any text as one line that is safe to show: names in files may hold line ends, escapes and megabytes.
+
+`typed`: a path in a command that is shown, to be copied.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 
 _LONGEST_WORD, _LONGEST = 400, 4000  # characters
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
@@ -20,6 +24,11 @@ def plain_line(text: str) -> str:
     text = _cut(text, _LONGEST)
     text = _UNPRINTABLE.sub(lambda found: _shown(found[0]), text)
     return _WORD.sub(lambda word: _cut(word[0], _LONGEST_WORD), text)
+
+
+def typed(value: object) -> str:
+    """A path or a name as it is typed into a shell: with quotes where it needs them."""
+    return shlex.quote(str(value))
 
 
 def _cut(text: str, longest: int) -> str:

@@ -18,6 +18,7 @@ from q3edge.checkpoint.model_format import ModelFormat, quantized_already
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.unsupported import UNSUPPORTED
 from q3edge.errors import InputError
+from q3edge.plain_line import typed
 
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
 FORMATS: Final[tuple[ModelFormat, ...]] = (
@@ -43,8 +44,8 @@ def open_float_model(model: str | Path) -> Checkpoint:
     if found in _QUANTIZED:
         if (path / MANIFEST_FILE).exists():
             raise InputError(
-                f"{path}: quantized already, by q3edge; `q3edge export {path} -o DIR` makes an ONNX model of it, or "
-                "start from the original model"
+                f"{path}: quantized already, by q3edge; `q3edge export {typed(path)} -o DIR` makes an ONNX model of "
+                "it, or start from the original model"
             )
         raise quantized_already(f"{path}: {found.label}")
     opened = found.open(path)
@@ -76,10 +77,13 @@ def not_an_artifact(path: Path) -> InputError:
         return error
     if found in _QUANTIZED:
         return InputError(
-            f"{path}: holds a quantized checkpoint; run `q3edge export` on it first: q3edge export {path} -o DIR"
+            f"{path}: holds a quantized checkpoint; run `q3edge export` on it first: q3edge export {typed(path)} -o DIR"
         )
     if (path / CONFIG_FILE).exists():
-        return InputError(f"{path}: holds a checkpoint, not an ONNX model; make one: q3edge build {path} -o DIR")
+        return InputError(f"{path}: holds a checkpoint, not an ONNX model; make one: q3edge build {typed(path)} -o DIR")
+    inside = sorted(str(manifest.parent) for manifest in path.glob(f"*/{MANIFEST_FILE}"))[:3]
+    if inside:
+        return InputError(f"{path}: holds several models; give one of them, such as {', '.join(inside)}")
     return InputError(f"{path}: has no {MANIFEST_FILE}; expected a folder that q3edge wrote")
 
 

@@ -16,6 +16,7 @@ from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already, stated_config
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.errors import InputError
+from q3edge.plain_line import typed
 from q3edge.storage.json_files import read_json_object
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -68,8 +69,8 @@ def _is_artifact(path: Path) -> bool:
 
 def _refuse_artifact(path: Path) -> NoReturn:
     raise InputError(
-        f"{path}: an ONNX model that q3edge built already; run it with `q3edge run {path} PROMPT`, or give the model "
-        "that it was built from"
+        f"{path}: an ONNX model that q3edge built already; run it with `q3edge run {typed(path)} PROMPT`, or give the "
+        "model that it was built from"
     )
 
 
@@ -78,6 +79,9 @@ def _is_onnx(path: Path) -> bool:
 
 
 def _refuse_onnx(path: Path) -> NoReturn:
+    whole = next((folder for folder in list(path.absolute().parents)[:2] if _is_artifact(folder)), None)
+    if whole is not None:
+        raise InputError(f"{path}: part of an ONNX model that q3edge built; give its folder, {whole}")
     raise InputError(f"{path}: an ONNX model of another tool, which q3edge neither reads nor runs; {_ORIGINAL}")
 
 

@@ -14,6 +14,7 @@ from q3edge.cli.options.common import json_option, last_logits_option, output_op
 from q3edge.cli.options.measuring import validation_options
 from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FLOAT, FORMATS
+from q3edge.plain_line import typed
 
 
 @click.command(short_help="Turn a model into a verified ONNX model: all in one command.")
@@ -39,4 +40,6 @@ def build(model: str, output: Path, as_json: bool, **options: Any) -> None:
         emit_json({"output": str(output), "verdict": built.report.verdict, "metrics": built.manifest.metrics})
         return
     show(validation_table(built.report))
-    say(f'wrote {output}: {built.manifest.metrics["model_bytes"] / 1e6:.1f} MB; try: q3edge run {output} "Hello"')
+    say(
+        f'wrote {output}: {built.manifest.metrics["model_bytes"] / 1e6:.1f} MB; try: q3edge run {typed(output)} "Hello"'
+    )

@@ -10,6 +10,7 @@ import q3edge
 from q3edge.cli.console import emit_json, say, show
 from q3edge.cli.options.common import FOLDER, json_option, threads_option
 from q3edge.defaults import DEMO_FOLDER
+from q3edge.plain_line import typed
 
 
 @click.command(short_help="See the whole flow on a small embedded model, offline.")
@@ -38,4 +39,4 @@ def demo(output: Path, quick: bool, threads: int | None, as_json: bool) -> None:
         return
     say(f"{result.questions} held-out questions, greedy; brackets: 95 % confidence; {result.seconds:.0f} s in all\n")
     show(f"{demo_answers(result.answers)}\n\n{result.verdict}")
-    say(f'\nAsk one yourself:  q3edge run {output / "int4"} "{result.answers[0].question}"')
+    say(f'\nAsk one yourself:  q3edge run {typed(output / "int4")} "{result.answers[0].question}"')

@@ -9,6 +9,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, say
 from q3edge.cli.options.common import FOLDER, json_option, overwrite_option
+from q3edge.plain_line import typed
 
 
 @click.command(short_help="Download a finished model from the hub.")
@@ -25,4 +26,4 @@ def pull(repository: str, output: Path | None, overwrite: bool, as_json: bool) -
     if as_json:
         emit_json({"repository": repository, "folder": str(folder)})
     else:
-        say(f'{repository} is in {folder}; try: q3edge run {repository if output is None else output} "Hello"')
+        say(f'{repository} is in {folder}; try: q3edge run {typed(repository if output is None else output)} "Hello"')

@@ -14,6 +14,7 @@ from q3edge.cli.options.answering import answering_options
 from q3edge.cli.options.common import PATH, json_option
 from q3edge.cli.standard_streams import is_terminal, read_stdin
 from q3edge.errors import UsageError
+from q3edge.plain_line import typed
 
 if TYPE_CHECKING:
     from q3edge.runtime.completion import Completion
@@ -62,10 +63,11 @@ def run(
     if raw and system is not None:
         raise UsageError("--raw has no chat template, so --system does not apply: write it into PROMPT")
     if prompt is not None and not os.path.exists(folder) and os.path.isdir(prompt):
-        raise UsageError(f"{folder}: not found; the folder comes first: q3edge run {prompt} PROMPT")
+        raise UsageError(f"{folder}: not found; the folder comes first: q3edge run {typed(prompt)} PROMPT")
     if prompt is None and is_terminal():
         raise UsageError(
-            f'no prompt: q3edge run {folder} "Why is the sky blue?", or q3edge chat {folder} to talk to it'
+            f'no prompt: q3edge run {typed(folder)} "Why is the sky blue?", or q3edge chat {typed(folder)} to talk '
+            "to it"
         )
     text = prompt if prompt not in (None, "-") else _from_stdin(raw)
     settings = settings_given(flags)

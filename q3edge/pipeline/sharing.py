@@ -108,7 +108,12 @@ def pull_artifact(repository: str, output: Path | None = None, *, overwrite: boo
 
 
 def find_models(folder: Path) -> list[FoundModel]:
-    """Find finished ONNX models in `folder` and two levels below, and in the hub's cache; nothing is downloaded."""
+    """Find finished ONNX models in `folder` and two levels below, and in the hub's cache; nothing is downloaded.
+
+    InputError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not found; expected a folder with models")
     from huggingface_hub.constants import HF_HUB_CACHE
 
     places = {path.parent: str(path.parent) for below in _BESIDE for path in sorted(folder.glob(below + MANIFEST_FILE))}

@@ -43,7 +43,7 @@ def outlook(load: Workload, work: Path, *, bfloat16: bool, finished: int = 0, pl
     ]
     if plans == 1 and not finished and cost.seconds >= _LONG:
         rounding = duration(_rounding_seconds(load))
-        lines.append(f"for a first look, --method rtn in place of calibration options takes about {rounding}")
+        lines.append(f"for a first look, --method rtn in place of calibration options rounds in about {rounding}")
     available = available_memory()
     if available is not None and cost.ram_bytes > available:
         lines.append(

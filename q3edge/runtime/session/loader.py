@@ -23,6 +23,7 @@ from q3edge.artifact.side_files import (
 )
 from q3edge.errors import InputError
 from q3edge.machine.memory import require_address_space
+from q3edge.plain_line import typed
 from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data
 
 _RUNTIME_BYTES = 64 << 20  # that tokenizer, template and session take besides the weights, with the smallest model
@@ -93,7 +94,7 @@ def load_manifest(folder: Path) -> Manifest:
             return manifest
         raise InputError(
             f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first: "
-            f"q3edge export {folder} -o DIR"
+            f"q3edge export {typed(folder)} -o DIR"
         )
     from q3edge.checkpoint.opening import not_an_artifact  # readers of checkpoints, which only this error needs
 

@@ -224,3 +224,5 @@ def test_list_shows_what_run_can_take(
     assert [line.split()[0] for line in shown] == ["a", "b/c"]
     assert "(incomplete)" in shown[1]
     assert shown[0].split()[2:] == ["-", "0.0000"]
+    assert main(["list", "none"]) == 3
+    assert "none: not found" in capsys.readouterr().err

@@ -173,7 +173,7 @@ def test_more_work_is_never_said_to_take_less(larger: dict[str, Any], flags: dic
 
 
 def test_u7_a_first_look_is_named_where_the_calibration_is_long(tmp_path: Path) -> None:
-    said = "for a first look, --method rtn in place of calibration options takes about "
+    said = "for a first look, --method rtn in place of calibration options rounds in about "
     config = Qwen3Config.from_dict(tiny_config(vocab_size=151936, hidden_size=1024, num_hidden_layers=280))
     long = Workload(config, Recipe.for_format("int4").resolve(config), 1024, 2048)
     assert q3edge.pipeline.quantize.outlook.outlook(long, tmp_path / "w", bfloat16=False)[1].startswith(said)

@@ -189,6 +189,21 @@ def test_u17_what_is_no_artifact_is_named_with_the_command(
             opens(folder)
 
 
+def test_u17_a_part_of_a_model_or_a_folder_of_models_is_told_which_folder_to_give(folder: Path, tmp_path: Path) -> None:
+    """Commands to copy quote what a shell would part."""
+    home = tmp_path / "my models"
+    shutil.move(folder, home / "int4")
+    for part in (home / "int4/onnx", home / "int4/onnx/model.onnx"):
+        with pytest.raises(InputError, match=r"part of an ONNX model that q3edge built; give .*my models/int4$"):
+            open_artifact(part)
+    with pytest.raises(InputError, match=r"holds several models; give one of them, such as .*my models/int4$"):
+        open_artifact(home)
+    only_a_checkpoint(home / "int4")
+    (home / "int4/q3edge.json").unlink()
+    with pytest.raises(InputError, match=r"make one: q3edge build '.*my models/int4' -o DIR$"):
+        open_artifact(home / "int4")
+
+
 @pytest.mark.parametrize(("name", "message"), [("m.gguf", "GGUF"), ("m.onnx", "an ONNX model"), ("m", "is a file")])
 def test_u17_a_file_in_place_of_a_folder(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).touch()
