@@ -25,13 +25,18 @@ class _PromptCommand(click.Command):
     """Command whose last argument is a text, which may begin with a dash."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; an unknown option may be a prompt, so the error says where such a prompt has to stand."""
+        """Parse; unknown options and surplus words may be a prompt's, so the error says how that has to be written."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if "--" in args:
                 raise
             hint = "a prompt that begins with a dash stands behind --, at the end: q3edge run DIR -- '-5'"
+            raise click.UsageError(f"{error.format_message()} ({hint})", ctx) from None
+        except click.UsageError as error:
+            if "extra argument" not in error.format_message():
+                raise
+            hint = "a prompt of several words stands in quotes: q3edge run DIR 'Why is the sky blue?'"
             raise click.UsageError(f"{error.format_message()} ({hint})", ctx) from None
 
 

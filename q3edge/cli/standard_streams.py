@@ -6,18 +6,34 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from q3edge.errors import ResourceError, UsageError
 
 MAX_INPUT = 64 << 20  # bytes of a prompt: many times the longest context
 
 
+class _Unheeded(io.FileIO):
+    """File whose failing writes are dropped."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 def use_utf8() -> None:
-    """Make stdout and stderr UTF-8 where they are no terminals; what cannot be written is escaped, not an error."""
+    """Make stdout and stderr UTF-8 where they are no terminals; what cannot be written is escaped, not an error.
+
+    Where stderr is full, a result and its exit code are still worth having: notes and progress are dropped.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper) and not sys.stderr.isatty():
+        file = io.BufferedWriter(_Unheeded(sys.stderr.fileno(), "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def require_streams() -> None:

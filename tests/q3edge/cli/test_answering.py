@@ -131,6 +131,20 @@ def test_l22_a_prompt_that_begins_with_a_dash_gets_a_hint(answer: Answer, prompt
     assert answer("run", *GREEDY, "--raw", "--max-new-tokens", "2", "--", prompt)[0] == 0
 
 
+def test_l22_a_prompt_of_several_words_gets_a_hint(answer: Answer) -> None:
+    code, _, err = answer("run", "What", "is", "it?")
+    assert code == 2
+    assert "a prompt of several words stands in quotes: q3edge run DIR 'Why is the sky blue?'" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("arguments", "code"), [(("list", "/none"), 3), (("bogus",), 2), (("list",), 0)])
+def test_r14_a_full_stderr_changes_no_exit_code(arguments: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "q3edge", *arguments], stderr=full, cwd=tmp_path, check=False)
+    assert done.returncode == code
+
+
 def test_l23_the_help_tells_the_limit_that_holds(answer: Answer, folder: Path) -> None:
     main(["run", "--help"])
     with Model.open(folder, threads=1) as model:
