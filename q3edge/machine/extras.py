@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -15,17 +17,11 @@ NAME = "q3edge"
 def install_line(extra: str) -> str:
     """Return the `pip install` that adds an extra: from the clone, file or address of the installation, or by name.
 
-    The origin is what pip recorded (PEP 610, direct_url.json). Without a record of an installation, it is
-    the source tree.
+    The origin is what pip recorded (PEP 610, direct_url.json). Where nothing is recorded and the code lies in a source
+    tree, installed or not, it is that.
     """
-    source = Path(__file__).resolve().parents[2]
-    try:
-        recorded = json.loads(metadata.distribution(NAME).read_text("direct_url.json") or "{}")
-        url, folder = str(recorded.get("url", "")), recorded.get("dir_info")
-    except metadata.PackageNotFoundError:
-        url, folder = source.as_uri(), {"editable": True}
-    except (ValueError, AttributeError):  # no JSON object: as if from an index
-        url, folder = "", None
+    recorded = _recorded()
+    url, folder = str(recorded.get("url", "")), recorded.get("dir_info")
     if not url:
         return f"pip install '{NAME}[{extra}]'"
     if folder is None:
@@ -34,3 +30,18 @@ def install_line(extra: str) -> str:
         return f"pip install {shlex.quote(f'{NAME}[{extra}] @ {url}')}"
     editable = "-e " if isinstance(folder, dict) and folder.get("editable") else ""
     return f"pip install {editable}{shlex.quote(f'{url2pathname(urlsplit(url).path)}[{extra}]')}"
+
+
+def _recorded() -> Mapping[str, Any]:
+    """The installation's direct_url.json, that of a source tree, or nothing: it came from an index."""
+    # Of a source tree in sys.path, an egg-info comes before what pip recorded.
+    found = (distribution.read_text("direct_url.json") for distribution in metadata.distributions(name=NAME))
+    text = next(filter(None, found), None)
+    source = Path(__file__).resolve().parents[2]
+    if text is None and (source / "pyproject.toml").exists():
+        return {"url": source.as_uri(), "dir_info": {"editable": True}}
+    try:
+        recorded = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return recorded if isinstance(recorded, dict) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from q3edge.evaluation import baselines
 from q3edge.evaluation.baselines import BASELINES, Baseline, BaselineDecoder, quiet
 from q3edge.evaluation.distance.streams import decoder_logits
 from q3edge.evaluation.distance.windows import Window
+from q3edge.machine.extras import install_line
 from q3edge.pipeline.measure.speed import baseline_speed
 from q3edge.reference.model import LogitsHead, hidden_states
 from tests.helpers.models import InMemoryWeights
@@ -137,7 +139,7 @@ def test_the_last_position_alone_is_the_last_of_all() -> None:
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
-    with pytest.raises(ResourceError, match=r"pip install 'q3edge\[baselines\]'"):
+    with pytest.raises(ResourceError, match=re.escape(install_line("baselines"))):
         BASELINES["nf4"].check()
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from q3edge.machine import extras
 from q3edge.machine.extras import install_line
 
 CLONE = {"url": "file:///home/me/my%20clone", "dir_info": {"editable": True}}
+ROOT = Path(__file__).resolve().parents[3]
 WHEEL = "file:///tmp/q3edge-0.1.0-py3-none-any.whl"
 
 
@@ -33,14 +36,18 @@ def test_u3_the_line_works_for_the_way_it_was_installed(
     recorded: object, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = None if recorded is None else json.dumps(recorded)
-    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(read_text=lambda _: text))
+    packages = ROOT / "site-packages"
+    monkeypatch.setattr(extras, "__file__", str(packages / "q3edge" / "machine" / "extras.py"))
+    monkeypatch.setattr(metadata, "distributions", lambda name: [installed(None), installed(text)])
     assert install_line("quantize") == line
 
 
-def test_u3_without_an_installation_it_is_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
+@pytest.mark.parametrize("found", [(), ("egg-info",)], ids=["not installed", "an egg-info beside the code"])
+def test_u3_without_a_record_it_is_the_source_tree(found: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "distributions", lambda name: [installed(None) for _ in found])
+    assert install_line("eval") == f"pip install -e {shlex.quote(f'{ROOT}[eval]')}"
 
-    monkeypatch.setattr(metadata, "distribution", absent)
-    root = Path(__file__).resolve().parents[3]
-    assert f"{root}[eval]" in install_line("eval")
+
+def installed(text: str | None) -> SimpleNamespace:
+    """A distribution with this direct_url.json."""
+    return SimpleNamespace(read_text=lambda _: text)
