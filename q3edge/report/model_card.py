@@ -9,7 +9,7 @@ from typing import Any
 from q3edge.artifact import Manifest
 from q3edge.evaluation.distance.kl_names import KL_WORDS
 from q3edge.quantization.scheme import Scheme
-from q3edge.report.runtimes import EXACT_SUMS, RUNTIMES
+from q3edge.report.runtimes import EXACT_SUMS, INT8_CACHE, RUNTIMES
 
 CARD_FILE = "README.md"
 
@@ -45,7 +45,7 @@ def _other_runtimes(recipe: Mapping[str, Any]) -> str:
         "Tried with q3edge's small demo model in every format, not with this one; the code runs in this folder.",
     ]
     if left_out := [runtime.name for runtime in RUNTIMES if runtime not in tried]:
-        parts.append(f"Not with an int8 KV cache: {', '.join(left_out)}.")
+        parts.append(f"{INT8_CACHE} Not with one: {', '.join(left_out)}.")
     schemes = [Scheme(**rule["scheme"]) for rule in recipe["rules"] if rule["scheme"]]
     if any(scheme.activations == "int8_per_token" for scheme in schemes):
         parts.append(EXACT_SUMS)

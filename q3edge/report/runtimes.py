@@ -28,6 +28,7 @@ EXACT_SUMS = (
     "On x86 CPUs without VNNI, onnxruntime adds up int8 products inexactly unless the session's option "
     "`session.x64quantprecision` is `1`; q3edge and genai_config.json set it. Releases before 1.31 abort with it."
 )
+INT8_CACHE = "An int8 KV cache needs onnxruntime 1.29 or newer."
 RUNTIMES = (
     Runtime(
         "onnxruntime-genai", "0.18.0", "python",

@@ -11,7 +11,7 @@ from q3edge.artifact import Manifest
 from q3edge.formats import FORMATS, CacheType
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import model_card
-from q3edge.report.runtimes import EXACT_SUMS, RUNTIMES, Runtime
+from q3edge.report.runtimes import EXACT_SUMS, INT8_CACHE, RUNTIMES, Runtime
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "interop.md"
 
@@ -26,6 +26,12 @@ def test_each_runtime_is_told_with_its_lines_where_it_runs_the_model(runtime: Ru
     told = f"{runtime.name} ({runtime.versions}):\n\n{runtime.code}"
     assert told in card("int4")
     assert (told in card("int4", "int8")) == runtime.int8_cache
+
+
+def test_what_an_int8_cache_needs_is_told_with_one() -> None:
+    assert INT8_CACHE in card("int4", "int8")
+    assert INT8_CACHE not in card("int4")
+    assert INT8_CACHE in DOCS.read_text(encoding="utf-8")
 
 
 def test_exact_sums_are_told_where_products_are_int8() -> None:
