@@ -25,7 +25,6 @@ _NO_MEMORY = re.compile(
 _WANTED = re.compile(r"(?:allocate memory\D*|of size )(\d+)|allocate ([\d.]+ \w?i?B)\b", re.IGNORECASE)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 
-
 GOES_ON = "the same command goes on from here"
 
 

@@ -21,7 +21,7 @@ from q3edge.exporters.onnx.export import check_exportable
 from q3edge.pipeline.export import finish_artifact, write_artifact
 from q3edge.pipeline.measure.checks import check_export
 from q3edge.pipeline.measure.validate import text_windows
-from q3edge.pipeline.quantize.calibrate import CalibrationOptions, discard_work, work_folder
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions, discard_work, keeps_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
@@ -59,8 +59,9 @@ def build_artifact(
     as it was.
     """
     read_texts(texts)  # before the model, which may be a download
+    manifest: Manifest | None = None
     with (
-        resumable(work_folder(output).exists),
+        resumable(lambda: manifest is not None and keeps_work(work_folder(output), manifest.recipe["method"])),
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):

@@ -103,10 +103,15 @@ def work_folder(output: Path) -> Path:
     return output.parent / f".{output.name}.work"
 
 
+def keeps_work(work: Path, method: str) -> bool:
+    """Tell whether work of this method is kept in `work` if it is stopped now; what another command left is not its."""
+    return method == "gptq" and work.exists()
+
+
 def discard_work(output: Path, manifest: Manifest) -> None:
     """Remove the work folder of `output` once it is complete, unless another process works in it by now."""
-    if manifest.recipe["method"] == "gptq":
-        WorkFolder.discard(work_folder(output))
+    if keeps_work(work := work_folder(output), manifest.recipe["method"]):
+        WorkFolder.discard(work)
 
 
 def choose_method(

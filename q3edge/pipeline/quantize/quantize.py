@@ -31,6 +31,7 @@ from q3edge.pipeline.quantize.calibrate import (
     SolvedLayers,
     choose_method,
     discard_work,
+    keeps_work,
     load_tokens,
     run_calibration,
     work_folder,
@@ -56,7 +57,6 @@ def quantize_checkpoint(
 ) -> Manifest:
     """Quantize MODEL (folder or hub id) into `output`; returns the manifest written there."""
     with (
-        resumable(work_folder(output).exists),
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):
@@ -92,7 +92,10 @@ def write_quantized(
         detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"
         notices += (Notice("no-group-size-fits", len(left_float), detail),)
     digest = checkpoint.digest()
-    with _calibration_for(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found:
+    with (
+        resumable(lambda: keeps_work(work, recipe.method)),
+        _calibration_for(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found,
+    ):
         schemes = found.recipe.resolve(checkpoint.config)
         tokens = found.tokens
         if tokens is None and recipe.kv_cache == "int8":  # before the work: a text may be of no use

@@ -20,7 +20,7 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
-from q3edge.errors import InputError, ValidationError
+from q3edge.errors import GOES_ON, InputError, ValidationError
 from q3edge.exporters.onnx import linear
 from q3edge.exporters.onnx.linear import Matrices
 from q3edge.formats import FORMATS
@@ -29,6 +29,7 @@ from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.measure.checks import MAX_ERROR_INT8, relative_error, typical_error
 from q3edge.pipeline.measure.tensor_facts import tensor_facts
+from q3edge.pipeline.quantize.calibrate import CalibrationOptions, work_folder
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint, row_blocks
 from q3edge.quantization.packing import pack_blocks
 from q3edge.quantization.recipe import Recipe, Rule
@@ -274,3 +275,23 @@ def test_q17_scales_out_of_range_name_the_worst_tensors_and_are_no_success_where
     (check,) = [check for check in built.report.checks if check.name == "lost_scales"]
     assert (check.status, check.value) == ("pass", 1.0)
     assert check.reason.endswith("nats allows it")
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["rounded", "calibrated"])
+@pytest.mark.parametrize("stopped_in", ["quantize.quantize.copy_side_files", "build.validate_artifact"])
+def test_u20_only_work_of_this_build_is_said_to_go_on(
+    goes_on: bool, stopped_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unfinished calibration of another command may lie there."""
+
+    def stopped(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"q3edge.pipeline.{stopped_in}", stopped)
+    if not goes_on:
+        work_folder(tmp_path / "out").mkdir()
+    recipe = replace(Recipe.for_format("int8"), method="gptq" if goes_on else "rtn")
+    calibration = CalibrationOptions(samples=2, seq_len=16) if goes_on else None
+    with pytest.raises(KeyboardInterrupt) as caught:
+        build_artifact(str(DEMO_MODEL), tmp_path / "out", recipe, calibration)
+    assert (GOES_ON in getattr(caught.value, "__notes__", ())) == goes_on
