@@ -17,7 +17,7 @@ from pathlib import Path
 
 from machine import machine_line
 
-from q3edge.runtime.generation.generate import generate
+from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from speed_contract import StepEngine, Variant, main
 
-from q3edge.runtime.generation.generate import PREFILL_CHUNK
+from q3edge.runtime.engine.slots import PREFILL_CHUNK
 from q3edge.runtime.session.decoder import Decoder
 
 # Variant -> flags of `q3edge quantize`.
@@ -32,7 +32,7 @@ class Q3edge(StepEngine):
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._decoder = Decoder(folder / "exported", threads=threads)
-        self._logits = np.empty((1, 1, self._decoder.config.vocab_size), np.float32)  # as PrefixCache has it
+        self._logits = np.empty((1, 1, self._decoder.config.vocab_size), np.float32)  # as the engine's slots have it
 
     def start(self, capacity: int) -> None:
         """A new cache."""

@@ -25,8 +25,9 @@ from q3edge.artifact import artifact_digest
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.machine.extras import install_line
 from q3edge.runtime.answer_text import AnswerText
-from q3edge.runtime.generation.generate import generate, prefill
-from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.engine.generate import generate
+from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message, content_text
@@ -61,7 +62,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     ) -> None:
         super().__init__()
         self.model = Model.open(Path(folder), threads=threads)
-        self._cache = PrefixCache(self.model.decoder)
+        self._engine = Engine(Slots(self.model.decoder))
         self._thinking = thinking
         self._added = len(self.model.tokenizer.encode_markup(""))  # tokens that the tokenizer puts before every text
 
@@ -170,20 +171,24 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
 
     def _logits_of_last(self, ids: Sequence[int], count: int) -> Iterator[NDArray[np.float32]]:
         """Logits float32 [<= _CHUNK, V] after each of the last `count` of `ids`."""
-        start = len(ids) - count
-        cached = self._cache.resume(ids, start)
-        if cached < start:
-            prefill(self._cache, ids[cached:start])
-        for first in range(start, len(ids), _CHUNK):
-            part = list(ids[first : first + _CHUNK])
-            yield self._cache.extend(part, keep=len(part))
+        start, slots = len(ids) - count, self._engine.slots
+        slot = slots.take(ids, start)
+        assert slot is not None  # the only one, and nothing runs
+        try:
+            if len(slot.ids) < start:
+                slots.read(slot, ids[len(slot.ids) : start])
+            for first in range(start, len(ids), _CHUNK):
+                part = list(ids[first : first + _CHUNK])
+                yield slots.extend(slot, part, keep=len(part))
+        finally:
+            slots.give_back(slot)
 
     def _generate(self, context: str, arguments: Mapping[str, Any]) -> str:
         settings, until = self._settings(arguments)
         room = self.max_length - min(settings.max_new_tokens, self.max_length - 1)
         prompt = self.tok_encode(context)[-room:]
         text = AnswerText(ThinkingSplitter(self.model.tokenizer, prompt, keep_newlines=True), until)
-        for token in generate(self.model.decoder, prompt, settings, cache=self._cache):
+        for token in generate(self.model.decoder, prompt, settings, engine=self._engine):
             deque(text.push(token), 0)
             if text.stopped:
                 return text.answer

@@ -122,6 +122,7 @@ PATH = Instance("a str or Path", (str, PathLike))
 FLAG = Instance("True or False", (bool,))
 TEXT = Instance("a str", (str,))
 AT_LEAST_ONE = Number(1)
+SIZE = Instance("a str such as '350MB', or bytes as an int", (str, int))
 _OUTPUTS = ("output", "page", "json_file", "markdown")  # arguments that name what is written
 ARGUMENTS: Mapping[str, Kind] = {
     # models and folders
@@ -133,7 +134,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "kv_cache": OneOf(CACHE_TYPES), "formats": Several(TEXT),
     # calibration
     "calibration": Several(PATH), "samples": Number(2), "seq_len": Number(16), "seed": Number(), "reconstruct": FLAG,
-    "tune": FLAG, "restart": FLAG, "target_size": Instance("a str such as '350MB', or bytes as an int", (str, int)),
+    "tune": FLAG, "restart": FLAG, "target_size": SIZE,
     "target_bpw": Number(0, whole=False, above=True),
     # measuring
     "texts": Several(PATH), "max_tokens": Number(32), "max_kl": Number(0, whole=False),
@@ -144,7 +145,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "page": PATH, "json_file": PATH, "markdown": PATH,
     # running
     "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
-    "speculate": FLAG, "draft": PATH,
+    "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
 }  # fmt: skip
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from q3edge.defaults import MAX_BATCH
 from q3edge.library.arguments import public
-from q3edge.library.requests import PathLike, artifact_at
+from q3edge.library.requests import PathLike, artifact_at, parse_size
 
 if TYPE_CHECKING:
     from q3edge.runtime.model import Model
@@ -13,15 +14,28 @@ if TYPE_CHECKING:
 
 @public()
 def load(
-    path_or_id: PathLike, *, threads: int | None = None, speculate: bool = False, draft: PathLike | None = None
+    path_or_id: PathLike,
+    *,
+    threads: int | None = None,
+    speculate: bool = False,
+    draft: PathLike | None = None,
+    max_batch: int = MAX_BATCH,
+    kv_memory: str | int | None = None,
+    deterministic: bool = False,
 ) -> Model:
     """Open the ONNX model in the folder `path_or_id`, or with that id on the hub; a context manager.
 
     Needs no torch. threads: of onnxruntime (None: the physical cores at hand). speculate: take draft tokens from
-    repetitions in the text so far; draft: folder of a smaller model that proposes them instead. Either makes answers
-    faster, and the same but for near ties. Raises InputError if a file is missing or unfit.
+    repetitions in the text so far; draft: folder of a smaller model that proposes them instead. Either makes an answer
+    that is computed alone faster, and the same but for near ties. max_batch: most answers that are computed at once.
+    kv_memory: bytes for the keys and values of all, or "2GB"; an answer that may need more is refused (None: half of
+    the free memory, which a single answer may exceed). deterministic: each answer is exactly what it is alone, at the
+    speed of one after another. Raises InputError if a file is missing or unfit, UsageError for a memory too small.
     """
     from q3edge.runtime.model import Model
 
     small = None if draft is None else artifact_at(draft)
-    return Model.open(artifact_at(path_or_id), threads=threads, speculate=speculate, draft=small)
+    return Model.open(
+        artifact_at(path_or_id), threads=threads, speculate=speculate, draft=small, max_batch=max_batch,
+        kv_memory=None if kv_memory is None else parse_size(kv_memory, "kv_memory"), deterministic=deterministic,
+    )  # fmt: skip

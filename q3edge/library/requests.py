@@ -134,16 +134,16 @@ def calibration_for(
     )  # fmt: skip
 
 
-def parse_size(size: str | int) -> int:
+def parse_size(size: str | int, name: str = "--target-size") -> int:
     """Parse a size in bytes: "350MB", "1.2GB" or an int; units are decimal unless written with an i (MiB)."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b?|b)\s*", f"{size}B" if isinstance(size, int) else size, re.I)
     if found is None:
-        raise UsageError(f"--target-size {size!r}: expected a size with its unit, such as 350MB or 1.2GB")
+        raise UsageError(f"{name} {size!r}: expected a size with its unit, such as 350MB or 1.2GB")
     number, unit = found.groups()
     power = "bkmg".index(unit[0].lower())
     found_bytes = float(number) * (1024 if "i" in unit.lower() else 1000) ** power
     if math.isinf(found_bytes):
-        raise UsageError(f"--target-size {str(size)[:20]}...: expected a finite size such as 350MB or 1.2GB")
+        raise UsageError(f"{name} {str(size)[:20]}...: expected a finite size such as 350MB or 1.2GB")
     return int(found_bytes)
 
 

@@ -14,19 +14,28 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may hold in all, present ones included; None where unknown (not Linux).
+    """Bytes that this process may hold in all, present ones included; None where unknown (not Linux)."""
+    try:
+        held = int((_PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+    free = free_memory()
+    return None if free is None else held + free
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take; None where unknown (not Linux).
 
     It is the smaller of what the container's limit and what the machine leave.
     """
     try:
-        held = int((_PROC / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         free = 1024 * _entry(_PROC / "meminfo", "MemAvailable:")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
     with suppress(OSError, ValueError):  # no limit: no such file, or the word "max"
         limit, used = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, limit - used + _entry(_CONTROL_GROUP / "memory.stat", "inactive_file"))
-    return held + max(0, free)
+    return max(0, free)
 
 
 def require_address_space(needed: int, what: str) -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Lock, get_ident
 from typing import Any, Self
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import Notice
+from q3edge.defaults import MAX_BATCH
 from q3edge.errors import UsageError
 from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.arguments import check_thinking, check_token_ids, folder_path
 from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.engine.engine import Engine, Generation
+from q3edge.runtime.engine.kv_memory import budget_tokens
+from q3edge.runtime.engine.model_draft import ModelDraft, open_draft, relative_cost
+from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
-from q3edge.runtime.generation.generate import new_tokens
-from q3edge.runtime.generation.model_draft import ModelDraft, open_draft, relative_cost
 from q3edge.runtime.generation.ngram_draft import NGramDraft
-from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
@@ -43,9 +45,9 @@ class Model:
     Settings are given as GenerationSettings, as a dict, or by name (`temperature=0.7`); those not given are the
     checkpoint's. A name that does not exist or a value of the wrong type is a TypeError, one out of range a UsageError.
 
-    The keys and values of the last text stay cached, so a prompt with the same beginning, as the next turn of a
-    conversation has, is computed only from where it differs. Therefore a model serves one generation at a time: another
-    thread waits for its end, and a second one in the same thread is a UsageError.
+    Generations that run at the same time, from one thread or several, share forward passes: up to `max_batch`, more
+    wait. The keys and values of the last text stay cached, so a prompt with the same beginning, as the next turn of a
+    conversation has, is computed only from where it differs; so is one that begins as a text which is running.
     """
 
     folder: Path
@@ -53,11 +55,9 @@ class Model:
     tokenizer: Tokenizer = field(repr=False)
     template: ChatTemplate | None = field(repr=False)
     defaults: GenerationSettings
-    cache: PrefixCache = field(repr=False)
+    engine: Engine = field(repr=False)
     new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
     notices: tuple[Notice, ...] = ()  # what the checkpoint's files ask for in vain
-    _busy: Lock = field(default_factory=Lock, init=False, repr=False)
-    _owner: int | None = field(default=None, init=False, repr=False)  # thread that began the present generation
     _closed: bool = field(default=False, init=False, repr=False)
 
     @classmethod
@@ -68,13 +68,21 @@ class Model:
         threads: int | None = None,
         speculate: bool = False,
         draft: str | Path | None = None,
+        max_batch: int = MAX_BATCH,
+        kv_memory: int | None = None,
+        deterministic: bool = False,
     ) -> Self:
         """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
         `speculate`: draft tokens by prompt lookup, from what the text repeats; `draft`: by the smaller model in that
-        folder instead. Either makes answers faster, and the same but for near
-        ties. `threads`: None for one on each physical core.
+        folder instead. Either makes an answer that is computed alone faster, and the same but for near ties.
+        `threads`: None for one on each physical core. `max_batch`: most generations that share passes. `kv_memory`:
+        bytes for all keys and values; a generation that may need more is refused (None: half of the free memory, which
+        a single one may exceed). `deterministic`: each generation computes as it would alone, in passes of its own.
+        UsageError: max_batch or kv_memory is not above 0.
         """
+        if max_batch < 1:
+            raise UsageError(f"max_batch = {max_batch}: give at least 1")
         folder = folder_path(path, "path")
         checked = open_graph(folder)
         note_edits(folder, checked.manifest, checked.edited)
@@ -87,12 +95,12 @@ class Model:
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:
             small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result())
-            small_cache, cost = PrefixCache(small), relative_cost(small.manifest, checked.manifest)
-            new_draft = partial(ModelDraft, small_cache, cost)
+            small_slots, cost = Slots(small), relative_cost(small.manifest, checked.manifest)
+            new_draft = partial(ModelDraft, small_slots, cost)
         own = checkpoint_settings(folder, config, tokenizer.result().id_of)
-        return cls(
-            folder, decoder, tokenizer.result(), template, own.settings, PrefixCache(decoder), new_draft, own.notices
-        )  # fmt: skip
+        slots = Slots(decoder, max_batch, budget=budget_tokens(decoder.cache_spec, kv_memory))
+        engine = Engine(slots, deterministic=deterministic, strict=kv_memory is not None)
+        return cls(folder, decoder, tokenizer.result(), template, own.settings, engine, new_draft, own.notices)
 
     def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
         """Continue `prompt`, the model's whole input, to the end. Arguments and errors are those of `stream_raw`."""
@@ -119,15 +127,21 @@ class Model:
         tools: Sequence[Tool] | None = None,
         **named: Any,
     ) -> list[Completion]:
-        """Answer several conversations one after another; returns the answers in their order.
+        """Answer several conversations at once, `max_batch` at a time; returns the answers in their order.
 
-        All are checked before the first is answered. Other arguments and errors are those of `stream`; TypeError:
-        `conversations` is no list.
+        All are checked before the first is answered, and an error in one ends them all. Other arguments and errors are
+        those of `stream`; TypeError: `conversations` is no list.
         """
         if isinstance(conversations, str | Mapping) or not isinstance(conversations, Sequence):
             raise TypeError(f"conversations: give a list of conversations, not {type(conversations).__name__}")
         streams = [self.stream(each, settings, thinking=thinking, tools=tools, **named) for each in conversations]
-        return [stream.finish() for stream in streams]
+        try:
+            for stream in streams:
+                stream.start(patient=True)
+            return [stream.finish() for stream in streams]
+        finally:
+            for stream in streams:
+                stream.close()
 
     def stream(
         self,
@@ -217,42 +231,31 @@ class Model:
         notices: tuple[Notice, ...] = (),
     ) -> Stream:
         settings.check_ids(self.decoder.config.vocab_size)
+        text, pieces = AnswerText(splitter, settings.stop_strings), deque[Piece]()
+
+        def watch(token: int) -> bool:
+            pieces.extend(text.push(token))
+            return text.stopped
+
         draft = self.new_draft() if self.new_draft else None
-        request = Request(prompt_ids, settings, self.decoder.config.max_position_embeddings, draft=draft)
-        return Stream(self._pieces(request, AnswerText(splitter, settings.stop_strings), notices))
+        context = self.decoder.config.max_position_embeddings
+        request = Request(prompt_ids, settings, context, draft=draft, watch=watch)
 
-    def _pieces(
-        self, request: Request, text: AnswerText, notices: tuple[Notice, ...]
-    ) -> Generator[Piece, None, Completion]:
-        """Text of the request, computed on this model's cache, which is exclusive until the last piece."""
-        self._check_open()
-        self._begin()
-        try:
-            self._check_open()  # again: another thread may have closed it meanwhile
-            for token in new_tokens(request, self.cache):
-                for piece in text.push(token):
-                    yield piece
+        def start(patient: bool) -> Generation:
+            self._check_open()
+            return self.engine.generate(request, patient=patient)
+
+        def answer(generation: Generation) -> Generator[Piece, None, Completion]:
+            for _ in generation:
+                while pieces:
                     self._check_open()
-                if text.stopped:
-                    break
-            else:
-                yield from text.finish()
-            if text.stopped:
-                request.stop_at(text.taken)
-        finally:
-            self._owner = None
-            self._busy.release()
-        ids, stats = tuple(request.new_ids), request.statistics
-        notices = (*notices, *text.notices(stats.finish_reason))
-        return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, notices)
+                    yield pieces.popleft()
+            if not text.stopped:
+                pieces.extend(text.finish())
+            while pieces:
+                yield pieces.popleft()
+            ids, stats = tuple(request.new_ids), request.statistics
+            told = (*notices, *text.notices(stats.finish_reason))
+            return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, told)
 
-    def _begin(self) -> None:
-        """Wait until no other thread generates. UsageError: this thread does, so that waiting would never end."""
-        if not self._busy.acquire(blocking=False):
-            if self._owner == get_ident():
-                raise UsageError(
-                    "the model is answering already, and gives one answer at a time; finish or close that stream, or "
-                    "open the model again"
-                )
-            self._busy.acquire()
-        self._owner = get_ident()
+        return Stream(start, answer)

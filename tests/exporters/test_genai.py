@@ -15,8 +15,8 @@ from q3edge.artifact.side_files import GENAI_CONFIG_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.quantization.scheme import Scheme
+from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
-from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.session.decoder import Decoder
 from tests.helpers.models import tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, quantized_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,14 +105,42 @@ def seal(folder: Path) -> None:
 
 
 class FakeCache:
-    """KV cache that holds only the token ids."""
+    """KV cache that holds only the token ids of each row; row 0 is taken."""
 
     def __init__(self, capacity: int, context: int) -> None:
-        self.ids: list[int] = []
+        self.rows: list[list[int]] = [[]]
+        self.free: set[int] = set()
         self.capacity, self.context = capacity, context
 
-    def truncate(self, length: int) -> None:
-        del self.ids[length:]
+    @property
+    def lengths(self) -> list[int]:
+        return [len(ids) for ids in self.rows]
+
+    def take(self) -> int:
+        if not self.free:
+            self.free.add(len(self.rows))
+            self.rows.append([])
+        row = min(self.free)
+        self.free.remove(row)
+        assert not self.rows[row]
+        return row
+
+    def give_back(self, row: int) -> None:
+        assert row not in self.free
+        self.rows[row].clear()
+        self.free.add(row)
+
+    def release(self, row: int, length: int) -> None:
+        self.truncate(length, row)
+
+    def copy(self, source: int, row: int, length: int) -> None:
+        assert not {source, row} & self.free
+        self.rows[row] = self.rows[source][:length]
+        assert len(self.rows[row]) == length
+
+    def truncate(self, length: int, row: int) -> None:
+        assert row not in self.free
+        del self.rows[row][length:]
 
     def reserve(self, tokens: int) -> None:
         assert tokens <= self.context
@@ -124,22 +153,43 @@ class FakeDecoder:
     So it repeats itself, and draft tokens are accepted. `passes` counts the tokens of each forward.
     """
 
+    idle_rows = True
+
     def __init__(self, seed: int = 0, *, vocab: int = 12, context: int = 300) -> None:
         self.config = SimpleNamespace(max_position_embeddings=context, vocab_size=vocab)
+        self.cache_spec = SimpleNamespace(bytes_per_token=lambda: 1000)
         self.logits = 3 * np.random.default_rng(seed).standard_normal((vocab, vocab, vocab)).astype(np.float32)
         self.passes: list[int] = []
+        self.caches: list[FakeCache] = []
 
     def new_cache(self, capacity: int) -> FakeCache:
-        return FakeCache(capacity, self.config.max_position_embeddings)
+        self.caches.append(FakeCache(capacity, self.config.max_position_embeddings))
+        return self.caches[-1]
 
     def forward(
-        self, input_ids: np.ndarray, cache: FakeCache, *, keep: int = 1, out: np.ndarray | None = None
+        self,
+        input_ids: np.ndarray,
+        cache: FakeCache,
+        *,
+        keep: int = 1,
+        counts: Sequence[int] | None = None,
+        out: np.ndarray | None = None,
+        first_row: int = 0,
     ) -> np.ndarray:
-        """Append tokens to the cache; returns logits, as `Decoder.forward` does."""
-        if len(cache.ids) + input_ids.shape[1] > cache.capacity:
-            raise UsageError("the cache is full")
-        self.passes.append(input_ids.shape[1])
-        cache.ids += input_ids[0].tolist()
-        text = [0, *cache.ids]
-        rows = [self.logits[text[i - 1], text[i]] for i in range(len(text) - keep, len(text))]
-        return np.stack([rows], out=out)
+        """Append tokens to rows of the cache; returns logits, as `Decoder.forward` does."""
+        found = np.full((len(input_ids), keep, self.config.vocab_size), np.nan, np.float32)
+        counts = counts or [input_ids.shape[1]] * len(input_ids)
+        self.passes.append(sum(counts))
+        for i, (ids, count) in enumerate(zip(input_ids, counts, strict=True)):
+            if count:
+                row = cache.rows[first_row + i]
+                assert first_row + i not in cache.free
+                if len(row) + count > cache.capacity:
+                    raise UsageError("the cache is full")
+                row += ids.tolist()
+                text = [0, *row]
+                found[i] = [self.logits[text[at - 1], text[at]] for at in range(len(text) - keep, len(text))]
+        if out is None:
+            return found
+        out[:] = found
+        return out

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.machine.memory import peak_memory
-from q3edge.runtime.generation.generate import PREFILL_CHUNK
+from q3edge.runtime.engine.slots import PREFILL_CHUNK
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import KVCache
 

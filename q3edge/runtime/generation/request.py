@@ -8,7 +8,7 @@ Sampling is in `sampling`, drafting in `speculation`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,12 @@ class Request:
         *,
         draft: Draft | None = None,
         statistics: Statistics | None = None,
+        watch: Callable[[int], bool] | None = None,
     ) -> None:
         """Prepare for at most `max_new_tokens`, and no more than fit `context` tokens. Fills `statistics`, if given.
 
-        UsageError: the prompt is empty, or leaves no room in the context or in the settings' max_length.
+        `watch` is given each new token, and returns whether the answer ends with it, as where a stop string is in its
+        text. UsageError: the prompt is empty, or leaves no room in the context or in the settings' max_length.
         """
         longest = min(context, settings.max_length or context)
         _check_prompt(prompt_ids, context, longest)
@@ -53,12 +55,14 @@ class Request:
         self.statistics = statistics if statistics is not None else Statistics()
         self.statistics.prompt_tokens = len(prompt_ids)
         self._limit = min(settings.max_new_tokens, longest - len(prompt_ids))
+        self._watch = watch
         self._stops = settings.stop_token_ids or frozenset()
         self._penalties = Penalties(settings, prompt_ids)
         self._sampler = Sampler(settings.temperature, settings.top_k, settings.top_p, settings.seed, settings.min_p)
         self._speculation = Speculation(draft, measured=not settings.repeatable) if draft is not None else None
         self._input: list[int] = []  # the next pass: ids not yet computed, then draft tokens
         self._draft_tokens: list[int] = []
+        self._speculates = False  # whether the next pass may have draft tokens, so that its cost says something of them
         self._asked = self._began = 0.0  # when the next pass was asked for, and when its tokens were known
 
     @property
@@ -76,23 +80,30 @@ class Request:
         """Number of the next pass's last positions whose logits are needed."""
         return 1 + len(self._draft_tokens)
 
-    def stop_at(self, new_tokens: int) -> None:
-        """End after the first `new_tokens` of the answer, where a stop string ended its text."""
-        del self.ids[self.statistics.prompt_tokens + new_tokens :]
-        self.statistics.new_tokens = new_tokens
-        self.statistics.finish_reason = "stop"
-        self.finished = True
+    @property
+    def longest(self) -> int:
+        """Number of tokens that prompt and answer may come to."""
+        return self.statistics.prompt_tokens + self._limit
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the next pass is over tokens of the prompt."""
+        return self.computed < self.statistics.prompt_tokens
 
     def start(self, cached: int) -> None:
         """Begin with the first `cached` tokens of the prompt, at most `reusable`, in the cache."""
         self.computed = self.statistics.reused_tokens = cached
 
-    def next_ids(self, at_most: int) -> list[int]:
-        """Token ids of the next pass: up to `at_most` of the prompt, or the newest token and draft tokens after it."""
+    def next_ids(self, at_most: int, *, alone: bool = True) -> list[int]:
+        """Token ids of the next pass: up to `at_most` of the prompt, or the newest token and draft tokens after it.
+
+        Without draft tokens where the pass is not its `alone`.
+        """
         self._asked = time.perf_counter()
-        rest = self.ids[self.computed :]
-        self._draft_tokens = [] if self._prefilling else self._propose()
-        self._input = [*rest[:at_most], *self._draft_tokens]
+        rest = self.ids[self.computed : self.computed + at_most]
+        self._speculates = alone and not self.prefilling
+        self._draft_tokens = self._propose() if self._speculates else []
+        self._input = [*rest, *self._draft_tokens]
         self._began = time.perf_counter()
         return self._input
 
@@ -101,17 +112,13 @@ class Request:
 
         Sets `finished`.
         """
-        prefilling = self._prefilling
+        prefilling = self.prefilling
         whole = self.computed + len(self._input) >= len(self.ids)
         chosen = self._choose(logits) if whole else []
         accepted = max(len(chosen) - 1, 0)
         self._record(prefilling, accepted)
         self.computed += len(self._input) - len(self._draft_tokens) + accepted
         return self._append(chosen)
-
-    @property
-    def _prefilling(self) -> bool:
-        return self.computed < self.statistics.prompt_tokens
 
     def _propose(self) -> list[int]:
         left = self._limit - self.statistics.new_tokens
@@ -136,7 +143,7 @@ class Request:
         if prefilling:
             found.prefill_seconds += end - self._asked
             return
-        if self._speculation:
+        if self._speculation and self._speculates:
             self._speculation.observe(len(self._draft_tokens), accepted, end - self._began)
         found.decode_steps += 1
         found.decode_seconds += end - self._asked
@@ -146,7 +153,13 @@ class Request:
     def _append(self, chosen: list[int]) -> list[int]:
         stopped = bool(chosen) and chosen[-1] in self._stops
         new = chosen[:-1] if stopped else chosen
+        if self._watch is not None:
+            watch = self._watch
+            ended = next((count for count, token in enumerate(new, 1) if watch(token)), 0)
+            if ended:
+                stopped, new = True, new[:ended]
         self.ids += new
+        self.computed = min(self.computed, len(self.ids))
         self.statistics.new_tokens += len(new)
         if stopped:
             self.statistics.finish_reason = "stop"

@@ -10,14 +10,15 @@ from typing import Literal
 class Statistics:
     """Counts and seconds of one request; final once it is finished. A pass that requests share counts for each.
 
-    reused_tokens: the cached tokens of the prompt. decode_steps: forward passes after the prefill, the one that yields
-    the stop token included. Each yields a token, and one more for each accepted draft token: accepted_tokens of
-    drafted_tokens.
+    waiting_seconds: before the first token, for a free slot and in passes of other requests. reused_tokens: the cached
+    tokens of the prompt. decode_steps: forward passes after the prefill, the one that yields the stop token included.
+    Each yields a token, and one more for each accepted draft token: accepted_tokens of drafted_tokens.
     """
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
     new_tokens: int = 0
+    waiting_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_steps: int = 0
     decode_seconds: float = 0.0
@@ -27,8 +28,8 @@ class Statistics:
 
     @property
     def time_to_first_token(self) -> float:
-        """Seconds until the first token was chosen; the same as prefill_seconds."""
-        return self.prefill_seconds
+        """Seconds until the first token was chosen."""
+        return self.waiting_seconds + self.prefill_seconds
 
     @property
     def prefill_tokens_per_second(self) -> float:

@@ -1,7 +1,7 @@
 """`Decoder`: the network of an artifact on onnxruntime. Token ids in, logits out.
 
 Creates the session and its options. Keys and values of earlier tokens are in a `KVCache`. Checks of the files are in
-`loader`, sampling is in `generation.sampling`, the loop over tokens in `generation.generate`.
+`loader`, sampling is in `generation.sampling`, what a pass holds is decided in `engine`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from q3edge.formats import CacheType
 from q3edge.machine.cpu import default_threads, int8_products_saturate, slow_block_products
 from q3edge.runtime.session.exact_activations import with_exact_activations
 from q3edge.runtime.session.heap import return_freed_memory
+from q3edge.runtime.session.idle_rows import QUERY_SEQLENS, with_idle_rows
 from q3edge.runtime.session.kv_cache import KVCache
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
@@ -61,7 +62,7 @@ class Decoder:
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE
         options = _session_options(self.threads)
-        model = with_logits_to_keep(path.read_bytes())
+        model = with_idle_rows(with_logits_to_keep(path.read_bytes()))
         if exact_activations:
             model = with_exact_activations(model)
         # onnxruntime reads unpacked weights for as long as the session lives.
@@ -85,12 +86,14 @@ class Decoder:
                 raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
             weights.result()
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
+        # Whether rows of a pass may be idle; False for a graph whose attention is not as q3edge writes it.
+        self.idle_rows = any(node.name == QUERY_SEQLENS for node in self._session.get_inputs())
         _check_signature(path, self._session, self.cache_spec)
 
     def new_cache(self, capacity: int, batch_size: int = 1) -> KVCache:
         """Create an empty cache with `batch_size` rows, all taken; UsageError: `capacity` exceeds the context."""
         context = self.config.max_position_embeddings
-        return KVCache(self._session, self.cache_spec.buffers(), capacity, batch_size, context)
+        return KVCache(self._session, self.cache_spec.buffers(), capacity, batch_size, context, counts=self.idle_rows)
 
     def forward(
         self,
@@ -105,30 +108,33 @@ class Decoder:
         """Append `input_ids` int64 [B, S] to B rows of the cache, from `first_row` on, all of them taken.
 
         Returns the logits float32 [B, keep, V] of the last positions (0: all S). `counts`: the number of leading tokens
-        of each row that are real (right padding; default all S). `out`, of the result's shape and contiguous, is
-        written and returned instead of a new array; the same one again saves time. Several rows take more than one
-        token each only while they are empty. UsageError: the cache is full. ValueError: unfit rows or `out`.
-        InputError: the graph fails while it runs. ResourceError: memory ran out.
+        of each row that are real (right padding; default all S). Where each row has one token, a count of 0 leaves a
+        row idle, if `idle_rows`: it need not be taken, nothing of it is read or written, and its logits mean nothing.
+        `out`, of the result's shape and contiguous, is written and returned instead of a new array; the same one again
+        saves time. Several rows take more than one token each only while they are empty. UsageError: the cache is full.
+        ValueError: unfit rows or `out`. InputError: the graph fails while it runs. ResourceError: memory ran out.
         """
         rows, columns = input_ids.shape
-        cache.check_taken(first_row, rows)
+        new = [columns] * rows if counts is None else counts
+        may_be_idle = self.idle_rows and columns == 1
+        cache.check_taken(first_row, rows, {first_row + i for i, count in enumerate(new) if may_be_idle and not count})
         cached = cache.lengths[first_row : first_row + rows]
-        longest = max(cached)
+        longest = max((old for old, count in zip(cached, new, strict=True) if count), default=0)
         if rows > 1 and columns > 1 and longest > 0:
             raise ValueError(f"input [{rows}, {columns}] behind {longest} tokens: give one row, or one token each")
         total = longest + columns
         if total > cache.capacity:
             raise UsageError(f"the cache holds {cache.capacity} tokens and {total} are needed; make a larger one")
-        new = [columns] * rows if counts is None else counts
-        lengths = [old + more for old, more in zip(cached, new, strict=True)]
         shape = (rows, min(keep or columns, columns), self.config.vocab_size)
         logits = np.empty(shape, np.float32) if out is None else out
         if logits.shape != shape or logits.dtype != np.float32 or not logits.flags.c_contiguous:
             raise ValueError(f"out is {logits.dtype} {logits.shape}, but the logits are float32 {shape}")
-        mask = cache.mask(lengths, total)
+        lengths = [old + count for old, count in zip(cached, new)]
+        # An idle row is one of one token that has been computed, whatever it holds: nothing depends on its length.
+        mask = cache.mask([length if count else 1 for length, count in zip(lengths, new)], total)
         bound = cache.bound(first_row, rows)
         try:
-            bound.run(input_ids, mask, keep, logits, lent=out is not None)
+            bound.run(input_ids, mask, new, keep, logits, lent=out is not None)
         except RuntimeError as error:  # all that onnxruntime raises there
             failed = (
                 f"{self._path}: onnxruntime {ort.__version__} fails while it runs ({_one_line(error)}); export again"
@@ -168,11 +174,12 @@ def _cache_type(session: ort.InferenceSession) -> CacheType:
 def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpec) -> None:
     buffers = {buffer.past: buffer for buffer in spec.buffers()}
     inputs = {INPUT_IDS, ATTENTION_MASK, NUM_LOGITS_TO_KEEP, *buffers}
+    added = {QUERY_SEQLENS}  # by this program, where it found its place
     outputs = {LOGITS, *(buffer.present for buffer in buffers.values())}
     # num_logits_to_keep has a default, so onnxruntime lists it among the overridable initializers.
     found_inputs = {node.name for node in (*session.get_inputs(), *session.get_overridable_initializers())}
     found_outputs = {node.name for node in session.get_outputs()}
-    different = (found_inputs ^ inputs) | (found_outputs ^ outputs)
+    different = ((found_inputs - added) ^ inputs) | (found_outputs ^ outputs)
     if different:
         names = ", ".join(sorted(different)[:4])
         raise InputError(

@@ -1,13 +1,18 @@
-"""Return of memory that is freed while a model is loaded to the system. Only glibc keeps much of it.
+"""Return of memory to the system: what is freed while a model is loaded, and parts of arrays that hold nothing more.
 
-`mallopt` applies to the whole process.
+Of what is freed only glibc keeps much; its `mallopt` applies to the whole process.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
 
 # glibc's mallopt(3). Left alone, the threshold is 128 kB and grows with the largest block freed, up to _USUAL_BLOCK.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -32,6 +37,19 @@ def return_freed_memory() -> Iterator[None]:
     finally:
         mallopt(_MMAP_THRESHOLD, _USUAL_BLOCK)
         mallopt(_TRIM_THRESHOLD, 2 * _USUAL_BLOCK)
+
+
+def release_pages(array: NDArray[Any]) -> None:
+    """Return the whole pages of a contiguous array, which reads as zeros there afterwards; on Linux alone.
+
+    Elsewhere they hold what they held: nothing may depend on them.
+    """
+    if sys.platform != "linux":
+        return
+    page, start = mmap.PAGESIZE, array.ctypes.data
+    first, end = -(-start // page) * page, (start + array.nbytes) // page * page
+    if first < end:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

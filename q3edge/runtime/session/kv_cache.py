@@ -6,7 +6,8 @@ tokens; `Decoder` runs passes over adjacent rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, CacheBuffer
 from q3edge.errors import UsageError
+from q3edge.runtime.session.heap import release_pages
+from q3edge.runtime.session.idle_rows import QUERY_SEQLENS
 
 GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
 
@@ -32,14 +35,19 @@ class KVCache:
         capacity: int,
         batch_size: int,
         context: int,
+        *,
+        counts: bool = False,
     ) -> None:
-        """Allocate rows 0 to `batch_size` - 1, at least one, all taken. UsageError: `capacity` exceeds `context`."""
+        """Allocate rows 0 to `batch_size` - 1, at least one, all taken. UsageError: `capacity` exceeds `context`.
+
+        counts: whether the graph asks how many tokens each row of a pass brings (`idle_rows`).
+        """
         check_context(capacity, context)
         self.capacity, self.context = capacity, context
         # A list, as the first numpy calls after a pass take tens of microseconds each (docs/lab-log.md).
         self.lengths = [0] * batch_size
         self._free: set[int] = set()
-        self._session = session
+        self._session, self._counts = session, counts
         # Contents of the rows, [batch_size, ...]; new arrays once the cache has grown.
         self.arrays: dict[CacheBuffer, NDArray[np.generic]] = {
             buffer: np.zeros(buffer.allocated_shape(batch_size, capacity), buffer.dtype) for buffer in buffers
@@ -70,9 +78,13 @@ class KVCache:
         return row
 
     def give_back(self, row: int) -> None:
-        """Free a taken row: its tokens are forgotten, and `take` may return it again. ValueError: it is not taken."""
+        """Free a taken row: its tokens are forgotten, and `take` may return it again. ValueError: it is not taken.
+
+        Its memory goes back to the system, as far as that takes it.
+        """
         self.check_taken(row, 1)
         self.truncate(0, row)
+        self.release(row, 0)
         self._free.add(row)
 
     def truncate(self, length: int, row: int | None = None) -> None:
@@ -85,6 +97,14 @@ class KVCache:
             if self.lengths[i] > length:
                 self._forget_states(i, length)
                 self.lengths[i] = length
+
+    def release(self, row: int, length: int) -> None:
+        """Return the memory behind the first `length` tokens of a row to the system; what it held there is lost."""
+        for buffer, array in self.arrays.items():
+            if buffer.length_axis is not None:
+                heads = array[row].reshape(math.prod(buffer.shape[: buffer.length_axis]), self.capacity, -1)
+                for adjacent in heads[:, length:] if length else (heads,):
+                    release_pages(adjacent)
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens of each sequence and keep the contents; UsageError: beyond the context.
@@ -101,10 +121,11 @@ class KVCache:
         self._ones = np.ones((1, capacity), np.int64)
         self.capacity = capacity  # only now: if memory runs out before, the cache is still valid
 
-    def check_taken(self, first_row: int, count: int) -> None:
-        """Raise ValueError unless each of `count` rows from `first_row` on exists and is taken."""
+    def check_taken(self, first_row: int, count: int, idle: Collection[int] = ()) -> None:
+        """Raise ValueError unless each of `count` rows from `first_row` on exists, and is taken or among `idle`."""
         rows = range(first_row, first_row + count)
-        if first_row < 0 or rows.stop > self.batch_size or (self._free and not self._free.isdisjoint(rows)):
+        free = self._free.difference(idle) if idle else self._free
+        if first_row < 0 or rows.stop > self.batch_size or (free and not free.isdisjoint(rows)):
             raise ValueError(f"rows {rows.start} to {rows.stop - 1} of {self.batch_size}: not all of them are taken")
 
     def mask(self, lengths: Sequence[int], total: int) -> NDArray[np.int64]:
@@ -118,8 +139,22 @@ class KVCache:
         rows = first_row, count
         if rows not in self._bound:
             arrays = ((buffer, array[first_row : first_row + count]) for buffer, array in self.arrays.items())
-            self._bound[rows] = BoundRows(self._session, arrays)
+            self._bound[rows] = BoundRows(self._session, arrays, count if self._counts else 0)
         return self._bound[rows]
+
+    def copy(self, source: int, row: int, length: int) -> None:
+        """Give `row` the first `length` tokens of the row `source`, in place of its own.
+
+        ValueError: they hold a recurrent state, which is that of all tokens of `source`, and these are fewer.
+        """
+        if self._states and length != self.lengths[source]:
+            raise ValueError(f"row {source} holds a recurrent state of {self.lengths[source]} tokens, not {length}")
+        for buffer, array in self.arrays.items():
+            filled: list[slice | int] = [slice(None)] * (array.ndim - 1)
+            if buffer.length_axis is not None:
+                filled[buffer.length_axis] = slice(length)
+            array[(row, *filled)] = array[(source, *filled)]
+        self.lengths[row] = length
 
     def _forget_states(self, row: int, length: int) -> None:
         if self._states and length:
@@ -146,9 +181,13 @@ class BoundRows:
     """Adjacent rows of a cache, bound to a session once for many passes."""
 
     def __init__(
-        self, session: ort.InferenceSession, arrays: Iterable[tuple[CacheBuffer, NDArray[np.generic]]]
+        self, session: ort.InferenceSession, arrays: Iterable[tuple[CacheBuffer, NDArray[np.generic]]], counts: int
     ) -> None:
+        """Bind `arrays`, and as many counts of new tokens as there are rows (0: the graph asks for none)."""
         self._session, self._binding = session, session.io_binding()
+        self._counts = np.zeros(counts, np.int32)
+        if counts:
+            _bind(self._binding.bind_input, QUERY_SEQLENS, self._counts)
         self._keep = np.zeros(1, np.int64)  # bound once, written before each pass
         self._lent: NDArray[np.float32] | None = None  # the caller's array, if that is what is bound
         _bind(self._binding.bind_input, NUM_LOGITS_TO_KEEP, self._keep)
@@ -160,6 +199,7 @@ class BoundRows:
         self,
         input_ids: NDArray[np.int64],
         mask: NDArray[np.int64],
+        counts: Sequence[int],
         keep: int,
         logits: NDArray[np.float32],
         *,
@@ -167,12 +207,14 @@ class BoundRows:
     ) -> None:
         """Run a pass over `input_ids` int64 [B, S] after the rows' tokens; fills `logits` float32 [B, keep, V].
 
-        mask: int64 [B, tokens with the new ones], from `KVCache.mask`. lent: the caller will pass the same array for
-        the logits again, so it stays bound.
+        mask: int64 [B, tokens with the new ones], from `KVCache.mask`. counts: new tokens of each row. lent: the caller
+        will pass the same array for the logits again, so it stays bound.
         """
         self._binding.bind_cpu_input(INPUT_IDS, np.ascontiguousarray(input_ids, np.int64))
         self._binding.bind_cpu_input(ATTENTION_MASK, mask)
         self._keep[0] = keep
+        if self._counts.size:
+            self._counts[:] = counts
         if logits is not self._lent:
             _bind(self._binding.bind_output, LOGITS, logits)
             self._lent = logits if lent else None

@@ -1,7 +1,6 @@
-"""References of an ONNX model to tensors in other files, read from its bytes without trusting them.
+"""References of an ONNX model to tensors in other files, read from its bytes and checked against the folder.
 
-Parses the protobuf wire format (https://protobuf.dev/programming-guides/encoding) without the onnx package, and checks
-every reference against the folder. Field numbers are those of onnx.proto (onnx/onnx.proto3).
+Field numbers are those of onnx.proto (onnx/onnx.proto3).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from q3edge.artifact import contained_file
 from q3edge.errors import InputError
+from q3edge.runtime.session.wire_format import MalformedError, Message, fields
 
 # Message type -> field number -> type of the message in that field; every path to a tensor.
 _CHILDREN: Mapping[str, Mapping[int, str]] = {
@@ -75,69 +75,56 @@ def read_external_data(model: Path) -> tuple[ExternalTensor, ...]:
     try:
         content = model.read_bytes()
         if not content:
-            raise _MalformedError("it is empty")
-        return tuple(_walk(_Message(content, 0, len(content)), "Model", 0))
-    except _MalformedError as error:
+            raise MalformedError("it is empty")
+        return tuple(_walk(Message.whole(content), "Model", 0))
+    except MalformedError as error:
         raise InputError(f"{model}: not a valid ONNX file ({error}); copy or make the folder again") from None
 
 
 def graph_names(model: bytes) -> tuple[frozenset[str], frozenset[str]]:
     """Names of the graph's inputs and of its initializers, in a serialized model that was checked before."""
-    graphs = [part for field, part in _fields(_Message(model, 0, len(model))) if field == _MODEL_GRAPH]
-    parts = [pair for graph in graphs if isinstance(graph, _Message) for pair in _fields(graph)]
+    graphs = [part for field, part in fields(Message.whole(model)) if field == _MODEL_GRAPH]
+    parts = [pair for graph in graphs if isinstance(graph, Message) for pair in fields(graph)]
     return _names(parts, _GRAPH_INPUT, _VALUE_NAME), _names(parts, _GRAPH_INITIALIZER, _TENSOR_NAME)
 
 
-def _names(parts: Iterable[tuple[int, int | _Message]], field: int, name_field: int) -> frozenset[str]:
-    messages = [part for number, part in parts if number == field and isinstance(part, _Message)]
-    names = (value for message in messages for number, value in _fields(message) if number == name_field)
-    return frozenset(_text(name) for name in names if isinstance(name, _Message))
+def _names(parts: Iterable[tuple[int, int | Message]], field: int, name_field: int) -> frozenset[str]:
+    messages = [part for number, part in parts if number == field and isinstance(part, Message)]
+    names = (value for message in messages for number, value in fields(message) if number == name_field)
+    return frozenset(name.text() for name in names if isinstance(name, Message))
 
 
-class _MalformedError(Exception):
-    """The bytes are not what the wire format or onnx.proto allows."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """Bytes from `start` to `end` of the file, not copied."""
-
-    content: bytes
-    start: int
-    end: int
-
-
-def _walk(message: _Message, kind: str, depth: int) -> Iterator[ExternalTensor]:
+def _walk(message: Message, kind: str, depth: int) -> Iterator[ExternalTensor]:
     if depth > _MAX_DEPTH:
-        raise _MalformedError("nested too deeply")
+        raise MalformedError("nested too deeply")
     if kind == "Tensor":
         yield from _tensor(message)
         return
-    for number, value in _fields(message):
+    for number, value in fields(message):
         child = _CHILDREN[kind].get(number)
-        if child is not None and isinstance(value, _Message):
+        if child is not None and isinstance(value, Message):
             yield from _walk(value, child, depth + 1)
 
 
-def _tensor(message: _Message) -> Iterator[ExternalTensor]:
+def _tensor(message: Message) -> Iterator[ExternalTensor]:
     name, entries, data_type, shape = "", {}, 0, []
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if isinstance(value, int):
             if number == _TENSOR_DIMS:
                 shape.append(value)
             elif number == _TENSOR_DATA_TYPE:
                 data_type = value
         elif number == _TENSOR_NAME:
-            name = _text(value)
+            name = value.text()
         elif number == _TENSOR_EXTERNAL_DATA:
-            pair = {number: _text(text) for number, text in _fields(value) if isinstance(text, _Message)}
+            pair = {number: text.text() for number, text in fields(value) if isinstance(text, Message)}
             key = pair.get(_ENTRY_KEY, "")
             if key in entries or key not in _ENTRY_KEYS:  # readers disagree on which of two entries counts
-                raise _MalformedError(f"tensor {name!r}: external data has an unknown or repeated key {key!r}")
+                raise MalformedError(f"tensor {name!r}: external data has an unknown or repeated key {key!r}")
             entries[key] = pair.get(_ENTRY_VALUE, "")
     if entries:
         if not entries.get("location", "").isprintable():  # it goes into messages
-            raise _MalformedError(f"tensor {name!r}: external data location = {entries['location']!r}")
+            raise MalformedError(f"tensor {name!r}: external data location = {entries['location']!r}")
         length = _number(name, entries, "length") if "length" in entries else None
         offset = _number(name, entries, "offset")
         yield ExternalTensor(name, data_type, tuple(shape), entries.get("location", ""), offset, length)
@@ -146,52 +133,5 @@ def _tensor(message: _Message) -> Iterator[ExternalTensor]:
 def _number(tensor: str, entries: Mapping[str, str], key: str) -> int:
     text = entries.get(key, "0")
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise _MalformedError(f"tensor {tensor!r}: external data {key} = {text!r}, expected a number of bytes")
+        raise MalformedError(f"tensor {tensor!r}: external data {key} = {text!r}, expected a number of bytes")
     return int(text)
-
-
-def _text(value: _Message) -> str:
-    try:
-        return value.content[value.start : value.end].decode("utf-8")
-    except UnicodeDecodeError:
-        raise _MalformedError("a name is not UTF-8") from None
-
-
-def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
-    """Pairs (field number, value) of each varint and each length-delimited field; others are skipped."""
-    content, position, end = message.content, message.start, message.end
-    while position < end:
-        tag, position = _varint(message, position)
-        number, wire_type = tag >> 3, tag & 7
-        if not 0 < number < 2**29:
-            raise _MalformedError(f"field number {number}")
-        if wire_type == 0:
-            value, position = _varint(message, position)
-            yield number, value
-            continue
-        if wire_type == 2:
-            length, position = _varint(message, position)
-        elif wire_type in (1, 5):
-            length = 8 if wire_type == 1 else 4
-        else:
-            raise _MalformedError(f"wire type {wire_type}")
-        if length > end - position:
-            raise _MalformedError("a field runs past its end")
-        if wire_type == 2:
-            yield number, _Message(content, position, position + length)
-        position += length
-
-
-def _varint(message: _Message, position: int) -> tuple[int, int]:
-    if position < message.end and (byte := message.content[position]) < 0x80:  # most are
-        return byte, position + 1
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= message.end:
-            raise _MalformedError("a number runs past its end")
-        byte = message.content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise _MalformedError("a number longer than 10 bytes")

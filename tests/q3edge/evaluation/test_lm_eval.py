@@ -165,7 +165,7 @@ def test_q2_only_what_follows_the_thinking_counts(
 def test_q2_an_answer_cut_in_its_thinking_is_empty(model: Q3EdgeLM, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = model.model.tokenizer.encode_markup("<think>" + "the cat sat " * 10 + "</think>mat")
 
-    def cut(decoder: Any, prompt: Any, settings: GenerationSettings, cache: Any) -> Iterator[int]:
+    def cut(decoder: Any, prompt: Any, settings: GenerationSettings, engine: Any) -> Iterator[int]:
         return iter(ids[: settings.max_new_tokens])
 
     monkeypatch.setattr("q3edge.evaluation.lm_eval.generate", cut)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
@@ -22,14 +21,13 @@ def says(model: Model, monkeypatch: pytest.MonkeyPatch, text: str, *, stopped: b
     """Make the model give the tokens of `text`, whatever it is asked."""
     ids = model.tokenizer.encode_markup(text)
 
-    def tokens(request: Request, _cache: PrefixCache) -> Iterator[int]:
-        for token in ids:
-            request.ids.append(token)
-            request.statistics.new_tokens += 1
-            yield token
-        request.statistics.finish_reason = "stop" if stopped else "length"
+    def choose(request: Any, _logits: object) -> list[int]:
+        given = request.statistics.new_tokens
+        if not stopped:
+            request._limit = len(ids)
+        return [ids[given] if given < len(ids) else min(request._stops)]
 
-    monkeypatch.setattr("q3edge.runtime.model.new_tokens", tokens)
+    monkeypatch.setattr(Request, "_choose", choose)
     return ids
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from q3edge.errors import InputError, UsageError
-from q3edge.runtime.generation.generate import generate
-from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.engine.generate import generate
+from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.model import Model
@@ -51,7 +52,7 @@ def test_generation_ends_where_the_context_does(model: Model) -> None:
 def test_prefill_in_chunks_gives_the_same_tokens(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = [i % 300 for i in range(3, 60)]
     whole = list(generate(model.decoder, prompt, greedy()))
-    monkeypatch.setattr("q3edge.runtime.generation.generate.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("q3edge.runtime.engine.engine.PREFILL_CHUNK", 7)
     assert list(generate(model.decoder, prompt, greedy())) == whole
 
 
@@ -89,7 +90,7 @@ def test_streamed_pieces_join_to_the_completion(model: Model, seed: int) -> None
 
 def fresh_answer(model: Model, messages: list[Message], **named: Any) -> tuple[int, ...]:
     """Token ids of the answer on an empty cache."""
-    return replace(model, cache=PrefixCache(model.decoder)).chat(messages, greedy(), **named).token_ids
+    return replace(model, engine=Engine(Slots(model.decoder))).chat(messages, greedy(), **named).token_ids
 
 
 def test_a_second_turn_computes_only_what_is_new(model: Model) -> None:
@@ -148,13 +149,13 @@ def test_a_stream_that_is_dropped_frees_the_model(model: Model) -> None:
     model.chat(HELLO, greedy(max_new_tokens=1))
 
 
-def test_a_model_gives_one_answer_at_a_time(model: Model) -> None:
-    expected = fresh_answer(model, HELLO)
-    with model.stream(HELLO, CHATTY) as stream:
-        next(stream)
-        with pytest.raises(UsageError, match="the model is answering already"):
-            model.chat(HELLO)
-    assert model.chat(HELLO, greedy()).token_ids == expected
+def test_streams_of_one_thread_go_on_beside_each_other(model: Model) -> None:
+    expected = [fresh_answer(model, HELLO), fresh_answer(model, [{"role": "user", "content": "a dog"}])]
+    streams = [model.stream("the cat", greedy()), model.stream("a dog", greedy())]
+    for _ in range(3):
+        for stream in streams:
+            next(stream, None)
+    assert [stream.finish().token_ids for stream in reversed(streams)] == expected[::-1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
@@ -206,11 +207,19 @@ def test_a_batch_is_every_answer_in_order(model: Model) -> None:
     assert model.batch([]) == []
 
 
-def test_a_batch_is_checked_before_its_first_answer(model: Model) -> None:
-    held = list(model.cache.ids)
+def test_a_batch_is_checked_before_its_first_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.decoder, "forward", None)
     with pytest.raises(UsageError, match="role 'root'"):
         model.batch(["the cat sat on the mat", [BAD]])
-    assert model.cache.ids == held
+    assert not model.engine.busy
+
+
+def test_an_error_in_a_batch_ends_all_of_it(model: Model) -> None:
+    suppressed = frozenset(range(320))
+    with pytest.raises(UsageError, match="no token is left to choose"):
+        model.batch(["the cat", "a dog"], suppress_tokens=suppressed)
+    assert not model.engine.busy
+    assert model.chat(HELLO, greedy()).token_ids == fresh_answer(model, HELLO)
 
 
 def test_settings_are_given_in_three_ways(model: Model) -> None:
@@ -325,15 +334,27 @@ def test_u8_threads_take_turns(model: Model) -> None:
     assert found == expected
 
 
-def test_u8_a_thread_waits_for_the_stream_of_another(model: Model) -> None:
+def test_u8_a_thread_goes_on_beside_the_stream_of_another(model: Model) -> None:
     stream = model.stream(HELLO, CHATTY)
     next(stream)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(model.chat, HELLO, greedy())
-        with pytest.raises(TimeoutError):
-            waiting.result(timeout=0.05)
-        stream.close()
-        assert waiting.result(timeout=60).token_ids == fresh_answer(model, HELLO)
+        assert pool.submit(model.chat, HELLO, greedy()).result().token_ids == fresh_answer(model, HELLO)
+    stream.close()
+
+
+@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"kv_memory": 10}])
+def test_a_batch_or_a_memory_of_nothing_is_refused(folder: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Model.open(folder, threads=1, **wrong)
+
+
+def test_an_answer_that_may_not_fit_the_memory_is_refused_with_the_number(folder: Path) -> None:
+    with Model.open(folder, threads=1, kv_memory=100 * 1024) as model:
+        each = model.decoder.cache_spec.bytes_per_token()
+        fit = 100 * 1024 // each
+        with pytest.raises(UsageError, match=rf"may come to 512 tokens, .* kv_memory allows {fit}, 0.1 MiB"):
+            model.generate([5] * 10, max_new_tokens=1000)
+        assert model.generate([5] * 10, max_new_tokens=fit - 10, temperature=0).stats.new_tokens > 0
 
 
 def test_no_request_can_carry_a_template(model: Model) -> None:

@@ -22,8 +22,8 @@ from transformers.generation.logits_process import (
     SuppressTokensLogitsProcessor,
 )
 
+from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
-from q3edge.runtime.generation.generate import generate
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.penalties import Penalties
 from q3edge.runtime.generation.settings import GenerationSettings

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.generate import generate
+from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.generate import generate
+from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.session.decoder import Decoder
 from tests.helpers.models import write_checkpoint

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from q3edge.errors import UsageError
-from q3edge.runtime.generation.generate import generate
-from q3edge.runtime.generation.model_draft import ModelDraft
+from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.engine.generate import generate
+from q3edge.runtime.engine.model_draft import ModelDraft
+from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.ngram_draft import NGramDraft
-from q3edge.runtime.generation.prefix_cache import PrefixCache
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
 from tests.helpers.runtime import FakeDecoder
@@ -41,14 +41,19 @@ def new_tokens(decoder: Any, prompt: list[int], chosen: GenerationSettings, **na
     return list(generate(decoder, prompt, chosen, **named))
 
 
-def prefix_cache(decoder: Any) -> PrefixCache:
-    return PrefixCache(decoder)
+def fresh(decoder: Any) -> Engine:
+    return Engine(Slots(decoder))
 
 
-def consistent(cache: PrefixCache) -> bool:
-    """Whether `cache.ids` are those whose keys and values the cache holds."""
-    inside: Any = cache._cache
-    return bool(inside.ids[: len(cache.ids)] == cache.ids)
+def held(engine: Engine) -> list[int]:
+    """Tokens that the engine's only slot holds: they are those whose keys and values the cache holds."""
+    if not engine.slots._slots:
+        return []
+    (slot,) = engine.slots._slots
+    inside: Any = engine.slots._cache
+    assert inside.rows[slot.row][: len(slot.ids)] == slot.ids
+    assert not slot.taken
+    return slot.ids
 
 
 @settings(max_examples=150, deadline=None)
@@ -67,16 +72,19 @@ def test_draft_tokens_never_change_the_text(
     plain_statistics = Statistics()
     plain = new_tokens(decoder, PROMPT, chosen, statistics=plain_statistics)
     free = new_tokens(decoder, PROMPT, GenerationSettings(most, temperature, top_k=6, seed=seed))
-    drafts = (NGramDraft(), Prepared(PROMPT + free, spoil), ModelDraft(prefix_cache(FakeDecoder(seed % 3)), 0.0))
+    drafts = (
+        NGramDraft(),
+        Prepared(PROMPT + free, spoil),
+        ModelDraft(Slots(FakeDecoder(seed % 3)), 0.0),  # type: ignore[arg-type]
+    )
     for draft in drafts:
-        cache, statistics = prefix_cache(decoder), Statistics()
-        assert new_tokens(decoder, PROMPT, chosen, statistics=statistics, cache=cache, draft=draft) == plain
+        engine, statistics = fresh(decoder), Statistics()
+        assert new_tokens(decoder, PROMPT, chosen, statistics=statistics, engine=engine, draft=draft) == plain
         assert statistics.finish_reason == plain_statistics.finish_reason
         assert statistics.new_tokens == len(plain)
         assert statistics.decode_steps + statistics.accepted_tokens == plain_statistics.decode_steps
         assert statistics.accepted_tokens <= statistics.drafted_tokens
-        assert cache.ids == (PROMPT + plain)[: len(cache.ids)]
-        assert consistent(cache)
+        assert held(engine) == (PROMPT + plain)[: len(held(engine))]
 
 
 def test_accepted_draft_tokens_save_passes_up_to_the_end_of_the_context() -> None:
@@ -99,7 +107,7 @@ def test_a_text_that_repeats_itself_takes_fewer_passes() -> None:
 
 def test_the_same_model_as_its_own_draft_is_always_accepted() -> None:
     statistics = Statistics()
-    draft = ModelDraft(prefix_cache(FakeDecoder(5)), 0.0)
+    draft = ModelDraft(Slots(FakeDecoder(5)), 0.0)
     new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100), statistics=statistics, draft=draft)
     assert statistics.accepted_tokens == statistics.drafted_tokens > 50
 
@@ -107,7 +115,7 @@ def test_the_same_model_as_its_own_draft_is_always_accepted() -> None:
 def test_a_draft_with_a_short_context_stops_at_its_end() -> None:
     plain = new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100))
     statistics = Statistics()
-    draft = ModelDraft(prefix_cache(FakeDecoder(5, context=40)), 0.0)
+    draft = ModelDraft(Slots(FakeDecoder(5, context=40)), 0.0)
     decoder: Any = FakeDecoder(5)
     assert list(generate(decoder, PROMPT, GenerationSettings(100), statistics, draft=draft)) == plain
     assert 20 < statistics.drafted_tokens <= 40 - len(PROMPT)
@@ -124,16 +132,15 @@ def test_a_draft_with_a_short_context_stops_at_its_end() -> None:
 def test_a_cached_prefix_changes_nothing_but_the_work(turns: list[tuple[int, list[int], int]]) -> None:
     """Each turn keeps the beginning of the text and continues with something else."""
     decoder = FakeDecoder(2)
-    cache, said = prefix_cache(decoder), list[int]()
+    engine, said = fresh(decoder), list[int]()
     for kept, more, most in turns:
         prompt, statistics = said[:kept] + more, Statistics()
-        before = list(cache.ids)
-        new = new_tokens(decoder, prompt, GenerationSettings(most), statistics=statistics, cache=cache)
+        before = list(held(engine))
+        new = new_tokens(decoder, prompt, GenerationSettings(most), statistics=statistics, engine=engine)
         assert new == new_tokens(FakeDecoder(2), prompt, GenerationSettings(most))
         same = next((i for i, (a, b) in enumerate(zip(before, prompt)) if a != b), min(len(before), len(prompt)))
         assert statistics.reused_tokens == max(0, min(same, len(prompt) - 2))
-        assert cache.ids == (prompt + new)[:-1]
-        assert consistent(cache)
+        assert held(engine) == (prompt + new)[:-1]
         said = prompt + new
 
 
@@ -148,12 +155,12 @@ def test_only_computed_tokens_count_for_the_prefill_speed() -> None:
 def test_a_generation_left_unfinished_leaves_a_sound_cache(taken: int) -> None:
     decoder = FakeDecoder(1)
     plain = new_tokens(decoder, PROMPT, GenerationSettings(60))
-    cache = prefix_cache(decoder)
-    tokens: Any = generate(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Prepared(PROMPT + plain, 7))  # type: ignore[arg-type]
+    engine = fresh(decoder)
+    tokens: Any = generate(decoder, PROMPT, GenerationSettings(60), engine=engine, draft=Prepared(PROMPT + plain, 7))  # type: ignore[arg-type]
     assert [next(tokens) for _ in range(taken)] == plain[:taken]
     tokens.close()
-    assert consistent(cache)
-    assert new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache) == plain
+    assert len(held(engine)) < len(PROMPT + plain)
+    assert new_tokens(decoder, PROMPT, GenerationSettings(60), engine=engine) == plain
 
 
 @pytest.mark.parametrize("failing", range(1, 6))
@@ -167,21 +174,18 @@ def test_an_error_in_any_pass_leaves_a_sound_cache(failing: int) -> None:
 
     decoder = Failing(1)
     plain = new_tokens(FakeDecoder(1), PROMPT, GenerationSettings(60))
-    cache = PrefixCache(decoder)  # type: ignore[arg-type]
+    engine = fresh(decoder)
     with suppress(KeyboardInterrupt):
-        new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache, draft=Prepared(PROMPT + plain, 9))
-    assert consistent(cache)
-    assert new_tokens(decoder, PROMPT, GenerationSettings(60), cache=cache) == plain
+        new_tokens(decoder, PROMPT, GenerationSettings(60), engine=engine, draft=Prepared(PROMPT + plain, 9))
+    assert len(held(engine)) < len(PROMPT + plain)
+    assert new_tokens(decoder, PROMPT, GenerationSettings(60), engine=engine) == plain
 
 
-def test_two_generations_on_one_cache_do_not_mix() -> None:
+def test_two_generations_on_one_slot_follow_each_other() -> None:
     decoder: Any = FakeDecoder(1)
-    cache = PrefixCache(decoder)
-    first = generate(decoder, PROMPT, GenerationSettings(20), cache=cache)
+    engine = fresh(decoder)
+    first = generate(decoder, PROMPT, GenerationSettings(20), engine=engine)
     next(first)
-    second = generate(decoder, PROMPT, GenerationSettings(20), cache=cache)
-    expected = new_tokens(FakeDecoder(1), PROMPT, GenerationSettings(20))
-    assert next(second) == expected[0]
-    with pytest.raises(UsageError, match="another generation has begun on this cache"):
-        next(first)
-    assert list(second) == expected[1:]
+    second = generate(decoder, PROMPT[::-1], GenerationSettings(20), engine=engine)
+    assert list(second) == new_tokens(FakeDecoder(1), PROMPT[::-1], GenerationSettings(20))
+    assert list(first) == new_tokens(FakeDecoder(1), PROMPT, GenerationSettings(20))[1:]

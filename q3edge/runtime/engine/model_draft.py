@@ -13,8 +13,7 @@ import numpy as np
 from q3edge.artifact import Manifest
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.errors import InputError
-from q3edge.runtime.generation.generate import prefill
-from q3edge.runtime.generation.prefix_cache import PrefixCache
+from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.speculation import AcceptanceRates
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -25,13 +24,13 @@ _KINDS = 10  # classes of draft tokens, by the probability that the small model 
 class ModelDraft:
     """Draft of one generation: the tokens that the small model finds most likely."""
 
-    def __init__(self, cache: PrefixCache, cost: float) -> None:
-        """Start with the small model's `cache`, which may hold an earlier text.
+    def __init__(self, slots: Slots, cost: float) -> None:
+        """Start with `slots` of the small model, one of them free whenever tokens are proposed.
 
         `cost`: of a pass of the small model over one token, in such passes of the large model.
         """
         self.cost = cost
-        self._cache = cache
+        self._slots = slots
         self._proposed: list[tuple[int, int]] = []  # tokens of the last proposal and their kinds
         self._length = 0  # of the text they were proposed for
         # A draft token is accepted about as often as the small model thinks; experience corrects that.
@@ -44,18 +43,23 @@ class ModelDraft:
         """
         self._learn(ids)
         self._proposed, self._length = [], len(ids)
-        if len(ids) > self._cache.context:
+        if len(ids) > self._slots.context:
             return
-        logits = prefill(self._cache, ids[self._cache.resume(ids, len(ids) - 1) :])
-        while True:
-            token = int(logits.argmax())
-            probability = 1 / float(np.exp(logits - logits[token]).sum())
-            kind = min(int(_KINDS * probability), _KINDS - 1)
-            self._proposed.append((token, kind))
-            yield token, self._rates[kind]
-            if len(self._cache.ids) == self._cache.context:
-                return
-            logits = self._cache.extend([token])[0]
+        slot = self._slots.take(ids, len(ids) - 1)
+        assert slot is not None
+        try:
+            logits = self._slots.read(slot, ids[len(slot.ids) :])
+            while True:
+                token = int(logits.argmax())
+                probability = 1 / float(np.exp(logits - logits[token]).sum())
+                kind = min(int(_KINDS * probability), _KINDS - 1)
+                self._proposed.append((token, kind))
+                yield token, self._rates[kind]
+                if len(slot.ids) == self._slots.context:
+                    return
+                logits = self._slots.extend(slot, [token])[0]
+        finally:
+            self._slots.give_back(slot)
 
     def _learn(self, ids: list[int]) -> None:
         for (proposed, kind), token in zip(self._proposed, ids[self._length :]):

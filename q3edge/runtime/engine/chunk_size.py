@@ -1,0 +1,38 @@
+"""`ChunkSize`: how many tokens of a prompt go into a pass while other requests wait for their next token."""
+
+from __future__ import annotations
+
+from q3edge.runtime.engine.slots import PREFILL_CHUNK
+
+_SMALLEST = 8  # fewer bring a prompt on by little: a pass costs as much as some tokens before the first
+_RATE = 1 / 4  # weight of the newest pass in the running averages
+_FIRST = 0.25  # cost of a token in a chunk before any is measured, in passes over one token
+
+
+class ChunkSize:
+    """Measures passes, so that between two tokens of a running request a chunk takes a given multiple of their pass.
+
+    Sizes follow the clock, so that they differ from run to run; a chunk that nobody waits behind is always as large.
+    """
+
+    def __init__(self, multiple: float) -> None:
+        """Allow a chunk `multiple` times the seconds of a pass of the running requests."""
+        self._multiple = multiple
+        self._step: float | None = None  # seconds of a pass of the running requests
+        self._token: float | None = None  # seconds of a token in a chunk
+
+    def choose(self) -> int:
+        """Tokens of the next chunk while requests are running."""
+        if self._step is None:
+            return _SMALLEST
+        token = self._token or _FIRST * self._step
+        return max(_SMALLEST, min(int(self._multiple * self._step / token), PREFILL_CHUNK))
+
+    def record_step(self, seconds: float) -> None:
+        """Record a pass of the running requests."""
+        self._step = seconds if self._step is None else self._step + _RATE * (seconds - self._step)
+
+    def record_chunk(self, tokens: int, seconds: float) -> None:
+        """Record a chunk."""
+        each = seconds / tokens
+        self._token = each if self._token is None else self._token + _RATE * (each - self._token)

@@ -1,0 +1,308 @@
+"""`Engine`: many requests on one decoder, by passes that they share; any may join or leave between two passes.
+
+A pass is either a chunk of one prompt or the next token of every running request. Prompts are read one after another,
+in turn with tokens, in chunks so small that nobody waits long (`chunk_size`). Slots and the beginnings that texts share
+are in `slots`; what a request makes of its logits is its own affair (`generation.request`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Condition
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.errors import UsageError
+from q3edge.runtime.engine.chunk_size import ChunkSize
+from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
+from q3edge.runtime.generation.request import Request
+
+SLOWDOWN = 3.0  # most time between two tokens of a request while another's prompt is read, in times of that otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News of the request `id`: its new tokens, whether it is finished, the error that ended it."""
+
+    id: int
+    tokens: tuple[int, ...] = ()
+    finished: bool = False
+    error: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A request in the engine. patient: it may wait for whole chunks of others; inbox: for a `Generation`."""
+
+    id: int
+    request: Request
+    patient: bool
+    inbox: deque[Event] | None
+    arrived: float = field(default_factory=time.perf_counter)
+    slot: Slot | None = None
+    cancelled: bool = False
+
+
+class Engine:
+    """Requests in their order of arrival on the slots of one decoder. Safe to use from several threads.
+
+    Nothing runs by itself: passes are made by whoever calls `step`, or wants the next token of a `Generation`.
+    """
+
+    def __init__(
+        self, slots: Slots, *, deterministic: bool = False, strict: bool = False, slowdown: float = SLOWDOWN
+    ) -> None:
+        """Start without requests.
+
+        deterministic: one row in each pass, whole chunks, nothing taken over from other texts: the tokens of a request
+        are those that it gets alone. strict: a request that may not fit the slots' budget is refused, even alone.
+        slowdown: see `SLOWDOWN`.
+        """
+        self.slots = slots
+        self._deterministic, self._strict = deterministic, strict
+        self._chunks = ChunkSize(slowdown - 1)
+        self._numbers = count()
+        self._known: dict[int, _Entry] = {}  # requests that have not ended, by their numbers
+        self._waiting: deque[_Entry] = deque()
+        self._reading: _Entry | None = None  # the request whose prompt is being read
+        self._running: list[_Entry] = []
+        self._read_next = True  # whether the next pass is the prompt's, if there is one
+        self._events: list[Event] = []  # for `step`
+        self._turn = Condition()  # guards all of this, but for what the thread that makes a pass changes meanwhile
+        self._passing = False  # a thread makes a pass
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is not finished."""
+        return bool(self._known)
+
+    def add(self, request: Request, *, patient: bool = False) -> int:
+        """Queue a new request; returns its number, which its events carry. `patient`: see `generate`.
+
+        UsageError: it may take more of the KV cache than there is for all (`strict`).
+        """
+        return self._add(request, patient, None).id
+
+    def generate(self, request: Request, *, patient: bool = False) -> Generation:
+        """Queue a new request and return its tokens, as they come. UsageError: as `add`.
+
+        patient: nobody looks at single tokens, so others' prompts are read in whole chunks.
+        """
+        return Generation(self, self._add(request, patient, deque()))
+
+    def step(self) -> list[Event]:
+        """Make one pass, or wait for the one that another thread makes; returns the news of requests that were added.
+
+        An error that concerns single requests is in their events, and the others go on.
+        """
+        with self._turn:
+            self._make_pass()
+            events, self._events = self._events, []
+        return events
+
+    def cancel(self, number: int) -> None:
+        """End a request, unless it has ended; there are no more events of it, and its slot is free."""
+        with self._turn:
+            if number in self._known:
+                self._known[number].cancelled = True
+            if not self._passing:
+                self._remove_cancelled()
+
+    def _add(self, request: Request, patient: bool, inbox: deque[Event] | None) -> _Entry:
+        budget = self.slots.budget
+        if self._strict and budget is not None and request.longest > budget:
+            each = self.slots.bytes_per_token / 2**20
+            raise UsageError(
+                f"the request may come to {request.longest} tokens, {request.longest * each:.1f} MiB of KV cache, and "
+                f"kv_memory allows {budget}, {budget * each:.1f} MiB; lower max_new_tokens, or allow more"
+            )
+        with self._turn:
+            entry = _Entry(next(self._numbers), request, patient, inbox)
+            self._known[entry.id] = entry
+            self._waiting.append(entry)
+        return entry
+
+    def _make_pass(self) -> None:
+        """Make a pass, or wait for another thread's; holds the lock before and after, but not meanwhile."""
+        if self._passing:
+            self._turn.wait()
+            return
+        self._passing = True
+        self._turn.release()
+        try:
+            self._pass()
+        finally:
+            self._turn.acquire()
+            self._passing = False
+            self._remove_cancelled()
+            self._turn.notify_all()
+
+    def _pass(self) -> None:
+        self._admit()
+        reading, running = self._reading, list(self._running)
+        if reading is not None and (self._read_next or not running):
+            self._read_next = False
+            self._read(reading)
+        elif running:
+            self._read_next = True
+            began = time.perf_counter()
+            if self._deterministic or len(running) == 1:
+                for entry in running:
+                    self._extend(entry, PREFILL_CHUNK)
+            else:
+                self._step_together(running)
+            self._chunks.record_step(time.perf_counter() - began)
+
+    def _admit(self) -> None:
+        """Give the first of the waiting a slot, if there is one and no other prompt is being read.
+
+        One after another, so that a prompt finds what the one before it has in common with it.
+        """
+        if self._reading is not None or not self._waiting:
+            return
+        entry = self._waiting[0]
+        try:
+            at_most = 0 if self._deterministic else entry.request.reusable
+            entry.slot = self.slots.take(entry.request.ids, at_most, entry.request.longest)
+            if entry.slot is None and self._running:
+                return  # one of these gives its slot back
+            if entry.slot is None:
+                raise UsageError("all slots are taken by others; give one back, or give each its own")
+        except Exception as error:
+            self._waiting.popleft()
+            self._end(entry, error)
+            return
+        self._waiting.popleft()
+        self._reading = entry
+        entry.request.start(len(entry.slot.ids))
+
+    def _read(self, entry: _Entry) -> None:
+        """Read a chunk of a prompt; with the last the request is running."""
+        size, request = PREFILL_CHUNK, entry.request
+        if not self._deterministic and any(not other.patient for other in self._running):
+            size = self._chunks.choose()
+        began, computed = time.perf_counter(), request.computed
+        self._extend(entry, size)
+        now = time.perf_counter()
+        self._chunks.record_chunk(max(request.computed - computed, 1), now - began)
+        if not request.prefilling:
+            request.statistics.waiting_seconds = now - entry.arrived - request.statistics.prefill_seconds
+            if self._reading is entry:  # it has neither finished nor failed
+                self._reading = None
+                self._running.append(entry)
+
+    def _extend(self, entry: _Entry, at_most: int) -> None:
+        """Make a pass of one request alone."""
+        assert entry.slot is not None
+        try:
+            ids = entry.request.next_ids(at_most)
+            logits = self.slots.extend(entry.slot, ids, keep=entry.request.keep)
+        except Exception as error:
+            self._end(entry, error)
+        else:
+            self._advance(entry, logits)
+
+    def _step_together(self, running: Iterable[_Entry]) -> None:
+        """Compute one token of each request."""
+        left: dict[Slot, _Entry] = {}
+        for entry in running:
+            assert entry.slot is not None
+            try:
+                self.slots.reserve(entry.slot, 1)
+                left[entry.slot] = entry
+            except Exception as error:  # no memory for its growth: the others may need none
+                self._end(entry, error)
+        tokens = {slot: entry.request.next_ids(1, alone=False)[0] for slot, entry in left.items()}
+        try:
+            for found in self.slots.step(tokens):
+                for slot, logits in found.items():
+                    self._advance(left.pop(slot), logits[None])
+        except Exception as error:
+            for entry in left.values():
+                self._end(entry, error)
+
+    def _advance(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
+        """Move a request on by the logits float32 [keep, V] of its pass. An error in it is its own."""
+        assert entry.slot is not None
+        try:
+            new = entry.request.advance(logits)
+        except Exception as error:
+            self._end(entry, error)
+            return
+        except BaseException:  # half moved on, it cannot be continued; the others can
+            self._end(entry, UsageError("the generation was interrupted; ask again"))
+            raise
+        self.slots.truncate(entry.slot, entry.request.computed)
+        if entry.request.finished:
+            self._end(entry, None, tuple(new))
+        elif new:
+            self._tell(entry, Event(entry.id, tuple(new)))
+
+    def _end(self, entry: _Entry, error: Exception | None, tokens: tuple[int, ...] = ()) -> None:
+        """Remove a request that is finished or has failed, and say so."""
+        self._remove(entry)
+        self._tell(entry, Event(entry.id, tokens, finished=error is None, error=error))
+
+    def _tell(self, entry: _Entry, event: Event) -> None:
+        if not entry.cancelled:
+            (self._events if entry.inbox is None else entry.inbox).append(event)
+
+    def _remove(self, entry: _Entry) -> None:
+        """Remove a request that is not among those that wait."""
+        del self._known[entry.id]
+        if entry is self._reading:
+            self._reading = None
+        if entry in self._running:
+            self._running.remove(entry)
+        if entry.slot is not None:
+            self.slots.give_back(entry.slot)
+            entry.slot = None
+
+    def _remove_cancelled(self) -> None:
+        """Remove the requests that were cancelled; only while no pass is made."""
+        for entry in [entry for entry in self._known.values() if entry.cancelled]:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            self._remove(entry)
+
+    def _receive(self, entry: _Entry) -> Event:
+        """Next event of a `Generation`; makes passes, for all requests, until there is one."""
+        assert entry.inbox is not None
+        with self._turn:
+            while not entry.inbox:
+                if entry.cancelled:
+                    raise UsageError("the generation was closed; ask again")
+                self._make_pass()
+            return entry.inbox.popleft()
+
+
+class Generation(Iterator[int]):
+    """Token ids of one request; each wait for one makes passes, for all requests of the engine."""
+
+    def __init__(self, engine: Engine, entry: _Entry) -> None:
+        self._engine, self._entry = engine, entry
+        self._tokens: deque[int] = deque()
+        self._ended = False
+
+    def __next__(self) -> int:
+        """Next token id. Raises the error that ended the request; after `close` there are no more."""
+        while not self._tokens:
+            if self._ended:
+                raise StopIteration
+            event = self._engine._receive(self._entry)
+            self._ended = event.finished or event.error is not None
+            if event.error is not None:
+                raise event.error
+            self._tokens.extend(event.tokens)
+        return self._tokens.popleft()
+
+    def close(self) -> None:
+        """End the request, unless it has ended; its slot is free."""
+        self._ended = True
+        self._tokens.clear()
+        self._engine.cancel(self._entry.id)

@@ -1,0 +1,206 @@
+"""`Slots`: rows of a KV cache with the token ids that they hold; texts with the same beginning share its computation.
+
+A slot is taken for a text, which finds the part of its beginning that any slot holds. Token ids and cache agree at all
+times, after an error or an abandoned pass too: what the cache has beyond a slot's ids counts as forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.kv_cache import GROWTH_STEP
+
+PREFILL_CHUNK = 256  # tokens at once: fills the matrix kernels; 512 are no faster and take 35 MB more (docs/lab-log.md)
+# Idle rows that a pass computes along with those on both sides. One more pass costs as much as four to six more rows.
+_WIDEST_GAP = 3
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Row of the cache; `ids`: tokens whose keys and values it holds; `reserved`: how many they may become."""
+
+    row: int
+    ids: list[int] = field(default_factory=list)
+    reserved: int = 0
+    taken: bool = True
+
+    @property
+    def held(self) -> int:
+        """Tokens that count towards the budget: those reserved, while it is taken; in whole steps of growth."""
+        tokens = max(self.reserved, len(self.ids)) if self.taken else len(self.ids)
+        return -(-tokens // GROWTH_STEP) * GROWTH_STEP
+
+
+class Slots:
+    """Slots of one decoder, made as they are needed: at most `rows`, of which `kept` may hold texts that have ended."""
+
+    def __init__(self, decoder: Decoder, rows: int = 1, *, kept: int = 1, budget: int | None = None) -> None:
+        """Start without slots. `budget`: tokens of all slots together, however few a row needs; None: no limit."""
+        self.context = decoder.config.max_position_embeddings
+        self.budget = budget
+        self._decoder, self._rows, self._kept = decoder, rows, kept
+        self._cache = decoder.new_cache(min(GROWTH_STEP, self.context))
+        self._cache.give_back(0)
+        self._slots: list[Slot] = []  # those that were given back in the order of their last use, oldest first
+        self._logits: dict[int, NDArray[np.float32]] = {}  # of a pass of one token a row, by the number of rows
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token in the cache."""
+        return self._decoder.cache_spec.bytes_per_token()
+
+    @property
+    def taken(self) -> int:
+        """Number of slots that texts have taken."""
+        return sum(slot.taken for slot in self._slots)
+
+    def take(self, ids: Sequence[int], at_most: int, tokens: int | None = None) -> Slot | None:
+        """Take a slot for a text that begins with `ids`; None: all are taken, or the budget is.
+
+        Its ids are the longest beginning of `ids`, of at most `at_most` tokens, that any slot holds. `tokens`: how long
+        the text may become (default: as long as `ids`). A text alone gets its slot whatever the budget.
+        """
+        idle = [slot for slot in self._slots if not slot.taken]
+        if len(self._slots) - len(idle) >= self._rows:
+            return None
+        source, shared = self._longest(ids[: max(at_most, 0)])
+        needed = Slot(-1, reserved=max(tokens or 0, len(ids))).held
+        if not self._fits(needed):
+            return None
+        if source is not None and self._continues(source, shared, idle):
+            slot = source
+            if len(slot.ids) > shared + GROWTH_STEP:
+                self._cache.release(slot.row, shared)
+            del slot.ids[shared:]
+        else:
+            slot = self._empty(idle, source)
+            if source is not None and shared:
+                self._cache.copy(source.row, slot.row, shared)
+                slot.ids = source.ids[:shared]
+        slot.taken, slot.reserved = True, needed
+        self._drop(lambda: self.budget is not None and sum(each.held for each in self._slots) > self.budget)
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """End the text of `slot`; what it holds stays for texts with the same beginning, while there is room."""
+        slot.taken, slot.reserved = False, 0
+        self._slots.remove(slot)
+        self._slots.append(slot)
+        self._drop(lambda: sum(not each.taken for each in self._slots) > self._kept)
+
+    def extend(self, slot: Slot, ids: Sequence[int], keep: int = 1) -> NDArray[np.float32]:
+        """Append `ids`, at least one, to a slot; returns logits float32 [keep, V] after each of the last `keep`.
+
+        The next pass may overwrite them. UsageError: the context is full.
+        """
+        self.reserve(slot, len(ids))
+        out = self._out(1) if len(ids) == 1 else None
+        logits = self._decoder.forward(np.array([ids], np.int64), self._cache, keep=keep, out=out, first_row=slot.row)
+        slot.ids += ids
+        found: NDArray[np.float32] = logits[0]
+        return found
+
+    def read(self, slot: Slot, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Append `ids`, at least one, in chunks; returns logits float32 [V] after the last, as `extend` does."""
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            logits: NDArray[np.float32] = self.extend(slot, ids[start : start + PREFILL_CHUNK])[0]
+        return logits
+
+    def step(self, tokens: Mapping[Slot, int]) -> Iterator[Mapping[Slot, NDArray[np.float32]]]:
+        """Append one token to each of several slots; yields logits float32 [V] for those of one pass after another.
+
+        They are valid until the next is asked for. Slots near each other share a pass.
+        """
+        for slot in tokens:
+            self.reserve(slot, 1)
+        for pass_slots in _near(sorted(tokens, key=lambda slot: slot.row), _WIDEST_GAP * self._decoder.idle_rows):
+            first, last = pass_slots[0].row, pass_slots[-1].row
+            ids, counts = np.zeros((last - first + 1, 1), np.int64), [0] * (last - first + 1)
+            for slot in pass_slots:
+                ids[slot.row - first], counts[slot.row - first] = tokens[slot], 1
+            logits = self._decoder.forward(ids, self._cache, counts=counts, out=self._out(len(ids)), first_row=first)
+            for slot in pass_slots:
+                slot.ids.append(tokens[slot])
+            yield {slot: logits[slot.row - first, 0] for slot in pass_slots}
+
+    def reserve(self, slot: Slot, more: int) -> None:
+        """Make room for `more` tokens in a slot. UsageError: the context is full."""
+        self._cache.truncate(len(slot.ids), slot.row)
+        self._cache.reserve(len(slot.ids) + more)
+
+    def truncate(self, slot: Slot, length: int) -> None:
+        """Forget every token of a slot after the first `length`."""
+        del slot.ids[length:]
+
+    def _longest(self, ids: Sequence[int]) -> tuple[Slot | None, int]:
+        """The slot that holds the longest beginning of `ids`, the last used one of several, and its length."""
+        found: tuple[Slot | None, int] = (None, 0)
+        for slot in self._slots:
+            shared = common_length(slot.ids, ids)
+            if shared and shared >= found[1]:
+                found = slot, shared
+        return found
+
+    def _fits(self, needed: int) -> bool:
+        taken = [slot.held for slot in self._slots if slot.taken]
+        return self.budget is None or not taken or sum(taken) + needed <= self.budget
+
+    def _continues(self, source: Slot, shared: int, idle: Sequence[Slot]) -> bool:
+        """Whether the text takes the row of `source` itself: it goes on there, or there is no other."""
+        if source.taken:
+            return False
+        others = len(idle) > 1 or (len(self._slots) < self._rows and len(idle) < self._kept)
+        return 2 * shared >= len(source.ids) or not others
+
+    def _empty(self, idle: Sequence[Slot], source: Slot | None) -> Slot:
+        """A new slot, in place of the one that was not used for the longest time where there are enough."""
+        others = [slot for slot in idle if slot is not source]
+        if others and (len(idle) >= self._kept or len(self._slots) >= self._rows):
+            self._free(others[0])
+        self._slots.append(Slot(self._cache.take()))
+        return self._slots[-1]
+
+    def _drop(self, too_many: Callable[[], bool]) -> None:
+        """Free the slots that were not used for the longest time, until there are not `too_many`."""
+        for slot in [slot for slot in self._slots if not slot.taken]:
+            if not too_many():
+                return
+            self._free(slot)
+
+    def _free(self, slot: Slot) -> None:
+        self._slots.remove(slot)
+        self._cache.give_back(slot.row)
+
+    def _out(self, rows: int) -> NDArray[np.float32]:
+        if rows not in self._logits:
+            self._logits[rows] = np.empty((rows, 1, self._decoder.config.vocab_size), np.float32)
+        return self._logits[rows]
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of leading tokens that two lists share."""
+    same, differs = 0, min(len(one), len(other)) + 1  # so many are the same, and so many are not
+    while differs - same > 1:
+        middle = (same + differs) // 2
+        if one[same:middle] == other[same:middle]:
+            same = middle
+        else:
+            differs = middle
+    return same
+
+
+def _near(slots: Sequence[Slot], widest_gap: int) -> Iterator[list[Slot]]:
+    """Groups of slots, which are in the order of their rows, with at most `widest_gap` rows between neighbours."""
+    group: list[Slot] = []
+    for slot in slots:
+        if group and slot.row - group[-1].row > 1 + widest_gap:
+            yield group
+            group = []
+        group.append(slot)
+    if group:
+        yield group
