@@ -138,6 +138,16 @@ class FakeCache:
         self.rows[row] = self.rows[source][:length]
         assert len(self.rows[row]) == length
 
+    def read(self, row: int, start: int, end: int) -> tuple[np.ndarray, ...]:
+        assert row not in self.free
+        assert end <= len(self.rows[row])
+        return (np.array(self.rows[row][start:end]),)
+
+    def write(self, row: int, start: int, tokens: Sequence[np.ndarray]) -> None:
+        assert row not in self.free
+        assert start <= len(self.rows[row])
+        self.rows[row][start:] = tokens[0].tolist()
+
     def truncate(self, length: int, row: int) -> None:
         assert row not in self.free
         del self.rows[row][length:]

@@ -49,7 +49,7 @@ class _Entry:
 
 
 class Engine:
-    """Requests in their order of arrival on the slots of one decoder. Safe to use from several threads.
+    """Requests on the slots of one decoder, in the order of their arrival. Safe to use from several threads.
 
     Nothing runs by itself: passes are made by whoever calls `step`, or wants the next token of a `Generation`.
     """
@@ -69,6 +69,7 @@ class Engine:
         self._numbers = count()
         self._known: dict[int, _Entry] = {}  # requests that have not ended, by their numbers
         self._waiting: deque[_Entry] = deque()
+        self._patient: deque[_Entry] = deque()  # wait behind those
         self._reading: _Entry | None = None  # the request whose prompt is being read
         self._running: list[_Entry] = []
         self._read_next = True  # whether the next pass is the prompt's, if there is one
@@ -91,7 +92,7 @@ class Engine:
     def generate(self, request: Request, *, patient: bool = False) -> Generation:
         """Queue a new request and return its tokens, as they come. UsageError: as `add`.
 
-        patient: nobody looks at single tokens, so others' prompts are read in whole chunks.
+        patient: nobody looks at single tokens, so others go first, and their prompts are read in whole chunks.
         """
         return Generation(self, self._add(request, patient, deque()))
 
@@ -124,7 +125,7 @@ class Engine:
         with self._turn:
             entry = _Entry(next(self._numbers), request, patient, inbox)
             self._known[entry.id] = entry
-            self._waiting.append(entry)
+            (self._patient if patient else self._waiting).append(entry)
         return entry
 
     def _make_pass(self) -> None:
@@ -163,9 +164,10 @@ class Engine:
 
         One after another, so that a prompt finds what the one before it has in common with it.
         """
-        if self._reading is not None or not self._waiting:
+        waiting = self._waiting or self._patient
+        if self._reading is not None or not waiting:
             return
-        entry = self._waiting[0]
+        entry = waiting[0]
         try:
             at_most = 0 if self._deterministic else entry.request.reusable
             entry.slot = self.slots.take(entry.request.ids, at_most, entry.request.longest)
@@ -174,10 +176,10 @@ class Engine:
             if entry.slot is None:
                 raise UsageError("all slots are taken by others; give one back, or give each its own")
         except Exception as error:
-            self._waiting.popleft()
+            waiting.popleft()
             self._end(entry, error)
             return
-        self._waiting.popleft()
+        waiting.popleft()
         self._reading = entry
         entry.request.start(len(entry.slot.ids))
 
@@ -188,18 +190,16 @@ class Engine:
             size = self._chunks.choose()
         began, computed = time.perf_counter(), request.computed
         self._extend(entry, size)
-        now = time.perf_counter()
-        self._chunks.record_chunk(max(request.computed - computed, 1), now - began)
-        if not request.prefilling:
-            request.statistics.waiting_seconds = now - entry.arrived - request.statistics.prefill_seconds
-            if self._reading is entry:  # it has neither finished nor failed
-                self._reading = None
-                self._running.append(entry)
+        self._chunks.record_chunk(max(request.computed - computed, 1), time.perf_counter() - began)
+        if self._reading is entry and not request.prefilling:
+            self._reading = None
+            self._running.append(entry)
 
     def _extend(self, entry: _Entry, at_most: int) -> None:
         """Make a pass of one request alone."""
         assert entry.slot is not None
         try:
+            self.slots.truncate(entry.slot, entry.request.computed)
             ids = entry.request.next_ids(at_most)
             logits = self.slots.extend(entry.slot, ids, keep=entry.request.keep)
         except Exception as error:
@@ -213,6 +213,7 @@ class Engine:
         for entry in running:
             assert entry.slot is not None
             try:
+                self.slots.truncate(entry.slot, entry.request.computed)  # a pass may have been interrupted
                 self.slots.reserve(entry.slot, 1)
                 left[entry.slot] = entry
             except Exception as error:  # no memory for its growth: the others may need none
@@ -229,16 +230,20 @@ class Engine:
     def _advance(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
         """Move a request on by the logits float32 [keep, V] of its pass. An error in it is its own."""
         assert entry.slot is not None
+        request = entry.request
         try:
-            new = entry.request.advance(logits)
+            new = request.advance(logits)
         except Exception as error:
             self._end(entry, error)
             return
         except BaseException:  # half moved on, it cannot be continued; the others can
             self._end(entry, UsageError("the generation was interrupted; ask again"))
             raise
-        self.slots.truncate(entry.slot, entry.request.computed)
-        if entry.request.finished:
+        self.slots.truncate(entry.slot, request.computed)
+        if entry is self._reading and not request.prefilling:
+            elapsed = time.perf_counter() - entry.arrived
+            request.statistics.waiting_seconds = elapsed - request.statistics.prefill_seconds
+        if request.finished:
             self._end(entry, None, tuple(new))
         elif new:
             self._tell(entry, Event(entry.id, tuple(new)))
@@ -266,8 +271,9 @@ class Engine:
     def _remove_cancelled(self) -> None:
         """Remove the requests that were cancelled; only while no pass is made."""
         for entry in [entry for entry in self._known.values() if entry.cancelled]:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            for waiting in (self._waiting, self._patient):
+                if entry in waiting:
+                    waiting.remove(entry)
             self._remove(entry)
 
     def _receive(self, entry: _Entry) -> Event:

@@ -6,12 +6,13 @@ times, after an error or an abandoned pass too: what the cache has beyond a slot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.runtime.engine.prefix_tree import PrefixTree, common_length
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import GROWTH_STEP
 
@@ -37,15 +38,21 @@ class Slot:
 
 
 class Slots:
-    """Slots of one decoder, made as they are needed: at most `rows`, of which `kept` may hold texts that have ended."""
+    """Slots of one decoder, made as they are needed: at most `rows`, of which `kept` may hold texts that have ended.
 
-    def __init__(self, decoder: Decoder, rows: int = 1, *, kept: int = 1, budget: int | None = None) -> None:
-        """Start without slots. `budget`: tokens of all slots together, however few a row needs; None: no limit."""
+    Of more texts that have ended, `stored` tokens are kept beside the rows.
+    """
+
+    def __init__(
+        self, decoder: Decoder, rows: int = 1, *, kept: int = 1, stored: int = 0, budget: int | None = None
+    ) -> None:
+        """Start without slots. `budget`: tokens of everything together, however few a row needs; None: no limit."""
         self.context = decoder.config.max_position_embeddings
         self.budget = budget
         self._decoder, self._rows, self._kept = decoder, rows, kept
         self._cache = decoder.new_cache(min(GROWTH_STEP, self.context))
         self._cache.give_back(0)
+        self._stored = PrefixTree(stored)
         self._slots: list[Slot] = []  # those that were given back in the order of their last use, oldest first
         self._logits: dict[int, NDArray[np.float32]] = {}  # of a pass of one token a row, by the number of rows
 
@@ -62,18 +69,27 @@ class Slots:
     def take(self, ids: Sequence[int], at_most: int, tokens: int | None = None) -> Slot | None:
         """Take a slot for a text that begins with `ids`; None: all are taken, or the budget is.
 
-        Its ids are the longest beginning of `ids`, of at most `at_most` tokens, that any slot holds. `tokens`: how long
+        Its ids are the longest beginning of `ids`, of at most `at_most` tokens, that is known. `tokens`: how long
         the text may become (default: as long as `ids`). A text alone gets its slot whatever the budget.
         """
         idle = [slot for slot in self._slots if not slot.taken]
         if len(self._slots) - len(idle) >= self._rows:
             return None
-        source, shared = self._longest(ids[: max(at_most, 0)])
+        known = ids[: max(at_most, 0)]
+        source, shared = self._longest(known)
+        stored = self._stored.states(known) if self._stored.longest(known) > shared else []
         needed = Slot(-1, reserved=max(tokens or 0, len(ids))).held
         if not self._fits(needed):
             return None
-        if source is not None and self._continues(source, shared, idle):
+        if stored:
+            slot = self._empty(idle, None)
+            for state in stored:
+                self._cache.write(slot.row, len(slot.ids), state)
+                slot.ids += ids[len(slot.ids) : len(slot.ids) + len(state[0])]
+        elif source is not None and self._continues(source, shared, idle):
             slot = source
+            if not _goes_on(slot, shared):
+                self._store(slot)
             if len(slot.ids) > shared + GROWTH_STEP:
                 self._cache.release(slot.row, shared)
             del slot.ids[shared:]
@@ -83,7 +99,8 @@ class Slots:
                 self._cache.copy(source.row, slot.row, shared)
                 slot.ids = source.ids[:shared]
         slot.taken, slot.reserved = True, needed
-        self._drop(lambda: self.budget is not None and sum(each.held for each in self._slots) > self.budget)
+        if self.budget is not None:
+            self._keep_to(self.budget)
         return slot
 
     def give_back(self, slot: Slot) -> None:
@@ -91,7 +108,9 @@ class Slots:
         slot.taken, slot.reserved = False, 0
         self._slots.remove(slot)
         self._slots.append(slot)
-        self._drop(lambda: sum(not each.taken for each in self._slots) > self._kept)
+        idle = [each for each in self._slots if not each.taken]
+        for each in idle[: max(len(idle) - self._kept, 0)]:
+            self._free(each)
 
     def extend(self, slot: Slot, ids: Sequence[int], keep: int = 1) -> NDArray[np.float32]:
         """Append `ids`, at least one, to a slot; returns logits float32 [keep, V] after each of the last `keep`.
@@ -155,7 +174,7 @@ class Slots:
         if source.taken:
             return False
         others = len(idle) > 1 or (len(self._slots) < self._rows and len(idle) < self._kept)
-        return 2 * shared >= len(source.ids) or not others
+        return _goes_on(source, shared) or not others
 
     def _empty(self, idle: Sequence[Slot], source: Slot | None) -> Slot:
         """A new slot, in place of the one that was not used for the longest time where there are enough."""
@@ -165,16 +184,25 @@ class Slots:
         self._slots.append(Slot(self._cache.take()))
         return self._slots[-1]
 
-    def _drop(self, too_many: Callable[[], bool]) -> None:
-        """Free the slots that were not used for the longest time, until there are not `too_many`."""
+    def _keep_to(self, budget: int) -> None:
+        """Forget texts that have ended, the longest unused first, until the rest is within the budget."""
+        self._stored.shrink(budget - sum(slot.held for slot in self._slots))
         for slot in [slot for slot in self._slots if not slot.taken]:
-            if not too_many():
-                return
-            self._free(slot)
+            if sum(slot.held for slot in self._slots) > budget:
+                self._free(slot, store=False)
 
-    def _free(self, slot: Slot) -> None:
+    def _free(self, slot: Slot, *, store: bool = True) -> None:
+        """Give up an idle slot; its text is stored, as far as there is room."""
         self._slots.remove(slot)
+        if store:
+            self._store(slot)
         self._cache.give_back(slot.row)
+
+    def _store(self, slot: Slot) -> None:
+        if self._stored.limit:
+            self._stored.insert(slot.ids, lambda start, end: self._cache.read(slot.row, start, end))
+            if self.budget is not None:
+                self._stored.shrink(self.budget - sum(each.held for each in self._slots))
 
     def _out(self, rows: int) -> NDArray[np.float32]:
         if rows not in self._logits:
@@ -182,16 +210,9 @@ class Slots:
         return self._logits[rows]
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of leading tokens that two lists share."""
-    same, differs = 0, min(len(one), len(other)) + 1  # so many are the same, and so many are not
-    while differs - same > 1:
-        middle = (same + differs) // 2
-        if one[same:middle] == other[same:middle]:
-            same = middle
-        else:
-            differs = middle
-    return same
+def _goes_on(slot: Slot, shared: int) -> bool:
+    """Whether a text that shares so many tokens is rather the next turn of the slot's than another."""
+    return 2 * shared >= len(slot.ids)
 
 
 def _near(slots: Sequence[Slot], widest_gap: int) -> Iterator[list[Slot]]:

@@ -7,7 +7,7 @@ tokens; `Decoder` runs passes over adjacent rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -155,6 +155,29 @@ class KVCache:
                 filled[buffer.length_axis] = slice(length)
             array[(row, *filled)] = array[(source, *filled)]
         self.lengths[row] = length
+
+    def read(self, row: int, start: int, end: int) -> tuple[NDArray[np.generic], ...]:
+        """Copy what a row holds of the tokens `start` to `end`: for each buffer an array whose first axis is tokens.
+
+        ValueError: the row holds a recurrent state, which is not of single tokens.
+        """
+        return tuple(tokens[start:end].copy() for tokens in self._by_token(row))
+
+    def write(self, row: int, start: int, tokens: Sequence[NDArray[np.generic]]) -> None:
+        """Put what `read` returned behind the first `start` tokens of a row, and make room for it."""
+        end = start + len(tokens[0])
+        self.truncate(start, row)
+        self.reserve(end)
+        for into, array in zip(self._by_token(row), tokens, strict=True):
+            into[start:end] = array
+        self.lengths[row] = end
+
+    def _by_token(self, row: int) -> Iterator[NDArray[np.generic]]:
+        """Views of a row's buffers with the axis of tokens first."""
+        for buffer, array in self.arrays.items():
+            if buffer.length_axis is None:
+                raise ValueError(f"row {row} holds a recurrent state, which is not of single tokens")
+            yield np.moveaxis(array[row], buffer.length_axis, 0)
 
     def _forget_states(self, row: int, length: int) -> None:
         if self._states and length:

@@ -114,3 +114,22 @@ def test_a_beginning_copied_from_another_row_is_what_was_computed_there(model: t
     copied = slots.read(third, [5, 6, 7]).copy()
     slots.truncate(first, 60)
     np.testing.assert_array_equal(copied, slots.read(first, [5, 6, 7]))
+
+
+def test_a_beginning_that_was_stored_is_what_was_computed(model: tuple[str, Decoder]) -> None:
+    _, decoder = model
+    slots, random = Slots(decoder, stored=1000), np.random.default_rng(1)
+    ids, other = random.integers(0, 1200, 70).tolist(), random.integers(0, 1200, 50).tolist()
+    found = []
+    for text in (ids, other, [*ids[:60], 5, 6, 7]):  # the second takes the row of the first
+        slot = slots.take(text, 60)
+        assert slot is not None
+        found.append((len(slot.ids), slots.read(slot, text[len(slot.ids) :]).copy()))
+        slots.give_back(slot)
+    assert [known for known, _ in found] == [0, 0, 60]
+    apart = Slots(decoder)
+    slot = apart.take(ids, 0)
+    assert slot is not None
+    apart.read(slot, ids)
+    apart.truncate(slot, 60)
+    np.testing.assert_array_equal(found[2][1], apart.read(slot, [5, 6, 7]))

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from q3edge.errors import UsageError
 from q3edge.runtime.engine.engine import Engine, Event
 from q3edge.runtime.engine.generate import generate
-from q3edge.runtime.engine.slots import GROWTH_STEP, PREFILL_CHUNK, Slots
+from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slots
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.session.kv_cache import GROWTH_STEP
 from tests.helpers.runtime import FakeDecoder
 
 CONTEXT = 300
@@ -220,9 +221,15 @@ def test_a_pass_that_fails_ends_its_requests_and_the_engine_goes_on() -> None:
     assert tokens_of(drained(engine), again)
 
 
-def test_an_interruption_ends_the_request_that_was_half_moved_on_and_no_other() -> None:
+@pytest.mark.parametrize("taken", [0, 4])
+def test_an_interruption_ends_the_request_that_was_half_moved_on_and_no_other(taken: int) -> None:
+    seen: list[int] = []
+
     def interrupt(token: int) -> bool:
-        raise KeyboardInterrupt
+        seen.append(token)
+        if len(seen) > taken:
+            raise KeyboardInterrupt
+        return False
 
     engine = engine_of(FakeDecoder(2))
     numbers = [engine.add(request([1, 2])), engine.add(request([3, 4], watch=interrupt)), engine.add(request([5, 6]))]
@@ -234,6 +241,7 @@ def test_an_interruption_ends_the_request_that_was_half_moved_on_and_no_other() 
             continue
     assert [event.id for event in events if event.error] == [numbers[1]]
     assert tokens_of(events, numbers[0]) == alone([1, 2])
+    assert tokens_of(events, numbers[1]) == seen[:-1]
     assert tokens_of(events, numbers[2]) == alone([5, 6])
 
 
@@ -251,6 +259,12 @@ def test_a_request_that_is_cancelled_frees_its_slot_for_one_that_waits() -> None
     events = drained(engine)
     assert {event.id for event in events} == {third}
     assert tokens_of(events, third) == alone([5, 6])
+
+
+def test_who_is_patient_waits_behind_who_is_not() -> None:
+    engine = engine_of(FakeDecoder(2), 1)
+    numbers = [engine.add(request([i, 2], GenerationSettings(3)), patient=i < 3) for i in range(5)]
+    assert ends(drained(engine)) == [numbers[i] for i in (3, 4, 0, 1, 2)]
 
 
 def test_what_does_not_fit_the_memory_waits_or_is_refused() -> None:

@@ -41,6 +41,10 @@ def new_tokens(decoder: Any, prompt: list[int], chosen: GenerationSettings, **na
     return list(generate(decoder, prompt, chosen, **named))
 
 
+def drafting(decoder: Any) -> ModelDraft:
+    return ModelDraft(Slots(decoder), 0.0)
+
+
 def fresh(decoder: Any) -> Engine:
     return Engine(Slots(decoder))
 
@@ -75,7 +79,7 @@ def test_draft_tokens_never_change_the_text(
     drafts = (
         NGramDraft(),
         Prepared(PROMPT + free, spoil),
-        ModelDraft(Slots(FakeDecoder(seed % 3)), 0.0),  # type: ignore[arg-type]
+        drafting(FakeDecoder(seed % 3)),
     )
     for draft in drafts:
         engine, statistics = fresh(decoder), Statistics()
@@ -107,7 +111,7 @@ def test_a_text_that_repeats_itself_takes_fewer_passes() -> None:
 
 def test_the_same_model_as_its_own_draft_is_always_accepted() -> None:
     statistics = Statistics()
-    draft = ModelDraft(Slots(FakeDecoder(5)), 0.0)
+    draft = drafting(FakeDecoder(5))
     new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100), statistics=statistics, draft=draft)
     assert statistics.accepted_tokens == statistics.drafted_tokens > 50
 
@@ -115,7 +119,7 @@ def test_the_same_model_as_its_own_draft_is_always_accepted() -> None:
 def test_a_draft_with_a_short_context_stops_at_its_end() -> None:
     plain = new_tokens(FakeDecoder(5), PROMPT, GenerationSettings(100))
     statistics = Statistics()
-    draft = ModelDraft(Slots(FakeDecoder(5, context=40)), 0.0)
+    draft = drafting(FakeDecoder(5, context=40))
     decoder: Any = FakeDecoder(5)
     assert list(generate(decoder, PROMPT, GenerationSettings(100), statistics, draft=draft)) == plain
     assert 20 < statistics.drafted_tokens <= 40 - len(PROMPT)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from q3edge.runtime.engine.slots import Slot, Slots, common_length
+from q3edge.runtime.engine.slots import Slot, Slots
 from q3edge.runtime.session.kv_cache import GROWTH_STEP
 from tests.helpers.runtime import FakeDecoder
 
@@ -30,19 +30,20 @@ def check(decoder: FakeDecoder, slots: Slots) -> None:
     assert sorted(slot.row for slot in slots._slots) == [i for i in range(len(cache.rows)) if i not in cache.free]
 
 
-@given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
-def test_common_length_is_that_of_a_plain_loop(one: list[int], other: list[int]) -> None:
-    assert common_length(one, other) == naive(one, other)
-    assert common_length(one, one + other) == len(one)
-
-
 @settings(max_examples=200, deadline=None)
-@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(0, 5), st.sampled_from([None, 700, 1500]))
-def test_a_text_finds_the_longest_beginning_that_any_slot_holds(
-    random: Random, rows: int, kept: int, budget: int | None
+@given(
+    st.randoms(use_true_random=False),
+    st.integers(1, 5),
+    st.integers(0, 5),
+    st.sampled_from([0, 100, 10_000]),
+    st.sampled_from([None, 700, 1500]),
+)
+def test_a_text_finds_the_longest_beginning_that_is_held(
+    random: Random, rows: int, kept: int, stored: int, budget: int | None
 ) -> None:
     decoder = FakeDecoder(1)
-    slots = slots_of(decoder, rows, kept=kept, budget=budget)
+    slots = slots_of(decoder, rows, kept=kept, stored=stored, budget=budget)
+    ended: list[list[int]] = []
     taken: list[Slot] = []
     beginnings = [[random.randrange(3) for _ in range(random.randrange(1, 60))] for _ in range(3)]
     for _ in range(40):
@@ -56,12 +57,18 @@ def test_a_text_finds_the_longest_beginning_that_any_slot_holds(
                 assert len(taken) == rows or budget is not None
                 assert taken
                 continue
-            assert slot.ids == ids[: max((naive(held, ids[:at_most]) for held in before.values()), default=0)]
+            known = max((naive(held, ids[:at_most]) for held in before.values()), default=0)
+            ever = max((naive(held, ids[:at_most]) for held in [*before.values(), *ended]), default=0)
+            assert known <= len(slot.ids) <= (ever if stored else known)
+            assert slot.ids == ids[: len(slot.ids)]
+            assert len(slot.ids) <= at_most
             assert {slot: slot.ids for slot in taken} == running
             slots.read(slot, ids[len(slot.ids) :])
             taken.append(slot)
         elif taken:
-            slots.give_back(taken.pop(random.randrange(len(taken))))
+            slot = taken.pop(random.randrange(len(taken)))
+            slots.give_back(slot)
+            ended.append(list(slot.ids))
         check(decoder, slots)
         idle = [slot for slot in slots._slots if not slot.taken]
         assert slots.taken == len(taken)
@@ -69,7 +76,9 @@ def test_a_text_finds_the_longest_beginning_that_any_slot_holds(
         assert len(idle) <= max(kept, 0)
         if budget is not None and taken:
             most = max(slot.held for slot in taken)
-            assert sum(slot.held for slot in slots._slots) <= max(budget, most if len(taken) == 1 else 0)
+            held = sum(slot.held for slot in slots._slots) + slots._stored.tokens
+            assert held <= max(budget, most if len(taken) == 1 else 0)
+        assert slots._stored.tokens <= stored
 
 
 def test_the_next_turn_of_a_conversation_takes_the_row_of_the_last() -> None:
@@ -103,6 +112,24 @@ def test_one_text_after_another_needs_one_row() -> None:
         slots.read(slot, [token] * 9)
         slots.give_back(slot)
     assert len(decoder.caches[0].rows) == 1
+
+
+@pytest.mark.parametrize(("stored", "known"), [(0, 2), (45, 12)])
+def test_texts_that_leave_their_row_are_found_again_if_they_are_stored(stored: int, known: int) -> None:
+    decoder = FakeDecoder(1)
+    slots = slots_of(decoder, 1, stored=stored)
+    for token in (1, 2, 3, 4):
+        slot = slots.take([9, 9, *[token] * 10], 10)
+        assert slot is not None
+        slots.read(slot, [9, 9, *[token] * 10][len(slot.ids) :])
+        slots.give_back(slot)
+        check(decoder, slots)
+    for token in (2, 3, 1):
+        slot = slots.take([9, 9, *[token] * 10, 5], 12)
+        assert slot is not None
+        assert slot.ids == [9, 9, *[token] * 10][:known]
+        check(decoder, slots)
+        slots.give_back(slot)
 
 
 def test_the_text_that_was_not_used_for_the_longest_time_makes_way() -> None:

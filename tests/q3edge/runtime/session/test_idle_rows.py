@@ -74,10 +74,4 @@ def test_a_row_that_is_not_taken_may_only_be_idle_where_each_has_one_token(folde
     with pytest.raises(ValueError, match="not all of them are taken"):
         decoder.forward(np.array([[5], [0]]), cache)
     with pytest.raises(ValueError, match="not all of them are taken"):
-        decoder.forward(np.zeros((2, 3), np.int64), decoder_cache(decoder), counts=[3, 0])
-
-
-def decoder_cache(decoder: Decoder) -> object:
-    cache = decoder.new_cache(16, 2)
-    cache.give_back(1)
-    return cache
+        decoder.forward(np.zeros((2, 3), np.int64), cache, counts=[3, 0])

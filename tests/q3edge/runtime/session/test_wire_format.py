@@ -23,9 +23,7 @@ def test_fields_are_written_as_protobuf_writes_them(name: str, size: int, raw: b
 
 @given(st.lists(st.text(max_size=200), min_size=1, max_size=9), st.integers(0, 8), st.text(max_size=200))
 def test_one_field_is_rewritten_and_the_others_stay(names: list[str], which: int, new: str) -> None:
-    node = onnx.NodeProto(
-        input=names, op_type="Add", name="n", attribute=[onnx.AttributeProto(name="a", f=1.5, type=1)]
-    )
+    node = onnx.NodeProto(input=names, op_type="Add", name="n", attribute=[onnx.helper.make_attribute("a", 1.5)])
     seen: list[str] = []
 
     def change(number: int, value: Message) -> bytes | None:
