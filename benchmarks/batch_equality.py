@@ -1,10 +1,11 @@
 """How often a greedy answer in a batch differs from the answer that the same request gets alone, and where.
 
     python benchmarks/batch_equality.py ARTIFACT [--requests 200] [--batch 8] [--new 64] [--text FILE] [--threads N]
+        [--patient]
 
 Prompts are 8 to 200 tokens from the text. Requests join one every few passes, so that prompts are read in chunks
 beside tokens. Each answer is compared with that of a deterministic engine: one row in each pass, whole chunks. Where
-they part, the two tokens' logits after the same text say how near a tie it was.
+they part, the two tokens' logits after the same text say how near a tie it was. --patient: whole chunks in both.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ def prompts_of(ids: Sequence[int], count: int, seed: int) -> list[list[int]]:
     return found
 
 
-def answers(engine: Engine, decoder: Decoder, prompts: Sequence[list[int]], new: int, seed: int) -> list[list[int]]:
+def answers(
+    engine: Engine, decoder: Decoder, prompts: Sequence[list[int]], new: int, seed: int, *, patient: bool
+) -> list[list[int]]:
     """Token ids of the answers; requests join while others run."""
     chance, context = random.Random(seed), decoder.config.max_position_embeddings
     requests = [Request(prompt, GenerationSettings(new), context) for prompt in prompts]
     waiting = list(requests)
     while waiting or engine.busy:
         if waiting and (chance.random() < 0.25 or not engine.busy):
-            engine.add(waiting.pop(0))
+            engine.add(waiting.pop(0), patient=patient)
         for event in engine.step():
             if event.error is not None:
                 raise event.error
@@ -66,12 +69,15 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--text", type=Path, default=Path(str(files("q3edge.data") / "validation/knowledge.txt")))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--patient", action="store_true")
     chosen = parser.parse_args()
     decoder = Decoder(chosen.artifact, threads=chosen.threads)
     text = Tokenizer.load(chosen.artifact, decoder.config.vocab_size).encode_text(chosen.text.read_text("utf-8"))
     prompts = prompts_of(text, chosen.requests, seed=1)
     engines = [Engine(Slots(decoder, chosen.batch)), Engine(Slots(decoder, chosen.batch), deterministic=True)]
-    batched, alone = (answers(engine, decoder, prompts, chosen.new, seed=2) for engine in engines)
+    batched, alone = (
+        answers(engine, decoder, prompts, chosen.new, seed=2, patient=chosen.patient) for engine in engines
+    )
     parted = [
         (next(i for i, (a, b) in enumerate(zip(one, other)) if a != b), prompt, one, other)
         for prompt, one, other in zip(prompts, batched, alone)

@@ -1,11 +1,15 @@
-"""Memory freed while a model is loaded goes back to the system."""
+"""Memory freed while a model is loaded goes back to the system, and parts of arrays that hold nothing more."""
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from q3edge.runtime.session.heap import release_pages
 
 _PROGRAM = """
 import ctypes, sys
@@ -41,3 +45,15 @@ def kept(where: str) -> int:
 def test_blocks_that_are_freed_inside_are_returned() -> None:
     assert kept("inside") < 16 << 20
     assert kept("outside") > 32 << 20  # or there would be nothing to do
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the pages")
+def test_pages_of_an_array_are_released_and_its_ends_are_not() -> None:
+    array = np.ones(20 * mmap.PAGESIZE, np.uint8)
+    inner = array[100:-100]
+    release_pages(inner)
+    assert array[:100].all()
+    assert array[-100:].all()
+    assert 18 * mmap.PAGESIZE <= np.count_nonzero(array == 0) <= 20 * mmap.PAGESIZE
+    release_pages(array[:10])  # no whole page
+    assert array[:10].all()

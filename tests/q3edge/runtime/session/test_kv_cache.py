@@ -201,3 +201,46 @@ def test_a_capacity_beyond_the_context_is_refused() -> None:
     session: Any = Session()
     with pytest.raises(UsageError, match="513 tokens asked for, but the model's context is 512"):
         KVCache(session, (KEYS,), 513, 1, 512)
+
+
+def test_a_row_is_copied_read_and_written_by_its_tokens() -> None:
+    session: Any = Session()
+    cache = KVCache(session, (KEYS,), 6, 3, 512)
+    cache.bound(0, 3)
+    session.array("past.key")[0] = np.arange(48).reshape(2, 6, 4)
+    cache.lengths[0] = 5
+    cache.copy(0, 2, 3)
+    keys = session.array("past.key")
+    np.testing.assert_array_equal(keys[2, :, :3], keys[0, :, :3])
+    assert (keys[2, :, 3:].max(), cache.lengths) == (0, [5, 0, 3])
+    (tokens_of_row,) = cache.read(0, 1, 4)
+    np.testing.assert_array_equal(tokens_of_row, keys[0, :, 1:4].swapaxes(0, 1))
+    cache.write(2, 2, cache.read(0, 1, 4))
+    assert cache.lengths[2] == 5
+    np.testing.assert_array_equal(keys[2, :, :5], keys[0][:, [0, 1, 1, 2, 3]])
+    cache.write(2, 5, [np.ones((20, 2, 4), np.float32)])
+    assert (cache.capacity, cache.lengths[2]) == (256, 25)
+
+
+def test_a_state_goes_with_all_of_its_tokens_or_not_at_all() -> None:
+    session, cache = hybrid()
+    cache.take()
+    with pytest.raises(ValueError, match="row 0 holds a recurrent state of 4 tokens, not 2"):
+        cache.copy(0, 1, 2)
+    with pytest.raises(ValueError, match="row 0 holds a recurrent state, which is not of single tokens"):
+        cache.read(0, 0, 2)
+    cache.copy(0, 1, 4)
+    cache.bound(0, 2)
+    assert session.array("past.state")[1].min() == 1
+
+
+def test_what_is_released_of_a_row_leaves_its_beginning_and_the_other_rows() -> None:
+    session: Any = Session()
+    cache = KVCache(session, (CacheBuffer("past.key", "present.key", (2, 0, 64), "float32", 1),), 256, 2, 512)
+    cache.bound(0, 2)
+    keys = session.array("past.key")
+    keys[:] = 1
+    cache.release(1, 100)
+    assert keys[0].min() == keys[1, :, :100].min() == 1
+    cache.give_back(1)
+    assert keys[0].min() == 1
