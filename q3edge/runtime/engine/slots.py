@@ -44,13 +44,23 @@ class Slots:
     """
 
     def __init__(
-        self, decoder: Decoder, rows: int = 1, *, kept: int = 1, stored: int = 0, budget: int | None = None
+        self,
+        decoder: Decoder,
+        rows: int = 1,
+        *,
+        kept: int = 1,
+        stored: int = 0,
+        budget: int | None = None,
+        capacity: int = GROWTH_STEP,
     ) -> None:
-        """Start without slots. `budget`: tokens of everything together, however few a row needs; None: no limit."""
+        """Start without slots. `budget`: tokens of everything together, however few a row needs; None: no limit.
+
+        capacity: tokens that each row has room for at first; growing, by doubling, copies what all rows hold.
+        """
         self.context = decoder.config.max_position_embeddings
         self.budget = budget
         self._decoder, self._rows, self._kept = decoder, rows, kept
-        self._cache = decoder.new_cache(min(GROWTH_STEP, self.context))
+        self._cache = decoder.new_cache(min(capacity, self.context))
         self._cache.give_back(0)
         self._stored = PrefixTree(stored)
         self._slots: list[Slot] = []  # those that were given back in the order of their last use, oldest first

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, CacheBuffer
 from q3edge.errors import UsageError
-from q3edge.runtime.session.heap import release_pages
+from q3edge.runtime.session.heap import release_pages, take_pages_singly
 from q3edge.runtime.session.idle_rows import QUERY_SEQLENS
 
 GROWTH_STEP = 256  # tokens: a question and a short answer fit without growing
@@ -50,7 +50,7 @@ class KVCache:
         self._session, self._counts = session, counts
         # Contents of the rows, [batch_size, ...]; new arrays once the cache has grown.
         self.arrays: dict[CacheBuffer, NDArray[np.generic]] = {
-            buffer: np.zeros(buffer.allocated_shape(batch_size, capacity), buffer.dtype) for buffer in buffers
+            buffer: _zeros(buffer, batch_size, capacity) for buffer in buffers
         }
         self._states = [buffer for buffer in self.arrays if buffer.length_axis is None]
         self._ones = np.ones((1, capacity), np.int64)
@@ -189,14 +189,14 @@ class KVCache:
         """Replace the arrays by larger ones, with the contents copied."""
         self._bound.clear()
         for buffer, old in self.arrays.items():
-            shape = buffer.allocated_shape(batch_size, capacity)
-            if shape == old.shape:
+            if buffer.allocated_shape(batch_size, capacity) == old.shape:
                 continue
-            new = np.zeros(shape, buffer.dtype)
-            filled = [slice(size) for size in old.shape]
-            if buffer.length_axis is not None:
-                filled[1 + buffer.length_axis] = slice(self.length)
-            new[tuple(filled)] = old[tuple(filled)]
+            new = _zeros(buffer, batch_size, capacity)
+            for row, length in enumerate(self.lengths):
+                filled: list[slice | int] = [slice(size) for size in old.shape[1:]]
+                if buffer.length_axis is not None:
+                    filled[buffer.length_axis] = slice(length)
+                new[(row, *filled)] = old[(row, *filled)]
             self.arrays[buffer] = new
 
 
@@ -248,6 +248,14 @@ def check_context(tokens: int, context: int) -> None:
     """Raise UsageError if the model's context is shorter than `tokens`."""
     if tokens > context:
         raise UsageError(f"{tokens} tokens asked for, but the model's context is {context}; ask for fewer")
+
+
+def _zeros(buffer: CacheBuffer, batch_size: int, capacity: int) -> NDArray[np.generic]:
+    """Allocate a buffer. The rows of a short text beside that of a long one take memory for its tokens alone."""
+    array: NDArray[np.generic] = np.zeros(buffer.allocated_shape(batch_size, capacity), buffer.dtype)
+    if batch_size > 1:
+        take_pages_singly(array)
+    return array
 
 
 def _bind(bind: object, name: str, array: NDArray[np.generic]) -> None:

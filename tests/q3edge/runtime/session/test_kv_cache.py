@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -244,3 +247,29 @@ def test_what_is_released_of_a_row_leaves_its_beginning_and_the_other_rows() -> 
     assert keys[0].min() == keys[1, :, :100].min() == 1
     cache.give_back(1)
     assert keys[0].min() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_row_takes_memory_for_its_tokens_and_gives_it_back() -> None:
+    """Whatever the longest row needs: 64 MB for each row, of which a token takes some kilobytes."""
+    session: Any = Session()
+    cache = KVCache(session, (CacheBuffer("past.key", "present.key", (8, 0, 64), "float32", 1),), 2**15, 4, 2**15)
+    start = resident()
+    for row in range(4):
+        cache.write(row, 0, [np.ones((3, 8, 64), np.float32)])
+    assert resident() - start < 16 << 20
+    cache.write(0, 0, [np.ones((2**14, 8, 64), np.float32)])
+    cache._resize(5, 2**15)
+    assert resident() - start < 48 << 20
+    cache.truncate(3, 0)
+    cache.release(0, 3)
+    assert resident() - start < 16 << 20
+    cache.write(1, 0, [np.ones((2**15, 8, 64), np.float32)])
+    assert resident() - start > 48 << 20
+    cache.give_back(1)
+    assert resident() - start < 16 << 20
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
