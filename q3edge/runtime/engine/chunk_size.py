@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from q3edge.runtime.engine.slots import PREFILL_CHUNK
 
+_MULTIPLE = 16  # rows in a tile of the matrix kernels: of one more row alone they form the sums otherwise
 _SMALLEST = 8  # fewer bring a prompt on by little: a pass costs as much as some tokens before the first
 _RATE = 1 / 4  # weight of the newest pass in the running averages
 _FIRST = 0.25  # cost of a token in a chunk before any is measured, in passes over one token
@@ -22,11 +23,12 @@ class ChunkSize:
         self._token: float | None = None  # seconds of a token in a chunk
 
     def choose(self) -> int:
-        """Tokens of the next chunk while requests are running."""
+        """Tokens of the next chunk while requests are running: 8, or a multiple of 16."""
         if self._step is None:
             return _SMALLEST
         token = self._token or _FIRST * self._step
-        return max(_SMALLEST, min(int(self._multiple * self._step / token), PREFILL_CHUNK))
+        size = min(int(self._multiple * self._step / token), PREFILL_CHUNK)
+        return max(_SMALLEST, size // _MULTIPLE * _MULTIPLE)
 
     def record_step(self, seconds: float) -> None:
         """Record a pass of the running requests."""

@@ -8,13 +8,15 @@ from q3edge.runtime.engine.chunk_size import ChunkSize
 from q3edge.runtime.engine.slots import PREFILL_CHUNK
 
 
-@pytest.mark.parametrize(("step", "token", "expected"), [(0.1, 0.002, 100), (0.01, 1.0, 8), (1.0, 1e-4, PREFILL_CHUNK)])
+@pytest.mark.parametrize(
+    ("step", "token", "expected"), [(0.1, 0.002, 96), (0.1, 0.01, 16), (0.01, 1.0, 8), (1.0, 1e-4, PREFILL_CHUNK)]
+)
 def test_a_chunk_takes_the_given_multiple_of_a_step(step: float, token: float, expected: int) -> None:
     sizes = ChunkSize(2.0)
     sizes.record_step(step)
     for _ in range(30):
-        sizes.record_chunk(50, 50 * token)
-    assert sizes.choose() == pytest.approx(expected, abs=1)
+        sizes.record_chunk(50, 49.9 * token)
+    assert sizes.choose() == expected
 
 
 def test_dearer_tokens_make_smaller_chunks_and_slower_steps_larger_ones() -> None:
