@@ -1,6 +1,6 @@
 """Folders that q3edge writes: complete or absent, with a manifest of every file's size and sha256."""
 
-from q3edge.artifact.files import FileRecord, contained_file, file_record, folder_name
+from q3edge.artifact.files import FileRecord, contained_file, file_record, folder_name, shown_path
 from q3edge.artifact.folder import InputState, staged_directory
 from q3edge.artifact.manifest import (
     BEHAVIOUR_FILES,
@@ -37,5 +37,6 @@ __all__ = [
     "is_sound",
     "is_untouched",
     "manifest_digest",
+    "shown_path",
     "staged_directory",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE
@@ -24,6 +26,11 @@ def resolve_model(model: str | Path) -> Path:
 
     The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a path nor available from the hub.
     """
+    return local_path(model) or _download(str(model))
+
+
+def local_path(model: str | Path) -> Path | None:
+    """Find the path that `model` is; None: there is none, but it may be a hub id. InputError: it is neither."""
     if not isinstance(model, str | Path):
         raise TypeError(f"model is {type(model).__name__}: pass a folder (str or Path) or a hub id (str)")
     path = Path(model).expanduser()
@@ -31,7 +38,7 @@ def resolve_model(model: str | Path) -> Path:
         return path
     if not isinstance(model, str) or not _REPOSITORY.fullmatch(model):
         raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
-    return _download(model)
+    return None
 
 
 def is_repository(name: str) -> bool:
@@ -39,9 +46,74 @@ def is_repository(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None
 
 
+class Repository:
+    """A repository of the hub, or what the hub's cache has of it where the hub cannot be reached.
+
+    The hub is asked once and before anything is loaded, for at most the 10 s of HF_HUB_ETAG_TIMEOUT: the library
+    would repeat each request for half a minute. Use inside `hub_errors`; raises the errors of huggingface_hub.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Ask the hub."""
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+        self._name = name
+        self._files: frozenset[str] | None = None
+        self._cached_only = self._unreachable = False
+        try:
+            found = HfApi().model_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            if found.siblings is not None:
+                self._files = frozenset(file.rfilename for file in found.siblings)
+        except (HfHubHTTPError, HFValidationError):
+            pass  # an answer: the library makes an error of it, unless its cache has the files
+        except OfflineModeIsEnabled:
+            self._cached_only = True
+        except Exception:  # the transport's own types, which change with the library's version
+            self._cached_only = self._unreachable = True
+
+    def lacks(self, file: str) -> bool:
+        """Tell whether the hub says that there is no such file."""
+        return self._files is not None and file not in self._files
+
+    def folder(self, files: Sequence[str]) -> Path:
+        """Find the folder in the hub's cache with the files that match `files`, which are loaded first."""
+        from huggingface_hub import snapshot_download
+
+        found = snapshot_download(self._name, allow_patterns=list(files), local_files_only=self._cached_only)
+        if self._unreachable:
+            progress.note(f"note: {self._name}: the hub cannot be reached, so what its cache has is used")
+            self._unreachable = False
+        return Path(found)
+
+
 @contextmanager
-def hub_errors(repository: str) -> Iterator[None]:
-    """Turn what goes wrong with the hub inside the block into errors of q3edge; no address and no token is in them."""
+def hub_errors(repository: str, download: str = "hf download") -> Iterator[None]:
+    """Turn what goes wrong with the hub inside the block into errors of q3edge; no address and no token is in them.
+
+    download: the command that brings the repository into the hub's cache. The library's own lines of warning are not
+    shown, unless HF_HUB_VERBOSITY asks for some.
+    """
+    with _quiet_library(), _hub_errors(repository, download):
+        yield
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """Hold back warnings of huggingface_hub, which name addresses and what its own commands would do."""
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity
+
+    level = get_verbosity()
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        set_verbosity(level)
+
+
+@contextmanager
+def _hub_errors(repository: str, download: str) -> Iterator[None]:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -68,7 +140,7 @@ def hub_errors(repository: str) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         raise InputError(
             f"{repository}: no such folder, not in the hub's local cache, and the hub cannot be reached (offline, or "
-            f"HF_HUB_OFFLINE is set); run `hf download {repository}` where there is a network, or give a model folder"
+            f"HF_HUB_OFFLINE is set); run `{download} {repository}` where there is a network, or give a model folder"
         ) from error
     except EntryNotFoundError as error:
         raise InputError(f"{repository}: lacks a file on the hub that belongs to the model; push it again") from error
@@ -89,10 +161,8 @@ def hub_errors(repository: str) -> Iterator[None]:
 
 
 def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
     with resumable(), hub_errors(repository):
-        folder = Path(snapshot_download(repository, allow_patterns=list(_FILES)))
+        folder = Repository(repository).folder(_FILES)
     if not any((folder / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
         raise InputError(
             f"{repository}: has no {CONFIG_FILE} on the hub, as where only GGUF files are; expected one of safetensors "

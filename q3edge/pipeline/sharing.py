@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from q3edge.artifact import (
     folder_name,
     staged_directory,
 )
-from q3edge.checkpoint.hub import hub_errors, is_repository
-from q3edge.errors import InputError, UsageError, resumable
+from q3edge.checkpoint.hub import Repository, hub_errors, is_repository
+from q3edge.errors import InputError, ResourceError, UsageError, resumable
 
+_LINKED = (MODEL_FILE, DATA_FILE)  # nobody edits them; the other files of a copy are small, and its own
 _BESIDE = ("", "*/", "*/*/")  # where models are looked for, below a folder
 
 
@@ -89,8 +92,10 @@ def push_artifact(folder: Path, repository: str, *, private: bool = False) -> in
 def pull_artifact(repository: str, output: Path | None = None, *, overwrite: bool = False) -> Path:
     """Download a finished ONNX model into the hub's cache, check it, and copy it to `output` if given.
 
-    Returns its folder. What the cache has is not loaded again, so a stopped pull goes on. InputError: it is not
-    available or damaged. UsageError: the name is no hub id, or `output` exists.
+    Returns its folder. What the cache has is not loaded again, so a stopped pull goes on. Graph and weights of the copy
+    are those of the cache, by hard links, where both are on one file system: the space is taken once. InputError: it
+    is not available or damaged. UsageError: the name is no hub id, or `output` exists. ResourceError: a copy has no
+    room.
     """
     _check_repository(repository)
     if output is None:
@@ -98,13 +103,34 @@ def pull_artifact(repository: str, output: Path | None = None, *, overwrite: boo
         _loaded(folder).verify(folder)
         return folder
     with staged_directory(output, overwrite=overwrite) as staging:
-        folder = _snapshot(repository)
+        folder = _snapshot(repository, partial(_require_room, staging))
         manifest = _loaded(folder)
         for name in (MANIFEST_FILE, *manifest.as_found(folder).files):
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, staging / name)
+            _copy(folder / name, staging / name, link=name in _LINKED)
         manifest.verify(staging)
     return output
+
+
+def _copy(source: Path, target: Path, *, link: bool) -> None:
+    """Copy a file of the hub's cache, or link to it where that is asked for and the file system does it."""
+    if link:
+        with suppress(OSError):
+            os.link(source.resolve(), target)
+            return
+    shutil.copyfile(source, target)
+
+
+def _require_room(staging: Path, cached: Path) -> None:
+    """Raise ResourceError where the model of the manifest in `cached` is to be copied and does not fit beside."""
+    manifest = _loaded(cached)
+    shared = staging.stat().st_dev == cached.stat().st_dev
+    needed = sum(file.size for name, file in manifest.files.items() if not (shared and name in _LINKED))
+    if needed > (free := shutil.disk_usage(staging).free):
+        raise ResourceError(
+            f"{staging.parent}: the copy needs {needed / 1e6:.0f} MB there, {free / 1e6:.0f} MB are free; free some, "
+            "or leave out -o and run it by its id"
+        )
 
 
 def find_models(folder: Path) -> list[FoundModel]:
@@ -149,23 +175,21 @@ def _is_complete(folder: Path, manifest: Manifest) -> bool:
     return all(os.path.isfile(path) and path.stat().st_size == size for path, size in content)
 
 
-def _snapshot(repository: str) -> Path:
-    """Download what belongs to a finished model into the hub's cache; returns its folder there."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+def _snapshot(repository: str, check: Callable[[Path], None] = lambda _: None) -> Path:
+    """Download what belongs to a finished model into the hub's cache; returns its folder there.
 
-    with resumable(), hub_errors(repository):
-        try:
-            folder = Path(hf_hub_download(repository, MANIFEST_FILE)).parent
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError as error:
+    check: called with that folder once the manifest is there, before anything else is loaded.
+    """
+    with resumable(), hub_errors(repository, "q3edge pull"):
+        found = Repository(repository)
+        folder = None if found.lacks(MANIFEST_FILE) else found.folder([MANIFEST_FILE])
+        if folder is None or not (folder / MANIFEST_FILE).exists():
             raise InputError(
-                f"{repository}: has no {MANIFEST_FILE} on the hub, so it is no ONNX model of q3edge; a checkpoint is "
+                f"{repository}: has no {MANIFEST_FILE}, so it is no ONNX model of q3edge; a checkpoint is "
                 f"built first: q3edge build {repository} -o DIR"
-            ) from error
-        files = [MANIFEST_FILE, *_loaded(folder).files, *EDITABLE_FILES]
-        return Path(snapshot_download(repository, allow_patterns=files))
+            )
+        check(folder)
+        return found.folder([MANIFEST_FILE, *_loaded(folder).files, *EDITABLE_FILES])
 
 
 def _loaded(folder: Path) -> Manifest:

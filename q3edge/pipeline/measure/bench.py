@@ -17,6 +17,7 @@ import onnxruntime as ort
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
+from q3edge.artifact import shown_path
 from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 from q3edge.errors import InputError, UsageError
 from q3edge.machine.cpu import cpu_name, default_threads
@@ -114,7 +115,7 @@ def bench_artifact(
     weights = weight_bytes_per_token(config, recipe.resolve(config))
     kv = KVCacheSpec.of(config, recipe.kv_cache).bytes_per_token()
     return BenchResult(
-        folder=str(folder),
+        folder=shown_path(folder),
         model_bytes=manifest.model_bytes,
         threads=threads,
         repeats=repeats,

@@ -10,7 +10,7 @@ from typing import Any
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import component_of
-from q3edge.artifact import Manifest, Notice
+from q3edge.artifact import Manifest, Notice, shown_path
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.defaults import MAX_TOKENS
 from q3edge.evaluation.distance.chain import compare_models
@@ -88,8 +88,8 @@ def diff_artifacts(
     obstacle = _obstacle(a, b, *configs)
     left, right = (manifest.as_found(folder) for manifest, folder in zip(manifests, (a, b)))
     return ArtifactDiff(
-        a=str(a),
-        b=str(b),
+        a=shown_path(a),
+        b=shown_path(b),
         identical=left.files == right.files,
         method=next(iter(_changes(_method(left), _method(right))), None),
         schemes=_scheme_changes(*map(_labels, schemes)),

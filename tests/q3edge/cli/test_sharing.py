@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from q3edge.artifact import Manifest
 from q3edge.cli.main import main
+from q3edge.pipeline import sharing
 from tests.helpers.hub_server import TOKEN, Hub, hub
 from tests.helpers.runtime import write_artifact
 
@@ -105,6 +108,9 @@ def test_u4_what_is_pushed_is_the_model_and_runs_by_its_id(
     }
     assert copied == {"q3edge.json", *Manifest.load(folder).files}
     assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))
+    (snapshot,) = (q3edge.home / "hub/models--org--name/snapshots").iterdir()
+    shared = {name for name in copied if (tmp_path / "copy" / name).samefile(snapshot / name)}
+    assert shared == {"onnx/model.onnx", "onnx/model.onnx_data"}  # the space once; what is edited is the copy's own
     assert q3edge("pull", "org/name", "-o", tmp_path / "copy")[0] == 2  # it exists
 
 
@@ -168,6 +174,42 @@ def test_what_the_hub_refuses_is_one_line(server: Hub, folder: Path, q3edge: Com
 
 
 @pytest.mark.slow
+def test_a_hub_that_cannot_be_reached_is_one_line_without_repetitions(
+    server: Hub, folder: Path, q3edge: Command, tmp_path: Path
+) -> None:
+    """The library asks six times, each time with lines of its own."""
+    publish(server, folder)
+    server.repositories["org/float"] = {"config.json": b"{}"}
+    words = ("run", "org/name", "the cat", "--temperature", 0, "--max-new-tokens", 4, "--raw")
+    answer = q3edge(*words)
+    assert answer[0] == 0
+    assert q3edge("inspect", "org/float")[0] == 3  # in the cache now, as far as there is anything
+    q3edge.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"  # a port that nobody listens at
+    for command, advice in ((("run", "org/other", "hi"), "q3edge pull"), (("bench", "org/other"), "q3edge pull"),
+                            (("build", "org/other", "-o", tmp_path / "out"), "hf download")):  # fmt: skip
+        code, out, error = q3edge(*command)
+        assert (code, out) == (3, ""), error
+        line = error.splitlines()[-1]
+        assert line.startswith("q3edge: org/other: no such folder, not in the hub's local cache")
+        assert f"run `{advice} org/other` where there is a network" in line
+        assert "Retry" not in error
+    code, out, error = q3edge(*words)
+    assert (code, out) == answer[:2]
+    assert error.splitlines()[0] == "note: org/name: the hub cannot be reached, so what its cache has is used"
+    code, _, error = q3edge("run", "org/float", "hi")
+    assert (code, len(error.splitlines())) == (3, 2)
+    assert error.endswith("a checkpoint is built first: q3edge build org/float -o DIR\n")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_known_by_its_list_of_files_before_anything_is_loaded(server: Hub, q3edge: Command) -> None:
+    server.repositories["org/float"] = {"config.json": b"{}", "model.safetensors": b"x" * 1000}
+    code, out, error = q3edge("run", "org/float", "hi")
+    assert (code, out, len(error.splitlines())) == (3, "", 1), error
+    assert asked(server, "GET", "/resolve/") + asked(server, "HEAD", "/resolve/") == 0
+
+
+@pytest.mark.slow
 def test_a_changed_weight_on_the_hub_is_refused(server: Hub, folder: Path, q3edge: Command, tmp_path: Path) -> None:
     files = publish(server, folder)
     files["onnx/model.onnx_data"] = bytes(len(files["onnx/model.onnx_data"]))
@@ -175,6 +217,45 @@ def test_a_changed_weight_on_the_hub_is_refused(server: Hub, folder: Path, q3edg
         code, _, error = q3edge(*words)
         assert code == 3
         assert "model.onnx_data: sha256 differs" in error
+    assert not (tmp_path / "copy").exists()
+
+
+class Cached:
+    """Repository whose files are all in the cache."""
+
+    folders: ClassVar[list[Path]] = []
+
+    def __init__(self, _name: str) -> None:
+        pass
+
+    def lacks(self, _file: str) -> bool:
+        return False
+
+    def folder(self, files: Sequence[str]) -> Path:
+        self.asked.append(len(files))
+        return self.folders[0]
+
+    asked: ClassVar[list[int]] = []
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_copy_without_room_is_refused_before_weights_are_loaded(
+    linked: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sharing, "Repository", Cached)
+    monkeypatch.setattr(Cached, "folders", [folder])
+    monkeypatch.setattr(Cached, "asked", [])
+    small = sum((folder / name).stat().st_size for name in CONTENT if not name.startswith("onnx/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 2 * small))
+    if not linked:
+        monkeypatch.setattr(sharing, "_LINKED", ())  # as on two file systems
+    code = main(["pull", "org/name", "-o", str(tmp_path / "copy")])
+    if linked:
+        assert code == 0
+        return
+    assert code == 4
+    assert "the copy needs" in capsys.readouterr().err
+    assert Cached.asked == [1]  # the manifest
     assert not (tmp_path / "copy").exists()
 
 
