@@ -58,6 +58,24 @@ def task(label: str, total: int) -> AbstractContextManager[Advance]:
     return _listener.get().task(plain_line(label), total)
 
 
+def portion(advance: Advance, work: int, count: int) -> Advance:
+    """Make an `advance` for a part of the work: `count` units of its own are `work` units of the whole."""
+    done = told = 0
+
+    def advance_part(units: int) -> None:
+        nonlocal done, told
+        done += units
+        reached = work * done // count
+        advance(reached - told)
+        told = reached
+
+    return advance_part
+
+
+def unheard(_count: int) -> None:
+    """Advance that nobody listens to."""
+
+
 def note(text: str) -> None:
     """Report one line of text to the registered listener."""
     _listener.get().note(plain_line(text))

@@ -17,14 +17,17 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
-from q3edge.architecture.tensors import FINAL_NORM
+from q3edge.architecture.layer import layers_of
+from q3edge.architecture.tensors import FINAL_NORM, head_tensor, tensor_shapes
 from q3edge.calibration.layers.input_group import sampled_losses, solve_input_group
+from q3edge.calibration.layers.predicted_work import GroupWork, LayerWork
 from q3edge.calibration.layers.scheme_groups import SchemeGroup
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.layers.tables import ReplacedHead, embed_quantized, embedding_share, solve_head
 from q3edge.calibration.rounding.channel_scaling import nearest_foldable
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
+from q3edge.progress import Advance, portion
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.layer import decoder_layer
@@ -63,20 +66,25 @@ class Sensitivity:
         # Hidden states of the float model, and of its variants, one after another: each has one group rounded.
         self._states = StateStream(folder / "float.bin", self._tokens, source.config.hidden_size)
         self._variants = StateStream(folder / "variants.bin", self._probe_tokens(1), source.config.hidden_size)
+        rounded = {name: widths[_probed_width(widths)] for group, widths in widths.items() for name in group.tensors}
+        schemes = {**dict.fromkeys(tensor_shapes(self._config)), **rounded}
+        self._work = [LayerWork.of(self._config, layer, schemes, self._tokens) for layer in layers_of(self._config)]
         self._begun: list[tuple[SchemeGroup, int] | None] = []
         self._losses: dict[SchemeGroup, list[float]] = {}
 
     def run(self) -> dict[SchemeGroup, list[float]]:
         """Measure the cost of every width of every scheme group, in nats of KL to the float model."""
-        layers = self._config.num_hidden_layers
+        layers = range(self._config.num_hidden_layers)
         try:
-            with progress.task("measure sensitivity", layers + 1) as advance:
-                self._embed()
-                for layer in range(layers):
-                    self._pass_layer(layer)
-                    advance(1)
-                divergences = self._divergences()
-                advance(1)
+            self._embed()
+            begun, work = len(self._begun), self._comparing
+            for layer in layers:
+                work += self._reading(layer) + self._rounding(layer) + self._passing(layer, begun)
+                begun += len(self._groups(layer))
+            with progress.task("measure sensitivity", work + begun * self._head_pass) as advance:
+                for layer in layers:
+                    self._pass_layer(layer, advance)
+                divergences = self._divergences(advance)
         finally:
             self._states.delete()
             self._variants.delete()
@@ -99,22 +107,51 @@ class Sensitivity:
                     if scheme is not None:
                         self._begin((group, number), embed_quantized(self._source, self._probed, scheme))
 
-    def _pass_layer(self, layer: int) -> None:
+    def _groups(self, layer: int) -> list[SchemeGroup]:
+        return [group for group in self._widths if group.layer == layer]
+
+    def _reading(self, layer: int) -> int:
+        """Predicted work, as are those below, until the moments of a layer's inputs are known."""
+        work = self._work[layer]
+        return work.forward + sum(group.moments(work.tokens) for group in work.groups)
+
+    def _rounding(self, layer: int) -> int:
+        """Work of rounding a layer's groups, one after another."""
+        return sum(group.choosing + group.solving for group in self._work[layer].groups)
+
+    def _passing(self, layer: int, variants: int) -> int:
+        """Work of taking so many variants through a layer."""
+        return self._work[layer].forward * variants * self._probed.size // self._work[layer].tokens
+
+    @property
+    def _head_pass(self) -> int:
+        """Work of one variant's logits."""
+        return 2 * self._probed.size * self._config.hidden_size * self._config.vocab_size
+
+    @property
+    def _comparing(self) -> int:
+        """Work of solving all heads."""
+        work = GroupWork(self._config.hidden_size, self._config.vocab_size)
+        heads = [group for group in self._widths if group.layer is None and head_tensor(self._config) in group.tensors]
+        count = sum(scheme is not None for group in heads for scheme in self._widths[group])
+        return count * (work.choosing + work.solving)
+
+    def _pass_layer(self, layer: int, advance: Advance) -> None:
         """Take all variants through the layer, and begin those that have one of its groups rounded."""
         weights = LayerWeights.read(self._source, layer)
-        moments = self._moments(weights)
+        moments = self._moments(weights, advance)
         before = self._variants.read(self._place(0))
         begun = []
-        for group, widths in self._widths.items():
-            if group.layer == layer:
-                rounded = self._round_group(group, weights, moments.pop(group.role))
-                begun.append(((group, _probed_width(widths)), self._probed_output(rounded, before)))
+        for group in self._groups(layer):
+            rounded = self._round_group(group, weights, moments.pop(group.role), advance)
+            begun.append(((group, _probed_width(self._widths[group])), self._probed_output(rounded, before)))
 
         def forward(part: slice) -> None:
             self._variants.write(part, self._layer(weights, self._variants.read(part)))
 
-        for _ in self._probe_tokens(len(self._begun)).map(forward):
-            pass
+        passed = portion(advance, self._passing(layer, len(self._begun)), len(self._begun) * len(self._probed))
+        for part, _ in self._probe_tokens(len(self._begun)).map(forward):
+            passed(part.stop - part.start)
         for variant, output in begun:
             self._begin(variant, output)
 
@@ -125,7 +162,7 @@ class Sensitivity:
     def _layer(self, weights: LayerWeights, states: torch.Tensor) -> torch.Tensor:
         return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]])
 
-    def _moments(self, weights: LayerWeights) -> dict[str, Moments]:
+    def _moments(self, weights: LayerWeights, advance: Advance) -> dict[str, Moments]:
         """Moments of every group's input, for the solved sequences, which go through the layer, and the probed ones."""
         layer = weights.layer
         moments = {g.name: Moments.empty(layer.tensors[g.matrices[0]].shape[1]) for g in layer.groups}
@@ -140,16 +177,20 @@ class Sensitivity:
             self._states.write(part, output)
             return groups
 
+        read = portion(advance, self._reading(layer.number), len(self._solved) + len(self._probed))
         for tokens, function, held_out in (
             (self._tokens, solved, False),
             (self._probe_tokens(1), lambda part: inputs(self._variants.read(part))[0], True),
         ):
-            for _, groups in tokens.map(function):
+            for part, groups in tokens.map(function):
                 for name, values in groups.items():
                     moments[name].add(values.flatten(0, 1), held_out=held_out)
+                read(part.stop - part.start)
         return moments
 
-    def _round_group(self, group: SchemeGroup, weights: LayerWeights, moments: Moments) -> LayerWeights:
+    def _round_group(
+        self, group: SchemeGroup, weights: LayerWeights, moments: Moments, advance: Advance
+    ) -> LayerWeights:
         """Round one group of the layer at the width it is probed at; notes the loss of every width."""
         widths = self._widths[group]
         scheme = widths[_probed_width(widths)]
@@ -157,32 +198,34 @@ class Sensitivity:
         input_group = next(found for found in weights.layer.groups if found.name == group.role)
         matrices = {name: weights[name] for name in input_group.matrices}
         allowed = partial(nearest_foldable, fold=input_group.fold)
-        solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), moments, allowed)
+        solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), moments, allowed, advance)
         self._losses[group] = sampled_losses(list(matrices.values()), widths, moments, solution.channel_scale)
         values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
         return weights.replaced({name: value / solution.channel_scale for name, value in values.items()})
 
-    def _divergences(self) -> dict[tuple[SchemeGroup, int], float]:
+    def _divergences(self, advance: Advance) -> dict[tuple[SchemeGroup, int], float]:
         """Mean KL of every variant to the float model."""
         float_head, norm = LogitsHead(self._source), read_tensor(self._source, FINAL_NORM)
         by_head: dict[tuple[SchemeGroup, int] | None, list[int]] = {}
         for number, variant in enumerate(self._begun):
             own_head = variant is not None and variant[0].layer is None
             by_head.setdefault(variant if own_head else None, []).append(number)
-        solved = self._heads(norm)
+        solved = self._heads(norm, advance)
         found: dict[tuple[SchemeGroup, int], float] = {}
         for variant, numbers in by_head.items():
             head = float_head if variant is None else LogitsHead(solved(*variant))
             totals = np.zeros(len(numbers))
+            compared = portion(advance, len(numbers) * self._head_pass, len(self._probed))
             for row in range(len(self._probed)):
                 target, *others = (self._final(norm, number, row) for number in (0, *numbers))
                 totals += mean_kl(float_head, target, head, others)
+                compared(1)
             for number, total in zip(numbers, totals / len(self._probed)):
                 if (begun := self._begun[number]) is not None:
                     found[begun] = float(total)
         return found
 
-    def _heads(self, norm: torch.Tensor) -> Callable[[SchemeGroup, int], WeightSource]:
+    def _heads(self, norm: torch.Tensor, advance: Advance) -> Callable[[SchemeGroup, int], WeightSource]:
         """Function that gives the model with its head at one of its widths, solved when it is asked for."""
         moments = Moments.empty(self._config.hidden_size)
         for _, final in self._tokens.map(lambda part: normalize(self._states.read(part), norm, self._config)):
@@ -200,7 +243,7 @@ class Sensitivity:
             scheme, probed = widths[number], widths[_probed_width(widths)]
             assert scheme is not None
             assert probed is not None
-            return ReplacedHead(self._source, solve_head(self._source, scheme, moments, share(probed))[0])
+            return ReplacedHead(self._source, solve_head(self._source, scheme, moments, share(probed), advance)[0])
 
         return head
 

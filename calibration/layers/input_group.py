@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from q3edge.calibration.layers.predicted_work import GroupWork
 from q3edge.calibration.rounding.channel_scaling import channel_scale_of
 from q3edge.calibration.rounding.gptq import InverseFactor, factorize, round_channels
 from q3edge.calibration.rounding.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.rounding.refine import descend, refit_scales
+from q3edge.progress import Advance, portion, unheard
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.parallel import ordered_map
@@ -108,30 +110,42 @@ def solve_input_group(
     schemes: Mapping[str, Scheme],
     moments: Moments,
     allowed: Callable[[torch.Tensor], torch.Tensor],
+    advance: Advance = unheard,
 ) -> Solution:
     """Round the matrices `weights`, name -> float32 [N, K], that share the input `moments` were taken of.
 
     allowed: maps a channel scale [K] to the nearest that can be folded into whatever feeds these matrices.
+    advance: called as the work goes on, with `choosing` and `solving` of its GroupWork in all.
     """
+    work = GroupWork(len(moments.hessian), sum(map(len, weights.values())))
+    solved = portion(advance, work.solving, work.rows)
     factor = factorize(moments.hessian)
     problem = _Problem(moments, factor)
     rms = factor.importance.sqrt()
     channel_scales = {exponent: allowed(channel_scale_of(rms, exponent)) for exponent in EXPONENTS}
-    exponent = _best_exponent(weights, schemes, problem, channel_scales)
+    exponent = _best_exponent(
+        weights, schemes, problem, channel_scales, portion(advance, work.choosing, len(EXPONENTS))
+    )
     tensors, reports = {}, {}
     for name, matrix in weights.items():
         tensors[name], reports[name] = _solve_matrix(
-            matrix.__getitem__, len(matrix), schemes[name], problem, channel_scales[exponent], exponent
+            matrix.__getitem__, len(matrix), schemes[name], problem, channel_scales[exponent], exponent, solved
         )
     return Solution(tensors, channel_scales[exponent], reports)
 
 
 def solve_unscaled(
-    read: Callable[[slice], torch.Tensor], rows: int, scheme: Scheme, moments: Moments
+    read: Callable[[slice], torch.Tensor], rows: int, scheme: Scheme, moments: Moments, advance: Advance = unheard
 ) -> tuple[QuantizedTensor, TensorReport]:
-    """Round one matrix [rows, K] for which no channel scale can be folded; `read` gives float32 blocks of its rows."""
+    """Round one matrix [rows, K] for which no channel scale can be folded; `read` gives float32 blocks of its rows.
+
+    advance: called as the work goes on, with `choosing` and `solving` of its GroupWork in all.
+    """
+    work = GroupWork(len(moments.hessian), rows)
     problem = _Problem(moments, factorize(moments.hessian))
-    return _solve_matrix(read, rows, scheme, problem, torch.ones(len(moments.hessian)), 0.0)
+    advance(work.choosing)
+    solved = portion(advance, work.solving, rows)
+    return _solve_matrix(read, rows, scheme, problem, torch.ones(len(moments.hessian)), 0.0, solved)
 
 
 def _best_exponent(
@@ -139,8 +153,12 @@ def _best_exponent(
     schemes: Mapping[str, Scheme],
     problem: _Problem,
     channel_scales: Mapping[float, torch.Tensor],
+    advance: Advance,
 ) -> float:
-    """Exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included."""
+    """Exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included.
+
+    advance: called with 1 after each exponent.
+    """
     sample = dict(zip(weights, _sampled(list(weights.values()))))
     samples = {
         scheme: torch.cat([sample[name] for name in weights if schemes[name] == scheme])
@@ -154,7 +172,10 @@ def _best_exponent(
             total += problem.loss(rows, dequantized(steps, grid)) + problem.activation_loss(rows, scheme, channel_scale)
         return total
 
-    losses = dict(zip(channel_scales, ordered_map(loss, channel_scales)))
+    losses = {}
+    for found, exponent in zip(ordered_map(loss, channel_scales), channel_scales):
+        losses[exponent] = found
+        advance(1)
     return min(losses, key=lambda exponent: losses[exponent])
 
 
@@ -196,11 +217,18 @@ def _solve_matrix(
     problem: _Problem,
     channel_scale: torch.Tensor,
     exponent: float,
+    advance: Advance,
 ) -> tuple[QuantizedTensor, TensorReport]:
-    """Round all `count` rows, block by block, by the candidate with the least held-out loss on a sample of blocks."""
+    """Round all `count` rows, block by block, by the candidate with the least held-out loss on a sample of blocks.
+
+    advance: called with the number of rows of every block that is solved.
+    """
+
+    def length(start: int) -> int:
+        return min(_ROWS, count - start)
 
     def solve(start: int, numbers: Collection[int]) -> _RowBlock:
-        rows = read(slice(start, min(start + _ROWS, count)))
+        rows = read(slice(start, start + length(start)))
         grid = choose_grid(rows, scheme)
         nearest = problem.loss(rows, dequantized(round_to_grid(rows, grid, scheme), grid))
         power = torch.linalg.vecdot(rows @ problem.moments.held_out, rows).sum()
@@ -213,10 +241,18 @@ def _solve_matrix(
 
     starts = range(0, count, _ROWS)
     compared = starts[:: -(-len(starts) // _COMPARED_BLOCKS)]
-    solved = dict(zip(compared, ordered_map(lambda start: solve(start, _CANDIDATES), compared)))
+    solved = {}
+    for block, start in zip(ordered_map(lambda start: solve(start, _CANDIDATES), compared), compared):
+        solved[start] = block
+        advance(length(start))
     losses = [sum(block.candidates[number].loss for block in solved.values()) for number in _CANDIDATES]
     best = min(_CANDIDATES, key=lambda number: losses[number])
-    blocks = list(ordered_map(lambda start: solved.pop(start, None) or solve(start, (best,)), starts))
+    blocks = []
+    for block, start in zip(
+        ordered_map(lambda start: solved.pop(start, None) or solve(start, (best,)), starts), starts
+    ):
+        blocks.append(block)
+        advance(0 if start in compared else length(start))
     power = max(sum(block.power for block in blocks), torch.finfo(torch.float32).tiny)
     report = TensorReport(
         scheme=scheme,

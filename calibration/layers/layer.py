@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from q3edge.architecture.blocks import Block, InputGroup
+from q3edge.calibration.layers.predicted_work import LayerWork
 from q3edge.calibration.layers.rounded import LayerResult, RoundedLayer
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
-from q3edge.progress import Advance
+from q3edge.progress import Advance, portion
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import block_output, first_input, next_input
 from q3edge.reference.rotary import RotaryTables
@@ -37,9 +38,13 @@ class LayerSolver:
         folder: Path,
         advance: Advance,
     ) -> None:
-        """Prepare one layer; temporary files go to `folder`; `advance` is called with 1 after every input group."""
+        """Prepare one layer; temporary files go to `folder`.
+
+        advance: called as the work goes on, with `solving` of the layer's LayerWork in all.
+        """
         self._config, self._tokens, self._folder, self._advance = source.config, tokens, folder, advance
         self._rounded = RoundedLayer(source, layer, schemes)
+        self._work = LayerWork.of(source.config, self._rounded.layer, schemes, tokens)
         self._rotary = RotaryTables.of(source.config, tokens.length)
         self._last: InputGroup | None = None  # the last one rounded
 
@@ -62,8 +67,9 @@ class LayerSolver:
             last = block is self._rounded.layer.blocks[-1]
             stream = after if last else self._stream(f"after-{block.kind}", self._config.hidden_size)
             hidden = _Spilled(stream, partial(self._output, block, hidden, values))
-        for _ in self._tokens.map(hidden.read):
-            pass
+        advance = portion(self._advance, self._work.output, self._tokens.sequences)
+        for part, _ in self._tokens.map(hidden.read):
+            advance(part.stop - part.start)
         for spilled in obsolete:
             spilled.delete()
         return self._rounded.result
@@ -77,14 +83,16 @@ class LayerSolver:
         schemes = self._rounded.schemes_of(group)
         rounds_inputs = any(scheme.activations != "float" for scheme in schemes.values())
         moments = Moments.empty(self._width(group), keeps_samples=rounds_inputs)
+        number = self._rounded.layer.groups.index(group)
+        advance = portion(self._advance, self._work.reading(number), self._tokens.sequences)
         for part, values in self._tokens.map(inputs):
             if schemes:  # inputs of a group that stays float are still computed and stored
                 moments.add(values.flatten(0, 1), held_out=self._tokens.is_held_out(part))
-        channel_scale = self._rounded.round(group, moments)
+            advance(part.stop - part.start)
+        channel_scale = self._rounded.round(group, moments, self._advance)
         if self._last is not None:
             self._rounded.release(self._last)
         self._last = group
-        self._advance(1)
         return channel_scale
 
     def _first_input(self, block: Block, hidden: _Spilled, part: slice) -> torch.Tensor:

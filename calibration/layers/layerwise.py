@@ -19,18 +19,19 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
-from q3edge.architecture.layer import Layer, layers_of
+from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.calibration.layers.layer import LayerSolver
+from q3edge.calibration.layers.predicted_work import CalibrationWork
 from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import Boundary, StateStream, Tokens
 from q3edge.calibration.layers.tables import embed_quantized, embedding_share, solve_head
 from q3edge.calibration.layers.work_folder import LayerSummary, WorkFolder
 from q3edge.calibration.rounding.moments import Moments
-from q3edge.calibration.training.reconstruct import EPOCHS, LayerTrainer
+from q3edge.calibration.training.reconstruct import EPOCHS, TRAINING_STEPS, LayerTrainer
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
-from q3edge.progress import Advance
+from q3edge.progress import Advance, portion
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.layer import decoder_layer
@@ -66,17 +67,14 @@ class LayerwiseCalibration:
         self._head = head_tensor(source.config)
         self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
         self._reconstruct = reconstruct
-        groups = max(len(layer.groups) for layer in layers_of(source.config))
-        self._steps = groups + (EPOCHS if reconstruct else 0)  # of progress in a layer
+        self._work = CalibrationWork(source.config, schemes, self.tokens, epochs=EPOCHS if reconstruct else 0)
 
     def run(self) -> StateStream:
         """Solve what is not solved yet; returns the hidden states after the last layer."""
         sound = {n for n in self._journal.finished_layers() if self._journal.finished(n) is not None}
         begin = self._first_boundary(sound)
         head_scheme = self._schemes.get(self._head)
-        steps = self._layers * self._steps + (head_scheme is not None)
-        with progress.task("calibrate", steps) as advance:
-            advance(begin * self._steps)
+        with progress.task("calibrate", self._work.left(begin, sound)) as advance:
             before = self._boundary(begin)
             if begin == 0:
                 self._embed(before)
@@ -84,20 +82,19 @@ class LayerwiseCalibration:
                 after = self._boundary(layer + 1)
                 result = self._journal.load(layer, self._schemes) if layer in sound else None
                 if result is None:
-                    result = self._solve(layer, before, after, advance)
+                    expected = self._work.passing(layer) if layer in sound else self._work.solving(layer)
+                    result = self._solve(layer, before, after, portion(advance, expected, self._work.solving(layer)))
                     after.commit()
                     self._journal.save(layer, result)
                 else:
                     self._pass_float(layer, before, after)
                     self._pass_through(dequantize_layer(self._source, layer, result), before.own, after.own)
                     after.commit()
-                    advance(self._steps)
+                    advance(self._work.passing(layer))
                 before.delete()
                 before = after
-            if head_scheme is not None:
-                if self._layers not in sound:
-                    self._journal.save(self._layers, self._solve_head(before.own, head_scheme))
-                advance(1)
+            if head_scheme is not None and self._layers not in sound:
+                self._journal.save(self._layers, self._solve_head(before.own, head_scheme, advance))
         if before.target is not None:
             before.target.close()
         return before.own
@@ -172,10 +169,12 @@ class LayerwiseCalibration:
         self._pass_float(layer, before, after)
         if after.target is not None and result.tensors:
             trainer = LayerTrainer(self._source.config, self.tokens, before.own, after.target)
-            result = trainer.run(result, solver.scaled_layer, advance)
+            epochs = self._work.training(layer) - self._work.passing(layer)
+            result = trainer.run(result, solver.scaled_layer, portion(advance, epochs, TRAINING_STEPS))
             self._pass_through(dequantize_layer(self._source, layer, result), before.own, after.own)
-        elif after.target is not None:
-            advance(EPOCHS)
+            advance(self._work.passing(layer))
+        else:
+            advance(self._work.training(layer))
         return result
 
     def _pass_float(self, layer: int, before: Boundary, after: Boundary) -> None:
@@ -192,18 +191,20 @@ class LayerwiseCalibration:
         for _ in self.tokens.map(forward):
             pass
 
-    def _solve_head(self, states: StateStream, scheme: Scheme) -> LayerResult:
+    def _solve_head(self, states: StateStream, scheme: Scheme, advance: Advance) -> LayerResult:
         """Solve the head for `states`, the hidden states after the last layer.
 
         Those of a tied embedding come from its rows rounded to nearest, as the tied matrix does not exist before.
         """
         config, norm = self._source.config, read_tensor(self._source, FINAL_NORM)
         moments = Moments.empty(config.hidden_size)
+        read = portion(advance, self._work.head_moments, self.tokens.sequences)
         for part, final in self.tokens.map(lambda part: normalize(states.read(part), norm, config)):
             moments.add(final.flatten(0, 1), held_out=self.tokens.is_held_out(part))
+            read(part.stop - part.start)
         layers = (dequantize_layer(self._source, layer, self._result(layer)) for layer in range(self._layers))
         share = embedding_share(self._source, layers, self._token_ids, scheme, bfloat16=self.tokens.bfloat16)
-        tensor, report = solve_head(self._source, scheme, moments, share)
+        tensor, report = solve_head(self._source, scheme, moments, share, advance)
         return LayerResult({self._head: tensor}, {}, {self._head: report})
 
 

@@ -21,6 +21,7 @@ from q3edge.calibration.rounding.channel_scaling import by_row, nearest_foldable
 from q3edge.calibration.rounding.grid import stored_scales
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
+from q3edge.progress import Advance, unheard
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.weights import LayerWeights
@@ -79,13 +80,14 @@ class RoundedLayer:
         wanted = {field: self._schemes[self.layer.name(field)] for field in group.matrices}
         return {field: scheme for field, scheme in wanted.items() if scheme is not None}
 
-    def round(self, group: InputGroup, moments: Moments) -> torch.Tensor:
+    def round(self, group: InputGroup, moments: Moments, advance: Advance = unheard) -> torch.Tensor:
         """Round the matrices of a group that have a scheme, for inputs of these moments, and fold the channel scale.
 
-        Returns the channel scale [K]: inputs that were computed before are to be divided by it.
+        Returns the channel scale [K]: inputs that were computed before are to be divided by it. advance: as for
+        `solve_input_group`.
         """
         schemes = self.schemes_of(group)
-        solution = self._solve(group, schemes, moments)
+        solution = self._solve(group, schemes, moments, advance)
         for field in group.matrices:
             name = self.layer.name(field)
             if field in schemes:
@@ -119,11 +121,11 @@ class RoundedLayer:
                     changed[matrix] = changed[matrix] / by_row(channel_scale, fold).unsqueeze(-1)
         return weights.replaced(changed)
 
-    def _solve(self, group: InputGroup, schemes: Mapping[str, Scheme], moments: Moments) -> Solution:
+    def _solve(self, group: InputGroup, schemes: Mapping[str, Scheme], moments: Moments, advance: Advance) -> Solution:
         if not schemes:
             return Solution({}, torch.ones(self.weights[group.matrices[0]].shape[1]), {})
         matrices = {field: self.weights[field] for field in schemes}
-        return solve_input_group(matrices, schemes, moments, partial(nearest_foldable, fold=group.fold))
+        return solve_input_group(matrices, schemes, moments, partial(nearest_foldable, fold=group.fold), advance)
 
     def _fold(self, fold: Fold | None, channel_scale: torch.Tensor) -> None:
         match fold:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from q3edge.calibration.layers.streams import Tokens
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.checkpoint.source import WeightSource
+from q3edge.progress import Advance, unheard
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
@@ -67,17 +69,18 @@ class ReplacedHead:
 
 
 def solve_head(
-    source: WeightSource, scheme: Scheme, moments: Moments, embedding_share: float
+    source: WeightSource, scheme: Scheme, moments: Moments, embedding_share: float, advance: Advance = unheard
 ) -> tuple[QuantizedTensor, TensorReport]:
     """Round the head [V, H] for final hidden states, whose `moments` [H, H] are given.
 
     embedding_share: cost of a tied matrix's error as embedding relative to its cost as head; 0 where it is not tied.
-    That part of the loss is the same for every channel.
+    That part of the loss is the same for every channel. advance: as for `solve_unscaled`.
     """
     name = head_tensor(source.config)
     hessian, held_out = (_with_identity(total, embedding_share) for total in (moments.hessian, moments.held_out))
     both = Moments(hessian, held_out)
-    return solve_unscaled(lambda rows: read_tensor(source, name, rows), source.config.vocab_size, scheme, both)
+    read = partial(read_tensor, source, name)
+    return solve_unscaled(read, source.config.vocab_size, scheme, both, advance)
 
 
 def _with_identity(total: torch.Tensor, share: float) -> torch.Tensor:

@@ -29,13 +29,14 @@ from q3edge.calibration.training.trained_layer import (
     times_scales,
     zero_points_of,
 )
-from q3edge.progress import Advance
+from q3edge.progress import Advance, portion, unheard
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
 
 EPOCHS = 4
+TRAINING_STEPS = 1000  # of progress, in all epochs
 _BATCHES = 28  # in an epoch, at least: as many as 64k tokens give
 CODE_RATE = 5e-3  # of the distance between two codes: how far a weight moves in a batch, at most; scales move it as far
 _CODE_DECAY = 0.999  # of the mean squared gradient in a weight's Adam
@@ -150,12 +151,13 @@ class LayerTrainer:
     def run(self, solved: LayerResult, wanted: Callable[[], LayerWeights], advance: Advance) -> LayerResult:
         """Train a solved layer; returns it improved, or unchanged but for the report if held-out tokens say so.
 
-        `wanted` builds the float layer that `solved` stands for. `advance` is called with 1 after every epoch.
+        `wanted` builds the float layer that `solved` stands for. `advance` is called after every batch, with
+        TRAINING_STEPS in all.
         """
         result = self._train_at(solved, wanted, _SHARES[0], advance)
         for share in _SHARES[1:]:
             if result.tensors is solved.tensors:
-                result = self._train_at(solved, wanted, share, lambda _: None)
+                result = self._train_at(solved, wanted, share, unheard)
         return result
 
     def _train_at(
@@ -173,16 +175,14 @@ class LayerTrainer:
     def _train(self, trained: _Layer, share: float, rotary: RotaryTables, advance: Advance) -> None:
         rows = self.tokens.sequences - self.tokens.held_out
         planned = batches(rows, self.tokens.length, EPOCHS, at_least=_BATCHES)
-        done = 0
+        advance_batch = portion(advance, TRAINING_STEPS, len(planned))
         for number, batch in enumerate(planned, 1):
             states = self._rows(self.before, batch), self._rows(self.target, batch)
             gradients = layer_gradients(
                 trained.weights, trained.learned, states, torch.sub, self.config, rotary, bfloat16=self.tokens.bfloat16
             )[1]
             trained.step(gradients, share * schedule(number, len(planned)), number)
-            epochs = number * EPOCHS // len(planned)
-            advance(epochs - done)
-            done = epochs
+            advance_batch(1)
 
     def _held_out(self, weights: LayerWeights, rotary: RotaryTables) -> tuple[float, float]:
         """Squared error of the output, and the target's square, both summed over held-out tokens."""

@@ -141,6 +141,33 @@ def stored_states(stream: StateStream, parts: list[slice]) -> list[torch.Tensor]
     return [stream.read(part) for part in parts]
 
 
+class Counted:
+    """A progress listener that counts."""
+
+    def __init__(self) -> None:
+        self.total, self.moves = 0, list[int]()
+
+    @property
+    def done(self) -> int:
+        return sum(self.moves)
+
+    def task(self, _label: str, total: int) -> Counted:
+        self.total += total
+        return self
+
+    def note(self, _text: str) -> None:
+        return None
+
+    def __enter__(self) -> Counted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, count: int) -> None:
+        self.moves.append(count)
+
+
 class Killed(BaseException):
     """The end of a process, as an exception."""
 

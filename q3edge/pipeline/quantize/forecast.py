@@ -15,6 +15,7 @@ from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import count_weights, head_tensor, tensor_shapes
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
 from q3edge.calibration.layers.layerwise import HELD_OUT
+from q3edge.calibration.layers.predicted_work import BFLOAT16_GAIN, GroupWork, LayerWork, training_work
 from q3edge.calibration.layers.streams import Tokens
 from q3edge.calibration.training.reconstruct import EPOCHS as RECONSTRUCTION_EPOCHS
 from q3edge.calibration.training.trained_layer import BATCH_TOKENS
@@ -26,16 +27,8 @@ from q3edge.reference.model import MAX_TABLE_BYTES
 
 # Seconds. Everything is counted in floating-point operations of matrix products.
 _PRODUCT_SHARE = 0.8  # speed of torch's products on all cores by that of the probe's
-_BFLOAT16_GAIN = 2.0  # assumed: forward passes where the CPU multiplies bfloat16
-_HESSIAN_SHARE = 1.1  # half of all tiles of X^T X, and the diagonal's whole ones
-_FACTOR = 2.8  # by K^3: factoring a Hessian [K, K]
-_SAMPLED_ROWS = 500  # cost of choosing the channel scale of an input group
-_SOLVE = 22  # by N * K^2: rounding [N, K], sweeps and losses
-_SOLVE_WEIGHT = 20_000  # by N * K: what is not a matrix product
-_SOLVE_CHANNEL = 6e7  # by K: loops over channels, however few the rows
 _WRITE_WEIGHT = 1_500  # by weight of the model: hashing, rounding to nearest, packing
 _TUNE = 1.6  # by operation: gradients, and scales folded into the weights anew for every batch
-_RECONSTRUCT = 1.6  # by operation: weights made anew for every batch, and moved
 _CHECKS = 4  # of the held-out rows in each epoch
 _START_SECONDS = 4.0
 
@@ -212,40 +205,20 @@ def _head(work: Workload) -> _Matrix:
 
 def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     speed = _PRODUCT_SHARE * machine.speed
-    layers = [_input_groups(work, layer) for layer in range(work.config.num_hidden_layers)]
-    forward = [work.tokens * _forward_operations(work, groups) for groups in layers]
-    solving = sum(_solving_operations(work, groups) for groups in (*layers[finished:], [[_head(work)]]))
-    calibrating = sum(forward[finished:])
+    tokens = Tokens(work.sequences, work.length, 0, bfloat16=False)
+    layers = [LayerWork.of(work.config, layer, work.schemes, tokens) for layer in layers_of(work.config)]
+    forward = [layer.forward for layer in layers]
+    groups = [group for layer in layers[finished:] for group in layer.groups]
+    head = GroupWork(work.config.hidden_size, 0 if _head(work).scheme is None else work.config.vocab_size)
+    solving = sum(group.moments(work.tokens) + group.choosing + group.solving for group in (*groups, head))
+    calibrating = float(sum(forward[finished:]))
     if work.reconstructed:
-        calibrating += _RECONSTRUCT * _reconstruction_operations(calibrating)
-    calibrating /= _BFLOAT16_GAIN if machine.bfloat16 else 1.0
+        calibrating += training_work(calibrating, HELD_OUT, RECONSTRUCTION_EPOCHS)
+    calibrating /= BFLOAT16_GAIN if machine.bfloat16 else 1.0
     writing = _WRITE_WEIGHT * count_weights(work.config)
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
     scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
     return _START_SECONDS + (solving + calibrating + writing + tuning + scales) / speed
-
-
-def _forward_operations(work: Workload, groups: _InputGroups) -> float:
-    """Operations per token of one layer; attention is causal, so a token attends to half of its row on average."""
-    attention = 2 * work.length * work.config.num_attention_heads * work.config.head_dim
-    return attention + 2 * sum(matrix.weights for group in groups for matrix in group)
-
-
-def _solving_operations(work: Workload, groups: _InputGroups) -> float:
-    total = 0.0
-    for group in groups:
-        rounded = [matrix for matrix in group if matrix.scheme is not None]
-        if rounded:
-            width = group[0].width
-            rows = _SAMPLED_ROWS + sum(matrix.rows for matrix in rounded)
-            total += (_HESSIAN_SHARE * work.tokens + _FACTOR * width) * width**2
-            total += rows * width * (_SOLVE * width + _SOLVE_WEIGHT) + width * _SOLVE_CHANNEL
-    return total
-
-
-def _reconstruction_operations(forward: float) -> float:
-    """Operations of reconstruction: both models forward, held-out rows twice, all others trained every epoch."""
-    return forward * (2 + 2 * HELD_OUT + 3 * RECONSTRUCTION_EPOCHS * (1 - HELD_OUT))
 
 
 def _tuning_operations(work: Workload, forward: float) -> float:

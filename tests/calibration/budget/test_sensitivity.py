@@ -17,11 +17,12 @@ from q3edge.calibration.budget.sensitivity import Sensitivity
 from q3edge.calibration.layers.input_group import Solution
 from q3edge.calibration.layers.scheme_groups import SchemeGroup, scheme_groups
 from q3edge.calibration.rounding.rtn import round_to_nearest
+from q3edge.progress import report_to
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.calibration import kl, log_probabilities, outlier_model, random_tokens
+from tests.helpers.calibration import Counted, kl, log_probabilities, outlier_model, random_tokens
 from tests.helpers.models import InMemoryWeights
 
 FOUR, TWO, EIGHT = Scheme(4, 32, False), Scheme(2, 16, False), Scheme(8, 32)
@@ -68,6 +69,17 @@ def test_a_group_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
                 kl_of_models(source, rounded(source, group, scheme), unseen), rel=0.02, abs=2e-6
             )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_u7_progress_moves_within_a_layer_and_ends_at_its_total(tied: bool, tmp_path: Path) -> None:
+    counted = Counted()
+    source = outlier_model(tie_word_embeddings=tied, num_hidden_layers=2)
+    with report_to(counted):
+        measure(source, random_tokens(40, 32), tmp_path)
+    assert sum(counted.moves) == counted.total
+    assert sum(count > 0 for count in counted.moves) > 2 * 4
+    assert max(counted.moves) < counted.total / 2
 
 
 def test_fewer_bits_cost_more_and_float_costs_nothing(tmp_path: Path) -> None:

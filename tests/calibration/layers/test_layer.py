@@ -12,6 +12,7 @@ from q3edge.architecture.layer import Layer
 from q3edge.calibration.layers import input_group
 from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.layerwise import dequantize_layer
+from q3edge.calibration.layers.predicted_work import LayerWork
 from q3edge.calibration.layers.rounded import LayerResult
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.quantization.scheme import Scheme
@@ -92,7 +93,9 @@ def test_folding_keeps_the_function_for_any_sharing_of_heads(overrides: dict[str
     assert folded == {"input_layernorm.weight", "post_attention_layernorm.weight"}
     assert {report.scaling_exponent for report in found.result.reports.values()} == {0.5}
     assert found.error(found.rounded()) < 0.02
-    assert found.advanced == [1] * 4
+    schemes = linear_schemes(source, INT8)
+    work = LayerWork.of(source.config, Layer.of(source.config, 0), schemes, found.tokens)
+    assert sum(found.advanced) == work.solving
     assert found.left == ["after", "before"]  # temporary files are gone
 
 

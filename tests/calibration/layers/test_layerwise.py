@@ -19,7 +19,10 @@ from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
 from tests.helpers.calibration import (
+    Counted,
     calibrate,
+    flipped,
+    killed_after_the_first_layer,
     kl,
     linear_schemes,
     log_probabilities,
@@ -128,35 +131,47 @@ def test_no_sequence_is_both_solved_for_and_held_out(tmp_path: Path) -> None:
         assert held_out == set(range(sequences - tokens.held_out, sequences))
 
 
-class Counted:
-    """A progress listener that counts."""
-
-    def __init__(self) -> None:
-        self.total, self.done = 0, 0
-
-    def task(self, _label: str, total: int) -> Counted:
-        self.total += total
-        return self
-
-    def note(self, _text: str) -> None:
-        return None
-
-    def __enter__(self) -> Counted:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def __call__(self, count: int) -> None:
-        self.done += count
-
-
+@pytest.mark.parametrize("reconstruct", [False, True])
 @pytest.mark.parametrize("table", [None, INT8])
-def test_progress_ends_at_its_total_the_first_time_and_after(table: Scheme | None, tmp_path: Path) -> None:
+def test_progress_ends_at_its_total_the_first_time_and_after(
+    table: Scheme | None, reconstruct: bool, tmp_path: Path
+) -> None:
     source = outlier_model(8)
     schemes = {**linear_schemes(source, INT4), EMBEDDING: table}
-    for _ in range(2):
+    for begun in (True, False):
         counted = Counted()
         with report_to(counted), WorkFolder(tmp_path, {}) as journal:
+            LayerwiseCalibration(source, schemes, TRAINING[:6], journal, reconstruct=reconstruct).run().close()
+        assert counted.done == counted.total
+        assert (counted.total > 0) == begun  # what was done before takes no time, and is not counted
+
+
+def test_progress_ends_at_its_total_after_a_stop_and_damage(tmp_path: Path) -> None:
+    source = outlier_model(8, num_hidden_layers=3)
+    schemes = linear_schemes(source, INT4)
+    with killed_after_the_first_layer(), WorkFolder(tmp_path, {}) as journal:
+        LayerwiseCalibration(source, schemes, TRAINING[:6], journal).run()
+    totals = []
+    for damaged in (False, True):
+        counted = Counted()
+        with report_to(counted), WorkFolder(tmp_path, {}) as journal:
+            if damaged:
+                for file in tmp_path.glob("layer-*1*"):
+                    file.write_bytes(flipped(file.read_bytes(), file.stat().st_size // 2))
+                for file in tmp_path.glob("hidden-*"):
+                    file.unlink()
             LayerwiseCalibration(source, schemes, TRAINING[:6], journal).run().close()
-        assert counted.done == counted.total == 2 * 4 + (table is not None)
+        assert counted.done == counted.total
+        totals.append(counted.total)
+    assert totals[1] < totals[0] / 2 * 3  # one layer solved, two passed through
+
+
+def test_u7_progress_moves_within_an_input_group(tmp_path: Path) -> None:
+    """On a big model a group takes minutes; reading, choosing and every block of rows move the bar."""
+    source = outlier_model(8, num_hidden_layers=1, intermediate_size=1536)
+    counted = Counted()
+    with report_to(counted), WorkFolder(tmp_path, {}) as journal:
+        LayerwiseCalibration(source, linear_schemes(source, INT4), TRAINING, journal).run().close()
+    moves = [count for count in counted.moves if count]
+    assert len(moves) > 4 * 4
+    assert max(moves) < counted.total / 3

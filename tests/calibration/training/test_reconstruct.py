@@ -63,7 +63,8 @@ class Case:
         advanced: list[int] = []
         reconstructor = LayerTrainer(self.source.config, self.tokens, self.before, self.target)
         result = reconstructor.run(self.solved, lambda: self.wanted, advanced.append)
-        assert sum(advanced) == reconstruct.EPOCHS
+        assert sum(advanced) == reconstruct.TRAINING_STEPS
+        assert len(advanced) >= reconstruct.EPOCHS * reconstruct._BATCHES
         return result
 
     def error(self, result: LayerResult, rows: slice = slice(SEQUENCES - HELD_OUT, SEQUENCES)) -> float:
