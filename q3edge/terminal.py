@@ -1,13 +1,15 @@
-"""Progress on stderr: bars on a terminal, lines in a file."""
+"""Text and progress on stderr: bars and lines that fit on a terminal, whole lines in a file."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from q3edge.columns import columns, wrapped
 from q3edge.progress import Advance
 
 if TYPE_CHECKING:
@@ -16,6 +18,16 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 30.0  # between two lines about the same work
 WORTH_AN_END_SECONDS = 10.0  # work that took less ends without a line
+_USUAL_COLUMNS = 80  # where a terminal does not say how wide it is
+
+
+def say(text: str) -> None:
+    """Print lines to stderr. On a terminal, those that are wider than it are broken between words; in a file, none."""
+    if sys.stderr.isatty():
+        width = _width()
+        lines = ([line] if columns(line) <= width else wrapped(line, width, "  ") for line in text.split("\n"))
+        text = "\n".join(part for parts in lines for part in parts)
+    print(text, file=sys.stderr, flush=True)
 
 
 class TerminalProgress:
@@ -35,11 +47,11 @@ class TerminalProgress:
         with self._bar(label, total) if sys.stderr.isatty() else _lines(label, total, self._clock) as advance:
             yield advance
         if (took := self._clock() - start) >= WORTH_AN_END_SECONDS:
-            _print(f"{label}: done in {duration(took)}")
+            say(f"{label}: done in {duration(took)}")
 
     def note(self, text: str) -> None:
         """Print one line."""
-        _print(text)
+        say(text)
 
     @contextmanager
     def _bar(self, label: str, total: int) -> Iterator[Advance]:
@@ -66,7 +78,7 @@ def duration(seconds: float) -> str:
 def _lines(label: str, total: int, clock: Callable[[], float]) -> Iterator[Advance]:
     start = said = clock()
     done = 0
-    _print(f"{label}: started")
+    say(f"{label}: started")
 
     def advance(count: int) -> None:
         nonlocal done, said
@@ -75,7 +87,7 @@ def _lines(label: str, total: int, clock: Callable[[], float]) -> Iterator[Advan
         if 0 < done < total and now - said >= LINE_SECONDS:
             said = now
             left = (now - start) * (total - done) / done
-            _print(f"{label}: {100 * done // total} %, about {duration(left)} left")
+            say(f"{label}: {100 * done // total} %, about {duration(left)} left")
 
     yield advance
 
@@ -95,5 +107,8 @@ def _console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _USUAL_COLUMNS
+    except (OSError, ValueError):  # no terminal's file, as while another program shows what is written
+        return _USUAL_COLUMNS

@@ -9,14 +9,14 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, show
-from q3edge.cli.options.common import PATH, CommaSeparated, json_option, number_option, threads_option
+from q3edge.cli.options.common import MODEL_FOLDER, CommaSeparated, json_option, number_option, threads_option
 from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 
 _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
 
 
 @click.command(short_help="Measure its speed and memory on this machine.")
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
 @number_option("--prompt", "Prefilled tokens.", BENCH_PROMPT)
 @number_option("--new", "Tokens to decode.", BENCH_NEW)
 @click.option(

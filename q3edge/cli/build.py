@@ -8,17 +8,25 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show, show_notices
+from q3edge.cli.console import emit_json, show, show_notices
 from q3edge.cli.options.calibration import calibration_options
-from q3edge.cli.options.common import json_option, last_logits_option, output_option, overwrite_option, threads_option
+from q3edge.cli.options.common import (
+    MODEL,
+    json_option,
+    last_logits_option,
+    output_option,
+    overwrite_option,
+    threads_option,
+)
 from q3edge.cli.options.measuring import validation_options
 from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FLOAT, FORMATS
 from q3edge.plain_line import typed
+from q3edge.terminal import say
 
 
 @click.command(short_help="Turn a model into a verified ONNX model: all in one command.")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @output_option
 @recipe_options((*FORMATS, FLOAT))
 @calibration_options

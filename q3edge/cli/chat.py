@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from q3edge.cli.answers import end_of_answer, open_model, settings_given, show_pieces
-from q3edge.cli.console import say
 from q3edge.cli.options.answering import answering_options
-from q3edge.cli.options.common import PATH
+from q3edge.cli.options.common import MODEL_FOLDER
 from q3edge.cli.standard_streams import is_terminal, stdin_lines
 from q3edge.errors import UsageError
+from q3edge.terminal import say
 
 if TYPE_CHECKING:
     from q3edge.runtime.model import Model
@@ -28,7 +28,7 @@ _HELP = (
 
 
 @click.command(short_help="Hold a conversation.")
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
 @answering_options
 def chat(
     folder: Path,

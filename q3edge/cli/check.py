@@ -9,19 +9,19 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed, show
-from q3edge.cli.options.common import FILE, PATH, json_option, number_option
+from q3edge.cli.options.common import FILE, MODEL, MODEL_FOLDER, json_option, number_option
 from q3edge.cli.options.measuring import measuring_options
 
 
 @click.command(short_help="Exit with 5 if it misses a limit: for scripts.")
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
 @number_option("--max-kl", "Largest mean KL that passes.", metavar="NATS")
 @number_option(
     "--min-recovery",
     "Smallest recovery that passes; it is the lower end of the 95 % interval that has to reach it.",
     metavar="PERCENT",
 )
-@click.option("--reference", metavar="MODEL", help="Evaluate DIR against this float checkpoint.")
+@click.option("--reference", type=MODEL, metavar="MODEL", help="Evaluate DIR against this float checkpoint.")
 @click.option("--scorecard", type=FILE, metavar="FILE", help="Take the numbers from the JSON of `eval` or `report`.")
 @measuring_options
 @json_option

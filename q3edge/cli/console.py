@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from q3edge.cli.layout import fitted
+from q3edge.terminal import say
 
 if TYPE_CHECKING:
     from q3edge.artifact import Notice
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 def show(text: str) -> None:
     """Print a result on stdout; lines that are longer than 80 columns are broken between words."""
     click.echo(fitted(text))
-
-
-def say(text: str) -> None:
-    """Print one line to stderr."""
-    click.echo(text, err=True)
 
 
 def show_notices(notices: Iterable[Notice]) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show
+from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.common import FOLDER, json_option, threads_option
 from q3edge.defaults import DEMO_FOLDER
 from q3edge.plain_line import typed
+from q3edge.terminal import say
 
 
 @click.command(short_help="See the whole flow on a small embedded model, offline.")

@@ -9,13 +9,13 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, show
-from q3edge.cli.options.common import PATH, json_option, threads_option
+from q3edge.cli.options.common import MODEL_FOLDER, json_option, threads_option
 from q3edge.cli.options.measuring import max_tokens_option
 
 
 @click.command(short_help="Show what changed from one model to another.")
-@click.argument("a", metavar="A", type=PATH)
-@click.argument("b", metavar="B", type=PATH)
+@click.argument("a", metavar="A", type=MODEL_FOLDER)
+@click.argument("b", metavar="B", type=MODEL_FOLDER)
 @max_tokens_option
 @threads_option
 @json_option

@@ -9,14 +9,15 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed, show, show_notices
-from q3edge.cli.options.common import PATH, json_option
+from q3edge.cli.options.common import MODEL, MODEL_FOLDER, json_option
 from q3edge.cli.options.measuring import measuring_options
 
 
 @click.command("eval", short_help="Score it on questions, programs and texts.")
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
 @click.option(
     "--reference",
+    type=MODEL,
     required=True,
     metavar="MODEL",
     help="The float checkpoint, a folder or a hub id; or the folder of another ONNX model.",

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show_notices
-from q3edge.cli.options.common import json_option, last_logits_option, output_option, overwrite_option
+from q3edge.cli.console import emit_json, show_notices
+from q3edge.cli.options.common import MODEL, json_option, last_logits_option, output_option, overwrite_option
 from q3edge.formats import FLOAT
+from q3edge.terminal import say
 
 
 @click.command(short_help="Export a quantized or float model: the second half of build.")
-@click.argument("source", metavar="QDIR|MODEL")
+@click.argument("source", metavar="QDIR|MODEL", type=MODEL)
 @output_option
 @click.option(
     "--format",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
+
+from q3edge.columns import columns, to_left, to_right, wrapped
 
 WIDTH = 80  # columns of the narrowest usual terminal
 _COMMAND = ": q3edge"
@@ -36,19 +37,10 @@ def fitted(text: str) -> str:
 
     A line with a command stays whole, to be copied.
     """
-    return "\n".join(line if len(line) <= WIDTH or _COMMAND in line else _broken(line) for line in text.split("\n"))
-
-
-def _broken(line: str) -> str:
-    words = line.lstrip()
-    indent = line[: len(line) - len(words)]
-    return textwrap.fill(
-        words,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+    return "\n".join(
+        part
+        for line in text.split("\n")
+        for part in ([line] if columns(line) <= WIDTH or _COMMAND in line else wrapped(line, WIDTH, "  "))
     )
 
 
@@ -59,12 +51,12 @@ def _cell(text: str, below: bool) -> Cell:
 
 def _title(text: str, width: int, broken: bool) -> Cell:
     """Title of a column with cells of this width; broken: no line is wider than it need be."""
-    longest = max(map(len, text.split()), default=0)
-    return textwrap.wrap(text, max(width, longest, 1)) or [""] if broken else [text]
+    longest = max(map(columns, text.split()), default=0)
+    return wrapped(text, max(width, longest)) if broken else [text]
 
 
 def _width(cell: Cell) -> int:
-    return max(map(len, cell))
+    return max(map(columns, cell))
 
 
 def _lines(cells: Sequence[Cell], widths: Sequence[int], *, bottom: bool = False) -> list[str]:
@@ -73,16 +65,17 @@ def _lines(cells: Sequence[Cell], widths: Sequence[int], *, bottom: bool = False
     filled = [[""] * (height - len(c)) + c if bottom else c + [""] * (height - len(c)) for c in cells]
     return [
         "  ".join(
-            part.rjust(width) if column else part.ljust(width) for column, (part, width) in enumerate(zip(row, widths))
+            to_right(part, width) if column else to_left(part, width)
+            for column, (part, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in zip(*filled)
     ]
 
 
 def _paragraphs(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    longest = max(map(len, header[1:]), default=0)
+    longest = max(map(columns, header[1:]), default=0)
     return "\n".join(
         line
         for row in rows
-        for line in (row[0], *(f"  {title.ljust(longest)}  {text}" for title, text in zip(header[1:], row[1:])))
+        for line in (row[0], *(f"  {to_left(title, longest)}  {text}" for title, text in zip(header[1:], row[1:])))
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show
+from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.common import FOLDER, json_option
+from q3edge.terminal import say
 
 
 @click.command("list", short_help="List the models that run can take.")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -34,7 +35,7 @@ from q3edge.cli.validate import validate
 from q3edge.errors import Q3EdgeError, describe_error
 from q3edge.machine.memory import require_address_space
 from q3edge.progress import report_to
-from q3edge.terminal import TerminalProgress
+from q3edge.terminal import TerminalProgress, say
 from q3edge.version import VERSION
 
 _LIBRARY_BYTES = 128 << 20  # of addresses that the libraries of the smallest command take: some abort without them
@@ -106,24 +107,26 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except _ReaderGoneError:
         _drop_output()
         return 0
     except (KeyboardInterrupt, click.Abort) as error:
         notes = getattr(error.__cause__ or error, "__notes__", ())  # click makes an Abort of a KeyboardInterrupt
-        click.echo("; ".join(["interrupted", *notes]), err=True)
+        say("; ".join(["interrupted", *notes]))
         return INTERRUPTED
     except SystemExit as error:  # SIGTERM
         if notes := getattr(error, "__notes__", ()):
-            click.echo("; ".join(["terminated", *notes]), err=True)
+            say("; ".join(["terminated", *notes]))
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
         message, code = _describe(error)
-        click.echo(f"q3edge: {message}", err=True)
+        say(f"q3edge: {message}")
         try:
             sys.stdout.flush()
         except OSError:

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say
+from q3edge.cli.console import emit_json
 from q3edge.cli.options.common import FOLDER, json_option, overwrite_option
 from q3edge.plain_line import typed
+from q3edge.terminal import say
 
 
 @click.command(short_help="Download a finished model from the hub.")

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say
+from q3edge.cli.console import emit_json
 from q3edge.cli.options.common import FOLDER, json_option
+from q3edge.terminal import say
 
 
 @click.command(short_help="Upload it to the hub.")

@@ -8,15 +8,16 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show
-from q3edge.cli.options.common import FILE, PATH, json_option
+from q3edge.cli.console import emit_json, show
+from q3edge.cli.options.common import FILE, MODEL, MODEL_FOLDER, json_option
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
+from q3edge.terminal import say
 
 
 @click.command(short_help="Compare models on one HTML page.")
-@click.argument("folders", metavar="DIR...", type=PATH, nargs=-1, required=True)
+@click.argument("folders", metavar="DIR...", type=MODEL_FOLDER, nargs=-1, required=True)
 @click.option("-o", "--output", "page", type=FILE, required=True, metavar="FILE", help="HTML page to write.")
-@click.option("--reference", metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
+@click.option("--reference", type=MODEL, metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
 @click.option("--json-file", type=FILE, metavar="FILE", help="Write the same numbers as JSON.")
 @click.option("--markdown", type=FILE, metavar="FILE", help="Write tables for a model card.")
 @gate_options

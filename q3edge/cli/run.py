@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from q3edge.cli.answers import end_of_answer, open_model, settings_given, show_pieces
-from q3edge.cli.console import emit_json, say
+from q3edge.cli.console import emit_json
 from q3edge.cli.options.answering import answering_options
-from q3edge.cli.options.common import PATH, json_option
+from q3edge.cli.options.common import MODEL_FOLDER, json_option
 from q3edge.cli.standard_streams import is_terminal, read_stdin
 from q3edge.errors import UsageError
 from q3edge.plain_line import typed
+from q3edge.terminal import say
 
 if TYPE_CHECKING:
     from q3edge.runtime.completion import Completion
@@ -29,7 +30,7 @@ class _PromptCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if "--" in args:
+            if "--" in args or error.possibilities:  # click's own hint is enough then
                 raise
             hint = "a prompt that begins with a dash stands behind --, at the end: q3edge run DIR -- '-5'"
             raise click.UsageError(f"{error.format_message()} ({hint})", ctx) from None
@@ -41,7 +42,7 @@ class _PromptCommand(click.Command):
 
 
 @click.command(cls=_PromptCommand, short_help="Answer one prompt.")
-@click.argument("folder", metavar="DIR", type=PATH)
+@click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @answering_options

@@ -8,16 +8,17 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.console import emit_json, say, show
+from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.calibration import text_options
-from q3edge.cli.options.common import CommaSeparated, json_option, number_option, output_option
+from q3edge.cli.options.common import MODEL, CommaSeparated, json_option, number_option, output_option
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
 from q3edge.cli.options.recipe import method_option
 from q3edge.errors import ValidationError
+from q3edge.terminal import say
 
 
 @click.command(short_help="Build and measure a model in many formats.")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @output_option
 @click.option(
     "--formats",

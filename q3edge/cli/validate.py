@@ -9,13 +9,15 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed, show
-from q3edge.cli.options.common import PATH, json_option, threads_option
+from q3edge.cli.options.common import MODEL, MODEL_FOLDER, json_option, threads_option
 from q3edge.cli.options.measuring import validation_options
 
 
 @click.command(short_help="Compare it with the float model that it came from.")
-@click.argument("folder", metavar="DIR", type=PATH)
-@click.option("--reference", required=True, metavar="MODEL", help="The float checkpoint: a folder or a hub id.")
+@click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
+@click.option(
+    "--reference", type=MODEL, required=True, metavar="MODEL", help="The float checkpoint: a folder or a hub id."
+)
 @validation_options
 @threads_option
 @json_option

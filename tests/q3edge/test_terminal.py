@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from q3edge import progress, terminal
+from q3edge.columns import columns
 from q3edge.terminal import TerminalProgress, duration
 
 
@@ -101,6 +102,22 @@ def test_u5_bars_vanish_when_the_work_ends_and_work_inside_work_has_its_own(
     with listener.task("write", 1):
         pass
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("terminal_there", [True, False])
+def test_a_note_is_broken_between_words_on_a_terminal_and_whole_in_a_file(
+    terminal_there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal_there)
+    note = "note: " + "several words and 日本語 " * 6 + "; make one: q3edge build " + "a/checkpoint" * 5
+    TerminalProgress().note(note)
+    lines = capsys.readouterr().err.splitlines()
+    if not terminal_there:
+        assert lines == [note]
+        return
+    assert max(map(columns, lines)) <= 80
+    assert " ".join(lines).split() == note.split()
+    assert lines[-1] == "  q3edge build " + "a/checkpoint" * 5
 
 
 @pytest.mark.parametrize(

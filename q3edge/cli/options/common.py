@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from q3edge.library.arguments import ARGUMENTS, Number
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Element = TypeVar("Element", str, int, float)
 
+
+class _FolderOrId(click.Path):
+    """Type of a folder or a hub id, checked by whoever opens it: shells complete folders."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Let the shell complete folders."""
+        return [CompletionItem(incomplete, type="dir")]
+
+
 PATH = click.Path(path_type=Path)
+MODEL = _FolderOrId(readable=False)  # a str
+MODEL_FOLDER = _FolderOrId(readable=False, path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -131,6 +131,17 @@ def test_l22_a_prompt_that_begins_with_a_dash_gets_a_hint(answer: Answer, prompt
     assert answer("run", *GREEDY, "--raw", "--max-new-tokens", "2", "--", prompt)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("--temprature", "--temperature"), ("--max-new-token", "--max-new-tokens")]
+)
+def test_l22_a_misspelt_option_gets_one_hint(answer: Answer, typo: str, meant: str) -> None:
+    code, out, err = answer("run", typo, "3", "hi")
+    assert (code, out) == (2, "")
+    assert "Did you mean" in err
+    assert meant in err
+    assert "begins with a dash" not in err
+
+
 def test_l22_a_prompt_of_several_words_gets_a_hint(answer: Answer) -> None:
     code, _, err = answer("run", "What", "is", "it?")
     assert code == 2

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.shell_completion import ShellComplete
 
 import q3edge
-from q3edge.cli.main import main
+from q3edge.cli.main import cli, main
 from q3edge.library import reporting
 from q3edge.library.reporting import command_of
 
@@ -133,3 +134,17 @@ def test_u22_the_command_that_a_report_names_is_the_one_that_was_given(
 def test_u22_the_command_tells_no_folders_of_the_machine(tmp_path: Path) -> None:
     given = {"model": tmp_path / "model", "output": tmp_path / "out", "calibration": (tmp_path / "text",)}
     assert command_of("sweep", reporting.sweep, given) == "q3edge sweep model -o out --calibration text"
+
+
+TAKE_A_MODEL = ("inspect", "build", "quantize", "export", "sweep", "run", "chat", "bench", "diff", "report", "push")
+TAKE_A_REFERENCE = ("validate", "eval", "check", "report")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*([verb] for verb in TAKE_A_MODEL), ["diff", "a"], *([verb, "a", "--reference"] for verb in TAKE_A_REFERENCE)],
+    ids=" ".join,
+)
+def test_shells_complete_folders_where_a_model_is_given(words: list[str]) -> None:
+    found = ShellComplete(cli, {}, "q3edge", "_Q3EDGE_COMPLETE").get_completions(words, "q")
+    assert [(item.value, item.type) for item in found] == [("q", "dir")]

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from q3edge.cli.layout import WIDTH, fitted, table
 from q3edge.cli.main import cli
+from q3edge.columns import columns
 
 HEADER = ("variant", "MB", "of reference", "recovery (%)", "mean KL on the suites (nats)", "tokens/s")
 ROW = ("int8-dynamic-g64", "12345.6", "100 %", "98.12 [97.11, 99.21]", "0.0123 [0.0112, 0.0134]", "< 1234.5")
@@ -20,8 +21,8 @@ def widest(text: str) -> int:
 
 @pytest.mark.parametrize("verb", ["", *cli.commands])
 def test_must4_every_help_page_fits_whatever_the_terminal(verb: str) -> None:
-    for columns in ("80", "200"):
-        found = CliRunner().invoke(cli, [*verb.split(), "--help"], env={"COLUMNS": columns}, terminal_width=None)
+    for wide in ("80", "200"):
+        found = CliRunner().invoke(cli, [*verb.split(), "--help"], env={"COLUMNS": wide}, terminal_width=None)
         assert found.exit_code == 0
         assert widest(found.output) <= WIDTH
 
@@ -49,6 +50,21 @@ def test_u16_a_table_that_is_too_wide_breaks_no_number(extra: int) -> None:
     for cell in row:
         for word in cell.split():
             assert words.count(word) >= 2
+
+
+def test_u16_columns_of_wide_and_combining_characters_are_straight() -> None:
+    rows = [("日本語のモデル", "1.5", "4"), ("cafe\u0301", "22.5", "8"), ("plain", "3", "16")]
+    lines = table(("モデル", "MB", "bits"), rows).splitlines()
+    assert {columns(line) for line in lines} == {14 + 2 + 4 + 2 + 4}
+    for name, line in zip(("日本語のモデル", "cafe\u0301", "plain"), lines[2:]):
+        assert line == name + " " * (14 - columns(name)) + line[len(name) + 14 - columns(name) :]
+
+
+def test_u16_a_table_of_wide_characters_that_does_not_fit_is_broken_up() -> None:
+    names = ["日本語" * 7, "中文" * 7]
+    assert len(names[0]) + 2 + 40 < WIDTH < columns(names[0]) + 2 + 40
+    found = table(("モデル", "x" * 40), [(name, "1") for name in names])
+    assert found.splitlines()[0] == names[0]
 
 
 def test_u16_rows_that_fit_no_columns_are_paragraphs() -> None:

@@ -1,0 +1,48 @@
+"""Columns that text takes on a terminal, and lines that fit them.
+
+A Chinese character takes two columns and a combining mark none, by the tables of rich, which draws the progress bars.
+"""
+
+from __future__ import annotations
+
+import re
+
+# What is not broken: a command to be copied, at the end of a line or between backticks, and a word.
+_PART = re.compile(r"(?<=: )q3edge .+|`[^`]+`\S*|\S+")
+
+
+def columns(text: str) -> int:
+    """Count the columns that a text of one line takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def to_left(text: str, width: int) -> str:
+    """Pad a text to `width` columns, on its right."""
+    return text + " " * (width - columns(text))
+
+
+def to_right(text: str, width: int) -> str:
+    """Pad a text to `width` columns, on its left."""
+    return " " * (width - columns(text)) + text
+
+
+def wrapped(line: str, width: int, later: str = "") -> list[str]:
+    """Break a line between words into lines of at most `width` columns; what cannot be broken may be wider.
+
+    Each begins with the indentation of the first, and from the second on with `later`.
+    """
+    words = line.lstrip(" ")
+    indent = line[: len(line) - len(words)]
+    lines: list[str] = []
+    current = indent
+    for part in _PART.findall(words):
+        joined = f"{current} {part}" if current.strip() else current + part
+        if columns(joined) > width and current.strip():
+            lines.append(current)
+            joined = indent + later + part
+        current = joined
+    return [*lines, current]
