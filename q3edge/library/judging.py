@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS
 from q3edge.errors import UsageError
 from q3edge.library.arguments import public
-from q3edge.library.requests import PathLike, PathLikes, artifact_at, measuring_for, paths
+from q3edge.library.requests import PathLike, PathLikes, artifact_at, measuring_for, paths, starting, starting_from
 from q3edge.progress import Listener
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def validate(
     A check that fails, such as a mean KL divergence above `max_kl` nats, is in the report's `failures`, not raised.
     Raises UsageError, InputError, ResourceError.
     """
+    starting_from("validate", reference)
     from q3edge.pipeline.measure.validate import validate_against
 
     return validate_against(
@@ -78,6 +79,7 @@ def evaluate(
     generate: both also generate answers, of up to so many tokens. The scorecard's `checks` say whether the model looks
     broken. Raises UsageError, InputError, ResourceError, and ValidationError if no item had finite logits.
     """
+    starting_from("eval", reference)
     from q3edge.pipeline.measure.measurement import evaluate_with
 
     measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
@@ -131,6 +133,7 @@ def diff(
 
     Raises InputError.
     """
+    starting("diff", a, b)
     from q3edge.pipeline.measure.diff import diff_artifacts
 
     return diff_artifacts(artifact_at(a), artifact_at(b), max_tokens=max_tokens, threads=threads)

@@ -18,6 +18,8 @@ from q3edge.library.requests import (
     paths,
     recipe_for,
     refuse_for_float,
+    starting,
+    starting_from,
 )
 from q3edge.progress import Listener
 
@@ -58,6 +60,7 @@ def quantize(
     the formats itself. reconstruct: train each layer; tune: train scales and norms of the whole model.
     Returns the manifest that was written. Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
+    starting_from("quantize", model)
     from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 
     budget = budget_for(target_size, target_bpw, recipe, group_size, symmetric)
@@ -128,6 +131,7 @@ def build(
     Returns the manifest that was written and the validation report. Raises UsageError, InputError, ResourceError, and
     ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
     """
+    starting_from("build", model)
     from q3edge.pipeline.build import build_artifact
 
     budget = budget_for(target_size, target_bpw, recipe, group_size, symmetric)
@@ -164,6 +168,7 @@ def demo(
     threads: of torch and of onnxruntime. quick: a fifth of the questions. on_row: called with a format's results as
     soon as they are known. Models of an earlier demo there are replaced. Needs no network.
     """
+    starting("demo")
     from q3edge.pipeline.demo import run_demo
 
     return run_demo(Path(output), threads=threads, quick=quick, on_row=on_row or (lambda _row: None))

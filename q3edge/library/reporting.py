@@ -19,6 +19,8 @@ from q3edge.library.requests import (
     measuring_for,
     paths,
     refuse_unused,
+    starting,
+    starting_from,
     words,
 )
 from q3edge.progress import Listener
@@ -61,6 +63,7 @@ def sweep(
     Raises UsageError, InputError, ResourceError.
     """
     command = command_of("sweep", sweep, locals())
+    starting_from("sweep", model)
     from q3edge.pipeline.sweep.sweep import run_sweep
     from q3edge.pipeline.sweep.variants import parse_variants
     from q3edge.report.gates import Gates
@@ -108,6 +111,7 @@ def make_report(
     ResourceError.
     """
     command = command_of("report", make_report, locals())
+    starting("report", *paths(folders))
     from q3edge.pipeline.measure.report import make_report as measured_report
     from q3edge.report.files import write_report
     from q3edge.report.gates import Gates

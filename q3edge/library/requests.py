@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from q3edge.defaults import FORMAT, SAMPLES, SEQ_LEN
 from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, CacheType
+from q3edge.progress import note
 
 if TYPE_CHECKING:
     from q3edge.evaluation.suites.suite import Suite
@@ -30,6 +31,19 @@ RECIPE_DECIDES = "--recipe decides the formats: leave out --format, --group-size
 def paths(given: PathLikes) -> tuple[Path, ...]:
     """Make a tuple of one path or several."""
     return (Path(given),) if isinstance(given, str | os.PathLike) else tuple(map(Path, given))
+
+
+def starting_from(verb: str, model: PathLike) -> None:
+    """Say that work on a checkpoint begins. InputError: it is neither a path nor of the form of a hub id."""
+    from q3edge.checkpoint.hub import local_path
+
+    local_path(model)
+    starting(verb, model)
+
+
+def starting(verb: str, *models: PathLike) -> None:
+    """Say that work on `models` begins, before torch is imported, which takes seconds, and many on a busy machine."""
+    note(f"{' '.join([verb, *map(str, models)])}: loading PyTorch, which takes some seconds")
 
 
 def artifact_at(folder: PathLike) -> Path:

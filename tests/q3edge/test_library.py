@@ -9,6 +9,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,9 +56,9 @@ def test_u14_a_missing_library_is_told_before_the_model_is_opened(
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / f"a.{extension}").write_bytes(b"x")
     for call in (
-        lambda **texts: q3edge.quantize("./no-model", tmp_path / "q", **texts),
-        lambda **texts: q3edge.build("./no-model", tmp_path / "b", **texts),
-        lambda **texts: q3edge.sweep("./no-model", tmp_path / "s", "int4", **texts),
+        lambda **texts: q3edge.quantize("no/model", tmp_path / "q", **texts),
+        lambda **texts: q3edge.build("no/model", tmp_path / "b", **texts),
+        lambda **texts: q3edge.sweep("no/model", tmp_path / "s", "int4", **texts),
     ):
         with pytest.raises(q3edge.ResourceError, match=rf"a\.{extension}: reading \.{extension} needs py.*pip install"):
             call(calibration=tmp_path / "texts")
@@ -71,7 +72,7 @@ def test_u14_a_missing_sandbox_is_told_before_the_model_is_opened(monkeypatch: p
 
     monkeypatch.setattr(Sandbox, "open", refuse)
     with pytest.raises(q3edge.ResourceError, match="a sandbox for programs"):
-        q3edge.evaluate("./no-model", "./no-reference", generate=4, allow_code=True)
+        q3edge.evaluate("no/model", "no/reference", generate=4, allow_code=True)
 
 
 def test_the_names_for_type_checkers_are_those_at_run_time() -> None:
@@ -226,7 +227,8 @@ def test_progress_is_silent_shown_or_told(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err == ""
     q3edge.quantize(MODEL, tmp_path / "shown", method="rtn", progress=True)
     captured = capsys.readouterr()
-    assert captured.err == "write: started\n"
+    start = f"quantize {MODEL}: loading PyTorch, which takes some seconds"
+    assert captured.err.splitlines() == [start, "write: started"]
     assert captured.out == ""
     mine, outer = Told(), Told()
     with progress.report_to(outer):
@@ -246,11 +248,11 @@ def test_a_finished_model_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest
 
     folder, asked = write_artifact(tmp_path / "model"), dict[str, Any]()
 
-    def download(repository: str, *, allow_patterns: list[str]) -> str:
+    def download(repository: str, *, allow_patterns: list[str], **_: object) -> str:
         asked.update(repository=repository, patterns=allow_patterns)
         return str(folder)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _repository, name: str(folder / name))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=None))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with q3edge.load("somebody/small-model") as model:
         assert model.folder == folder
