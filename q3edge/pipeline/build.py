@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from q3edge.artifact import Manifest, staged_directory
+from q3edge.artifact import InputState, Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
 from q3edge.defaults import MAX_TOKENS
@@ -65,6 +65,7 @@ def build_artifact(
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
     ):
+        state = InputState((checkpoint.folder,))
         check_exportable(checkpoint.config)
         require_tokenizer(checkpoint.folder)
         check_runnable(checkpoint)
@@ -73,7 +74,9 @@ def build_artifact(
             manifest = write_artifact(source, staging, last_logits=last_logits)
             manifest = manifest.save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
-        kept = FloatReference(checkpoint, checkpoint.digest(), reference_states) if reference_states else None
+        kept = None
+        if reference_states:
+            kept = FloatReference(checkpoint, checkpoint.digest(), reference_states, state.check_unchanged)
         report = validate_artifact(staging, checkpoint, chosen, float_model=kept, max_kl=max_kl, threads=threads)
         require_passed(str(output), report.checks)
         manifest = finish_artifact(staging, manifest.with_metrics({"validation": report.to_json()}))

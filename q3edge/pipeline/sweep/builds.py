@@ -17,6 +17,7 @@ import torch
 
 from q3edge import progress
 from q3edge.errors import describe_error
+from q3edge.evaluation.cache import EvaluationCache
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.sweep.steps import counted_steps
@@ -29,7 +30,10 @@ _VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluati
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One artifact to build; plain values that can be sent to another process."""
+    """One artifact to build; plain values that can be sent to another process.
+
+    states: the cache that keeps the float model's hidden states for the next one (None: each computes them).
+    """
 
     model: str
     output: Path
@@ -38,10 +42,16 @@ class Job:
     calibration: CalibrationOptions | None
     threads: int | None
     overwrite: bool
+    states: EvaluationCache | None
 
 
 def job_for(
-    asked: VariantRequest, model: str, output: Path, calibration: CalibrationOptions | None, threads: int | None
+    asked: VariantRequest,
+    model: str,
+    output: Path,
+    calibration: CalibrationOptions | None,
+    threads: int | None,
+    states: EvaluationCache | None = None,
 ) -> Job:
     """Make the job of a requested variant in the folder `output`; an existing folder is overwritten."""
     recipe = asked.recipe
@@ -50,7 +60,8 @@ def job_for(
         calibration = replace(calibration or CalibrationOptions(), budget=asked.budget)
     if recipe is None or recipe.method == "rtn":
         calibration = None
-    return Job(model, output / asked.name, asked.name, recipe, calibration, threads, (output / asked.name).exists())
+    folder = output / asked.name
+    return Job(model, folder, asked.name, recipe, calibration, threads, folder.exists(), states)
 
 
 def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | None]]:
@@ -141,6 +152,7 @@ def _build(job: Job, torch_threads: int | None) -> str | None:
             job.calibration,
             max_tokens=_VALIDATED_TOKENS,
             threads=job.threads,
+            reference_states=job.states,
             overwrite=job.overwrite,
         )
     except Exception as error:

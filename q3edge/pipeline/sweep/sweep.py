@@ -14,6 +14,7 @@ from q3edge import progress
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import ResourceError, describe_error, resumable
 from q3edge.evaluation.baselines import BASELINES
+from q3edge.evaluation.cache import EvaluationCache, cache_folder
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
 from q3edge.pipeline.measure.measurement import MeasurementOptions
 from q3edge.pipeline.measure.report import assemble, measure_artifact
@@ -93,6 +94,7 @@ def _build(
     resumed = tuple(name for name, request in requests.items() if ledger.is_finished(name, request))
     for name in resumed:
         progress.note(f"{name}: finished before, not built again")
+    states = EvaluationCache(cache_folder()) if measuring.cache else None
     waiting = []
     for variant in asked:
         if variant.name not in requests or variant.name in resumed:
@@ -100,7 +102,7 @@ def _build(
         if (output / variant.name).exists() and not ledger.knows(variant.name):
             failures[variant.name] = "its folder exists and was not made by a sweep; move it away"
         else:
-            waiting.append(job_for(variant, str(folder), output, calibration, measuring.threads))
+            waiting.append(job_for(variant, str(folder), output, calibration, measuring.threads, states))
     ledger.begin(job.name for job in waiting)
     for name, reason in build_all(waiting, jobs):
         if reason is None:

@@ -16,6 +16,9 @@ import pytest
 from q3edge import progress
 from q3edge.artifact import Manifest
 from q3edge.errors import InputError, ResourceError, UsageError, ValidationError
+from q3edge.evaluation.cache import EvaluationCache, cache_folder
+from q3edge.evaluation.distance import references
+from q3edge.evaluation.distance.references import window_states
 from q3edge.evaluation.scorecard.scorecard import scorecard_from_json
 from q3edge.evaluation.validation.results import require_passed
 from q3edge.pipeline.build import build_artifact
@@ -87,6 +90,47 @@ def test_what_fails_is_a_row_and_the_others_go_on(output: Path) -> None:
         text = (output / name).read_text(encoding="utf-8")
         assert "group size 128" in text
         assert str(output) not in text
+
+
+def test_the_float_models_states_are_computed_once_for_all_variants_and_change_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "cache"))
+    computed: list[int] = []
+
+    def counting(source: Any, windows: Any, **named: Any) -> Any:
+        computed.append(len(windows))
+        return window_states(source, windows, **named)
+
+    monkeypatch.setattr(references, "window_states", counting)
+    found = {}
+    for cache in (False, True):
+        computed.clear()
+        states = EvaluationCache(tmp_path / "states") if cache else None
+        jobs = [
+            sweep_builds.job_for(asked, str(model), tmp_path / str(cache), None, 1, states)
+            for asked in parse_variants(["int8", "int4-g32"], method="rtn")
+        ]
+        assert all(reason is None for _, reason in sweep_builds.build_all(jobs, 1))
+        found[cache] = len(computed), [Manifest.load(job.output).metrics["validation"] for job in jobs]
+    assert found[False][0] - found[True][0] == 1  # those of the second model
+    assert found[False][1] == found[True][1]
+
+
+def test_a_sweep_gives_its_builds_the_cache_unless_it_is_off(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def refusing(*_: Any, reference_states: Any, **__: Any) -> Any:
+        given.append(reference_states)
+        raise InputError("not built")
+
+    monkeypatch.setattr(sweep_builds, "build_artifact", refusing)
+    for cache in (True, False):
+        measuring = MeasurementOptions(str(model), speed=False, threads=1, cache=cache)
+        run_sweep(tmp_path / str(cache), parse_variants(["int8"], method="rtn"), measuring, LENIENT)
+    assert given == [EvaluationCache(cache_folder()), None]
 
 
 def test_u14_a_baseline_without_its_library_is_told_before_anything_is_built(
