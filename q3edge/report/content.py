@@ -178,6 +178,10 @@ class Report:
         """Comparison of the variant, token by token, over what the report's KL is measured on."""
         return variant.comparison(self.kl)
 
+    def verdict(self, variant: Variant) -> str | None:
+        """Say in words how far the variant is from the reference; None where that was not measured."""
+        return verdict(found) if (found := self.comparison(variant)) else None
+
     def front(self) -> tuple[str, ...]:
         """Names of the variants on the Pareto front of size and mean KL, smallest first."""
         points = {v.name: (v.model_bytes, found.value) for v in self.variants if (found := self.mean_kl(v))}
@@ -189,7 +193,7 @@ class Report:
         raw = asdict(self)
         for entry, variant in zip(raw["variants"], self.variants):
             entry["share_of_reference"] = self.share(variant)
-            entry["verdict"] = verdict(found) if (found := self.comparison(variant)) else None
+            entry["verdict"] = self.verdict(variant)
             entry |= {name: found and asdict(found) for name in KL_TITLES for found in [variant.mean_kl(name)]}
         return {"schema": "q3edge-report", "schema_version": 2, "kl": self.kl, "front": list(self.front()), **raw}
 

@@ -1,4 +1,4 @@
-"""Tables of areas, languages or suites: one row per variant, one column per slice."""
+"""Tables of kinds of items, areas, languages or suites: one row per variant, one column per slice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.scorecard.scorecard import Scorecard, Slice
 from q3edge.report.content import Variant
 
-SliceKind = Literal["areas", "languages", "suites"]
+SliceKind = Literal["kinds", "areas", "languages", "suites"]
 LANGUAGES = {
     "ar": "Arabic", "bn": "Bengali", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi",
     "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "mul": "several", "pt": "Portuguese",
@@ -51,7 +51,13 @@ def slice_table(variants: Sequence[Variant], kind: SliceKind) -> SliceTable | No
 
 
 def _slices(scorecard: Scorecard, kind: SliceKind) -> Mapping[str, Slice]:
-    return {"areas": scorecard.areas, "languages": scorecard.languages, "suites": scorecard.suites}[kind]
+    found: Mapping[SliceKind, Mapping[str, Slice]] = {
+        "kinds": scorecard.kinds,
+        "areas": scorecard.areas,
+        "languages": scorecard.languages,
+        "suites": scorecard.suites,
+    }
+    return found[kind]
 
 
 def _column(name: str, found: Sequence[Slice]) -> Column:

@@ -285,3 +285,29 @@ def test_visible_writes_out_what_cannot_be_seen() -> None:
     assert visible("\u202eabc\u200b\x00") == "⟨U+202E⟩abc⟨U+200B⟩⟨U+0000⟩"
     assert visible("naïve 中文 العربية 😀") == "naïve 中文 العربية 😀"
     assert visible("abcdef", 4) == "abc…"
+
+
+def test_the_verdict_in_words_stands_on_the_page_for_each_variant_and_first_for_the_one_to_ship() -> None:
+    report = make_report(*usual_variants())
+    best = report.recommended
+    assert best is not None
+    page = "".join(Page(render_page(report)).text)
+    assert f"In words, {report.verdict(best)}." in page.partition("Accuracy and size")[0]
+    below = " ".join(page.partition("Accuracy and size")[2].split())
+    for found in report.variants:
+        assert f"{found.name}: {report.verdict(found)}" in below
+
+
+def test_questions_and_texts_stand_apart_where_both_were_read() -> None:
+    report = make_report(*usual_variants())
+    assert "Questions and texts" not in render_page(report)
+    card = scorecard("int4", 0.02, 98.0)
+    kinds = {"questions": card.areas["math"], "texts": card.areas["code"]}
+    evaluated = variant("int4", 400_000_000, 0.02, 98.0)
+    page = render_page(make_report(replace(evaluated, scorecard=replace(card, kinds=kinds))))
+    section = page.partition('<section aria-labelledby="kinds">')[2].partition("</section>")[0]
+    text = "".join(Page(section).text)
+    assert "questions" in text
+    for found in kinds.values():
+        assert found.recovery is not None
+        assert STYLES["percent"](found.recovery.value) in text
