@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-# What is not broken: a command to be copied, at the end of a line or between backticks, and a word.
-_PART = re.compile(r"(?<=: )q3edge .+|`[^`]+`\S*|\S+")
+# What is not broken: a command to be copied, at the end of a line or between backticks, a number with its unit, a word.
+_PART = re.compile(r"( *)((?<=: )q3edge .+|`[^`]+`\S*|\S*\d\S* (?:%|[kMG]B|nats|s|tokens/s)(?!\w)\S*|\S+)")
 
 
 def columns(text: str) -> int:
@@ -35,14 +35,13 @@ def wrapped(line: str, width: int, later: str = "") -> list[str]:
 
     Each begins with the indentation of the first, and from the second on with `later`.
     """
-    words = line.lstrip(" ")
-    indent = line[: len(line) - len(words)]
+    indent = line[: len(line) - len(line.lstrip(" "))]
     lines: list[str] = []
-    current = indent
-    for part in _PART.findall(words):
-        joined = f"{current} {part}" if current.strip() else current + part
-        if columns(joined) > width and current.strip():
+    current = ""
+    for blanks, part in _PART.findall(line):
+        if current and columns(current + blanks + part) > width:
             lines.append(current)
-            joined = indent + later + part
-        current = joined
+            current = indent + later + part
+        else:
+            current += blanks + part
     return [*lines, current]

@@ -77,5 +77,8 @@ def _paragraphs(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         line
         for row in rows
-        for line in (row[0], *(f"  {to_left(title, longest)}  {text}" for title, text in zip(header[1:], row[1:])))
+        for line in (
+            f"{header[0]}: {row[0]}",
+            *(f"  {to_left(title, longest)}  {text}" for title, text in zip(header[1:], row[1:])),
+        )
     )

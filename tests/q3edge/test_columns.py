@@ -40,4 +40,6 @@ def test_a_command_is_not_broken_and_what_cannot_be_stands_alone() -> None:
     ]
     assert wrapped("run `q3edge export` on it first", 12, "  ") == ["run", "  `q3edge export`", "  on it", "  first"]
     assert wrapped("  " + "x" * 20 + " y", 10, " ") == ["  " + "x" * 20, "   y"]
+    assert wrapped("   pass  one two", 14, "  ") == ["   pass  one", "     two"]
+    assert wrapped("recovery 91.2 %, 350 MB", 14) == ["recovery", "91.2 %, 350 MB"]
     assert wrapped("", 10) == [""]

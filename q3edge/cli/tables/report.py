@@ -6,13 +6,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from q3edge.cli.layout import table
-from q3edge.cli.tables.tables import check_lines, estimate
+from q3edge.cli.tables.tables import check_lines, counted, estimate
 from q3edge.evaluation.distance.kl_names import KL_TITLES
 
 if TYPE_CHECKING:
     from q3edge.pipeline.measure.diff import ArtifactDiff
     from q3edge.pipeline.measure.gate import GateReport
     from q3edge.report.content import Report, Variant
+
+
+_MEASURED = {  # names in a manifest, as `validate` says them
+    "bits_per_weight": "bits per weight",
+    "model_bytes": "bytes of graph and weights",
+    "weight_bytes": "bytes of weights",
+    "validation.text_kl": "mean KL on the text (nats)",
+    "validation.overall.median_kl": "median KL",
+    "validation.overall.p99_kl": "99 % KL",
+    "validation.overall.p999_kl": "99.9 % KL",
+    "validation.overall.top1_agreement": "top-1 agreement (share)",
+    "validation.overall.reference_perplexity": "perplexity, float model",
+    "validation.overall.candidate_perplexity": "perplexity, this model",
+    "validation.overall.log_perplexity_ratio": "ln perplexity ratio",
+    "validation.overall.rms_probability_change": "RMS probability change (share)",
+    "validation.overall.max_logit_error": "largest error of a logit",
+}
 
 
 def report_table(report: Report) -> str:
@@ -59,7 +76,7 @@ def diff_table(found: ArtifactDiff) -> str:
     """Format a diff: sizes of both, a section for each kind of change, and the predictions."""
     rows = [(c.name, _megabytes(c.a), _megabytes(c.b), _ratio(c.a, c.b)) for c in found.sizes]
     parts = [f"A {found.a}\nB {found.b}", table(("size (MB)", "A", "B", "B of A"), rows)]
-    schemes = [f"{c.a} -> {c.b}: {c.tensors} tensors, first {c.first}" for c in found.schemes]
+    schemes = [f"{c.a} -> {c.b}: {counted(c.tensors, 'tensor')}, first {c.first}" for c in found.schemes]
     if found.method:
         schemes.append(f"method {found.method.a} -> {found.method.b}")
     files = [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)} bytes" for c in found.files]
@@ -84,7 +101,7 @@ def _measured(found: ArtifactDiff) -> list[str]:
     """Lines of the changed measurements of the whole model; those of parts are only counted."""
     whole = ("validation.overall.", "validation.text_kl")
     shown = [c for c in found.metrics if "." not in c.name or c.name.startswith(whole)]
-    lines = [f"{c.name}: {_absent(c.a)} -> {_absent(c.b)}" for c in shown]
+    lines = [f"{_MEASURED.get(c.name, c.name)}: {_absent(c.a)} -> {_absent(c.b)}" for c in shown]
     if rest := len(found.metrics) - len(shown):
         lines.append(f"and {rest} more: add --json")
     return lines

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from q3edge.report.content import Spread
 
 
+_FOREIGN = 1000.0  # perplexity; of text that a model knows it is below a hundred
+
+
 def estimate(value: Estimate | None, digits: int = 4, scale: float = 1.0) -> str:
     """Format a value with its interval, value [low, high], to so many significant digits; without one, the value.
 
@@ -72,9 +75,20 @@ def validation_table(report: ValidationReport) -> str:
         rows.append(("  KL from the weights alone", estimate(report.weights_part.mean_kl)))
         rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
     title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
-    parts = [report.verdict.replace("; ", ";\n"), title, table(("metric", "value"), rows), _by_text(report)]
-    parts.append(check_lines(report.checks))
+    verdict = [report.verdict.replace("; ", ";\n"), *_foreign(overall)]
+    parts = [*verdict, title, table(("metric", "value"), rows), _by_text(report), check_lines(report.checks)]
     return "\n\n".join(parts)
+
+
+def _foreign(overall: Comparison) -> list[str]:
+    """Warn where the float model itself does not know the text, so that the verdict says little of its use."""
+    found = overall.reference_perplexity.value
+    if found < _FOREIGN:
+        return []
+    return [
+        f"But this text is foreign to the float model itself (perplexity {found:.0f}): judge it by text of its use, "
+        "with --text."
+    ]
 
 
 def _by_text(report: ValidationReport) -> str:

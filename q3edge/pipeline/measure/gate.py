@@ -65,7 +65,7 @@ def check_artifact(
             folder, gates, f"its evaluation against {measuring.reference}", evaluate_with(folder, measuring)
         )
     validation = recorded_validation(manifest)
-    return _apply_gates(folder, gates, "the manifest", None, validation.mean_kl if validation else None)
+    return _apply_gates(folder, gates, "what its build measured", None, validation.mean_kl if validation else None)
 
 
 def _apply_gates(

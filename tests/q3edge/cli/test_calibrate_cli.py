@@ -42,6 +42,7 @@ def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
         while len(list(work.glob("layer-*.bin"))) < layers and process.poll() is None:
             time.sleep(0.02)
         assert process.stderr is not None
+        process.stderr.readline()  # that it starts
         assert process.stderr.readline().startswith("calibration on 16 rows")  # it has begun
         process.send_signal(number)
         _, errors = process.communicate()
@@ -57,7 +58,7 @@ def test_killed_and_repeated_it_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_reconstruction_says_what_it_bought(tmp_path: Path) -> None:
     result = q3edge(tmp_path / "out", *OWN_TEXT, "--reconstruct", "--json")
     assert result.returncode == 0, result.stderr
-    assert result.stderr.startswith("calibration with reconstruction on 16 rows of 64 tokens: about ")
+    assert result.stderr.splitlines()[1].startswith("calibration with reconstruction on 16 rows of 64 tokens: about ")
     found = json.loads(result.stdout)["metrics"]["reconstruction"]
     assert list(found) == ["0", "1", "2", "3"]
     left = [layer["loss_after"] / layer["loss_before"] for layer in found.values()]
@@ -95,7 +96,7 @@ def test_what_it_will_take_is_said_beside_the_data(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert set(json.loads(result.stdout)) == {"output", "metrics"}
     expected = r"calibration on 16 rows of 64 tokens: about \d+ (s|min), \d+ MB of memory, \d+ MB of disk"
-    assert re.fullmatch(expected, result.stderr.splitlines()[0]), result.stderr
+    assert re.fullmatch(expected, result.stderr.splitlines()[1]), result.stderr
 
 
 def test_rounding_takes_no_text(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_bad_input_24_calibration_text(content: bytes, message: str, tmp_path: P
     result = q3edge(tmp_path / "out", "--calibration", str(text))
     assert result.returncode == 3
     assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr.splitlines()) == 2  # that it starts, and what is wrong
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -64,12 +64,16 @@ def test_u16_a_table_of_wide_characters_that_does_not_fit_is_broken_up() -> None
     names = ["日本語" * 7, "中文" * 7]
     assert len(names[0]) + 2 + 40 < WIDTH < columns(names[0]) + 2 + 40
     found = table(("モデル", "x" * 40), [(name, "1") for name in names])
-    assert found.splitlines()[0] == names[0]
+    assert found.splitlines()[0] == f"モデル: {names[0]}"
 
 
 def test_u16_rows_that_fit_no_columns_are_paragraphs() -> None:
     name = "a-name-that-no-table-has-room-for" * 3
-    assert table(("name", "MB", "bits"), [(name, "1.5", "4")]).splitlines() == [name, "  MB    1.5", "  bits  4"]
+    assert table(("name", "MB", "bits"), [(name, "1.5", "4")]).splitlines() == [
+        f"name: {name}",
+        "  MB    1.5",
+        "  bits  4",
+    ]
 
 
 def test_u16_a_command_stays_whole_to_be_copied() -> None:
