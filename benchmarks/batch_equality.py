@@ -84,10 +84,13 @@ def main() -> None:
         if one != other
     ]
     gaps = sorted(gap(decoder, [*prompt, *one[:i]], one[i], other[i]) for i, prompt, one, other in parted)
-    shown = f"; there two tokens' logits differ by {np.median(gaps):.1e} of the largest (median; most {gaps[-1]:.1e})"
+    shown = ""
+    if gaps:
+        median = float(np.median(gaps))
+        shown = f"; there two tokens' logits differ by {median:.1e} of the largest (median; most {gaps[-1]:.1e})"
     print(
         f"{chosen.artifact}: {len(parted)} of {chosen.requests} answers of {chosen.new} tokens part, batch "
-        f"{chosen.batch}{shown if gaps else ''}; {machine_line()}"
+        f"{chosen.batch}{shown}; {machine_line()}"
     )
 
 
