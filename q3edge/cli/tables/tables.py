@@ -133,8 +133,9 @@ def inspection_table(inspection: Inspection) -> str:
     parts += [f"{name}: not possible, {reason}" for name, reason in inspection.not_possible.items()]
     parts.append(
         f"Disk is exact. RAM (with {cached} tokens of cache), tokens/s and the time to quantize and export "
-        "are predictions; the time is for rounding to nearest (--method rtn); calibration says how long it takes when "
-        "it starts."
+        "are predictions. Tokens/s are counted from the memory bandwidth that one core reached just now, all cores "
+        "free and at the start of a context: a small model, a busy machine or a long context stays below. The time is "
+        "for rounding to nearest (--method rtn); calibration says how long it takes when it starts."
     )
     return "\n\n".join(parts)
 
