@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORMAT = "int4"
+FORMAT = "int4-mixed"
 SAMPLES, SEQ_LEN = 128, 512  # rows of calibration text, and tokens in each
 MIN_RECOVERY, MAX_KL = 97.0, 0.05  # of a variant to recommend: percent and nats
 MAX_TOKENS = 8192  # of text that build, validate and diff measure on

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-FORMATS = ("int4", "int4-fast", "int8", "int8-dynamic")
+FORMATS = ("int4-mixed", "int4", "int4-fast", "int8", "int8-dynamic")
 FLOAT = "float"
 CacheType = Literal["float32", "int8"]
 CACHE_TYPES: tuple[CacheType, ...] = ("float32", "int8")  # of keys and values while a model runs

@@ -25,8 +25,8 @@ from q3edge.terminal import say
     type=CommaSeparated(str, "int8,int4"),
     default=(),
     metavar="F,F",
-    help="int8, int4, int4-fast or int2 (with -gN, -sym, -asym: int4-g64-sym), int8-dynamic, float; and as baselines "
-    "torch-int8, nf4, fp4, bnb-int8.",
+    help="int8, int4-mixed, int4, int4-fast or int2 (with -gN, -sym, -asym: int4-g64-sym), int8-dynamic, float; and "
+    "as baselines torch-int8, nf4, fp4, bnb-int8.",
 )
 @click.option(
     "--target-bpw",

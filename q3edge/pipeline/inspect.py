@@ -30,7 +30,9 @@ _RUNTIME_BYTES = 150e6  # Python, onnxruntime, tokenizer and activations
 _BANDWIDTH_SHARE = {True: 0.5, False: 0.77}  # that decoding reaches, of one core's bandwidth x cores; key: is quantized
 _FITTED_BANDWIDTH = 35e9  # bytes/s of the machine the seconds below were fitted on
 _START_SECONDS = 2.0
-_SECONDS_PER_WEIGHT = {"int4": 17e-9, "int4-fast": 17e-9, "int8": 9e-9, "int8-dynamic": 12e-9, FLOAT: 10e-9}
+_SECONDS_PER_WEIGHT = {
+    "int4-mixed": 17e-9, "int4": 17e-9, "int4-fast": 17e-9, "int8": 9e-9, "int8-dynamic": 12e-9, FLOAT: 10e-9,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

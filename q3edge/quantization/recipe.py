@@ -20,11 +20,14 @@ from q3edge.storage.text_files import parse_toml, read_utf8
 
 AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
 METHODS = (AUTO, "gptq", "rtn")
-DEFAULT_GROUP_SIZE = {"int4": 32, "int4-fast": 256, "int8": 16, "int8-dynamic": None}
+DEFAULT_GROUP_SIZE = {"int4-mixed": 32, "int4": 32, "int4-fast": 256, "int8": 16, "int8-dynamic": None}
 _LARGEST_TABLE_GROUP = 32
 _LINEAR = "model.layers.*_proj"
 _EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
 _FILLED_IN = (_LINEAR, *_EMBEDDING_AND_HEAD)  # the rules of every format
+_DOWN = "model.layers.*.mlp.down_proj"
+_DOWN_SCHEME = Scheme(8, 128)  # of int4-mixed: onnxruntime's fastest 8 bits for one row (docs/lab-log.md)
+_FLAGS = ("fit", "spends_head")  # of a rule
 _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert router is tiny and decides everything
 
 
@@ -33,12 +36,19 @@ class Rule:
     """Rule: tensors whose name matches the glob `match` get `scheme`; None keeps them float.
 
     A name counts with and without its ".weight". fit: a width that the scheme's group size does not divide gets the
-    largest smaller one that does.
+    largest smaller one that does. spends_head: only the outermost layers that match, as many as are paid for by the
+    bytes that a head of 8 bits would take more than the recipe's (`fitted_to` knows the model, and names them).
     """
 
     match: str
     scheme: Scheme | None
     fit: bool = False
+    spends_head: bool = False
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """The flags that are set, by name."""
+        return {name: True for name in _FLAGS if getattr(self, name)}
 
     def matches(self, tensor: str) -> bool:
         """Tell whether the rule is for the tensor with this full name."""
@@ -58,13 +68,17 @@ class Recipe:
 
     @classmethod
     def for_format(cls, format_name: str, group_size: int | None = None, symmetric: bool | None = None) -> Recipe:
-        """Recipe of a named format. Embedding and head are 8-bit, in groups of at most 32, except in int4-fast."""
+        """Recipe of a named format. Embedding and head are 8-bit, in groups of at most 32, but for 4 bits in some.
+
+        int4-fast has them as all else. int4-mixed has them in 4 bits, and spends the bytes that the head thereby saves
+        on down projections of 8 bits.
+        """
         if not isinstance(format_name, str):
             raise TypeError(f"format: expected a str, one of {', '.join(FORMATS)}, not {type(format_name).__name__}")
         if format_name not in FORMATS:
             raise UsageError(f"format {format_name!r}: expected one of {', '.join(FORMATS)}")
         size = DEFAULT_GROUP_SIZE[format_name] if group_size is None else group_size
-        if format_name in ("int4", "int4-fast"):
+        if format_name in ("int4-mixed", "int4", "int4-fast"):
             scheme = Scheme(4, size, False if symmetric is None else symmetric)  # asymmetric: more accurate per byte
         elif format_name == "int8":
             scheme = Scheme(8, size, True if symmetric is None else symmetric)
@@ -75,7 +89,10 @@ class Recipe:
                 )
             scheme = Scheme(8, None, activations="int8_per_token")
         if format_name == "int4-fast":
-            return cls(tuple(Rule(name, scheme, fit=True) for name in (_LINEAR, *_EMBEDDING_AND_HEAD)))
+            return cls(tuple(Rule(name, scheme, fit=True) for name in _FILLED_IN))
+        if format_name == "int4-mixed":
+            down = Rule(_DOWN, _DOWN_SCHEME, fit=True, spends_head=True)
+            return cls((down, *(Rule(name, scheme) for name in _FILLED_IN)))
         table = Scheme(8, min(size or _LARGEST_TABLE_GROUP, _LARGEST_TABLE_GROUP))
         return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
 
@@ -138,6 +155,8 @@ class Recipe:
         rules: list[Rule] = []
         for number, rule in enumerate(self.rules, 1):
             matched = [name for name in (*names, *((LM_HEAD,) if tied else ())) if rule.matches(name)]
+            if not matched and rule.spends_head:
+                continue  # nobody wrote it: a model of experts alone has no such matrix
             if not matched:
                 raise InputError(f"recipe rule {number}, match = {rule.match!r}: {_matches_nothing(rule.match, names)}")
             if rule.scheme is not None and all(map(_is_never_quantized, matched)):
@@ -157,6 +176,7 @@ class Recipe:
         tied = config.tie_word_embeddings
         names = [*tensor_shapes(config), *((LM_HEAD,) if tied else ())]
         own = self.rules[: -len(_FILLED_IN)] if self._ends_with_a_format() else self.rules
+        own = own[:-1] if own and own[-1].spends_head else own
         decided = set[str]()
         found = {}
         for number, rule in enumerate(own, 1):
@@ -176,11 +196,14 @@ class Recipe:
         return {name: self.scheme_for(name, shape[-1]) for name, shape in tensor_shapes(config).items()}
 
     def fitted_to(self, config: Qwen3Config) -> tuple[Recipe, tuple[str, ...]]:
-        """Fit int8-dynamic to a model of any width; returns also the names of tables that stay float.
+        """Fit int8-dynamic and int4-mixed to a model; returns also the names of tables that stay float.
 
-        Its matrices have one scale per row, its embedding and head have groups of 32, which nobody chose: a width that
-        32 does not divide gets 16, or else a float table. Other recipes are returned as they are.
+        int4-mixed: the layers that a rule with `spends_head` is for are named. int8-dynamic: its matrices have one
+        scale per row, its embedding and head have groups of 32, which nobody chose: a width that 32 does not divide
+        gets 16, or else a float table. Other recipes are returned as they are.
         """
+        if any(rule.spends_head for rule in self.rules):
+            return self._with_head_spent(config), ()
         width, table = config.hidden_size, Scheme(8, _LARGEST_TABLE_GROUP)
         by_row = any(rule.scheme is not None and rule.scheme.group_size is None for rule in self.rules)
         if not by_row or width % _LARGEST_TABLE_GROUP == 0:
@@ -193,6 +216,42 @@ class Recipe:
             return fitted, ()
         return fitted, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
 
+    def _with_head_spent(self, config: Qwen3Config) -> Recipe:
+        """Copy whose rules with `spends_head` name their layers."""
+        rules: list[Rule] = []
+        for number, rule in enumerate(self.rules):
+            if rule.spends_head:
+                names = self._paid_by_head(rule, replace(self, rules=self.rules[number + 1 :]), config)
+                rules += (Rule(name.removesuffix(".weight"), rule.scheme, rule.fit) for name in names)
+            else:
+                rules.append(rule)
+        return replace(self, rules=tuple(rules))
+
+    def _paid_by_head(self, rule: Rule, later: Recipe, config: Qwen3Config) -> list[str]:
+        """Names of matrices that take `rule` in place of `later` rules, outermost layers first, which 4 bits hurt most.
+
+        The bytes that a head of 8 bits would take more pay for them: a token reads no more than by int4.
+        """
+        shapes, head = tensor_shapes(config), EMBEDDING if config.tie_word_embeddings else LM_HEAD
+
+        def more(name: str, scheme: Scheme | None, recipe: Recipe) -> int:
+            """Bytes that a tensor takes more by `scheme` than by the recipe."""
+            width, own = shapes[name][-1], recipe.scheme_for(name, shapes[name][-1])
+            if scheme is None or own is None:
+                return 0
+            return scheme.fitted(width).stored_bytes(*shapes[name]) - own.stored_bytes(*shapes[name])
+
+        names = [name for name in shapes if rule.matches(name)]
+        left = more(head, Scheme(8, _LARGEST_TABLE_GROUP), self)
+        chosen = set[str]()
+        for layer in range(len(names)):
+            name = names[-1 - layer // 2] if layer % 2 else names[layer // 2]
+            left -= more(name, rule.scheme, later)
+            if left < 0:
+                break
+            chosen.add(name)
+        return [name for name in names if name in chosen]
+
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recipe:
         """Recipe from the JSON object that `to_json` wrote; that of a float artifact has no rules.
@@ -201,7 +260,11 @@ class Recipe:
         """
         try:
             rules = tuple(
-                Rule(str(r["match"]), Scheme(**r["scheme"]) if r["scheme"] else None, r.get("fit", False))
+                Rule(
+                    str(r["match"]),
+                    Scheme(**r["scheme"]) if r["scheme"] else None,
+                    **{name: r.get(name, False) for name in _FLAGS},
+                )
                 for r in raw["rules"]
             )
             return cls(rules, raw["method"], raw.get("kv_cache", "float32"))
@@ -210,10 +273,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """JSON object for manifests; `from_json` reads it back."""
-        rules = [
-            {"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} | ({"fit": True} if r.fit else {})
-            for r in self.rules
-        ]
+        rules = [{"match": r.match, "scheme": r.scheme.to_json() if r.scheme else None} | r.flags for r in self.rules]
         return {"method": self.method, "kv_cache": self.kv_cache, "rules": rules}
 
     def to_toml(self) -> str:
@@ -221,7 +281,7 @@ class Recipe:
         lines = [f'method = "{self.method}"', f'kv_cache = "{self.kv_cache}"']
         for rule in self.rules:
             settings = {"float": True} if rule.scheme is None else rule.scheme.to_json()
-            settings |= {"fit": True} if rule.fit else {}
+            settings |= rule.flags
             lines += ["", "[[rule]]", f"match = {json.dumps(rule.match)}"]
             lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None]
         return "\n".join([*lines, ""])
@@ -261,12 +321,13 @@ def _read_rule(number: int, entry: object) -> Rule:
     settings = {key: value for key, value in entry.items() if key != "match"}
     if settings == {"float": True}:
         return Rule(entry["match"], None)
-    if unknown := sorted(set(settings) - {"fit", *(f.name for f in fields(Scheme))}):
+    if unknown := sorted(set(settings) - {*_FLAGS, *(f.name for f in fields(Scheme))}):
         raise InputError(f"rule {number} ({entry['match']}): unknown fields {unknown}")
-    fit = settings.pop("fit", False)
-    if not isinstance(fit, bool):
-        raise InputError(f"rule {number} ({entry['match']}): fit = {fit!r}: expected true or false")
+    flags = {name: settings.pop(name, False) for name in _FLAGS}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InputError(f"rule {number} ({entry['match']}): {name} = {value!r}: expected true or false")
     try:
-        return Rule(entry["match"], Scheme(**{"group_size": None, **settings}), fit)
+        return Rule(entry["match"], Scheme(**{"group_size": None, **settings}), **flags)
     except TypeError:
         raise InputError(f"rule {number} ({entry['match']}): bits is missing; or write float = true") from None

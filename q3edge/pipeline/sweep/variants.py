@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 
 from q3edge.errors import UsageError
 from q3edge.evaluation.baselines import BASELINES
-from q3edge.formats import FLOAT
+from q3edge.formats import FLOAT, FORMATS
 from q3edge.pipeline.quantize.calibrate import Budget
 from q3edge.quantization.recipe import Recipe
 
-_NAME = re.compile(r"(?P<format>int8-dynamic|int8|int4-fast|int4|int2)(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
+_FORMATS = sorted((*FORMATS, "int2"), key=len, reverse=True)  # a name comes before its own beginning
+_NAME = re.compile(rf"(?P<format>{'|'.join(_FORMATS)})(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
 _EXPECTED = (
-    "int8, int4, int4-fast or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, float, or a "
+    "int8, int4-mixed, int4, int4-fast or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, "
+    "float, or a "
     f"baseline: {', '.join(BASELINES)}"
 )
 

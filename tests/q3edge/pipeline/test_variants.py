@@ -60,7 +60,7 @@ def test_budgets_are_taken_and_named_exactly() -> None:
 @pytest.mark.parametrize(
     ("formats", "targets", "words"),
     [
-        (["int5"], [], "expected int8, int4, int4-fast or int2"),
+        (["int5"], [], "expected int8, int4-mixed, int4, int4-fast or int2"),
         (["int4-g"], [], "expected int8"),
         (["int4-g48"], [], "group_size = 48"),
         (["int8-dynamic-g32"], [], "leave out the group size"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import FORMATS
 from q3edge.quantization.recipe import Recipe, Rule
@@ -59,6 +60,47 @@ def test_int4_fast_takes_the_largest_group_that_divides_each_width() -> None:
         recipe.scheme_for(Q_PROJ, 100)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [  # of official models; layers counted by hand: bytes that an 8-bit head takes more over those of a down projection
+        ({"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "tie_word_embeddings": True}, 28),
+        ({"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "tie_word_embeddings": True}, 16),
+        ({"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "tie_word_embeddings": False}, 12),
+    ],
+)
+def test_int4_mixed_spends_what_the_head_saves_on_the_outermost_down_projections(
+    shape: dict[str, Any], expected: int
+) -> None:
+    config = Qwen3Config.from_dict(tiny_config(vocab_size=151936, **shape))
+    mixed, plain = Recipe.for_format("int4-mixed").fitted_to(config)[0].resolve(config), Recipe.for_format("int4")
+    down = [mixed[f"model.layers.{layer}.mlp.down_proj.weight"] for layer in range(config.num_hidden_layers)]
+    chosen = [layer for layer, scheme in enumerate(down) if scheme == Scheme(8, 128)]
+    assert len(chosen) == expected
+    assert chosen == [*range((expected + 1) // 2), *range(len(down) - expected // 2, len(down))]
+    assert mixed[Q_PROJ] == mixed[EMBEDDING] == Scheme(4, 32, symmetric=False)
+    assert {scheme for layer, scheme in enumerate(down) if layer not in chosen} <= {Scheme(4, 32, symmetric=False)}
+
+    def read(schemes: dict[str, Scheme | None]) -> int:
+        """Bytes of weights that a token reads."""
+        shapes = tensor_shapes(config)
+        if not config.tie_word_embeddings:
+            del shapes[EMBEDDING]
+        return sum(found.stored_bytes(*shapes[name]) for name in shapes if (found := schemes[name]))
+
+    room = read(plain.resolve(config)) - read(mixed)
+    one_more = Scheme(8, 128).stored_bytes(*tensor_shapes(config)[DOWN])
+    one_more -= Scheme(4, 32, symmetric=False).stored_bytes(*tensor_shapes(config)[DOWN])
+    assert room >= 0
+    assert room < one_more or expected == config.num_hidden_layers
+
+
+def test_int4_mixed_has_nothing_to_spend_where_a_recipe_keeps_the_head_in_8_bits(tmp_path: Path) -> None:
+    head = '[[rule]]\nmatch = "model.embed_tokens"\nbits = 8\ngroup_size = 32\n'
+    recipe = Recipe.load(write(tmp_path, f'format = "int4-mixed"\n{head}')).for_model(TIED).fitted_to(TIED)[0]
+    assert recipe.resolve(TIED)[DOWN] == Scheme(4, 32, symmetric=False)
+    assert recipe.without_effect(TIED) == {}
+
+
 def test_rules_come_before_the_format_and_the_first_match_decides(tmp_path: Path) -> None:
     path = write(
         tmp_path,
@@ -92,7 +134,7 @@ def test_norms_and_routers_stay_float_whatever_the_rules_say(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("format = 'int5'", "format 'int5': expected one of int4, int4-fast, int8, int8-dynamic"),
+        ("format = 'int5'", "format 'int5': expected one of int4-mixed, int4, int4-fast, int8, int8-dynamic"),
         ("typo = 1", r"unknown fields \['typo'\]"),
         ("[[rule]]\nbits = 4", "rule 1: expected a table with match"),
         ("[[rule]]\nmatch = '*'\ngroup_size = 32", "bits is missing"),
@@ -122,7 +164,7 @@ def test_a_missing_recipe_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_format_that_is_no_str_is_a_type_error(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"format: expected a str, one of int4, .*, not int"):
+    with pytest.raises(TypeError, match=r"format: expected a str, one of int4-mixed, .*, not int"):
         Recipe.for_format(4)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"recipe.toml: format = \[4\]: expected one of int4"):
         Recipe.load(write(tmp_path, "format = [4]"))
@@ -140,7 +182,7 @@ def test_digest_follows_content() -> None:
 
 
 def test_digests_are_those_of_versions_whose_schemes_had_no_field_for_scales() -> None:
-    assert [Recipe.for_format(name).digest[:16] for name in FORMATS] == [
+    assert [Recipe.for_format(name).digest[:16] for name in FORMATS if name != "int4-mixed"] == [
         "bf417822ecbcdcd6", "fe2d293eadfa3699", "91db923f1fc76697", "e3fa83dfb63bf809",
     ]  # fmt: skip
 
