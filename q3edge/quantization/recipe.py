@@ -217,12 +217,13 @@ class Recipe:
         return fitted, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
 
     def _with_head_spent(self, config: Qwen3Config) -> Recipe:
-        """Copy whose rules with `spends_head` name their layers."""
+        """Copy whose rules with `spends_head` name their layers, unless they are for all."""
         rules: list[Rule] = []
         for number, rule in enumerate(self.rules):
             if rule.spends_head:
                 names = self._paid_by_head(rule, replace(self, rules=self.rules[number + 1 :]), config)
-                rules += (Rule(name.removesuffix(".weight"), rule.scheme, rule.fit) for name in names)
+                named = [Rule(name.removesuffix(".weight"), rule.scheme, rule.fit) for name in names]
+                rules += [replace(rule, spends_head=False)] if len(names) == config.num_hidden_layers else named
             else:
                 rules.append(rule)
         return replace(self, rules=tuple(rules))
