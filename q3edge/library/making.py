@@ -54,7 +54,7 @@ def quantize(
 ) -> Manifest:
     """Quantize the float checkpoint `model` (folder or hub id) into the folder `output`.
 
-    The layout is that of compressed-tensors. recipe: a Recipe, the name of a format (default: int4-mixed) or the path of a
+    The layout is that of compressed-tensors. recipe: a Recipe, a format's name (default: int4-mixed) or the path of a
     TOML file. calibration: files or folders of text (none: built in), of which `samples` rows of `seq_len` tokens are
     taken. target_size: bytes of the exported model, or "350MB"; target_bpw: the same in bits per weight; either chooses
     the formats itself. reconstruct: train each layer; tune: train scales and norms of the whole model.

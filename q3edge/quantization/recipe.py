@@ -220,12 +220,14 @@ class Recipe:
         """Copy whose rules with `spends_head` name their layers, unless they are for all."""
         rules: list[Rule] = []
         for number, rule in enumerate(self.rules):
-            if rule.spends_head:
-                names = self._paid_by_head(rule, replace(self, rules=self.rules[number + 1 :]), config)
-                named = [Rule(name.removesuffix(".weight"), rule.scheme, rule.fit) for name in names]
-                rules += [replace(rule, spends_head=False)] if len(names) == config.num_hidden_layers else named
-            else:
+            if not rule.spends_head:
                 rules.append(rule)
+                continue
+            names = self._paid_by_head(rule, replace(self, rules=self.rules[number + 1 :]), config)
+            schemes = {name: self.scheme_for(name, tensor_shapes(config)[name][-1]) for name in names}
+            everywhere = len(names) == config.num_hidden_layers and len(set(schemes.values())) == 1
+            matches = [rule.match] if everywhere else [name.removesuffix(".weight") for name in names]
+            rules += map(Rule, matches, schemes.values())
         return replace(self, rules=tuple(rules))
 
     def _paid_by_head(self, rule: Rule, later: Recipe, config: Qwen3Config) -> list[str]:

@@ -84,7 +84,8 @@ def test_every_format_builds_and_counts_what_it_wrote(format_name: str, tmp_path
     built = build_artifact(str(DEMO_MODEL), tmp_path / "out", recipe, max_tokens=96)
     manifest = Manifest.load(tmp_path / "out")
     assert manifest == built.manifest
-    assert manifest.recipe == {**recipe.to_json(), "method": "rtn"}  # which is what auto means for a small model
+    fitted, _ = recipe.fitted_to(Qwen3Config.load(DEMO_MODEL))
+    assert manifest.recipe == {**fitted.to_json(), "method": "rtn"}  # which is what auto means for a small model
     assert manifest.metrics["model_bytes"] == sum(
         record.size for name, record in manifest.files.items() if name.startswith("onnx/")
     )
