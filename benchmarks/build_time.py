@@ -52,8 +52,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work"
         jobs: dict[str, Callable[[], Run]] = {
-            "q3edge int4 g32 asymmetric": partial(q3edge, options.checkpoint, work),
-            "q3edge int4 g32 symmetric": partial(q3edge, options.checkpoint, work, "--symmetric"),
+            "q3edge int4-mixed": partial(q3edge, options.checkpoint, work, "--format", "int4-mixed"),
+            "q3edge int4 g32 asymmetric": partial(q3edge, options.checkpoint, work, "--format", "int4"),
+            "q3edge int4 g32 symmetric": partial(q3edge, options.checkpoint, work, "--format", "int4", "--symmetric"),
         }
         if options.peer:
             python = options.peer / "bin" / "python"

@@ -70,7 +70,7 @@ def _row(options: argparse.Namespace, rows: int) -> str:
     with open_float_model(checkpoint) as opened:
         config = opened.config
     machine = Machine(matrix_speed(), torch.get_num_threads(), has_fast_bfloat16())
-    schemes = Recipe.for_format(format_name).resolve(config)
+    schemes = Recipe.for_format(format_name).fitted_to(config)[0].resolve(config)
     load = Workload(config, schemes, rows, length, reconstructed=options.reconstruct, tuned=options.tune)
     predicted = forecast(load, machine)
     with tempfile.TemporaryDirectory() as folder:

@@ -58,7 +58,7 @@ def main() -> None:
     """Print one Markdown row per format: predicted / measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--formats", default="int4,int8,int8-dynamic,float")
+    parser.add_argument("--formats", default="int4-mixed,int4,int8,int8-dynamic,float")
     options = parser.parse_args()
     command = [sys.executable, "-m", "q3edge", "inspect", str(options.checkpoint), "--json"]
     predictions = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["predictions"]

@@ -17,6 +17,7 @@ from q3edge.runtime.session.decoder import Decoder
 
 # Variant -> flags of `q3edge quantize`.
 _FLAGS = {
+    "int4-mixed": ("--format", "int4-mixed"),
     "int4 g32": ("--format", "int4", "--group-size", "32"),
     "int4 g128": ("--format", "int4", "--group-size", "128"),
     "int4 g128 kv8": ("--format", "int4", "--group-size", "128", "--kv", "int8"),

@@ -38,7 +38,16 @@ from speed_contract import CONVERTED
 
 # Tool -> variants. benchmarks/peers/TOOL.txt is its environment (q3edge: this one), speed_TOOL.py its worker.
 TOOLS: dict[str, tuple[str, ...]] = {
-    "q3edge": ("int4 g32", "int4 g128", "int4 g128 kv8", "int4-fast", "int4-fast kv8", "int8", "int8-dynamic"),
+    "q3edge": (
+        "int4-mixed",
+        "int4 g32",
+        "int4 g128",
+        "int4 g128 kv8",
+        "int4-fast",
+        "int4-fast kv8",
+        "int8",
+        "int8-dynamic",
+    ),
     "llama-cpp": ("Q4_0", "Q4_0 no-flash", "Q4_K_M", "Q8_0"),
     "openvino-genai": ("int4 g128", "int4 g32", "int8"),
     "onnxruntime-genai": ("int4", "int4 last-logits"),
