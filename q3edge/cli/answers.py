@@ -53,4 +53,4 @@ def end_of_answer(completion: Completion) -> None:
     show_notices(notice for notice in completion.notices if notice.code != CUT_IN_THINKING)
     for notice in completion.notices:
         if notice.code == CUT_IN_THINKING:
-            raise UsageError(f"no answer: {notice.detail} (--max-new-tokens, --no-think)")
+            raise UsageError(f"no answer: {notice.detail} (--max-new-tokens, --thinking-budget, --no-think)")

@@ -32,7 +32,7 @@ from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.message_checks import check_unicode, conversation
 from q3edge.runtime.text.messages import Message, Tool
-from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter
+from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter, ThinkingTokens
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 Settings = GenerationSettings | Mapping[str, Any] | None  # None: the checkpoint's; a mapping replaces some of them
@@ -155,8 +155,9 @@ class Model:
         """Answer a conversation piece by piece; a str is one message of the user.
 
         `thinking` None: the template's default; `tools`: functions that the model may call, in the form of OpenAI's
-        API. TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, or the
-        prompt leaves no room in the context. InputError: no template, or a bad one.
+        API. TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, the
+        prompt leaves no room in the context, or there is a thinking_budget for a model that has no thinking.
+        InputError: no template, or a bad one.
         """
         prompt_ids = self.encode_chat(messages, thinking=thinking, tools=tools)
         notices: tuple[Notice, ...] = ()
@@ -239,7 +240,8 @@ class Model:
 
         draft = self.new_draft() if self.new_draft else None
         context = self.decoder.config.max_position_embeddings
-        request = Request(prompt_ids, settings, context, draft=draft, watch=watch)
+        thinking = None if settings.thinking_budget is None else ThinkingTokens.of(self.tokenizer)
+        request = Request(prompt_ids, settings, context, draft=draft, thinking=thinking, watch=watch)
 
         def start(patient: bool) -> Generation:
             self._check_open()
@@ -255,7 +257,10 @@ class Model:
             while pieces:
                 yield pieces.popleft()
             ids, stats = tuple(request.new_ids), request.statistics
-            told = (*notices, *text.notices(stats.finish_reason))
-            return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, told)
+            told = [*notices, *text.notices(stats.finish_reason)]
+            if stats.forced_tokens and settings.thinking_budget:
+                detail = f"thinking stopped after {settings.thinking_budget} tokens, its budget"
+                told.append(Notice("thinking-stopped", 1, detail))
+            return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, tuple(told))
 
         return Stream(start, answer)

@@ -2,7 +2,7 @@
 
 Handles stopping and timing, and accepts a draft token only if the model chooses the same one. It knows neither cache
 nor decoder: the caller asks each request for the tokens of its next pass, and decides which requests share one.
-Sampling is in `sampling`, drafting in `speculation`.
+Sampling is in `sampling`, drafting in `speculation`, the limit of thinking in `thinking_budget`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from q3edge.runtime.generation.sampling import Sampler
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft, Speculation
 from q3edge.runtime.generation.statistics import Statistics
+from q3edge.runtime.generation.thinking_budget import ThinkingBudget
+from q3edge.runtime.text.thinking import ThinkingTokens
 
 # Last tokens of a prompt that are computed even if they are cached. One would give logits; kernels for a single row add
 # in another order than those for several, so with two the logits are those of a new prompt.
@@ -39,16 +41,20 @@ class Request:
         context: int,
         *,
         draft: Draft | None = None,
+        thinking: ThinkingTokens | None = None,
         statistics: Statistics | None = None,
         watch: Callable[[int], bool] | None = None,
     ) -> None:
         """Prepare for at most `max_new_tokens`, and no more than fit `context` tokens. Fills `statistics`, if given.
 
         `watch` is given each new token, and returns whether the answer ends with it, as where a stop string is in its
-        text. UsageError: the prompt is empty, or leaves no room in the context or in the settings' max_length.
+        text. `thinking`: the model's tokens for it, None if it has none. UsageError: the prompt is empty, or leaves no
+        room in the context or in the settings' max_length; there is a thinking budget, and the model has no thinking.
         """
         longest = min(context, settings.max_length or context)
         _check_prompt(prompt_ids, context, longest)
+        self._budget = _thinking_budget(settings.thinking_budget, thinking, prompt_ids)
+        self._forced = self._budget.first if self._budget else ()  # tokens that come next, whatever the model chooses
         self.ids = list(prompt_ids)  # the prompt, and every new token but the stop token
         self.computed = 0  # leading ids that went through the model
         self.finished = False
@@ -97,11 +103,11 @@ class Request:
     def next_ids(self, at_most: int, *, alone: bool = True) -> list[int]:
         """Token ids of the next pass: up to `at_most` of the prompt, or the newest token and draft tokens after it.
 
-        Without draft tokens where the pass is not its `alone`.
+        Without draft tokens where the pass is not its `alone`. Tokens that were forced come as those of a prompt do.
         """
         self._asked = time.perf_counter()
         rest = self.ids[self.computed : self.computed + at_most]
-        self._speculates = alone and not self.prefilling
+        self._speculates = alone and not self.prefilling and self.computed == len(self.ids) - 1
         self._draft_tokens = self._propose() if self._speculates else []
         self._input = [*rest, *self._draft_tokens]
         self._began = time.perf_counter()
@@ -114,27 +120,31 @@ class Request:
         """
         prefilling = self.prefilling
         whole = self.computed + len(self._input) >= len(self.ids)
-        chosen = self._choose(logits) if whole else []
+        chosen = self._choose(logits) if whole and not self._forced else []
         accepted = max(len(chosen) - 1, 0)
         self._record(prefilling, accepted)
         self.computed += len(self._input) - len(self._draft_tokens) + accepted
-        return self._append(chosen)
+        return self._append(chosen) if whole else []
 
     def _propose(self) -> list[int]:
         left = self._limit - self.statistics.new_tokens
-        return self._speculation.propose(self.ids, left - 1) if self._speculation else []
+        room = self._budget.room if self._budget else None  # draft tokens beyond it would be in vain
+        most = left if room is None else min(left, room)
+        return self._speculation.propose(self.ids, most - 1) if self._speculation else []
 
     def _choose(self, logits: NDArray[np.float32]) -> list[int]:
         """The accepted draft tokens, and the token that the model chooses after them.
 
         Each is drawn as it would be without a draft, from the same logits with the same random number; the first that
-        differs from the draft token is the last, as is a stop token.
+        differs from the draft token is the last, as is a stop token, or one behind which others are forced.
         """
         chosen: list[int] = []
         for row, draft_token in zip(logits, [*self._draft_tokens, None]):
             chosen.append(self._sampler(self._penalties(row)))
             self._penalties.append(chosen[-1])
-            if chosen[-1] != draft_token or draft_token in self._stops:
+            if self._budget is not None:
+                self._forced = self._budget.push(chosen[-1])
+            if chosen[-1] != draft_token or draft_token in self._stops or self._forced:
                 break
         return chosen
 
@@ -151,8 +161,13 @@ class Request:
         found.accepted_tokens += accepted
 
     def _append(self, chosen: list[int]) -> list[int]:
-        stopped = bool(chosen) and chosen[-1] in self._stops
-        new = chosen[:-1] if stopped else chosen
+        """Add the tokens chosen and those forced behind them, up to a stop token or the limit; returns those added."""
+        for token in self._forced:
+            self._penalties.append(token)
+        new = [*chosen, *self._forced][: self._limit - self.statistics.new_tokens]
+        self._forced = ()
+        stop = next((place for place, token in enumerate(new) if token in self._stops), None)
+        stopped, new = stop is not None, new[:stop]
         if self._watch is not None:
             watch = self._watch
             ended = next((count for count, token in enumerate(new, 1) if watch(token)), 0)
@@ -161,10 +176,24 @@ class Request:
         self.ids += new
         self.computed = min(self.computed, len(self.ids))
         self.statistics.new_tokens += len(new)
+        self.statistics.forced_tokens += max(len(new) - len(chosen), 0)
         if stopped:
             self.statistics.finish_reason = "stop"
         self.finished = stopped or self.statistics.new_tokens == self._limit
         return new
+
+
+def _thinking_budget(
+    budget: int | None, thinking: ThinkingTokens | None, prompt_ids: Sequence[int]
+) -> ThinkingBudget | None:
+    if budget is None:
+        return None
+    if thinking is None:
+        raise UsageError(
+            f"thinking_budget = {budget}: the model's tokenizer has no <think> and </think>, so there is no thinking; "
+            "leave the budget out"
+        )
+    return ThinkingBudget(budget, thinking, prompt_ids)
 
 
 def _check_prompt(prompt_ids: Sequence[int], context: int, longest: int) -> None:

@@ -97,4 +97,8 @@ SETTINGS: Mapping[str, Setting] = {
         "whole", "Greatest length in tokens of prompt and answer together; `max_new_tokens`, where given, goes before.",
         expected="at least 1", valid=lambda value: value >= 1, optional=True,
     ),
+    "thinking_budget": Setting(
+        "whole", "Stop the thinking after N tokens, and let the answer follow; 0: no thinking (default: no limit).",
+        expected="0 or more", valid=lambda value: value >= 0, optional=True, flag="--thinking-budget",
+    ),
 }  # fmt: skip

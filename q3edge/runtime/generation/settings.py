@@ -40,6 +40,7 @@ class GenerationSettings:
     min_new_tokens: int = 0
     min_length: int = 0
     max_length: int | None = None
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value; TypeError names the first of the wrong type, UsageError the first out of range."""

@@ -12,7 +12,8 @@ class Statistics:
 
     waiting_seconds: before the first token, for a free slot and in passes of other requests. reused_tokens: the cached
     tokens of the prompt. decode_steps: forward passes after the prefill, the one that yields the stop token included.
-    Each yields a token, and one more for each accepted draft token: accepted_tokens of drafted_tokens.
+    Each yields a token, and one more for each accepted draft token: accepted_tokens of drafted_tokens. forced_tokens:
+    those of new_tokens that a thinking budget put there, computed in one pass, or one by one in shared passes.
     """
 
     prompt_tokens: int = 0
@@ -24,6 +25,7 @@ class Statistics:
     decode_seconds: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    forced_tokens: int = 0
     finish_reason: Literal["stop", "length"] = "length"
 
     @property

@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
+from q3edge.runtime.text.control_tokens import unused_character
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 THINK_START, THINK_END = "<think>", "</think>"
+# Word for word what Qwen's documentation appends (quickstart, "Thinking Budget").
+EARLY_STOP = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
+    f"{THINK_END}\n\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingTokens:
+    """Ids of one tokenizer that a thinking budget needs.
+
+    early_stop: `EARLY_STOP`. empty_block_end: what makes of `<think>` the empty block that Qwen3's template writes
+    where thinking is off; begun_block_end: the same, where the prompt has put a newline behind `<think>`. special: the
+    special tokens, none of which stands inside an answer.
+    """
+
+    start: int
+    end: int
+    early_stop: tuple[int, ...]
+    empty_block_end: tuple[int, ...]
+    begun_block_end: tuple[int, ...]
+    special: frozenset[int]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self | None:
+        """Find them; None: the tokenizer has no `<think>` and `</think>`, so its model does not think."""
+        start, end = tokenizer.added_ids.get(THINK_START), tokenizer.added_ids.get(THINK_END)
+        if start is None or end is None:
+            return None
+        texts = EARLY_STOP, f"\n\n{THINK_END}\n\n", f"\n{THINK_END}\n\n"
+        mark = unused_character(texts)
+        early_stop, empty_block_end, begun_block_end = (tuple(tokenizer.encode_marked(text, mark)) for text in texts)
+        return cls(start, end, early_stop, empty_block_end, begun_block_end, tokenizer.special_ids)
+
+    def opened(self, prompt_ids: Sequence[int]) -> int | None:
+        """Number of tokens behind the `<think>` that the prompt opens its answer with; None: it opens no thinking."""
+        place = _last_mark(prompt_ids, (self.start, self.end), self.special)
+        return None if place is None or prompt_ids[place] == self.end else len(prompt_ids) - place - 1
 
 
 class Splitter(Protocol):
@@ -60,8 +100,8 @@ class ThinkingSplitter:
         self._start = tokenizer.added_ids.get(THINK_START)
         self._end = tokenizer.added_ids.get(THINK_END)
         self._stream = tokenizer.stream()
-        mark = self._last_mark(prompt_ids, tokenizer.special_ids)
-        self._thinking = mark is not None and mark == self._start
+        mark = _last_mark(prompt_ids, (self._start, self._end), tokenizer.special_ids)
+        self._thinking = mark is not None and prompt_ids[mark] == self._start
         self._marked = mark is not None  # a `<think>` or `</think>` has come
         self._kept = keep_newlines and not self._thinking  # no thinking has come
         self.unannounced = False
@@ -97,11 +137,12 @@ class ThinkingSplitter:
         self._begun = self._begun or bool(kept)
         return kept
 
-    def _last_mark(self, prompt_ids: Sequence[int], special_ids: frozenset[int]) -> int | None:
-        """The `<think>` or `</think>` that the prompt has for this answer, after its last special token."""
-        for token in reversed(prompt_ids):
-            if token in (self._start, self._end):
-                return token
-            if token in special_ids:
-                break
-        return None
+
+def _last_mark(prompt_ids: Sequence[int], marks: Sequence[int | None], special_ids: frozenset[int]) -> int | None:
+    """Place of the `<think>` or `</think>` that the prompt has for this answer, after its last special token."""
+    for place in reversed(range(len(prompt_ids))):
+        if prompt_ids[place] in marks:
+            return place
+        if prompt_ids[place] in special_ids:
+            break
+    return None

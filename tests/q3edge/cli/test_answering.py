@@ -172,6 +172,23 @@ def test_l11_thinking_without_an_answer_is_no_success(answer: Answer) -> None:
         assert not out.strip() or json.loads(out)["answer"] == ""
 
 
+def test_a_thinking_budget_ends_the_thinking_with_an_answer(answer: Answer) -> None:
+    question = "What is 3 + 4?"
+    code, out, err = answer("run", question, *GREEDY, "--think", "--thinking-budget", "2", "--json")
+    found = json.loads(out)
+    assert (code, [notice["code"] for notice in found["notices"]]) == (0, ["thinking-stopped"])
+    assert "now.\n</think>\n\n" + found["answer"] == found["text"][-len(found["answer"]) - 15 :]
+    assert found["stats"]["forced_tokens"] > 0
+    assert "thinking stopped after 2 tokens, its budget" in err
+    off = answer("run", question, *GREEDY, "--no-think")
+    assert answer("run", question, *GREEDY, "--think", "--thinking-budget", "0")[:2] == off[:2] == (0, "7\n")
+    whole = answer("run", question, *GREEDY, "--think", "--json")[1]
+    ample = answer("run", question, *GREEDY, "--think", "--thinking-budget", "900", "--json")[1]
+    assert json.loads(ample)["token_ids"] == json.loads(whole)["token_ids"]
+    code, _, err = answer("run", question, "--thinking-budget", "-1")
+    assert (code, "thinking_budget = -1: expected 0 or more" in err) == (2, True)
+
+
 def test_l24_system_prompt_and_settings_reach_the_model(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
 
