@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from threading import Condition
+from threading import Condition, Lock, RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from q3edge.runtime.engine.chunk_size import ChunkSize
 from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
 from q3edge.runtime.generation.request import Request
 
+_LOST = 1.0  # seconds after which who waits for a pass looks whether somebody makes it
 SLOWDOWN = 3.0  # most time between two tokens of a request while another's prompt is read, in times of that otherwise
 
 
@@ -74,8 +75,13 @@ class Engine:
         self._running: list[_Entry] = []
         self._read_next = True  # whether the next pass is the prompt's, if there is one
         self._events: list[Event] = []  # for `step`
-        self._turn = Condition()  # guards all of this, but for what the thread that makes a pass changes meanwhile
-        self._passing = False  # a thread makes a pass
+        # Guards all of this, but for what the thread that makes a pass changes meanwhile. An interruption (Ctrl-C) may
+        # come between any two steps of the main thread: so locks are taken by `with` alone, which always lets go of
+        # them, and who waits does not rely on being told.
+        self._lock = RLock()
+        self._passed = Condition(self._lock)
+        self._claimed: object = None  # set while a thread makes a pass, or is about to; stays if it was interrupted
+        self._passing = Lock()  # held during a pass
 
     @property
     def busy(self) -> bool:
@@ -101,17 +107,18 @@ class Engine:
 
         An error that concerns single requests is in their events, and the others go on.
         """
-        with self._turn:
+        if self._claim():
             self._make_pass()
+        with self._lock:
             events, self._events = self._events, []
         return events
 
     def cancel(self, number: int) -> None:
         """End a request, unless it has ended; there are no more events of it, and its slot is free."""
-        with self._turn:
+        with self._lock:
             if number in self._known:
                 self._known[number].cancelled = True
-            if not self._passing:
+            if self._claimed is None and not self._passing.locked():
                 self._remove_cancelled()
 
     def _add(self, request: Request, patient: bool, inbox: deque[Event] | None) -> _Entry:
@@ -122,26 +129,34 @@ class Engine:
                 f"the request may come to {request.longest} tokens, {request.longest * each:.1f} MiB of KV cache, and "
                 f"kv_memory allows {budget}, {budget * each:.1f} MiB; lower max_new_tokens, or allow more"
             )
-        with self._turn:
+        with self._lock:
             entry = _Entry(next(self._numbers), request, patient, inbox)
             self._known[entry.id] = entry
             (self._patient if patient else self._waiting).append(entry)
         return entry
 
+    def _claim(self) -> bool:
+        """Whether the pass is this thread's to make, which it then has to; else wait for another thread's first."""
+        with self._lock:
+            claimed = self._claimed
+            if claimed is None:
+                self._claimed = object()
+                return True
+            if not self._passed.wait(_LOST) and self._claimed is claimed and not self._passing.locked():
+                self._claimed = None  # who was to make it was interrupted just before it, or just after
+            return False
+
     def _make_pass(self) -> None:
-        """Make a pass, or wait for another thread's; holds the lock before and after, but not meanwhile."""
-        if self._passing:
-            self._turn.wait()
-            return
-        self._passing = True
-        self._turn.release()
+        """Make the pass that this thread has claimed."""
         try:
-            self._pass()
+            with self._passing:
+                self._pass()
         finally:
-            self._turn.acquire()
-            self._passing = False
-            self._remove_cancelled()
-            self._turn.notify_all()
+            with self._lock:
+                self._claimed = None
+                self._passed.notify_all()
+                if not self._passing.locked():
+                    self._remove_cancelled()
 
     def _pass(self) -> None:
         self._admit()
@@ -167,7 +182,7 @@ class Engine:
         waiting = self._waiting or self._patient
         if self._reading is not None or not waiting:
             return
-        entry = waiting[0]
+        entry, taken = waiting[0], self.slots.all_taken()
         try:
             at_most = 0 if self._deterministic else entry.request.reusable
             entry.slot = self.slots.take(entry.request.ids, at_most, entry.request.longest)
@@ -175,13 +190,17 @@ class Engine:
                 return  # one of these gives its slot back
             if entry.slot is None:
                 raise UsageError("all slots are taken by others; give one back, or give each its own")
+            entry.request.start(len(entry.slot.ids))
+            waiting.popleft()
+            self._reading = entry
         except Exception as error:
             waiting.popleft()
             self._end(entry, error)
-            return
-        waiting.popleft()
-        self._reading = entry
-        entry.request.start(len(entry.slot.ids))
+        except BaseException:
+            self._end_interrupted(entry)
+            for slot in self.slots.all_taken() - taken:  # before it was known as this request's
+                self.slots.give_back(slot)
+            raise
 
     def _read(self, entry: _Entry) -> None:
         """Read a chunk of a prompt; with the last the request is running."""
@@ -192,8 +211,9 @@ class Engine:
         self._extend(entry, size)
         self._chunks.record_chunk(max(request.computed - computed, 1), time.perf_counter() - began)
         if self._reading is entry and not request.prefilling:
+            if entry not in self._running:
+                self._running.append(entry)
             self._reading = None
-            self._running.append(entry)
 
     def _extend(self, entry: _Entry, at_most: int) -> None:
         """Make a pass of one request alone."""
@@ -229,6 +249,13 @@ class Engine:
 
     def _advance(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
         """Move a request on by the logits float32 [keep, V] of its pass. An error in it is its own."""
+        try:
+            self._advance_uninterrupted(entry, logits)
+        except BaseException:  # half moved on, it cannot be continued; the others can
+            self._end_interrupted(entry)
+            raise
+
+    def _advance_uninterrupted(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
         assert entry.slot is not None
         request = entry.request
         try:
@@ -236,9 +263,6 @@ class Engine:
         except Exception as error:
             self._end(entry, error)
             return
-        except BaseException:  # half moved on, it cannot be continued; the others can
-            self._end(entry, UsageError("the generation was interrupted; ask again"))
-            raise
         self.slots.truncate(entry.slot, request.computed)
         if entry is self._reading and not request.prefilling:
             elapsed = time.perf_counter() - entry.arrived
@@ -250,16 +274,21 @@ class Engine:
 
     def _end(self, entry: _Entry, error: Exception | None, tokens: tuple[int, ...] = ()) -> None:
         """Remove a request that is finished or has failed, and say so."""
-        self._remove(entry)
         self._tell(entry, Event(entry.id, tokens, finished=error is None, error=error))
+        self._remove(entry)
+
+    def _end_interrupted(self, entry: _Entry) -> None:
+        """End a request that an interruption met between two states, wherever it is; its slot is free."""
+        if entry.id in self._known:
+            self._leave_queue(entry)
+            self._end(entry, UsageError("the generation was interrupted; ask again"))
 
     def _tell(self, entry: _Entry, event: Event) -> None:
         if not entry.cancelled:
             (self._events if entry.inbox is None else entry.inbox).append(event)
 
     def _remove(self, entry: _Entry) -> None:
-        """Remove a request that is not among those that wait."""
-        del self._known[entry.id]
+        """Remove a request that is not among those that wait. May be interrupted, and called again."""
         if entry is self._reading:
             self._reading = None
         if entry in self._running:
@@ -267,24 +296,33 @@ class Engine:
         if entry.slot is not None:
             self.slots.give_back(entry.slot)
             entry.slot = None
+        self._known.pop(entry.id, None)
+
+    def _leave_queue(self, entry: _Entry) -> None:
+        for waiting in (self._waiting, self._patient):
+            if entry in waiting:
+                waiting.remove(entry)
 
     def _remove_cancelled(self) -> None:
         """Remove the requests that were cancelled; only while no pass is made."""
-        for entry in [entry for entry in self._known.values() if entry.cancelled]:
-            for waiting in (self._waiting, self._patient):
-                if entry in waiting:
-                    waiting.remove(entry)
-            self._remove(entry)
+        for entry in list(self._known.values()):
+            # Again: memory that is freed here may be that of streams that nobody closed, which are then cancelled.
+            if entry.cancelled and entry.id in self._known:
+                self._leave_queue(entry)
+                self._remove(entry)
 
     def _receive(self, entry: _Entry) -> Event:
         """Next event of a `Generation`; makes passes, for all requests, until there is one."""
         assert entry.inbox is not None
-        with self._turn:
-            while not entry.inbox:
+        while True:
+            with self._lock:
+                if entry.inbox:
+                    return entry.inbox.popleft()
                 if entry.cancelled:
                     raise UsageError("the generation was closed; ask again")
+                mine = self._claim()
+            if mine:
                 self._make_pass()
-            return entry.inbox.popleft()
 
 
 class Generation(Iterator[int]):

@@ -74,7 +74,11 @@ class Slots:
     @property
     def taken(self) -> int:
         """Number of slots that texts have taken."""
-        return sum(slot.taken for slot in self._slots)
+        return len(self.all_taken())
+
+    def all_taken(self) -> set[Slot]:
+        """Slots that texts have taken."""
+        return {slot for slot in self._slots if slot.taken}
 
     def take(self, ids: Sequence[int], at_most: int, tokens: int | None = None) -> Slot | None:
         """Take a slot for a text that begins with `ids`; None: all are taken, or the budget is.
@@ -100,9 +104,10 @@ class Slots:
             slot = source
             if not _goes_on(slot, shared):
                 self._store(slot)
-            if len(slot.ids) > shared + GROWTH_STEP:
+            held = len(slot.ids)
+            del slot.ids[shared:]  # first: of what is released nothing may count as held
+            if held > shared + GROWTH_STEP:
                 self._cache.release(slot.row, shared)
-            del slot.ids[shared:]
         else:
             slot = self._empty(idle, source)
             if source is not None and shared:
@@ -114,7 +119,12 @@ class Slots:
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        """End the text of `slot`; what it holds stays for texts with the same beginning, while there is room."""
+        """End the text of `slot`; what it holds stays for texts with the same beginning, while there is room.
+
+        Nothing happens to a slot that is not taken.
+        """
+        if not slot.taken:
+            return
         slot.taken, slot.reserved = False, 0
         self._slots.remove(slot)
         self._slots.append(slot)

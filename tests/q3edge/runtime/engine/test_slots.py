@@ -169,3 +169,21 @@ def test_slots_near_each_other_share_a_pass(idle_rows: bool, expected: list[int]
         assert (logits == decoder.logits[slot.ids[-2], 3]).all()
         assert slot.ids[-1] == 3
     check(decoder, slots)
+
+
+def test_what_was_released_does_not_count_as_held_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = FakeDecoder(1)
+    slots = slots_of(decoder)
+    text = [i % 12 for i in range(GROWTH_STEP + 40)]
+    first = slots.take(text, 0)
+    assert first is not None
+    slots.read(first, text)
+    slots.give_back(first)
+
+    def interrupt(row: int, length: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoder.caches[0], "release", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        slots.take(text[:20], 18)
+    assert len(first.ids) == 18
