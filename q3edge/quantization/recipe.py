@@ -155,7 +155,7 @@ class Recipe:
         rules: list[Rule] = []
         for number, rule in enumerate(self.rules, 1):
             matched = [name for name in (*names, *((LM_HEAD,) if tied else ())) if rule.matches(name)]
-            if not matched and rule.spends_head:
+            if not matched and rule.spends_head and rule.match == _DOWN:
                 continue  # nobody wrote it: a model of experts alone has no such matrix
             if not matched:
                 raise InputError(f"recipe rule {number}, match = {rule.match!r}: {_matches_nothing(rule.match, names)}")
@@ -244,7 +244,8 @@ class Recipe:
                 return 0
             return scheme.fitted(width).stored_bytes(*shapes[name]) - own.stored_bytes(*shapes[name])
 
-        names = [name for name in shapes if rule.matches(name)]
+        # Earlier rules, if any match, decide: what they take costs and gains nothing here.
+        names = [name for name in shapes if next((each for each in self.rules if each.matches(name)), None) is rule]
         left = more(head, Scheme(8, _LARGEST_TABLE_GROUP), self)
         chosen = set[str]()
         for layer in range(len(names)):

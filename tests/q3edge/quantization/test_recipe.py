@@ -101,6 +101,23 @@ def test_int4_mixed_has_nothing_to_spend_where_a_recipe_keeps_the_head_in_8_bits
     assert recipe.without_effect(TIED) == {}
 
 
+def test_int4_mixed_spends_nothing_on_layers_that_a_rule_of_ones_own_decides(tmp_path: Path) -> None:
+    shape = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "tie_word_embeddings": True}
+    config = Qwen3Config.from_dict(tiny_config(vocab_size=151936, **shape))
+    own = '[[rule]]\nmatch = "model.layers.0.*"\nfloat = true\n[[rule]]\nmatch = "model.layers.35.*"\nfloat = true\n'
+    recipe = Recipe.load(write(tmp_path, f'format = "int4-mixed"\n{own}')).for_model(config).fitted_to(config)[0]
+    down = [recipe.resolve(config)[f"model.layers.{layer}.mlp.down_proj.weight"] for layer in range(36)]
+    assert [layer for layer, scheme in enumerate(down) if scheme == Scheme(8, 128)] == [*range(1, 9), *range(27, 35)]
+    assert (down[0], down[35]) == (None, None)
+
+
+def test_a_rule_of_ones_own_that_spends_the_head_is_refused_where_it_matches_nothing(tmp_path: Path) -> None:
+    rule = '[[rule]]\nmatch = "model.layers.*.mlp.dwn_proj"\nbits = 8\ngroup_size = 128\nspends_head = true\n'
+    recipe = Recipe.load(write(tmp_path, f'format = "int4"\n{rule}'))
+    with pytest.raises(InputError, match="matches no tensor"):
+        recipe.for_model(CONFIG)
+
+
 def test_rules_come_before_the_format_and_the_first_match_decides(tmp_path: Path) -> None:
     path = write(
         tmp_path,
