@@ -23,6 +23,7 @@ from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
 from q3edge.runtime.generation.request import Request
 
 _LOST = 1.0  # seconds after which who waits for a pass looks whether somebody makes it
+_OVERTAKEN = 8  # requests that may go before one that is patient: where there are always others, it has its turn too
 SLOWDOWN = 3.0  # most time between two tokens of a request while another's prompt is read, in times of that otherwise
 
 
@@ -71,6 +72,7 @@ class Engine:
         self._known: dict[int, _Entry] = {}  # requests that have not ended, by their numbers
         self._waiting: deque[_Entry] = deque()
         self._patient: deque[_Entry] = deque()  # wait behind those
+        self._overtaken = 0  # requests that went before the first of the patient
         self._reading: _Entry | None = None  # the request whose prompt is being read
         self._running: list[_Entry] = []
         self._read_next = True  # whether the next pass is the prompt's, if there is one
@@ -98,7 +100,8 @@ class Engine:
     def generate(self, request: Request, *, patient: bool = False) -> Generation:
         """Queue a new request and return its tokens, as they come. UsageError: as `add`.
 
-        patient: nobody looks at single tokens, so others go first, and their prompts are read in whole chunks.
+        patient: nobody looks at single tokens, so others go first, up to eight of them, and their prompts are read in
+        whole chunks.
         """
         return Generation(self, self._add(request, patient, deque()))
 
@@ -180,6 +183,8 @@ class Engine:
         One after another, so that a prompt finds what the one before it has in common with it.
         """
         waiting = self._waiting or self._patient
+        if self._patient and self._overtaken >= _OVERTAKEN:
+            waiting = self._patient
         if self._reading is not None or not waiting:
             return
         entry, taken = waiting[0], self.slots.all_taken()
@@ -193,6 +198,7 @@ class Engine:
             entry.request.start(len(entry.slot.ids))
             waiting.popleft()
             self._reading = entry
+            self._overtaken = self._overtaken + 1 if self._patient and waiting is self._waiting else 0
         except Exception as error:
             waiting.popleft()
             self._end(entry, error)

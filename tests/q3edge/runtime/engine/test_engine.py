@@ -271,6 +271,14 @@ def test_who_is_patient_waits_behind_who_is_not() -> None:
     assert ends(drained(engine)) == [numbers[i] for i in (3, 4, 0, 1, 2)]
 
 
+def test_who_is_patient_has_a_turn_where_there_are_always_others() -> None:
+    engine = engine_of(FakeDecoder(2), 1)
+    patient = engine.add(request([1, 2]), patient=True)
+    others = [engine.add(request([i % 12, 3], GenerationSettings(1))) for i in range(30)]
+    order = ends(drained(engine))
+    assert order == [*others[:8], patient, *others[8:]]
+
+
 def test_what_does_not_fit_the_memory_waits_or_is_refused() -> None:
     decoder = FakeDecoder(2, context=5000)
     engine = engine_of(decoder, budget=2 * GROWTH_STEP, strict=True)
