@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Emulator:
     def run(self, cpu: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
         """Standard output of the program; CalledProcessError with what it printed if it fails."""
         python = self._wrapper(cpu)
+        if not python.exists():
+            raise ValueError(f"{cpu}: not one that was prepared")
         done = subprocess.run(
             [python, *arguments],
             env={
@@ -54,18 +56,27 @@ class Emulator:
             raise AssertionError(f"{cpu}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def _wrapper(self, cpu: str) -> Path:
-        """A program that is Python on that CPU: child processes are started by it too."""
-        script = self.folder / f"python-{cpu}"
+    def write_wrapper(self, cpu: str) -> None:
+        """Write the program that is Python on that CPU, which starts its child processes too.
+
+        Before any thread starts a process: one that is forked meanwhile has the file open for writing, and until it
+        has become another program the file is busy and cannot be started.
+        """
+        script = self._wrapper(cpu)
         root = self.folder / "root"
         qemu = f"{self.folder}/host/usr/bin/qemu-aarch64"
         script.write_text(f'#!/bin/sh\nexec "{qemu}" -cpu {cpu} -L "{root}" "{root}/usr/bin/python{PYTHON}" "$@"\n')
         script.chmod(0o755)
-        return script
+
+    def _wrapper(self, cpu: str) -> Path:
+        return self.folder / f"python-{cpu}"
 
 
-def prepare(folder: Path) -> Emulator:
-    """Download and unpack what is missing. UnavailableError: no Debian sources, another CPU, a download that failed."""
+def prepare(folder: Path, cpus: Iterable[str]) -> Emulator:
+    """Download and unpack what is missing to emulate `cpus`.
+
+    UnavailableError: no Debian sources, another CPU, a download that failed.
+    """
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise UnavailableError("the emulator is taken from Debian's packages for x86-64 Linux")
     if shutil.which("apt-get") is None or not KEYRING.exists():
@@ -77,7 +88,10 @@ def prepare(folder: Path) -> Emulator:
         _unpack_packages(folder)
         _install_wheels(folder)
         ready.touch()
-    return Emulator(folder)
+    emulator = Emulator(folder)
+    for cpu in cpus:
+        emulator.write_wrapper(cpu)
+    return emulator
 
 
 def _unpack_packages(folder: Path) -> None:

@@ -31,7 +31,7 @@ CPUS = {
     "neoverse-v1": ("i8mm", "sme", "Neoverse-V1"),
 }
 DEMO = str(files("q3edge.data") / "demo_model")
-IN_BLOCKS = ("int8", "int4", "int4-symmetric", "int4-fast-int8-cache")
+IN_BLOCKS = ("int8", "int4-mixed", "int4", "int4-symmetric", "int4-fast-int8-cache")
 SETTINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "int4-symmetric": ("int4", {"symmetric": True}),
     "int4-fast-int8-cache": ("int4-fast", {"kv_cache": "int8"}),
@@ -58,7 +58,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def results(artifacts: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folder of results of "x86" and of each emulated CPU."""
     try:
-        emulator = prepare(ROOT / "build" / "arm")
+        emulator = prepare(ROOT / "build" / "arm", CPUS)
     except UnavailableError as error:
         pytest.skip(str(error))
     work = tmp_path_factory.mktemp("results")

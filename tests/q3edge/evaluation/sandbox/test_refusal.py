@@ -33,13 +33,15 @@ os.execv(sys.executable, [sys.executable, "-m", "q3edge", *sys.argv[1:]])
     ],
 )
 def test_r2_where_nothing_contains_programs_the_flag_is_refused(tmp_path: Path, hidden: str, reason: str) -> None:
-    """Before any work: the model that is asked for is not even there."""
-    arguments = ["eval", str(tmp_path / "model"), "--reference", str(tmp_path / "float"), "--generate", "--allow-code"]
+    """Before any work: the folder that is asked for holds no model."""
+    folder = str(tmp_path)
+    arguments = ["eval", folder, "--reference", folder, "--generate", "--allow-code"]
     found = subprocess.run(
         [sys.executable, "-c", WITHOUT.format(hidden=hidden), *arguments], capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout) == (4, "")
-    (line,) = found.stderr.splitlines()
+    (first, line) = found.stderr.splitlines()
+    assert first.startswith("eval")  # what is being done is said before its libraries are loaded
     assert line.startswith("q3edge: programs of models cannot be contained here (")
     assert reason in line
     assert line.endswith("or leave out --allow-code")
