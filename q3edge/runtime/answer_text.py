@@ -13,10 +13,9 @@ CUT_IN_THINKING = "cut-in-thinking"  # code of the notice for an answer that nev
 
 
 class AnswerText:
-    """Text of one answer: `thinking` and `answer` so far; `stopped`: a stop string ended it, after `taken` tokens."""
+    """Text of one answer: `thinking` and `answer` so far; `stopped`: a stop string ended it."""
 
     def __init__(self, splitter: Splitter, stop_strings: Sequence[str]) -> None:
-        self.taken = 0
         self.stopped = False
         self._splitter = splitter
         self._stops = StopStrings(stop_strings)
@@ -36,7 +35,6 @@ class AnswerText:
 
     def push(self, token: int) -> Iterator[Piece]:
         """Take one token; yields the text that it completes."""
-        self.taken += 1
         yield from self._take(*self._splitter.push(token))
         if self._splitter.unannounced and not self._unannounced:
             yield from self._give(self._stops.finish(), thinks=False)
