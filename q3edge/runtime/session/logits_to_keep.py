@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 
 from q3edge.architecture.kv_cache import NUM_LOGITS_TO_KEEP
-from q3edge.runtime.session.graph_input import INT64, graph_input
-from q3edge.runtime.session.onnx_references import graph_names
+from q3edge.runtime.session.graph_input import INT64, graph_input, graph_names
 
 # The output logits, float32 [batch_size, 1, ...], up to the 1 (dim_value), for which an empty name (dim_param) is put.
 _ONE_POSITION = re.compile(

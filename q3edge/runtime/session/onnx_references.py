@@ -5,7 +5,7 @@ Field numbers are those of onnx.proto (onnx/onnx.proto3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ _CHILDREN: Mapping[str, Mapping[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
 }
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL_DATA = 1, 2, 8, 13
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _GRAPH_INPUT, _VALUE_NAME = 7, 5, 11, 1
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _MAX_DEPTH = 100  # protobuf's own limit on nesting
 _ENTRY_KEYS = {"location", "offset", "length", "checksum"}
@@ -79,19 +78,6 @@ def read_external_data(model: Path) -> tuple[ExternalTensor, ...]:
         return tuple(_walk(Message.whole(content), "Model", 0))
     except MalformedError as error:
         raise InputError(f"{model}: not a valid ONNX file ({error}); copy or make the folder again") from None
-
-
-def graph_names(model: bytes) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the graph's inputs and of its initializers, in a serialized model that was checked before."""
-    graphs = [part for field, part in fields(Message.whole(model)) if field == _MODEL_GRAPH]
-    parts = [pair for graph in graphs if isinstance(graph, Message) for pair in fields(graph)]
-    return _names(parts, _GRAPH_INPUT, _VALUE_NAME), _names(parts, _GRAPH_INITIALIZER, _TENSOR_NAME)
-
-
-def _names(parts: Iterable[tuple[int, int | Message]], field: int, name_field: int) -> frozenset[str]:
-    messages = [part for number, part in parts if number == field and isinstance(part, Message)]
-    names = (value for message in messages for number, value in fields(message) if number == name_field)
-    return frozenset(name.text() for name in names if isinstance(name, Message))
 
 
 def _walk(message: Message, kind: str, depth: int) -> Iterator[ExternalTensor]:
