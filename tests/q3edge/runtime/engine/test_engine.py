@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from linecache import getline
 from random import Random
-from threading import Thread
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,45 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.errors import UsageError
-from q3edge.runtime.engine.engine import Engine, Event, Generation
-from q3edge.runtime.engine.generate import generate
-from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
+from q3edge.runtime.engine.engine import Event
+from q3edge.runtime.engine.slots import PREFILL_CHUNK
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.session.kv_cache import GROWTH_STEP
+from tests.helpers.engine import alone, drained, ends, engine_of, request, tokens_of
 from tests.helpers.runtime import FakeDecoder
-
-CONTEXT = 300
-GREEDY = GenerationSettings(20)
-
-
-def engine_of(decoder: Any, rows: int = 3, *, kept: int = 1, budget: int | None = None, **settings: Any) -> Engine:
-    return Engine(Slots(decoder, rows, kept=kept, budget=budget), **settings)
-
-
-def request(prompt: list[int], chosen: GenerationSettings = GREEDY, **named: Any) -> Request:
-    return Request(prompt, chosen, CONTEXT, **named)
-
-
-def alone(prompt: list[int], chosen: GenerationSettings = GREEDY) -> list[int]:
-    decoder: Any = FakeDecoder(2)
-    return list(generate(decoder, prompt, chosen))
-
-
-def drained(engine: Engine) -> list[Event]:
-    events = []
-    while engine.busy:
-        events += engine.step()
-    return events
-
-
-def tokens_of(events: list[Event], number: int) -> list[int]:
-    return [token for event in events if event.id == number for token in event.tokens]
-
-
-def ends(events: list[Event]) -> list[int]:
-    return [event.id for event in events if event.finished]
 
 
 @settings(max_examples=150, deadline=None)
@@ -225,30 +190,6 @@ def test_a_pass_that_fails_ends_its_requests_and_the_engine_goes_on() -> None:
     assert tokens_of(drained(engine), again)
 
 
-@pytest.mark.parametrize("taken", [0, 4])
-def test_an_interruption_ends_the_request_that_was_half_moved_on_and_no_other(taken: int) -> None:
-    seen: list[int] = []
-
-    def interrupt(token: int) -> bool:
-        seen.append(token)
-        if len(seen) > taken:
-            raise KeyboardInterrupt
-        return False
-
-    engine = engine_of(FakeDecoder(2))
-    numbers = [engine.add(request([1, 2])), engine.add(request([3, 4], watch=interrupt)), engine.add(request([5, 6]))]
-    events = []
-    while engine.busy:
-        try:
-            events += engine.step()
-        except KeyboardInterrupt:
-            continue
-    assert [event.id for event in events if event.error] == [numbers[1]]
-    assert tokens_of(events, numbers[0]) == alone([1, 2])
-    assert tokens_of(events, numbers[1]) == seen[:-1]
-    assert tokens_of(events, numbers[2]) == alone([5, 6])
-
-
 def test_a_request_that_is_cancelled_frees_its_slot_for_one_that_waits() -> None:
     engine = engine_of(FakeDecoder(2), 1)
     first, second = engine.add(request([1, 2], GenerationSettings(200))), engine.add(request([3, 4]))
@@ -349,81 +290,3 @@ def test_time_before_the_first_token_counts_the_wait_for_others() -> None:
     statistics = second.statistics
     assert statistics.waiting_seconds > first.statistics.decode_seconds > 0
     assert statistics.time_to_first_token == statistics.waiting_seconds + statistics.prefill_seconds
-
-
-@pytest.mark.parametrize("first_line", range(10))
-def test_an_interruption_anywhere_hangs_nobody_and_changes_no_token(
-    first_line: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ctrl-C before each of the engine's lines that the main thread runs while it reads one of two answers."""
-    monkeypatch.setattr("q3edge.runtime.engine.engine._LOST", 0.01)
-    line, met = first_line, True
-    while met:
-        engine = engine_of(FakeDecoder(2), 2)
-        mine, others = (engine.generate(request(prompt, GenerationSettings(4))) for prompt in ([1, 2], [3, 4]))
-        met = _interrupted(lambda mine=mine: list(mine), line)  # type: ignore[misc]
-        mine.close()
-        found: list[list[int] | Exception] = []
-        waiting = Thread(target=lambda others=others, found=found: found.append(_read(others)), daemon=True)
-        waiting.start()
-        waiting.join(60)
-        assert found, "it still waits"
-        assert found[0] == alone([3, 4], GenerationSettings(4)) or "interrupted" in str(found[0])
-        assert not engine.busy
-        assert engine.slots.taken == 0
-        line += 10
-
-
-def _read(generation: Generation) -> list[int] | Exception:
-    try:
-        return list(generation)
-    except UsageError as error:
-        return error
-
-
-def _interrupted(call: Callable[[], object], line: int) -> bool:
-    """Raise KeyboardInterrupt before the given line of engine and slots that `call` comes to; whether it does."""
-    left = line
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if "runtime/engine/" not in frame.f_code.co_filename:
-            return None
-        # `with` is no place: it lets go of a lock in one step.
-        if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with "):
-            left -= 1
-            if left == -1:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-def test_a_stream_that_is_dropped_while_others_are_removed_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cancel_two(token: int) -> bool:
-        engine.cancel(numbers[0])
-        engine.cancel(numbers[1])
-        return False
-
-    engine = engine_of(FakeDecoder(2), 3)
-    numbers = [engine.add(request([i, 1])) for i in (1, 2)]
-    numbers.append(engine.add(request([3, 1], watch=cancel_two)))
-    give_back = engine.slots.give_back
-
-    def collect(slot: Slot) -> None:  # as where the memory of a stream in a cycle of references is freed just then
-        give_back(slot)
-        monkeypatch.undo()
-        engine.cancel(numbers[2])
-
-    monkeypatch.setattr(engine.slots, "give_back", collect)
-    while engine.busy:
-        engine.step()
-    assert engine.slots.taken == 0
