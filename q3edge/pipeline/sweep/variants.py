@@ -17,8 +17,7 @@ _FORMATS = sorted((*FORMATS, "int2"), key=len, reverse=True)  # a name comes bef
 _NAME = re.compile(rf"(?P<format>{'|'.join(_FORMATS)})(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
 _EXPECTED = (
     "int8, int4-mixed, int4, int4-fast or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, "
-    "float, or a "
-    f"baseline: {', '.join(BASELINES)}"
+    f"float, or a baseline: {', '.join(BASELINES)}"
 )
 
 
