@@ -24,11 +24,13 @@ def settings_given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name in SETTINGS if (value := flags.get(name)) not in (None, ())}
 
 
-def open_model(folder: Path, *, threads: int | None, draft: Path | None, no_speculate: bool) -> Model:
+def open_model(
+    folder: Path, *, threads: int | None, draft: Path | None, no_speculate: bool, chat_template: Path | None
+) -> Model:
     """Open the model as the flags say; its notices go to stderr. UsageError: --draft beside --no-speculate."""
     if draft is not None and no_speculate:
         raise UsageError("--draft proposes draft tokens and --no-speculate forbids them: give one")
-    model = q3edge.load(folder, threads=threads, speculate=not no_speculate, draft=draft)
+    model = q3edge.load(folder, threads=threads, speculate=not no_speculate, draft=draft, chat_template=chat_template)
     show_notices(model.notices)
     return model
 

@@ -34,6 +34,7 @@ def chat(
     folder: Path,
     system: str | None,
     thinking: bool | None,
+    chat_template: Path | None,
     draft: Path | None,
     no_speculate: bool,
     threads: int | None,
@@ -45,7 +46,9 @@ def chat(
     /no-think switch the thinking, /exit or the end of the input ends. Answers go to stdout, all else to stderr.
     """
     terminal = is_terminal()
-    with open_model(folder, threads=threads, draft=draft, no_speculate=no_speculate) as model:
+    with open_model(
+        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template
+    ) as model:
         talk = _Conversation(model, system, thinking, settings_given(flags))
         if terminal:
             say(_HELP)

@@ -53,6 +53,7 @@ def run(
     raw: bool,
     system: str | None,
     thinking: bool | None,
+    chat_template: Path | None,
     draft: Path | None,
     no_speculate: bool,
     threads: int | None,
@@ -68,6 +69,8 @@ def run(
         raise UsageError("--raw has no chat template, so --think/--no-think does not apply")
     if raw and system is not None:
         raise UsageError("--raw has no chat template, so --system does not apply: write it into PROMPT")
+    if raw and chat_template is not None:
+        raise UsageError("--raw uses no chat template, so --chat-template does not apply")
     if prompt is not None and not os.path.exists(folder) and os.path.isdir(prompt):
         raise UsageError(f"{folder}: not found; the folder comes first: q3edge run {typed(prompt)} PROMPT")
     if prompt is None and is_terminal():
@@ -78,7 +81,9 @@ def run(
     text = prompt if prompt not in (None, "-") else _from_stdin(raw)
     settings = settings_given(flags)
 
-    with open_model(folder, threads=threads, draft=draft, no_speculate=no_speculate) as model:
+    with open_model(
+        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template
+    ) as model:
         if raw:
             stream = model.stream_raw(text, **settings)
         else:

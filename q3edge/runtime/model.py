@@ -71,6 +71,7 @@ class Model:
         max_batch: int = MAX_BATCH,
         kv_memory: int | None = None,
         deterministic: bool = False,
+        chat_template: str | Path | None = None,
     ) -> Self:
         """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
@@ -79,7 +80,8 @@ class Model:
         `threads`: None for one on each physical core. `max_batch`: most generations that share passes. `kv_memory`:
         bytes for all keys and values; a generation that may need more is refused (None: half of the free memory, which
         a single one may exceed). `deterministic`: each generation computes as it would alone, in passes of its own.
-        UsageError: max_batch or kv_memory is not above 0.
+        `chat_template`: a Jinja file to use in place of the folder's template. UsageError: max_batch or kv_memory is
+        not above 0.
         """
         if max_batch < 1:
             raise UsageError(f"max_batch = {max_batch}: give at least 1")
@@ -88,9 +90,11 @@ class Model:
         note_edits(folder, checked.manifest, checked.edited)
         note_slow_products(checked.manifest)
         config = Qwen3Config.load(folder)
-        template = ChatTemplate.load(folder)
+        template_file = None if chat_template is None else folder_path(chat_template, "chat_template").expanduser()
+        template = ChatTemplate.load(folder, template_file)
         with ThreadPoolExecutor(1) as pool:
-            tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size)
+            template_text = template.template if template else ""
+            tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size, template_text)
             decoder = Decoder(folder, threads=threads, checked=checked)
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:

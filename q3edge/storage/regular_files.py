@@ -34,7 +34,10 @@ def check_regular(path: Path) -> None:
     os.close(open_regular(path))
 
 
-def read_regular(path: Path) -> bytes:
-    """Read a whole file; OSError as `open_regular`."""
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """Read a whole file of at most `most` bytes; OSError as `open_regular`, and for a larger one (EFBIG)."""
     with open(open_regular(path), "rb") as file:
-        return file.read()
+        content = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
+    return content

@@ -46,13 +46,13 @@ def decode_utf8(content: bytes, refuse: Callable[[int, str], Q3EdgeError]) -> st
     return text.replace("\r\n", "\n")
 
 
-def read_utf8(path: Path, expected: str = "a UTF-8 file") -> str:
+def read_utf8(path: Path, expected: str = "a UTF-8 file", most: int | None = None) -> str:
     """Read a UTF-8 file, without byte order mark, \\r\\n as \\n. InputError: it cannot be read, or is not UTF-8.
 
-    expected: what the file should be, for the error of one that cannot be read.
+    expected: what the file should be, for the error of one that cannot be read. most: bytes that it may have.
     """
     try:
-        content = read_regular(path)
+        content = read_regular(path, most)
     except OSError as error:
         raise unreadable(f"{path}: cannot be read ({error.strerror}); expected {expected}", error) from None
     return decode_utf8(content, refusal(path, "not UTF-8 text", "; convert it or choose another"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from q3edge.cli.options.common import FOLDER, Command, threads_option, together
+from q3edge.cli.options.common import FILE, FOLDER, Command, threads_option, together
 from q3edge.runtime.generation.setting_table import SETTINGS
 
 _TYPES: Mapping[str, type] = {"whole": int, "number": float, "texts": str}
@@ -30,6 +30,12 @@ answering_options = together(
     click.option("--system", metavar="TEXT", help="System prompt: what the model is told before the conversation."),
     click.option("--think/--no-think", "thinking", default=None, help="Let the model reason first (default: its own)."),
     _settings_options(),
+    click.option(
+        "--chat-template",
+        type=FILE,
+        metavar="FILE",
+        help="A Jinja file to use in place of the model's own chat template.",
+    ),
     click.option(
         "--draft",
         type=FOLDER,

@@ -41,12 +41,9 @@ class ChatTemplate:
         self._switches_thinking: bool | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> ChatTemplate | None:
-        """Read chat_template.jinja in `folder`, else the template in tokenizer_config.json; None without either.
-
-        InputError: a file is not UTF-8 text or not JSON.
-        """
-        found = read_template(folder)
+    def load(cls, folder: Path, other: Path | None = None) -> ChatTemplate | None:
+        """Start the template that `read_template` finds, which see for arguments and errors; None without one."""
+        found = read_template(folder, other)
         return None if found is None else cls(found.text, found.source, found.special_tokens)
 
     def render(

@@ -10,6 +10,7 @@ from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from q3edge.storage.json_files import read_json_object
 from q3edge.storage.text_files import read_utf8
 
+_MOST = 1 << 20  # bytes of a template's own file; those of published models have thousands
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -22,10 +23,10 @@ class TemplateFile:
     special_tokens: dict[str, str] = field(default_factory=dict)
 
 
-def read_template(folder: Path) -> TemplateFile | None:
+def read_template(folder: Path, other: Path | None = None) -> TemplateFile | None:
     """Read chat_template.jinja in `folder`, else the template in tokenizer_config.json; None without either.
 
-    InputError: a file is not UTF-8 text or not JSON.
+    other: a file that takes the place of both. InputError: a file is not UTF-8 text or not JSON, or has over 1 MiB.
     """
     path = folder / TOKENIZER_CONFIG_FILE
     config = _tokenizer_config(folder)
@@ -34,9 +35,9 @@ def read_template(folder: Path) -> TemplateFile | None:
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     own_file = folder / CHAT_TEMPLATE_FILE
-    if own_file.exists():
-        path = own_file
-        template = read_utf8(own_file, "a chat template")
+    if other is not None or own_file.exists():
+        path = other or own_file
+        template = read_utf8(path, "a chat template", _MOST)
     if not isinstance(template, str):
         return None
     return TemplateFile(template, str(path), _special_tokens(config))

@@ -48,19 +48,24 @@ class Tokenizer:
             self._check(vocab_size)
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int) -> Tokenizer:
-        """Read folder/tokenizer.json; InputError: missing, broken, too large for the model, not byte-level."""
+    def load(cls, folder: Path, vocab_size: int, template: str | None = None) -> Tokenizer:
+        """Read folder/tokenizer.json; InputError: missing, broken, too large for the model, not byte-level.
+
+        template: the text of the chat template that is used; None: the folder's.
+        """
         path = folder / TOKENIZER_FILE
         if not path.exists():
             raise InputError(f"{path}: not found; export a checkpoint that has its tokenizer.json beside it")
-        template = read_template(folder)
+        if template is None:
+            found = read_template(folder)
+            template = found.text if found else ""
         try:
             content = read_regular(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); expected a tokenizer") from None
         with _library_errors(str(path), "not a tokenizer"):
             full = tokenizers.Tokenizer.from_buffer(content)
-        return cls(full, str(path), vocab_size, template.text if template else "")
+        return cls(full, str(path), vocab_size, template)
 
     def encode_text(self, text: str) -> list[int]:
         """Encode plain text: words that were added are single ids, a spelled-out `<|im_end|>` stays those characters.

@@ -282,3 +282,43 @@ def test_l7_notices_of_the_checkpoint_are_shown(tmp_path: Path, capfd: pytest.Ca
     folder = write_artifact(tmp_path / "artifact")
     main(["run", str(folder), "the cat", "--max-new-tokens", "1", "--temperature", "0", "--threads", "1"])
     assert "note: answers end at <|im_end|> too, which only tokenizer_config.json calls" in capfd.readouterr().err
+
+
+OTHER_QUESTION = (  # a template that asks what it likes
+    "{{ '<|im_start|>user\\nWhat is 3 + 4?<|im_end|>\\n<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}"
+)
+
+
+def test_a_chat_template_s_file_takes_the_place_of_the_model_s_own(answer: Answer, tmp_path: Path) -> None:
+    own = tmp_path / "own template.jinja"
+    own.write_text(OTHER_QUESTION)
+    assert answer("run", "Hello.", *GREEDY, "--chat-template", str(own))[:2] == (0, "7\n")
+    assert answer("chat", *GREEDY, "--chat-template", str(own), stdin=b"Hello.\n")[:2] == (0, "7\n")
+    own.write_text("{{ raise_exception('only in pairs') }}")
+    code, out, err = answer("run", "Hello.", "--chat-template", str(own))
+    assert (code, out) == (2, "")
+    assert f"{own}: the chat template refuses these messages: only in pairs" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "problem"),
+    [
+        (b"{% while %}", 3, "own.jinja: the chat template fails: "),
+        (b"{% for i in range(10**9) %}{% endfor %}", 3, "own.jinja: the chat template fails: OverflowError"),
+        (b"\xff", 3, "own.jinja, line 1: not UTF-8 text"),
+        (b" " * ((1 << 20) + 1), 3, "own.jinja: cannot be read (larger than 1048576 bytes); expected a chat template"),
+        (None, 3, "own.jinja: cannot be read (No such file or directory); expected a chat template"),
+    ],
+    ids=["syntax", "endless", "not UTF-8", "too large", "missing"],
+)
+def test_a_chat_template_s_file_that_is_unfit_is_refused(
+    answer: Answer, tmp_path: Path, content: bytes | None, code: int, problem: str
+) -> None:
+    own = tmp_path / "own.jinja"
+    if content is not None:
+        own.write_bytes(content)
+    found = answer("run", "Hello.", "--chat-template", str(own))
+    assert found[:2] == (code, "")
+    assert problem in found[2]
+    assert found[2].count("\n") == 1
+    assert answer("run", "Hello.", "--raw", "--chat-template", str(own))[0] == 2
