@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 from weakref import finalize
@@ -55,45 +57,70 @@ class Stream(Iterator[Piece]):
 
     def __init__(
         self,
-        start: Callable[[bool], Generation],
-        pieces: Callable[[Generation], Generator[Piece, None, Completion]],
+        begin: Callable[[bool, Callable[[], None] | None], Generation],
+        pieces: deque[Piece],
+        end: Callable[[], Completion],
+        check: Callable[[], None],
     ) -> None:
-        """`start` begins the generation, told whether it is patient; `pieces` makes its tokens pieces."""
-        self._begin, self._make_pieces = start, pieces
+        """`begin` queues the generation, told whether it is patient and whom to call with news; each of its tokens has
+        put what it completes into `pieces` before it comes. `end` puts the rest there, after the last. `check` raises
+        an error if nothing may be computed any more.
+        """
+        self._begin, self._pieces, self._end, self._check = begin, pieces, end, check
         self._generation: Generation | None = None
-        self._pieces: Generator[Piece, None, Completion] | None = None
         self._completion: Completion | None = None
         self._closed = False
 
-    def start(self, *, patient: bool = False) -> None:
+    def start(self, *, patient: bool = False, on_news: Callable[[], None] | None = None) -> None:
         """Queue the generation, if that has not happened: it is computed along with what others wait for.
 
-        patient: nobody looks at single pieces, so other generations need not make way. UsageError: the model is closed.
+        patient: nobody looks at single pieces, so other generations need not make way. on_news: called when `take` may
+        have something to give, by whichever thread makes the passes; it must be short and raise nothing. UsageError:
+        the model is closed.
         """
-        if self._pieces is None and not self._closed:
-            self._generation = self._begin(patient)
-            self._pieces = self._make_pieces(self._generation)
+        if self._generation is None and not self._closed:
+            self._generation = self._begin(patient, on_news)
             finalize(self, self._generation.close).atexit = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the generation has ended by itself; pieces may be left."""
+        return self._completion is not None
 
     def __next__(self) -> Piece:
         """Compute the next piece. UsageError: the model is closed."""
         self.start()
-        if self._closed or self._pieces is None:
+        if self._closed or self._generation is None:
             raise StopIteration
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self._completion = self._completion or end.value
-            self.close()
-            raise StopIteration from None
-        except BaseException:
-            self.close()
-            raise
+        with self._closed_by_errors():
+            while not self._pieces and not self.finished:
+                if next(self._generation, None) is None:
+                    self._completion = self._end()
+        if self._pieces:
+            return self._pieces.popleft()
+        self.close()
+        raise StopIteration
+
+    def take(self) -> list[Piece]:
+        """Take the pieces that others' passes have computed, without waiting: none, or the last if it has `finished`.
+
+        Raises the error that ended the generation. UsageError: the model is closed.
+        """
+        if self._closed or self._generation is None:
+            return []
+        with self._closed_by_errors():
+            self._generation.take()
+            if self._generation.ended and not self.finished:
+                self._completion = self._end()
+        found = []
+        while self._pieces:
+            found.append(self._pieces.popleft())
+        return found
 
     @property
     def completion(self) -> Completion:
         """Finished generation. UsageError: there are pieces left, or it was closed before its end."""
-        if self._completion is None:
+        if self._completion is None or self._pieces:
             todo = "it was closed, or failed; ask again" if self._closed else "take all pieces of the stream first"
             raise UsageError(f"the generation is not finished; {todo}")
         return self._completion
@@ -112,6 +139,15 @@ class Stream(Iterator[Piece]):
         self._closed = True
         if self._generation is not None:
             self._generation.close()
+
+    @contextmanager
+    def _closed_by_errors(self) -> Iterator[None]:
+        try:
+            self._check()
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

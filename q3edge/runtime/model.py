@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -247,19 +247,13 @@ class Model:
         thinking = None if settings.thinking_budget is None else ThinkingTokens.of(self.tokenizer)
         request = Request(prompt_ids, settings, context, draft=draft, thinking=thinking, watch=watch)
 
-        def start(patient: bool) -> Generation:
+        def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:
             self._check_open()
-            return self.engine.generate(request, patient=patient)
+            return self.engine.generate(request, patient=patient, on_news=on_news)
 
-        def answer(generation: Generation) -> Generator[Piece, None, Completion]:
-            for _ in generation:
-                while pieces:
-                    self._check_open()
-                    yield pieces.popleft()
+        def end() -> Completion:
             if not text.stopped:
                 pieces.extend(text.finish())
-            while pieces:
-                yield pieces.popleft()
             ids, stats = tuple(request.new_ids), request.statistics
             told = [*notices, *text.notices(stats.finish_reason)]
             if stats.forced_tokens and settings.thinking_budget:
@@ -267,4 +261,4 @@ class Model:
                 told.append(Notice("thinking-stopped", 1, detail))
             return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, tuple(told))
 
-        return Stream(start, answer)
+        return Stream(begin, pieces, end, self._check_open)

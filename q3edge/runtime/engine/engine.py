@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Condition, Lock, RLock
@@ -39,12 +39,16 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A request in the engine. patient: it may wait for whole chunks of others; inbox: for a `Generation`."""
+    """A request in the engine. patient: it may wait for whole chunks of others; inbox: for a `Generation`.
+
+    on_news: called, in the thread that makes the pass, whenever there is something in the inbox.
+    """
 
     id: int
     request: Request
     patient: bool
     inbox: deque[Event] | None
+    on_news: Callable[[], None] | None = None
     arrived: float = field(default_factory=time.perf_counter)
     slot: Slot | None = None
     cancelled: bool = False
@@ -97,13 +101,16 @@ class Engine:
         """
         return self._add(request, patient, None).id
 
-    def generate(self, request: Request, *, patient: bool = False) -> Generation:
+    def generate(
+        self, request: Request, *, patient: bool = False, on_news: Callable[[], None] | None = None
+    ) -> Generation:
         """Queue a new request and return its tokens, as they come. UsageError: as `add`.
 
         patient: nobody looks at single tokens, so others go first, up to eight of them, and their prompts are read in
-        whole chunks.
+        whole chunks. on_news: called whenever `Generation.take` has something to give, by the thread that made the
+        pass; it must be short and raise nothing.
         """
-        return Generation(self, self._add(request, patient, deque()))
+        return Generation(self, self._add(request, patient, deque(), on_news))
 
     def step(self) -> list[Event]:
         """Make one pass, or wait for the one that another thread makes; returns the news of requests that were added.
@@ -124,7 +131,13 @@ class Engine:
             if self._claimed is None and not self._passing.locked():
                 self._remove_cancelled()
 
-    def _add(self, request: Request, patient: bool, inbox: deque[Event] | None) -> _Entry:
+    def _add(
+        self,
+        request: Request,
+        patient: bool,
+        inbox: deque[Event] | None,
+        on_news: Callable[[], None] | None = None,
+    ) -> _Entry:
         budget = self.slots.budget
         if self._strict and budget is not None and request.longest > budget:
             each = self.slots.bytes_per_token / 2**20
@@ -133,7 +146,7 @@ class Engine:
                 f"kv_memory allows {budget}, {budget * each:.1f} MiB; lower max_new_tokens, or allow more"
             )
         with self._lock:
-            entry = _Entry(next(self._numbers), request, patient, inbox)
+            entry = _Entry(next(self._numbers), request, patient, inbox, on_news)
             self._known[entry.id] = entry
             (self._patient if patient else self._waiting).append(entry)
         return entry
@@ -292,6 +305,8 @@ class Engine:
     def _tell(self, entry: _Entry, event: Event) -> None:
         if not entry.cancelled:
             (self._events if entry.inbox is None else entry.inbox).append(event)
+            if entry.on_news is not None:
+                entry.on_news()
 
     def _remove(self, entry: _Entry) -> None:
         """Remove a request that is not among those that wait. May be interrupted, and called again."""
@@ -337,22 +352,33 @@ class Generation(Iterator[int]):
     def __init__(self, engine: Engine, entry: _Entry) -> None:
         self._engine, self._entry = engine, entry
         self._tokens: deque[int] = deque()
-        self._ended = False
+        self.ended = False  # there is no token after those that were taken
 
     def __next__(self) -> int:
         """Next token id. Raises the error that ended the request; after `close` there are no more."""
         while not self._tokens:
-            if self._ended:
+            if self.ended:
                 raise StopIteration
-            event = self._engine._receive(self._entry)
-            self._ended = event.finished or event.error is not None
-            if event.error is not None:
-                raise event.error
-            self._tokens.extend(event.tokens)
+            self._open(self._engine._receive(self._entry))
         return self._tokens.popleft()
+
+    def take(self) -> list[int]:
+        """Take the tokens that are there, without making a pass. Raises the error that ended the request."""
+        assert self._entry.inbox is not None
+        while self._entry.inbox:
+            self._open(self._entry.inbox.popleft())
+        found = list(self._tokens)
+        self._tokens.clear()
+        return found
 
     def close(self) -> None:
         """End the request, unless it has ended; its slot is free."""
-        self._ended = True
+        self.ended = True
         self._tokens.clear()
         self._engine.cancel(self._entry.id)
+
+    def _open(self, event: Event) -> None:
+        self.ended = event.finished or event.error is not None
+        if event.error is not None:
+            raise event.error
+        self._tokens.extend(event.tokens)

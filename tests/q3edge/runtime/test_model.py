@@ -164,6 +164,35 @@ def test_streams_of_one_thread_go_on_beside_each_other(exact: Model) -> None:
     assert [stream.finish().token_ids for stream in reversed(streams)] == expected[::-1]
 
 
+def test_pieces_are_taken_without_waiting_while_another_makes_the_passes(exact: Model) -> None:
+    expected = [exact.stream(text, greedy()).finish() for text in ("the cat", "a dog")]
+    streams, news = [exact.stream(text, greedy()) for text in ("the cat", "a dog")], [0, 0]
+    assert streams[0].take() == []
+    for place, stream in enumerate(streams):
+        stream.start(on_news=lambda place=place: news.__setitem__(place, news[place] + 1))  # type: ignore[misc]
+    texts = ["", ""]
+    while not all(stream.finished for stream in streams):
+        exact.engine.step()
+        for place, stream in enumerate(streams):
+            texts[place] += "".join(piece.text for piece in stream.take())
+            assert stream.take() == []
+    assert texts == [each.text for each in expected]
+    assert [stream.completion.token_ids for stream in streams] == [each.token_ids for each in expected]
+    assert [stream.take() for stream in streams] == [[], []]
+    assert news == [each.stats.new_tokens + (each.stats.finish_reason == "stop") for each in expected]
+
+
+def test_an_error_reaches_who_takes_pieces(folder: Path) -> None:
+    model = Model.open(folder, threads=1)
+    stream = model.stream(HELLO, CHATTY)
+    stream.start()
+    model.engine.step()
+    model.close()
+    with pytest.raises(UsageError, match="is closed; open it again"):
+        stream.take()
+    assert stream.take() == []
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_drafting_gives_the_same_answer(model: Model, folder: Path, temperature: float) -> None:
     settings = model.settings(max_new_tokens=60, temperature=temperature, seed=3)
