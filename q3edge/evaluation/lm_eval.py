@@ -12,13 +12,10 @@ Nothing else in q3edge imports this module, so only its users need the harness: 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
 
 from q3edge import progress
 from q3edge.artifact import artifact_digest
@@ -28,6 +25,7 @@ from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.engine.engine import Engine
 from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.engine.slots import Slots
+from q3edge.runtime.generation.scoring import Scoring
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.messages import Message, content_text
@@ -40,7 +38,6 @@ except ImportError:
     raise ResourceError(f"this needs the package lm-eval: {install_line('eval')}") from None
 
 MAX_NEW_TOKENS = 256  # where a task sets none; the default of the harness's own models
-_CHUNK = 128  # tokens whose logits [_CHUNK, V] are in memory at once
 _KNOWN_ARGUMENTS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "seed"}
 
 
@@ -158,30 +155,10 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         if len(continuation) > self.max_length:
             raise UsageError(f"a continuation of {len(continuation)} tokens exceeds the context of {self.max_length}")
         ids = [*context, *continuation][-(self.max_length + 1) :]
-        total, greedy, position = 0.0, True, len(ids) - len(continuation)
-        for logits in self._logits_of_last(ids[:-1], len(continuation)):
-            targets = np.array(ids[position : position + len(logits)])
-            position += len(logits)
-            exact = logits.astype(np.float64)
-            exact -= exact.max(axis=1, keepdims=True)
-            chosen = exact[np.arange(len(targets)), targets]
-            total += float((chosen - np.log(np.exp(exact).sum(axis=1))).sum())
-            greedy = greedy and bool((logits.argmax(axis=1) == targets).all())
-        return total, greedy
-
-    def _logits_of_last(self, ids: Sequence[int], count: int) -> Iterator[NDArray[np.float32]]:
-        """Logits float32 [<= _CHUNK, V] after each of the last `count` of `ids`."""
-        start, slots = len(ids) - count, self._engine.slots
-        slot = slots.take(ids, start)
-        assert slot is not None  # the only one, and nothing runs
-        try:
-            if len(slot.ids) < start:
-                slots.read(slot, ids[len(slot.ids) : start])
-            for first in range(start, len(ids), _CHUNK):
-                part = list(ids[first : first + _CHUNK])
-                yield slots.extend(slot, part, keep=len(part))
-        finally:
-            slots.give_back(slot)
+        scoring = Scoring(ids, self.max_length, first=len(ids) - len(continuation), top=1)
+        deque(self._engine.generate(scoring), 0)
+        greedy = all(entry.top[0][0] == entry.token_id for entry in scoring.logprobs)
+        return sum(entry.logprob for entry in scoring.logprobs), greedy
 
     def _generate(self, context: str, arguments: Mapping[str, Any]) -> str:
         settings, until = self._settings(arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -12,6 +12,7 @@ from weakref import finalize
 from q3edge.artifact import Notice
 from q3edge.errors import UsageError
 from q3edge.runtime.engine.engine import Generation
+from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.generation.statistics import Statistics
 
 
@@ -29,6 +30,8 @@ class Completion:
 
     A stop string and what follows are in none of the texts; the ids are those of all tokens that were computed for it.
     `notices` say what is out of the ordinary: thinking that never came to an answer, a switch that does nothing.
+    `logprobs`, where the settings ask for them: one for each of token_ids, None for a token that was forced, as those
+    that end a thinking budget are.
     """
 
     text: str
@@ -37,15 +40,33 @@ class Completion:
     token_ids: tuple[int, ...]
     stats: Statistics
     notices: tuple[Notice, ...] = ()
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object with text, thinking, answer, token_ids, notices, and stats: counts, seconds and rates."""
+        """JSON object with text, thinking, answer, token_ids, logprobs, notices, and stats: counts, seconds, rates."""
         rates = {
             "time_to_first_token": self.stats.time_to_first_token,
             "prefill_tokens_per_second": self.stats.prefill_tokens_per_second,
             "decode_tokens_per_second": self.stats.decode_tokens_per_second,
         }
         return asdict(self) | {"stats": asdict(self.stats) | rates}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log probabilities of a given text: one for each of its token ids, None for the first, which has none before it.
+
+    They are those of the model's softmax, as in `TokenLogprobs`.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    stats: Statistics
+
+    @property
+    def total(self) -> float:
+        """Natural log probability of the text behind its first token: their sum."""
+        return sum(entry.logprob for entry in self.logprobs if entry is not None)
 
 
 class Stream(Iterator[Piece]):
@@ -61,12 +82,15 @@ class Stream(Iterator[Piece]):
         pieces: deque[Piece],
         end: Callable[[], Completion],
         check: Callable[[], None],
+        logprobs: Sequence[TokenLogprobs | None] = (),
     ) -> None:
         """`begin` queues the generation, told whether it is patient and whom to call with news; each of its tokens has
         put what it completes into `pieces` before it comes. `end` puts the rest there, after the last. `check` raises
-        an error if nothing may be computed any more.
+        an error if nothing may be computed any more. `logprobs`: see `Completion`; they grow with the tokens, and are
+        there before the pieces of their tokens.
         """
         self._begin, self._pieces, self._end, self._check = begin, pieces, end, check
+        self.logprobs = logprobs
         self._generation: Generation | None = None
         self._completion: Completion | None = None
         self._closed = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from q3edge.defaults import MAX_BATCH
 from q3edge.errors import UsageError
 from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.arguments import check_thinking, check_token_ids, folder_path
-from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.completion import Completion, Piece, Score, Stream
 from q3edge.runtime.engine.engine import Engine, Generation
 from q3edge.runtime.engine.kv_memory import budget_tokens
 from q3edge.runtime.engine.model_draft import ModelDraft, open_draft, relative_cost
@@ -24,8 +25,11 @@ from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request
+from q3edge.runtime.generation.scoring import Scoring
+from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
+from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.session.decoder import Decoder, note_slow_products
 from q3edge.runtime.session.loader import note_edits, open_graph
 from q3edge.runtime.text.chat_encoding import ChatEncoder
@@ -127,18 +131,24 @@ class Model:
         conversations: Sequence[str | Sequence[Message]],
         settings: Settings = None,
         *,
+        n: int = 1,
         thinking: bool | None = None,
         tools: Sequence[Tool] | None = None,
         **named: Any,
     ) -> list[Completion]:
         """Answer several conversations at once, `max_batch` at a time; returns the answers in their order.
 
-        All are checked before the first is answered, and an error in one ends them all. Other arguments and errors are
-        those of `stream`; TypeError: `conversations` is no list.
+        `n`: answers to each, one behind the other in the result, as `streams` makes them. All are checked before the
+        first is answered, and an error in one ends them all. Other arguments and errors are those of `stream`;
+        TypeError: `conversations` is no list.
         """
         if isinstance(conversations, str | Mapping) or not isinstance(conversations, Sequence):
             raise TypeError(f"conversations: give a list of conversations, not {type(conversations).__name__}")
-        streams = [self.stream(each, settings, thinking=thinking, tools=tools, **named) for each in conversations]
+        streams = [
+            stream
+            for each in conversations
+            for stream in self.streams(each, n, settings, thinking=thinking, tools=tools, **named)
+        ]
         try:
             for stream in streams:
                 stream.start(patient=True)
@@ -163,12 +173,34 @@ class Model:
         prompt leaves no room in the context, or there is a thinking_budget for a model that has no thinking.
         InputError: no template, or a bad one.
         """
+        return self.streams(messages, 1, settings, thinking=thinking, tools=tools, **named)[0]
+
+    def streams(
+        self,
+        messages: str | Sequence[Message],
+        n: int,
+        settings: Settings = None,
+        *,
+        thinking: bool | None = None,
+        tools: Sequence[Tool] | None = None,
+        **named: Any,
+    ) -> list[Stream]:
+        """Answer a conversation `n` times, at least once; other arguments and errors are those of `stream`.
+
+        The prompt is computed once, but for `deterministic` models, while the answers are computed side by side. With a
+        seed, the answers have it and those that follow: seed, seed + 1 and so on.
+        """
+        if n < 1:
+            raise UsageError(f"n = {n}: give at least 1")
         prompt_ids = self.encode_chat(messages, thinking=thinking, tools=tools)
         notices: tuple[Notice, ...] = ()
         if thinking is not None and self.template is not None and not self.template.switches_thinking():
             notices = (Notice("no-thinking-switch", 1, "this model's chat template has no switch for its thinking"),)
-        splitter = ThinkingSplitter(self.tokenizer, prompt_ids)
-        return self._stream(prompt_ids, splitter, self.settings(settings, **named), notices)
+        chosen = self.settings(settings, **named)
+        return [
+            self._stream(prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), chosen.for_answer(index), notices)
+            for index in range(n)
+        ]
 
     def stream_raw(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Stream:
         """Continue `prompt`, the model's whole input, piece by piece: a text, or token ids.
@@ -179,6 +211,25 @@ class Model:
         """
         self._check_open()
         return self._stream(self._prompt_ids(prompt), PlainText(self.tokenizer), self.settings(settings, **named))
+
+    def score(self, prompt: str | Sequence[int], *, top: int = 0) -> Score:
+        """Read a text, as `stream_raw` takes it, and tell the log probability of each of its tokens but the first.
+
+        top: how many of the most likely tokens to tell in each place, at most 20. UsageError: the text is empty, no
+        valid Unicode, holds an id that the model does not have, or exceeds the context by more than its last token.
+        """
+        self._check_open()
+        if not 0 <= top <= MAX_LOGPROBS:
+            raise UsageError(f"top = {top}: expected 0-{MAX_LOGPROBS}")
+        ids = tuple(self._prompt_ids(prompt))
+        if not ids:
+            raise UsageError("the text is empty; give at least one character")
+        if len(ids) == 1:
+            return Score(ids, (None,), Statistics(finish_reason="stop"))
+        scoring = Scoring(ids, self.decoder.config.max_position_embeddings, top=top)
+        with closing(self.engine.generate(scoring)) as generation:
+            deque(generation, 0)
+        return Score(ids, (None, *scoring.logprobs), scoring.statistics)
 
     def encode_chat(
         self,
@@ -257,8 +308,12 @@ class Model:
             ids, stats = tuple(request.new_ids), request.statistics
             told = [*notices, *text.notices(stats.finish_reason)]
             if stats.forced_tokens and settings.thinking_budget:
-                detail = f"thinking stopped after {settings.thinking_budget} tokens, its budget"
+                tokens = "a token" if settings.thinking_budget == 1 else f"{settings.thinking_budget} tokens"
+                detail = f"thinking stopped after {tokens}, its budget"
                 told.append(Notice("thinking-stopped", 1, detail))
-            return Completion(text.cut(self.tokenizer.decode(ids)), text.thinking, text.answer, ids, stats, tuple(told))
+            whole = text.cut(self.tokenizer.decode(ids))
+            return Completion(
+                whole, text.thinking, text.answer, ids, stats, tuple(told), logprobs=tuple(request.logprobs)
+            )
 
-        return Stream(begin, pieces, end, self._check_open)
+        return Stream(begin, pieces, end, self._check_open, request.logprobs)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Condition, Lock, RLock
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,36 @@ from numpy.typing import NDArray
 from q3edge.errors import UsageError
 from q3edge.runtime.engine.chunk_size import ChunkSize
 from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
-from q3edge.runtime.generation.request import Request
+from q3edge.runtime.generation.statistics import Statistics
 
 _LOST = 1.0  # seconds after which who waits for a pass looks whether somebody makes it
 _OVERTAKEN = 8  # requests that may go before one that is patient: where there are always others, it has its turn too
 SLOWDOWN = 3.0  # most time between two tokens of a request while another's prompt is read, in times of that otherwise
+
+
+class EngineRequest(Protocol):
+    """What an engine needs of a request; `generation.request` says what each means, `generation.scoring` is another."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def computed(self) -> int: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def statistics(self) -> Statistics: ...
+    @property
+    def reusable(self) -> int: ...
+    @property
+    def keep(self) -> int: ...
+    @property
+    def longest(self) -> int: ...
+    @property
+    def prefilling(self) -> bool: ...
+
+    def start(self, cached: int) -> None: ...
+    def next_ids(self, at_most: int, *, alone: bool = True) -> list[int]: ...
+    def advance(self, logits: NDArray[np.float32]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +71,7 @@ class _Entry:
     """
 
     id: int
-    request: Request
+    request: EngineRequest
     patient: bool
     inbox: deque[Event] | None
     on_news: Callable[[], None] | None = None
@@ -94,7 +120,7 @@ class Engine:
         """Whether any request is not finished."""
         return bool(self._known)
 
-    def add(self, request: Request, *, patient: bool = False) -> int:
+    def add(self, request: EngineRequest, *, patient: bool = False) -> int:
         """Queue a new request; returns its number, which its events carry. `patient`: see `generate`.
 
         UsageError: it may take more of the KV cache than there is for all (`strict`).
@@ -102,7 +128,7 @@ class Engine:
         return self._add(request, patient, None).id
 
     def generate(
-        self, request: Request, *, patient: bool = False, on_news: Callable[[], None] | None = None
+        self, request: EngineRequest, *, patient: bool = False, on_news: Callable[[], None] | None = None
     ) -> Generation:
         """Queue a new request and return its tokens, as they come. UsageError: as `add`.
 
@@ -133,7 +159,7 @@ class Engine:
 
     def _add(
         self,
-        request: Request,
+        request: EngineRequest,
         patient: bool,
         inbox: deque[Event] | None,
         on_news: Callable[[], None] | None = None,

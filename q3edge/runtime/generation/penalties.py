@@ -1,7 +1,7 @@
 """`Penalties`: changes of the logits before a token is chosen, for tokens that came before or must not come.
 
-In the order of transformers' processors: repetition penalty (Keskar et al., arXiv 1909.05858), presence and frequency
-penalty (OpenAI's API), repeated n-grams, shortest length, suppressed tokens.
+In the order of transformers' processors: biases, repetition penalty (Keskar et al., arXiv 1909.05858), presence and
+frequency penalty (OpenAI's API), repeated n-grams, shortest length, suppressed tokens.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ class Penalties:
         self._active = (
             settings.repetition_penalty != 1 or settings.presence_penalty != 0 or settings.frequency_penalty != 0
             or settings.no_repeat_ngram_size > 0 or self._shortest > 0
-            or bool(settings.suppress_tokens) or bool(settings.begin_suppress_tokens)
+            or bool(settings.suppress_tokens) or bool(settings.begin_suppress_tokens) or bool(settings.logit_bias)
         )  # fmt: skip
         self._suppressed = list(settings.suppress_tokens)
         self._first_suppressed = list(settings.begin_suppress_tokens)
+        self._biased = [token for token, _ in settings.logit_bias]
+        self._biases = np.array([bias for _, bias in settings.logit_bias], np.float32)
         self._stops = list(settings.stop_token_ids or ())
         self._ids: list[int] = []
         self._new = 0
@@ -49,6 +51,7 @@ class Penalties:
         if self._seen is None or self._counts is None:
             self._seen, self._counts = np.zeros(scores.size, np.bool_), np.zeros(scores.size, np.int32)
             self._seen[self._ids] = True
+        scores[self._biased] += self._biases
         if settings.repetition_penalty != 1:
             found, penalty = scores[self._seen], np.float32(settings.repetition_penalty)
             scores[self._seen] = np.where(found < 0, found * penalty, found / penalty)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.errors import UsageError
+from q3edge.runtime.generation.logprobs import TokenLogprobs, token_logprobs
 from q3edge.runtime.generation.penalties import Penalties
 from q3edge.runtime.generation.sampling import Sampler
 from q3edge.runtime.generation.settings import GenerationSettings
@@ -60,6 +61,9 @@ class Request:
         self.finished = False
         self.statistics = statistics if statistics is not None else Statistics()
         self.statistics.prompt_tokens = len(prompt_ids)
+        # One for each of `new_ids`, None for those that were forced; empty where the settings do not ask for them.
+        self.logprobs: list[TokenLogprobs | None] = []
+        self._top = settings.logprobs
         self._limit = min(settings.max_new_tokens, longest - len(prompt_ids))
         self._watch = watch
         self._stops = settings.stop_token_ids or frozenset()
@@ -68,6 +72,7 @@ class Request:
         self._speculation = Speculation(draft, measured=not settings.repeatable) if draft is not None else None
         self._input: list[int] = []  # the next pass: ids not yet computed, then draft tokens
         self._draft_tokens: list[int] = []
+        self._found: list[TokenLogprobs] = []  # of the tokens chosen from the last pass
         self._speculates = False  # whether the next pass may have draft tokens, so that its cost says something of them
         self._asked = self._began = 0.0  # when the next pass was asked for, and when its tokens were known
 
@@ -142,6 +147,8 @@ class Request:
         for row, draft_token in zip(logits, [*self._draft_tokens, None]):
             chosen.append(self._sampler(self._penalties(row)))
             self._penalties.append(chosen[-1])
+            if self._top is not None:
+                self._found.append(token_logprobs(row, chosen[-1], self._top))
             if self._budget is not None:
                 self._forced = self._budget.push(chosen[-1])
             if chosen[-1] != draft_token or draft_token in self._stops or self._forced:
@@ -168,11 +175,14 @@ class Request:
         self._forced = ()
         stop = next((place for place, token in enumerate(new) if token in self._stops), None)
         stopped, new = stop is not None, new[:stop]
-        if self._watch is not None:
-            watch = self._watch
-            ended = next((count for count, token in enumerate(new, 1) if watch(token)), 0)
-            if ended:
-                stopped, new = True, new[:ended]
+        found: list[TokenLogprobs | None] = [*self._found, *[None] * len(new)]
+        self._found.clear()
+        for count, token in enumerate(new, 1):
+            if self._top is not None:
+                self.logprobs.append(found[count - 1])
+            if self._watch is not None and self._watch(token):
+                stopped, new = True, new[:count]
+                break
         self.ids += new
         self.computed = min(self.computed, len(self.ids))
         self.statistics.new_tokens += len(new)

@@ -53,7 +53,7 @@ def candidates(
     logit is NaN, UsageError if all are -inf.
     """
     if 0 < top_k < logits.size:
-        tokens, kept = _top(logits, top_k)
+        tokens, kept = largest(logits, top_k)
         _refuse_unusable(float(kept[0]))
         scores = (kept - kept[0]) / np.float32(temperature)
         masses = _masses(scores)
@@ -73,7 +73,7 @@ def _wide_nucleus(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Nucleus of the whole vocabulary. A few candidates hold it almost always; else its edge is found by halving."""
     total = float(weights.sum(dtype=np.float64))
-    tokens, kept = _top(scores, _FIRST_CANDIDATES)
+    tokens, kept = largest(scores, _FIRST_CANDIDATES)
     masses = _masses(kept)
     if len(tokens) == scores.size or masses[-1] > top_p * total:
         return _nucleus(tokens, masses, top_p, total)
@@ -121,7 +121,7 @@ def _masses(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.exp(scores).cumsum(dtype=np.float64)  # exp in float64 would take six times as long
 
 
-def _top(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def largest(scores: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Indices and values of the `count` largest scores and of ties with the last, descending (ties by rising index).
 
     InputError if any score is NaN.

@@ -10,13 +10,15 @@ from typing import Any
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 64, 1000
+MAX_BIASES, MAX_LOGPROBS = 1024, 20
 _SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; greedy is 0
 
 
 class Setting:
-    """A setting; `kind` is "whole", "number", "ids" or "texts", `flag` its name on the command line (None: not there).
+    """A setting; `kind` is "whole", "number", "ids", "biases" or "texts".
 
-    `expected` says which values are `valid`, in words. optional: it may be None.
+    `flag` is its name on the command line (None: not there). `expected` says which values are `valid`, in words.
+    optional: it may be None.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ SETTINGS: Mapping[str, Setting] = {
     "begin_suppress_tokens": Setting("ids", "Tokens that no answer begins with."),
     "min_new_tokens": Setting(
         "whole", "Shortest answer in tokens: no stop token comes before.",
-        expected="0 or more", valid=lambda value: value >= 0,
+        expected="0 or more", valid=lambda value: value >= 0, flag="--min-new-tokens",
     ),
     "min_length": Setting(
         "whole", "Shortest length in tokens of prompt and answer together.",
@@ -100,5 +102,14 @@ SETTINGS: Mapping[str, Setting] = {
     "thinking_budget": Setting(
         "whole", "Stop the thinking after N tokens, and let the answer follow; 0: no thinking (default: no limit).",
         expected="0 or more", valid=lambda value: value >= 0, optional=True, flag="--thinking-budget",
+    ),
+    "logit_bias": Setting(
+        "biases", "Add to the scores of these tokens, before penalties; -100 bans a token, 100 lets no other come.",
+        expected=f"-100 to 100, for at most {MAX_BIASES} tokens",
+        valid=lambda biases: len(biases) <= MAX_BIASES and all(-100 <= bias <= 100 for _, bias in biases),
+    ),
+    "logprobs": Setting(
+        "whole", "Tell the log probability of each token, and the N most likely ones in its place (default: off).",
+        expected=f"0-{MAX_LOGPROBS}", valid=lambda value: 0 <= value <= MAX_LOGPROBS, optional=True,
     ),
 }  # fmt: skip

@@ -4,7 +4,7 @@ checkpoint's files (`checkpoint_settings`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
@@ -20,7 +20,8 @@ class GenerationSettings:
     """Settings of generation. temperature 0 is greedy, top_k 0 and top_p 1 are off; without a seed every run differs.
 
     `stop_token_ids` may be given as any collection of whole numbers, as `suppress_tokens` and `begin_suppress_tokens`;
-    None: those of the model that is asked. `stop_strings` are searched in the answer, not in its thinking.
+    None: those of the model that is asked, empty: none. `stop_strings` are searched in the answer, not in its thinking.
+    `logit_bias` is given as a mapping, and kept as pairs of token id and bias.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -41,6 +42,8 @@ class GenerationSettings:
     min_length: int = 0
     max_length: int | None = None
     thinking_budget: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value; TypeError names the first of the wrong type, UsageError the first out of range."""
@@ -53,7 +56,7 @@ class GenerationSettings:
                 if isinstance(value, bool) or not isinstance(value, kind):
                     raise TypeError(f"{name}: give {expected}, not {value!r}")
             else:
-                value = _token_ids(name, value) if setting.kind == "ids" else _texts(name, value)
+                value = _COLLECTIONS[setting.kind](name, value)
                 object.__setattr__(self, name, value)
             if not setting.valid(value):
                 shown = repr(value)
@@ -66,9 +69,15 @@ class GenerationSettings:
 
     def check_ids(self, vocab_size: int) -> None:
         """Raise UsageError for a token id that a model with `vocab_size` ids does not have."""
-        for name, setting in SETTINGS.items():
-            if setting.kind == "ids" and (foreign := {i for i in getattr(self, name) or () if not 0 <= i < vocab_size}):
+        named = {name: getattr(self, name) or () for name, setting in SETTINGS.items() if setting.kind == "ids"}
+        named["logit_bias"] = [token for token, _ in self.logit_bias]
+        for name, ids in named.items():
+            if foreign := [token for token in ids if not 0 <= token < vocab_size]:
                 raise UsageError(f"{name}: token id {min(foreign)}: the model has ids 0 to {vocab_size - 1}")
+
+    def for_answer(self, index: int) -> GenerationSettings:
+        """Settings of the answer `index`, from 0, of several to one prompt: the seed, where there is one, plus that."""
+        return self if self.seed is None else replace(self, seed=self.seed + index)
 
     def override(
         self, settings: GenerationSettings | Mapping[str, Any] | None = None, /, **named: Any
@@ -109,3 +118,21 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(found, list | tuple) or not all(isinstance(text, str) for text in found):
         raise TypeError(f"{name}: give a text or a list of texts, not {value!r}")
     return tuple(found)
+
+
+def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    expected = f"{name}: give a dict of token ids and numbers, not {value!r}"
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        raise TypeError(expected)
+    found: dict[int, float] = {}
+    for pair in pairs:
+        match pair:
+            case (Integral() as token, Real() as bias) if not isinstance(token, bool) and not isinstance(bias, bool):
+                found[int(token)] = float(bias)
+            case _:
+                raise TypeError(expected)
+    return tuple(sorted(found.items()))
+
+
+_COLLECTIONS: Mapping[str, Callable[[str, object], Any]] = {"ids": _token_ids, "texts": _texts, "biases": _biases}

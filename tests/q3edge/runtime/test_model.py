@@ -242,6 +242,28 @@ def test_a_batch_is_every_answer_in_order(exact: Model) -> None:
     assert exact.batch([]) == []
 
 
+def test_several_answers_share_their_prompt_and_have_seeds_of_their_own(model: Model) -> None:
+    prompt, chosen = "the cat sat on the mat and the dog sat on the log", {"temperature": 2.0, "max_new_tokens": 12}
+    found = model.batch([prompt], chosen, n=3, seed=4)
+    assert len({done.token_ids for done in found}) == 3
+    computed = [done.stats.prompt_tokens - done.stats.reused_tokens for done in found]
+    assert computed[1:] == [2, 2]
+    for index, done in enumerate(found):
+        again = model.chat(prompt, chosen, seed=4 + index)
+        assert again.token_ids[0] == done.token_ids[0]
+    with pytest.raises(UsageError, match="n = 0: give at least 1"):
+        model.streams(prompt, 0)
+
+
+def test_without_stop_tokens_an_answer_has_all_its_tokens(model: Model) -> None:
+    stops = sorted(model.defaults.stop_token_ids or ())
+    always = dict.fromkeys(stops[:1], 100)
+    assert model.chat("the cat", temperature=0, logit_bias=always).token_ids == ()
+    done = model.chat("the cat", temperature=0, logit_bias=always, stop_token_ids=[], max_new_tokens=7)
+    assert (done.token_ids, done.stats.finish_reason) == (tuple(stops[:1] * 7), "length")
+    assert len(model.chat("the cat", temperature=0, logit_bias=always, min_new_tokens=3).token_ids) == 3
+
+
 def test_a_batch_is_checked_before_its_first_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.decoder, "forward", None)
     with pytest.raises(UsageError, match="role 'root'"):

@@ -18,6 +18,7 @@ from transformers.generation.logits_process import (
     MinNewTokensLengthLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
@@ -46,6 +47,7 @@ TOKENS = st.integers(0, VOCABULARY - 1)
     length=st.integers(0, 15),
     suppressed=st.sets(TOKENS, max_size=3),
     at_first=st.sets(TOKENS, max_size=3),
+    biases=st.dictionaries(TOKENS, st.sampled_from([-100, -1.5, 0, 0.25, 100]), max_size=3),
 )
 def test_l7_penalties_equal_transformers(
     seed: int,
@@ -57,12 +59,16 @@ def test_l7_penalties_equal_transformers(
     length: int,
     suppressed: set[int],
     at_first: set[int],
+    biases: dict[int, float],
 ) -> None:
     chosen = GenerationSettings(
         repetition_penalty=penalty, no_repeat_ngram_size=size, min_new_tokens=shortest, min_length=length,
         suppress_tokens=frozenset(suppressed), begin_suppress_tokens=frozenset(at_first), stop_token_ids=frozenset({3}),
+        logit_bias=tuple(biases.items()),
     )  # fmt: skip
     processors = LogitsProcessorList()
+    if biases:
+        processors.append(SequenceBiasLogitsProcessor({(token,): float(bias) for token, bias in biases.items()}))
     if penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(penalty))
     if size:

@@ -46,6 +46,11 @@ def test_stop_tokens_in_any_collection() -> None:
         ({"presence_penalty": float("nan")}, "presence_penalty = nan"),
         ({"stop_strings": [""]}, "stop_strings = .*: expected at most 64 texts of 1 to 1000 characters"),
         ({"stop_strings": ["x"] * 65}, "stop_strings = .*: expected at most 64 texts"),
+        ({"logit_bias": {3: 101}}, r"logit_bias = .*: expected -100 to 100, for at most 1024 tokens"),
+        ({"logit_bias": {3: float("nan")}}, "logit_bias = "),
+        ({"logit_bias": dict.fromkeys(range(1025), 1)}, r"logit_bias = .{60}\.\.\.: expected"),
+        ({"logprobs": 21}, "logprobs = 21: expected 0-20"),
+        ({"logprobs": -1}, "logprobs = -1: expected 0-20"),
         ({"stop_strings": "x" * 1001}, r"stop_strings = .{60}\.\.\.: expected"),
     ],
 )
@@ -64,3 +69,22 @@ def test_ids_that_the_model_does_not_have() -> None:
         for foreign in (10, -1):
             with pytest.raises(UsageError, match=f"{name}: token id {foreign}: the model has ids 0 to 9"):
                 GenerationSettings(**{name: [3, foreign]}).check_ids(10)  # type: ignore[arg-type]
+
+
+def test_biases_are_a_dict_of_token_ids_and_numbers() -> None:
+    settings = GenerationSettings(logit_bias={9: -100, 3: 0.5})  # type: ignore[arg-type]
+    assert settings.logit_bias == ((3, 0.5), (9, -100.0))
+    assert settings.override(logit_bias={1: 2}).logit_bias == ((1, 2.0),)
+    assert settings.override(temperature=1).logit_bias == settings.logit_bias
+    assert hash(settings) == hash(GenerationSettings(logit_bias=settings.logit_bias))
+    for bad in (5, "12", {"9": 1}, {9: "x"}, {True: 1}, [(1, 2, 3)], [1]):
+        with pytest.raises(TypeError, match="logit_bias: give a dict of token ids and numbers"):
+            GenerationSettings(logit_bias=bad)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="logit_bias: token id 9: the model has ids 0 to 8"):
+        settings.check_ids(9)
+
+
+def test_answers_to_one_prompt_have_seeds_of_their_own() -> None:
+    settings = GenerationSettings(seed=7)
+    assert [settings.for_answer(index).seed for index in range(3)] == [7, 8, 9]
+    assert GenerationSettings().for_answer(4) == GenerationSettings()
