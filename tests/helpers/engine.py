@@ -25,9 +25,9 @@ def request(prompt: list[int], chosen: GenerationSettings = GREEDY, **named: Any
     return Request(prompt, chosen, CONTEXT, **named)
 
 
-def alone(prompt: list[int], chosen: GenerationSettings = GREEDY) -> list[int]:
+def alone(prompt: list[int], chosen: GenerationSettings = GREEDY, context: int = CONTEXT) -> list[int]:
     """Tokens that a prompt gets alone."""
-    decoder: Any = FakeDecoder(2)
+    decoder: Any = FakeDecoder(2, context=context)
     return list(generate(decoder, prompt, chosen))
 
 

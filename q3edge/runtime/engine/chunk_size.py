@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from q3edge.runtime.engine.slots import PREFILL_CHUNK
 
-_MULTIPLE = 16  # rows in a tile of the matrix kernels: of one more row alone they form the sums otherwise
-_SMALLEST = 8  # fewer bring a prompt on by little: a pass costs as much as some tokens before the first
+_MULTIPLE = 8  # tokens; 16, a tile of the matrix kernels, is too coarse where 24 have room
+_SMALLEST = 4  # fewer bring a prompt on by little: a pass costs as much as some tokens before the first
 _RATE = 1 / 4  # weight of the newest pass in the running averages
 _FIRST = 0.25  # cost of a token in a chunk before any is measured, in passes over one token
 
@@ -22,12 +22,15 @@ class ChunkSize:
         self._step: float | None = None  # seconds of a pass of the running requests
         self._token: float | None = None  # seconds of a token in a chunk
 
-    def choose(self) -> int:
-        """Tokens of the next chunk while requests are running: 8, or a multiple of 16."""
+    def choose(self, prompts: int = 1) -> int:
+        """Tokens of the next chunk while requests are running: 4, or a multiple of 8.
+
+        prompts: how many wait to be read, each of which may take the given multiple of a pass.
+        """
         if self._step is None:
             return _SMALLEST
         token = self._token or _FIRST * self._step
-        size = min(int(self._multiple * self._step / token), PREFILL_CHUNK)
+        size = min(int(prompts * self._multiple * self._step / token), PREFILL_CHUNK)
         return max(_SMALLEST, size // _MULTIPLE * _MULTIPLE)
 
     def record_step(self, seconds: float) -> None:

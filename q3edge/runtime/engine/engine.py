@@ -1,8 +1,9 @@
 """`Engine`: many requests on one decoder, by passes that they share; any may join or leave between two passes.
 
 A pass is either a chunk of one prompt or the next token of every running request. Prompts are read one after another,
-in turn with tokens, in chunks so small that nobody waits long (`chunk_size`). Slots and the beginnings that texts share
-are in `slots`; what a request makes of its logits is its own affair (`generation.request`).
+but a short one beside a long one, in turn with tokens, in chunks so small that nobody waits long (`chunk_size`). Slots
+and the beginnings that texts share are in `slots`; what a request makes of its logits is its own affair
+(`generation.request`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from q3edge.runtime.generation.statistics import Statistics
 
 _LOST = 1.0  # seconds after which who waits for a pass looks whether somebody makes it
 _OVERTAKEN = 8  # requests that may go before one that is patient: where there are always others, it has its turn too
+_MUCH_SHORTER = 4  # times: what is left of a prompt, for another to be read beside it
 SLOWDOWN = 3.0  # most time between two tokens of a request while another's prompt is read, in times of that otherwise
 
 
@@ -103,7 +105,7 @@ class Engine:
         self._waiting: deque[_Entry] = deque()
         self._patient: deque[_Entry] = deque()  # wait behind those
         self._overtaken = 0  # requests that went before the first of the patient
-        self._reading: _Entry | None = None  # the request whose prompt is being read
+        self._reading: list[_Entry] = []  # requests whose prompts are being read, the next in turn first; at most two
         self._running: list[_Entry] = []
         self._read_next = True  # whether the next pass is the prompt's, if there is one
         self._events: list[Event] = []  # for `step`
@@ -168,13 +170,13 @@ class Engine:
         if self._strict and budget is not None and request.longest > budget:
             each = self.slots.bytes_per_token / 2**20
             raise UsageError(
-                f"the request may come to {request.longest} tokens, {request.longest * each:.1f} MiB of KV cache, and "
-                f"kv_memory allows {budget}, {budget * each:.1f} MiB; lower max_new_tokens, or allow more"
+                f"the request may come to {request.longest} tokens, {request.longest * each:.3g} MiB of KV cache, and "
+                f"kv_memory allows {budget}, {budget * each:.3g} MiB; lower max_new_tokens, or allow more"
             )
         with self._lock:
             entry = _Entry(next(self._numbers), request, patient, inbox, on_news)
-            self._known[entry.id] = entry
             (self._patient if patient else self._waiting).append(entry)
+            self._known[entry.id] = entry  # last: an interruption before it leaves a request that nobody waits for
         return entry
 
     def _claim(self) -> bool:
@@ -202,9 +204,11 @@ class Engine:
 
     def _pass(self) -> None:
         self._admit()
-        reading, running = self._reading, list(self._running)
-        if reading is not None and (self._read_next or not running):
+        running = list(self._running)
+        if self._reading and (self._read_next or not running):
             self._read_next = False
+            reading, *others = self._reading
+            self._reading = [*others, reading]  # the other is next
             self._read(reading)
         elif running:
             self._read_next = True
@@ -217,29 +221,32 @@ class Engine:
             self._chunks.record_step(time.perf_counter() - began)
 
     def _admit(self) -> None:
-        """Give the first of the waiting a slot, if there is one and no other prompt is being read.
+        """Give the first of the waiting a slot, if there is one and its prompt's turn has come.
 
-        One after another, so that a prompt finds what the one before it has in common with it.
+        One after another, so that a prompt finds what the one before it has in common with it; but one that is much
+        shorter than what is left of another need not wait for all of that.
         """
         waiting = self._waiting or self._patient
         if self._patient and self._overtaken >= _OVERTAKEN:
             waiting = self._patient
-        if self._reading is not None or not waiting:
+        with self._lock:
+            entry = next((each for each in waiting if self._has_turn(each)), None)
+        if entry is None:
             return
-        entry, taken = waiting[0], self.slots.all_taken()
+        taken = self.slots.all_taken()
         try:
             at_most = 0 if self._deterministic else entry.request.reusable
             entry.slot = self.slots.take(entry.request.ids, at_most, entry.request.longest)
-            if entry.slot is None and self._running:
+            if entry.slot is None and (self._running or self._reading):
                 return  # one of these gives its slot back
             if entry.slot is None:
                 raise UsageError("all slots are taken by others; give one back, or give each its own")
             entry.request.start(len(entry.slot.ids))
-            waiting.popleft()
-            self._reading = entry
+            waiting.remove(entry)
+            self._reading.append(entry)
             self._overtaken = self._overtaken + 1 if self._patient and waiting is self._waiting else 0
         except Exception as error:
-            waiting.popleft()
+            waiting.remove(entry)
             self._end(entry, error)
         except BaseException:
             self._end_interrupted(entry)
@@ -247,18 +254,28 @@ class Engine:
                 self.slots.give_back(slot)
             raise
 
+    def _has_turn(self, entry: _Entry) -> bool:
+        """Whether the prompt of a request may be read now, beside those that are."""
+        if not self._reading:
+            return True
+        left = [other.request.statistics.prompt_tokens - other.request.computed for other in self._reading]
+        return len(left) == 1 and _MUCH_SHORTER * len(entry.request.ids) <= left[0]
+
     def _read(self, entry: _Entry) -> None:
-        """Read a chunk of a prompt; with the last the request is running."""
+        """Read a chunk of a prompt; with the last the request is running.
+
+        The more prompts wait, the more of their time those have that are running.
+        """
         size, request = PREFILL_CHUNK, entry.request
         if not self._deterministic and any(not other.patient for other in self._running):
-            size = self._chunks.choose()
+            size = self._chunks.choose(len(self._reading) + len(self._waiting))
         began, computed = time.perf_counter(), request.computed
         self._extend(entry, size)
         self._chunks.record_chunk(max(request.computed - computed, 1), time.perf_counter() - began)
-        if self._reading is entry and not request.prefilling:
+        if entry in self._reading and not request.prefilling:
             if entry not in self._running:
                 self._running.append(entry)
-            self._reading = None
+            self._reading.remove(entry)
 
     def _extend(self, entry: _Entry, at_most: int) -> None:
         """Make a pass of one request alone."""
@@ -309,7 +326,7 @@ class Engine:
             self._end(entry, error)
             return
         self.slots.truncate(entry.slot, request.computed)
-        if entry is self._reading and not request.prefilling:
+        if entry in self._reading and not request.prefilling:
             elapsed = time.perf_counter() - entry.arrived
             request.statistics.waiting_seconds = elapsed - request.statistics.prefill_seconds
         if request.finished:
@@ -336,8 +353,8 @@ class Engine:
 
     def _remove(self, entry: _Entry) -> None:
         """Remove a request that is not among those that wait. May be interrupted, and called again."""
-        if entry is self._reading:
-            self._reading = None
+        if entry in self._reading:
+            self._reading.remove(entry)
         if entry in self._running:
             self._running.remove(entry)
         if entry.slot is not None:

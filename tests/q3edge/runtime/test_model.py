@@ -409,7 +409,7 @@ def test_an_answer_that_may_not_fit_the_memory_is_refused_with_the_number(folder
     with Model.open(folder, threads=1, kv_memory=100 * 1024) as model:
         each = model.decoder.cache_spec.bytes_per_token()
         fit = 100 * 1024 // each
-        with pytest.raises(UsageError, match=rf"may come to 512 tokens, .* kv_memory allows {fit}, 0.1 MiB"):
+        with pytest.raises(UsageError, match=rf"may come to 512 tokens, .* kv_memory allows {fit}, 0.0977 MiB"):
             model.generate([5] * 10, max_new_tokens=1000)
         assert model.generate([5] * 10, max_new_tokens=fit - 10, temperature=0).stats.new_tokens > 0
 

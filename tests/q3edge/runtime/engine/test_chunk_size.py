@@ -9,7 +9,7 @@ from q3edge.runtime.engine.slots import PREFILL_CHUNK
 
 
 @pytest.mark.parametrize(
-    ("step", "token", "expected"), [(0.1, 0.002, 96), (0.1, 0.01, 16), (0.01, 1.0, 8), (1.0, 1e-4, PREFILL_CHUNK)]
+    ("step", "token", "expected"), [(0.1, 0.002, 96), (0.1, 0.01, 16), (0.01, 1.0, 4), (1.0, 1e-4, PREFILL_CHUNK)]
 )
 def test_a_chunk_takes_the_given_multiple_of_a_step(step: float, token: float, expected: int) -> None:
     sizes = ChunkSize(2.0)
@@ -21,12 +21,19 @@ def test_a_chunk_takes_the_given_multiple_of_a_step(step: float, token: float, e
 
 def test_dearer_tokens_make_smaller_chunks_and_slower_steps_larger_ones() -> None:
     sizes = ChunkSize(2.0)
-    assert sizes.choose() == 8  # nothing is measured
+    assert sizes.choose() == 4  # nothing is measured
     sizes.record_step(0.1)
     sizes.record_chunk(100, 0.2)
     before = sizes.choose()
     sizes.record_chunk(100, 2.0)
-    assert 8 <= sizes.choose() < before
+    assert 4 <= sizes.choose() < before
     smaller = sizes.choose()
     sizes.record_step(10.0)
     assert sizes.choose() > smaller
+
+
+def test_each_prompt_that_waits_may_take_as_much() -> None:
+    sizes = ChunkSize(2.0)
+    sizes.record_step(0.1)
+    sizes.record_chunk(100, 1.0)
+    assert [sizes.choose(prompts) for prompts in (1, 2, 5, 100)] == [16, 40, 96, PREFILL_CHUNK]

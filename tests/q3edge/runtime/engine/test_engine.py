@@ -105,6 +105,42 @@ def test_whole_chunks_are_read_where_nobody_waits_or_all_is_as_alone(how: str) -
     assert [size for size in decoder.passes if size > 2] == [PREFILL_CHUNK, PREFILL_CHUNK, 600 - 2 * PREFILL_CHUNK]
 
 
+def test_a_short_prompt_does_not_wait_for_all_of_a_long_one() -> None:
+    """The two take turns, and what is as long waits for its own: a prompt finds what those before it have."""
+    decoder = FakeDecoder(2, context=9000)
+    engine = engine_of(decoder, rows=9)
+    long = Request([3] * 8000, GenerationSettings(5), 9000)
+    engine.add(long)
+    engine.step()
+    short, equal = Request([4] * 300, GenerationSettings(5), 9000), Request([5] * 8000, GenerationSettings(5), 9000)
+    third = Request([6, 7], GenerationSettings(5), 9000)
+    for each in (short, equal, third):
+        engine.add(each)
+    while not third.new_ids:
+        engine.step()
+    assert len(short.new_ids) > 1
+    assert long.computed <= 4 * PREFILL_CHUNK
+    while not equal.computed:
+        engine.step()
+    assert not long.prefilling
+    drained(engine)
+    for each in (long, short, equal, third):
+        assert each.new_ids == alone(each.ids[: each.statistics.prompt_tokens], GenerationSettings(5), 9000)
+
+
+def test_short_prompts_do_not_keep_a_long_one_from_being_read() -> None:
+    decoder = FakeDecoder(2, context=9000)
+    engine = engine_of(decoder, rows=9)
+    long = Request([3] * 8000, GenerationSettings(5), 9000)
+    engine.add(long)
+    for count in range(8000):
+        if not long.prefilling:
+            break
+        engine.add(Request([4 + count % 7, 5], GenerationSettings(1), 9000))
+        engine.step()
+    assert count < 3 * 8000 // PREFILL_CHUNK
+
+
 def test_a_beginning_that_a_running_request_has_is_not_computed_again() -> None:
     decoder = FakeDecoder(2)
     engine = engine_of(decoder)
@@ -223,7 +259,7 @@ def test_who_is_patient_has_a_turn_where_there_are_always_others() -> None:
 def test_what_does_not_fit_the_memory_waits_or_is_refused() -> None:
     decoder = FakeDecoder(2, context=5000)
     engine = engine_of(decoder, budget=2 * GROWTH_STEP, strict=True)
-    with pytest.raises(UsageError, match=r"may come to 600 tokens, 0.6 MiB .* kv_memory allows 512, 0.5 MiB"):
+    with pytest.raises(UsageError, match=r"may come to 600 tokens, 0.572 MiB .* kv_memory allows 512, 0.488 MiB"):
         engine.add(Request([1] * 100, GenerationSettings(500), 5000))
     numbers = [engine.add(Request([i, 2], GenerationSettings(20), 5000)) for i in range(3)]
     most, events = 0, []
