@@ -40,6 +40,7 @@ __all__ = [
     "pull",
     "push",
     "quantize",
+    "serve",
     "sweep",
     "validate",
 ]
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from q3edge.library.loading import load
     from q3edge.library.making import build, demo, export, quantize
     from q3edge.library.reporting import make_report, sweep
+    from q3edge.library.serving import serve
     from q3edge.library.sharing import list_models, pull, push
     from q3edge.quantization.recipe import Recipe
     from q3edge.quantization.scheme import Scheme
@@ -64,6 +66,7 @@ else:
         "q3edge.library.loading": "load",
         "q3edge.library.making": "build demo export quantize",
         "q3edge.library.reporting": "make_report sweep",
+        "q3edge.library.serving": "serve",
         "q3edge.library.sharing": "list_models pull push",
         "q3edge.quantization.recipe": "Recipe",
         "q3edge.quantization.scheme": "Scheme",

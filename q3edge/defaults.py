@@ -10,3 +10,4 @@ ANSWER_TOKENS = 512  # that eval lets a model write
 BENCH_PROMPT, BENCH_NEW, BENCH_DEPTHS, BENCH_REPEATS = 512, 64, (0, 512, 4096), 3
 DEMO_FOLDER = "q3edge-demo"
 MAX_BATCH = 8  # answers that are computed at once
+MAX_QUEUE, PORT = 128, 8000  # answers that wait in a server, and where it listens

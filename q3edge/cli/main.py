@@ -28,6 +28,7 @@ from q3edge.cli.push import push
 from q3edge.cli.quantize import quantize
 from q3edge.cli.report import report
 from q3edge.cli.run import run
+from q3edge.cli.serve import serve
 from q3edge.cli.standard_streams import require_streams, use_utf8
 from q3edge.cli.start import INTERRUPTED, raise_at_signals
 from q3edge.cli.sweep import sweep
@@ -46,7 +47,7 @@ _EPILOG = (
 
 _COMMANDS = {
     "Make a model": (demo, inspect, build, quantize, export, sweep),
-    "Use it": (run, chat, list_models),
+    "Use it": (run, chat, serve, list_models),
     "Judge it": (validate, evaluate, check, diff, bench, report),
     "Share it": (push, pull),
 }

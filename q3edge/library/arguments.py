@@ -21,7 +21,11 @@ from q3edge.storage.locks import output_lock
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 METHODS = ("gptq", "rtn")
-_QUANTIZE_EXTRA = ("torch", "onnx", "onnx_ir")  # packages that the extra installs
+# Packages that extras install, by the names under which they are imported.
+_EXTRAS = {
+    "torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize", "starlette": "serve", "uvicorn": "serve",
+    "pydantic": "serve", "pydantic_core": "serve", "sse_starlette": "serve", "prometheus_client": "serve",
+}  # fmt: skip
 
 
 # Kinds of arguments. No dataclasses: each would add half a millisecond to every start of the command.
@@ -143,6 +147,10 @@ ARGUMENTS: Mapping[str, Kind] = {
     "prompt": AT_LEAST_ONE, "new": AT_LEAST_ONE, "depths": Several(Number(0)), "repeats": AT_LEAST_ONE,
     # reports
     "page": PATH, "json_file": PATH, "markdown": PATH,
+    # serving
+    "host": TEXT, "port": Number(0, 65535), "api_key_file": PATH, "names": Several(TEXT), "allow_hosts": Several(TEXT),
+    "allow_origins": Several(TEXT), "max_queue": Number(0), "max_new_tokens": AT_LEAST_ONE, "context": Number(2),
+    "memory_limit": SIZE, "log_prompts": FLAG, "on_ready": Callback(),
     # running
     "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
     "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
@@ -178,8 +186,10 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                 with shown, _outputs_held(given):
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
-                if (package := (error.name or "").partition(".")[0]) in _QUANTIZE_EXTRA:
-                    raise ResourceError(f"this needs the package {package}: {install_line('quantize')}") from error
+                if (package := (error.name or "").partition(".")[0]) in _EXTRAS:
+                    raise ResourceError(
+                        f"this needs the package {package}: {install_line(_EXTRAS[package])}"
+                    ) from error
                 raise
 
         return checked

@@ -62,6 +62,7 @@ class Model:
     engine: Engine = field(repr=False)
     new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
     notices: tuple[Notice, ...] = ()  # what the checkpoint's files ask for in vain
+    context: int | None = None  # most tokens of prompt and answer, where it is less than the model's own
     _closed: bool = field(default=False, init=False, repr=False)
 
     @classmethod
@@ -76,6 +77,8 @@ class Model:
         kv_memory: int | None = None,
         deterministic: bool = False,
         chat_template: str | Path | None = None,
+        context: int | None = None,
+        kept: int = 1,
     ) -> Self:
         """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
@@ -84,8 +87,10 @@ class Model:
         `threads`: None for one on each physical core. `max_batch`: most generations that share passes. `kv_memory`:
         bytes for all keys and values; a generation that may need more is refused (None: half of the free memory, which
         a single one may exceed). `deterministic`: each generation computes as it would alone, in passes of its own.
-        `chat_template`: a Jinja file to use in place of the folder's template. UsageError: max_batch or kv_memory is
-        not above 0.
+        `chat_template`: a Jinja file to use in place of the folder's template. `context`: most tokens of a prompt and
+        its answer (None: the model's own). `kept`: how many texts that have ended stay cached; of more than one, those
+        that lose their place are stored, in up to half of the budget for keys and values. UsageError: max_batch or
+        kv_memory is not above 0, or the context is more than the model's.
         """
         if max_batch < 1:
             raise UsageError(f"max_batch = {max_batch}: give at least 1")
@@ -106,9 +111,13 @@ class Model:
             small_slots, cost = Slots(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_slots, cost)
         own = checkpoint_settings(folder, config, tokenizer.result().id_of)
-        slots = Slots(decoder, max_batch, budget=budget_tokens(decoder.cache_spec, kv_memory))
+        if context is not None and not 1 < context <= config.max_position_embeddings:
+            raise UsageError(f"context = {context}: expected 2 to {config.max_position_embeddings}, the model's own")
+        budget = budget_tokens(decoder.cache_spec, kv_memory)
+        stored = (budget or 0) // 2 if kept > 1 else 0
+        slots = Slots(decoder, max_batch, kept=kept, stored=stored, budget=budget)
         engine = Engine(slots, deterministic=deterministic, strict=kv_memory is not None)
-        return cls(folder, decoder, tokenizer.result(), template, own.settings, engine, new_draft, own.notices)
+        return cls(folder, decoder, tokenizer.result(), template, own.settings, engine, new_draft, own.notices, context)
 
     def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
         """Continue `prompt`, the model's whole input, to the end. Arguments and errors are those of `stream_raw`."""
@@ -294,7 +303,7 @@ class Model:
             return text.stopped
 
         draft = self.new_draft() if self.new_draft else None
-        context = self.decoder.config.max_position_embeddings
+        context = self.context or self.decoder.config.max_position_embeddings
         thinking = None if settings.thinking_budget is None else ThinkingTokens.of(self.tokenizer)
         request = Request(prompt_ids, settings, context, draft=draft, thinking=thinking, watch=watch)
 

@@ -122,6 +122,16 @@ class Engine:
         """Whether any request is not finished."""
         return bool(self._known)
 
+    @property
+    def running(self) -> int:
+        """Number of requests that passes are made for."""
+        return len(self._running) + len(self._reading)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for a slot."""
+        return len(self._waiting) + len(self._patient)
+
     def add(self, request: EngineRequest, *, patient: bool = False) -> int:
         """Queue a new request; returns its number, which its events carry. `patient`: see `generate`.
 

@@ -72,6 +72,11 @@ class Slots:
         return self._decoder.cache_spec.bytes_per_token()
 
     @property
+    def held(self) -> int:
+        """Tokens that slots and what is stored beside them hold or have reserved."""
+        return sum(slot.held for slot in list(self._slots)) + self._stored.tokens
+
+    @property
     def taken(self) -> int:
         """Number of slots that texts have taken."""
         return len(self.all_taken())

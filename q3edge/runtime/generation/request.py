@@ -28,6 +28,10 @@ from q3edge.runtime.text.thinking import ThinkingTokens
 _COMPUTED_AGAIN = 2
 
 
+class ContextError(UsageError):
+    """The prompt leaves no room in the context."""
+
+
 class Request:
     """A prompt and the tokens generated after it.
 
@@ -210,7 +214,7 @@ def _check_prompt(prompt_ids: Sequence[int], context: int, longest: int) -> None
     if not prompt_ids:
         raise UsageError("the prompt is empty; give at least one character")
     if len(prompt_ids) >= context:
-        raise UsageError(
+        raise ContextError(
             f"the prompt has {len(prompt_ids)} tokens, but the model's context is {context} tokens; shorten the prompt"
         )
     if len(prompt_ids) >= longest:

@@ -1,0 +1,40 @@
+"""`make_app`: the ASGI application of a server, from the endpoints and what holds for all of them."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from q3edge.server.endpoints import chat_completions, completions, health, metrics, models
+from q3edge.server.errors import ApiError, as_api_error
+from q3edge.server.guard import Guard
+from q3edge.server.service import Service, record_of
+
+_ENDPOINTS = (chat_completions, completions, models, health, metrics)
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Make the application."""
+    routes: list[Route] = [route for endpoint in _ENDPOINTS for route in endpoint.ROUTES]
+    app = Starlette(routes=routes, exception_handlers={ApiError: _refuse, HTTPException: _refuse})
+    app.state.service = service
+    guarded: ASGIApp = Guard(app, service, frozenset(route.path for route in routes))
+    if service.options.origins:
+        guarded = CORSMiddleware(
+            guarded, allow_origins=service.options.origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            max_age=600,
+        )  # fmt: skip
+    return guarded
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):  # of Starlette's own: no such path, or another method
+        error = ApiError(error.status_code, f"{request.method}: {error.detail}", headers=error.headers)
+    refused = as_api_error(error)
+    record_of(request).error = refused.logged
+    return refused.response()

@@ -1,0 +1,190 @@
+"""How endpoints answer with generated text: from a request's body to one JSON object, or to a stream of events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+
+from sse_starlette import EventSourceResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.model import Model
+from q3edge.server.body import read_body
+from q3edge.server.driver import Answers
+from q3edge.server.errors import as_api_error
+from q3edge.server.limits import READ_SECONDS
+from q3edge.server.models import Lease
+from q3edge.server.sampling_fields import SamplingFields
+from q3edge.server.service import Record, Service, record_of, service_of
+
+_PING_SECONDS = 15  # between comments that keep a silent connection open
+Fields = TypeVar("Fields", bound=SamplingFields)
+Json = dict[str, Any]
+
+
+class Shape(Protocol):
+    """What an endpoint's answers look like."""
+
+    def whole(self, completions: Sequence[Completion]) -> Json:
+        """Answer as one object."""
+
+    def first(self, index: int) -> Iterator[Json]:
+        """Events before an answer's first piece."""
+
+    def pieces(self, index: int, pieces: Sequence[Piece]) -> Iterator[Json]:
+        """Events of pieces that came together."""
+
+    def last(self, index: int, completion: Completion) -> Iterator[Json]:
+        """Events behind an answer's last piece."""
+
+    def end(self, completions: Sequence[Completion]) -> Iterator[Json]:
+        """Events behind all."""
+
+
+async def generate(
+    request: Request,
+    schema: type[Fields],
+    prompts: Callable[[Fields], int],
+    prepare: Callable[[Fields, Model, Service], list[Stream]],
+    shape: Callable[[Fields, Json, Lease], Shape],
+) -> Response:
+    """Answer a request with generated text.
+
+    prompts: how many a body has; prepare: the streams of all answers, made in a worker thread; shape: how answers look,
+    told the fields that all objects have. ApiError: the request is refused.
+    """
+    service, record = service_of(request), record_of(request)
+    data = await request.body()
+    fields = await service.in_worker(read_body, data, schema)
+    lease = await service.models.lease(fields.model)
+    answers: Answers | None = None
+
+    def close() -> None:
+        if answers is not None:
+            answers.close()
+        lease.release()
+
+    streaming = False
+    try:
+        record.model = lease.name
+        lease.admit(prompts(fields) * fields.n)
+        if service.options.log_prompts:
+            record.prompt = data.decode()
+        streams = await service.in_worker(prepare, fields, lease.model, service)
+        answers = lease.driver.submit(streams)
+        common = {"id": uuid4().hex, "created": int(time.time()), "model": lease.name}
+        told = shape(fields, common, lease)
+        if fields.stream:
+            response = _EventStream(_events(answers, told, record), close)
+            streaming = True
+            return response
+        completions = await _unless_gone(request, answers)
+        if completions is None:
+            record.outcome = "cancelled"
+            return Response(status_code=499)  # which nobody reads
+        _note(record, completions, answers)
+        return JSONResponse(told.whole(completions))
+    finally:
+        if not streaming:
+            close()
+
+
+class _EventStream(EventSourceResponse):
+    """Stream of events; `close` is called at its end, whichever it is."""
+
+    def __init__(self, events: AsyncIterator[Mapping[str, str]], close: Callable[[], None]) -> None:
+        super().__init__(events, sep="\n", ping=_PING_SECONDS, send_timeout=READ_SECONDS)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterator[Mapping[str, str]]:
+    """Events of a stream; an error is the last of them, as the answer has begun."""
+    completions: dict[int, Completion] = {}
+    begun: set[int] = set()
+    record.outcome = "cancelled"  # unless it comes to its end
+    try:
+        async for update in answers.updates():
+            if update.index not in begun:
+                begun.add(update.index)
+                for event in shape.first(update.index):
+                    yield _event(event)
+            for event in shape.pieces(update.index, update.pieces):
+                yield _event(event)
+            if update.completion is not None:
+                completions[update.index] = update.completion
+                for event in shape.last(update.index, update.completion):
+                    yield _event(event)
+        found = [completions[index] for index in sorted(completions)]
+        for event in shape.end(found):
+            yield _event(event)
+        record.outcome = None
+        _note(record, found, answers)
+    except Exception as error:
+        refused = as_api_error(error)
+        record.outcome, record.error = "failed", refused.logged
+        yield _event(refused.body())
+    yield {"data": "[DONE]"}
+
+
+async def _unless_gone(request: Request, answers: Answers) -> list[Completion] | None:
+    """Wait for answers; None: the client went away, so that nobody needs them."""
+    work = asyncio.ensure_future(answers.completions())
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, gone):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(fields: Json) -> Mapping[str, str]:
+    return {"data": json.dumps(fields, ensure_ascii=False, separators=(",", ":"))}
+
+
+def _note(record: Record, completions: Sequence[Completion], answers: Answers) -> None:
+    record.prompt_tokens = sum(each.stats.prompt_tokens for each in completions)
+    record.cached_tokens = sum(each.stats.reused_tokens for each in completions)
+    record.new_tokens = sum(each.stats.new_tokens for each in completions)
+    record.finish_reasons = [each.stats.finish_reason for each in completions]
+    record.first_token_seconds = answers.first_seconds and round(answers.first_seconds, 4)
+
+
+def usage(completions: Sequence[Completion], answers_per_prompt: int) -> Json:
+    """Counts of tokens in OpenAI's form; a prompt counts once, however many answers it has."""
+    prompts = completions[::answers_per_prompt]
+    prompt = sum(each.stats.prompt_tokens for each in prompts)
+    new = sum(each.stats.new_tokens for each in completions)
+    cached = sum(each.stats.reused_tokens for each in prompts)
+    return {
+        "prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }  # fmt: skip
+
+
+def notices(completions: Sequence[Completion]) -> Json:
+    """Field with what is out of the ordinary about the answers; nothing if nothing is."""
+    told = [
+        {"index": index, "code": notice.code, "count": notice.count, "detail": notice.detail}
+        for index, completion in enumerate(completions)
+        for notice in completion.notices
+    ]
+    return {"notices": told} if told else {}

@@ -1,0 +1,18 @@
+"""Bounds on what a client may send, the same for every endpoint."""
+
+from __future__ import annotations
+
+MAX_BODY = 8 * 2**20  # bytes of one request: some ten times the text of the longest context
+MAX_HELD = 256 * 2**20  # bytes of all requests that are being carried out
+MAX_HEADER = 32 * 2**10  # bytes of a request's line and header fields
+MAX_CONNECTIONS = 1024
+SEND_SECONDS = 30.0  # that a client may take for its header fields, and again for its body
+IDLE_SECONDS = 30  # between two requests of one connection
+READ_SECONDS = 60.0  # that a client may leave what was sent to it unread
+MAX_MESSAGES = 4096
+MAX_CHOICES = 16  # answers to one prompt
+MAX_PROMPTS = 128  # in one request
+MAX_TOP_LOGPROBS = 20
+MAX_TOOLS = 128
+MAX_BIASES = 1024  # tokens in one logit_bias
+MAX_STOP_IDS = 256

@@ -1,0 +1,90 @@
+"""`SamplingFields`: the fields of chat and plain completions that say how tokens are chosen and when to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from q3edge.errors import UsageError
+from q3edge.runtime.generation.setting_table import SETTINGS
+from q3edge.runtime.generation.settings import GenerationSettings
+from q3edge.runtime.model import Model
+from q3edge.server.body import Body
+from q3edge.server.errors import bad_field
+from q3edge.server.limits import MAX_BIASES, MAX_CHOICES, MAX_STOP_IDS
+
+_LARGEST = 2**63 - 1  # of whole numbers: seeds and counts
+Whole = Annotated[int, Field(ge=-(2**31), le=_LARGEST)]
+Text = Annotated[str, Field(max_length=10_000)]
+# Fields and the settings that they are, where the names differ.
+_SETTINGS = {
+    "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "stop": "stop_strings",
+    "min_tokens": "min_new_tokens", "seed": "seed", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k",
+    "min_p": "min_p", "repetition_penalty": "repetition_penalty", "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty", "thinking_budget": "thinking_budget",
+}  # fmt: skip
+
+
+class StreamOptions(Body):
+    """Options of a stream."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against who counts bytes on the way: there is none
+
+
+class SamplingFields(Body):
+    """Fields of chat and plain completions, of OpenAI's API and those that vLLM and llama.cpp have added to it."""
+
+    model: Text | None = None
+    max_tokens: Whole | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Whole | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: Whole | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    stop: str | Annotated[list[str], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_IDS)] | None = None
+    ignore_eos: bool = False
+    min_tokens: Whole | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_BIASES)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    def settings(self, model: Model, default_tokens: int | None, index: int = 0) -> GenerationSettings:
+        """Settings of the answer number `index`, whose seed is so much greater. ApiError 400 names the bad field."""
+        given: dict[str, Any] = {}
+        for field, name in _SETTINGS.items():
+            value = getattr(self, field, None)
+            if field == "top_k" and value == -1:
+                value = 0  # off, as vLLM writes it
+            if value is not None:
+                _check(field, name, value)
+                given[name] = value
+        context = model.context or model.decoder.config.max_position_embeddings
+        for field in ("max_tokens", "max_completion_tokens", "min_tokens"):
+            if (getattr(self, field, None) or 0) > context:
+                raise bad_field(field, f"the context of this model is {context} tokens")
+        if "seed" in given:
+            given["seed"] += index
+        if "max_new_tokens" not in given and default_tokens is not None:
+            given["max_new_tokens"] = default_tokens
+        vocabulary = model.decoder.config.vocab_size
+        if any(not 0 <= token < vocabulary for token in self.stop_token_ids or ()):
+            raise bad_field("stop_token_ids", f"the model has ids 0 to {vocabulary - 1}")
+        stops = frozenset(self.stop_token_ids or ()) | (model.defaults.stop_token_ids or frozenset())
+        if self.ignore_eos or self.stop_token_ids:
+            given["stop_token_ids"] = frozenset(self.stop_token_ids or ()) if self.ignore_eos else stops
+        return model.settings(given)
+
+
+def _check(field: str, name: str, value: Any) -> None:
+    """Check a value as the setting `name` is, with the field's own name in the error."""
+    try:
+        GenerationSettings(**{name: value})
+    except (UsageError, TypeError):
+        raise bad_field(field, f"expected {SETTINGS[name].expected or 'another value'}") from None

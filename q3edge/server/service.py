@@ -1,0 +1,85 @@
+"""`Service`: what the endpoints of one server share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from starlette.requests import Request
+
+from q3edge.server.errors import ApiError
+from q3edge.server.metrics import Metrics
+from q3edge.server.models import Models
+from q3edge.server.options import ServerOptions
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+_WORKERS = 8  # threads for parsing, templates and tokenizing
+RECORD = "q3edge.record"
+
+
+@dataclass(slots=True)
+class Record:
+    """What the log and the metrics say of one request; endpoints fill it."""
+
+    id: str
+    model: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    new_tokens: int | None = None
+    first_token_seconds: float | None = None
+    finish_reasons: list[str] | None = None
+    error: str | None = None
+    outcome: str | None = None  # where the status does not say it
+    prompt: object = None  # only if the server was told to log them
+
+
+class Service:
+    """Options, models, metrics, worker threads, and whether the server is ending."""
+
+    def __init__(self, options: ServerOptions, models: Models) -> None:
+        """Start without requests."""
+        self.options, self.models = options, models
+        self.metrics: Metrics = models.metrics
+        self.ready = False  # the first model is open
+        self.draining = False
+        self.held_bytes = 0  # of bodies of requests that are being carried out
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prepare")
+
+    async def in_worker(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """Run a function that takes its time in a thread, so that the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args, **kwargs))
+
+    @property
+    def live(self) -> int:
+        """Number of requests with answers that are being computed."""
+        return sum(len(known.driver.live) for known in self.models.all if known.driver is not None)
+
+    def end_answers(self) -> None:
+        """End all answers early; each client is told."""
+        for known in self.models.all:
+            for answers in list(known.driver.live if known.driver is not None else ()):
+                answers.end(ApiError(503, "the server is shutting down", code="shutting_down"))
+
+    async def close(self) -> None:
+        """End the threads, close the models."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        await self.models.close()
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def record_of(request: Request) -> Record:
+    """The record of a request."""
+    record: Record = request.scope[RECORD]
+    return record

@@ -1,0 +1,77 @@
+"""`RunningServer`: `q3edge serve` in a process of its own, and its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+
+READY = "ready: "
+
+
+@dataclass(slots=True)
+class RunningServer:
+    """A server's process, its address (`http://127.0.0.1:PORT`), and the lines of its log so far."""
+
+    process: subprocess.Popen[str]
+    address: str
+    lines: list[str]
+    reader: Thread
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client of its own connections."""
+        return httpx.Client(base_url=self.address, timeout=60, trust_env=False, **options)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of the log about one kind of event."""
+        return [line for line in map(json.loads, list(self.lines)) if line["event"] == name]
+
+    def metric(self, name: str, headers: dict[str, str] | None = None) -> float:
+        """Sum of a metric's values."""
+        with self.client() as client:
+            text = client.get("/metrics", headers=headers).raise_for_status().text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; returns the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.reader.join(30)
+        return code
+
+
+def serve_command(*arguments: str | Path) -> list[str]:
+    """Command line of a server on a free port."""
+    return [sys.executable, "-m", "q3edge", "serve", *map(str, arguments), "--port", "0"]
+
+
+@contextmanager
+def running_server(*arguments: str | Path) -> Iterator[RunningServer]:
+    """Start a server and wait until it is ready; it is killed at the end, if it has not ended."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        serve_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines: list[str] = []
+        reader = Thread(target=lines.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+        try:
+            first = process.stdout.readline()
+            assert first.startswith(READY), [first, *lines]
+            yield RunningServer(process, first.removeprefix(READY).strip().removesuffix("/v1"), lines, reader)
+        finally:
+            process.kill()
+            process.wait(30)
+            reader.join(30)
