@@ -1,13 +1,12 @@
 """`Decoder`: the network of an artifact on onnxruntime. Token ids in, logits out.
 
-Creates the session and its options. Keys and values of earlier tokens are in a `KVCache`. Checks of the files are in
-`loader`, sampling is in `generation.sampling`, what a pass holds is decided in `engine`.
+Keys and values of earlier tokens are in a `KVCache`. Checks of the files are in `loader`, sessions in `network`;
+sampling is in `generation.sampling`, and what a pass holds is decided in `engine`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +16,16 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
-from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
-from q3edge.errors import InputError, UsageError, shortage, unreadable
+from q3edge.artifact import MODEL_FILE, Manifest
+from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
-from q3edge.machine.cpu import default_threads, int8_products_saturate, slow_block_products
+from q3edge.machine.cpu import default_threads, slow_block_products
 from q3edge.runtime.session.exact_activations import with_exact_activations
-from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.idle_rows import QUERY_SEQLENS, with_idle_rows
 from q3edge.runtime.session.kv_cache import KVCache
-from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
 from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
-
-_EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
-_PACK_ON_ALL_THREADS = "session.prepack.enable_parallel"  # from onnxruntime 1.32 on; earlier ones ignore it
-# Arm's KleidiAI kernels round activations per row in place of per block, at twice the error.
-_NO_KLEIDIAI = "mlas.disable_kleidiai"
-# A thread that waits for the others loops for so long before it sleeps. 50 spans the gaps in a pass while all cores are
-# free; the default, with no end in sight, takes the core from whom it waits for where another process runs.
-_SPIN_MICROSECONDS = "session.intra_op.spin_duration_us"
-_FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
+from q3edge.runtime.session.network import failed_run, open_session
 
 
 class Decoder:
@@ -61,30 +50,10 @@ class Decoder:
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE
-        options = _session_options(self.threads)
         model = with_idle_rows(with_logits_to_keep(path.read_bytes()))
         if exact_activations:
             model = with_exact_activations(model)
-        # onnxruntime reads unpacked weights for as long as the session lives.
-        self._weights = LentWeights(folder / DATA_FILE, checked.external_data)
-        self._weights.lend(options)
-        with (
-            ThreadPoolExecutor(1) as pool,
-            return_freed_memory(),
-            self._weights.folder() as data_folder,
-            self._weights.drop_read_pages(),
-        ):
-            options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(data_folder))
-            weights = pool.submit(self.manifest.verify_content, folder, DATA_FILE)
-            try:
-                self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # onnxruntime's exceptions share no base class
-                size = (folder / DATA_FILE).stat().st_size
-                if short := shortage(error, f"{path} is loaded in about {2 * size / 2**30:.1f} GiB, twice its weights"):
-                    raise short from None
-                weights.result()  # damage explains more than what onnxruntime makes of it
-                raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
-            weights.result()
+        self._session, self._weights = open_session(folder, checked, model, self.threads)
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
         # Whether rows of a pass may be idle; False for a graph whose attention is not as q3edge writes it.
         self.idle_rows = any(node.name == QUERY_SEQLENS for node in self._session.get_inputs())
@@ -136,10 +105,7 @@ class Decoder:
         try:
             bound.run(input_ids, mask, new, keep, logits, lent=out is not None)
         except RuntimeError as error:  # all that onnxruntime raises there
-            failed = (
-                f"{self._path}: onnxruntime {ort.__version__} fails while it runs ({_one_line(error)}); export again"
-            )
-            raise unreadable(failed, error) from error
+            raise failed_run(self._path, error) from error
         cache.lengths[first_row : first_row + rows] = lengths
         return logits
 
@@ -150,19 +116,6 @@ def note_slow_products(manifest: Manifest) -> None:
     int8_dynamic = any(scheme.get("group_size") is None for scheme in schemes)  # only its table is in blocks
     if schemes and not int8_dynamic and (slow := slow_block_products()):
         progress.note(slow)
-
-
-def _session_options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _FATAL_ONLY
-    options.enable_mem_pattern = False  # it would keep one memory plan per sequence length
-    options.add_session_config_entry(_PACK_ON_ALL_THREADS, "1")
-    options.add_session_config_entry(_NO_KLEIDIAI, "1")
-    options.add_session_config_entry(_SPIN_MICROSECONDS, "50")
-    if int8_products_saturate():
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
 
 
 def _cache_type(session: ort.InferenceSession) -> CacheType:
@@ -191,7 +144,3 @@ def _check_signature(path: Path, session: ort.InferenceSession, spec: KVCacheSpe
             raise InputError(
                 f"{path}: {node.name} is {node.shape}, config.json says {buffer.allocated_shape(1, 1)}; export again"
             )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
