@@ -16,11 +16,13 @@ from q3edge.version import VERSION as __version__
 
 __all__ = [
     "Config",
+    "EmbeddingModel",
     "GenerationSettings",
     "InputError",
     "Model",
     "Q3EdgeError",
     "Recipe",
+    "Reranker",
     "ResourceError",
     "Scheme",
     "UsageError",
@@ -36,6 +38,8 @@ __all__ = [
     "inspect",
     "list_models",
     "load",
+    "load_embedding",
+    "load_reranker",
     "make_report",
     "pull",
     "push",
@@ -49,29 +53,33 @@ if TYPE_CHECKING:
     from q3edge.architecture.config import Qwen3Config as Config
     from q3edge.errors import InputError, Q3EdgeError, ResourceError, UsageError, ValidationError
     from q3edge.library.judging import bench, check, diff, evaluate, inspect, validate
-    from q3edge.library.loading import load
+    from q3edge.library.loading import load, load_embedding, load_reranker
     from q3edge.library.making import build, demo, export, quantize
     from q3edge.library.reporting import make_report, sweep
     from q3edge.library.serving import serve
     from q3edge.library.sharing import list_models, pull, push
     from q3edge.quantization.recipe import Recipe
     from q3edge.quantization.scheme import Scheme
+    from q3edge.runtime.embedding_model import EmbeddingModel
     from q3edge.runtime.generation.settings import GenerationSettings
     from q3edge.runtime.model import Model
+    from q3edge.runtime.reranker import Reranker
 else:
     _NAMES_OF = {  # the imports above, made when a name is first used
         "q3edge.architecture.config": "Qwen3Config",
         "q3edge.errors": "InputError Q3EdgeError ResourceError UsageError ValidationError",
         "q3edge.library.judging": "bench check diff evaluate inspect validate",
-        "q3edge.library.loading": "load",
+        "q3edge.library.loading": "load load_embedding load_reranker",
         "q3edge.library.making": "build demo export quantize",
         "q3edge.library.reporting": "make_report sweep",
         "q3edge.library.serving": "serve",
         "q3edge.library.sharing": "list_models pull push",
         "q3edge.quantization.recipe": "Recipe",
         "q3edge.quantization.scheme": "Scheme",
+        "q3edge.runtime.embedding_model": "EmbeddingModel",
         "q3edge.runtime.generation.settings": "GenerationSettings",
         "q3edge.runtime.model": "Model",
+        "q3edge.runtime.reranker": "Reranker",
     }
     _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names.split()}
     _RENAMED = {"Config": "Qwen3Config"}

@@ -22,6 +22,7 @@ from q3edge.architecture.layer import Layer
 from q3edge.artifact import MODEL_FILE, Manifest
 from q3edge.calibration.layers.scheme_groups import scheme_groups
 from q3edge.checkpoint import open_float_model
+from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.exporters.onnx import blocks as exporters
 from q3edge.exporters.onnx.blocks import BlockExporter
 from q3edge.exporters.onnx.dry_run import dry_run
@@ -116,6 +117,7 @@ def test_it_is_calibrated_exported_and_judged(trained: bool, tmp_path: Path) -> 
     np.save(tmp_path / "tokens.npy", random_tokens(8, 32, vocab=300))
     calibration = CalibrationOptions((tmp_path / "tokens.npy",), reconstruct=trained, tune=trained)
     built = build_artifact(str(model), tmp_path / "out", Recipe.for_format("int8", 32), calibration)
+    assert isinstance(built.report, ValidationReport)
     assert built.report.overall.mean_kl.value < 0.02
     metrics = built.manifest.metrics
     assert {name for name in metrics["tensors"] if "adapter" in name} == {
@@ -130,6 +132,7 @@ def test_a_float_export_of_it_is_exact(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model", seed=6)
     write_tokenizer(model)
     built = build_artifact(str(model), tmp_path / "out", None)
+    assert isinstance(built.report, ValidationReport)
     assert built.report.overall.mean_kl.value < 1e-9
     nodes = onnx.load(tmp_path / "out" / MODEL_FILE, load_external_data=False).graph.node
     assert any(node.name.startswith("/layers.1/adapter/") for node in nodes)

@@ -21,7 +21,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 COMMAND = "python -m tools.cli_reference"
 _COLLECTIONS = {"ids": "a set of token ids", "texts": "a text, or a list", "biases": "a dict of token ids and numbers"}
 _FUNCTION_OF = {  # the others are called as the function
-    "list": "list_models", "report": "make_report", "run": "load", "chat": "load",
+    "list": "list_models", "report": "make_report", "run": "load", "chat": "load", "embed": "load_embedding",
+    "rerank": "load_reranker",
 }  # fmt: skip
 
 

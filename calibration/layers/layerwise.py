@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from q3edge import progress
 from q3edge.architecture.layer import Layer
-from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
+from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor, of_head
 from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.predicted_work import CalibrationWork
 from q3edge.calibration.layers.rounded import LayerResult
@@ -64,7 +64,7 @@ class LayerwiseCalibration:
             raise InputError(f"calibration data: {sequences} row of {length} tokens; expected at least 2, give more")
         self._source, self._schemes, self._token_ids, self._journal = source, schemes, token_ids, journal
         self._layers = source.config.num_hidden_layers
-        self._head = head_tensor(source.config)
+        self._head, self._head_scheme = head_tensor(source.config), of_head(source.config, schemes)
         self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
         self._reconstruct = reconstruct
         self._work = CalibrationWork(source.config, schemes, self.tokens, epochs=EPOCHS if reconstruct else 0)
@@ -73,7 +73,6 @@ class LayerwiseCalibration:
         """Solve what is not solved yet; returns the hidden states after the last layer."""
         sound = {n for n in self._journal.finished_layers() if self._journal.finished(n) is not None}
         begin = self._first_boundary(sound)
-        head_scheme = self._schemes.get(self._head)
         with progress.task("calibrate", self._work.left(begin, sound)) as advance:
             before = self._boundary(begin)
             if begin == 0:
@@ -93,8 +92,8 @@ class LayerwiseCalibration:
                     advance(self._work.passing(layer))
                 before.delete()
                 before = after
-            if head_scheme is not None and self._layers not in sound:
-                self._journal.save(self._layers, self._solve_head(before.own, head_scheme, advance))
+            if self._head_scheme is not None and self._layers not in sound:
+                self._journal.save(self._layers, self._solve_head(before.own, self._head_scheme, advance))
         if before.target is not None:
             before.target.close()
         return before.own
@@ -113,12 +112,12 @@ class LayerwiseCalibration:
 
     def head(self) -> QuantizedTensor | None:
         """Rounded head, once `run` is done; None: it is float."""
-        return None if self._schemes.get(self._head) is None else self._result(self._layers).tensors[self._head]
+        return None if self._head_scheme is None else self._result(self._layers).tensors[self._head]
 
     @property
     def _numbers(self) -> range:
         """Numbers of the layers, and of the head if it is rounded."""
-        return range(self._layers + (self._schemes.get(self._head) is not None))
+        return range(self._layers + (self._head_scheme is not None))
 
     def _result(self, number: int) -> LayerResult:
         return self._again(number, lambda layer: self._journal.load(layer, self._schemes))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layers_of
-from q3edge.architecture.tensors import head_tensor
+from q3edge.architecture.tensors import of_head
 from q3edge.calibration.layers.streams import Tokens
 from q3edge.quantization.scheme import Scheme
 
@@ -109,7 +109,7 @@ class CalibrationWork:
         """Predict for schemes by tensor name (None: it stays float); epochs: of training a layer, 0: none."""
         self._layers = [LayerWork.of(config, layer, schemes, tokens) for layer in layers_of(config)]
         self._epochs, self._held_out = epochs, tokens.held_out / tokens.sequences
-        self._head = GroupWork(config.hidden_size, config.vocab_size if schemes.get(head_tensor(config)) else 0)
+        self._head = GroupWork(config.hidden_size, config.vocab_size if of_head(config, schemes) else 0)
         self.head_moments = self._head.moments(tokens.sequences * tokens.length)
 
     def left(self, begin: int, solved: Container[int]) -> int:

@@ -1,5 +1,7 @@
 """Attention over the KV cache: values shared by all layers (lengths, mask, rotary tables), and each layer's operator.
 
+An embedding model has no cache: its attention is over the tokens of the pass alone.
+
 Operator: onnxruntime's com.microsoft GroupQueryAttention. With an int8 cache a layer is an If: a step of a few tokens
 runs the operator on the int8 buffers; a longer one dequantizes the past for the float operator, which is several times
 faster there, and stores what is new (docs/decisions/2026-11-24-int8-kv-cache.md).
@@ -31,7 +33,7 @@ class Heads:
     query: ir.Value
     key: ir.Value
     value: ir.Value
-    past: Sequence[ir.Value]  # key, value
+    past: Sequence[ir.Value | None]  # key, value; None without a cache
     present: Sequence[ir.Value]
 
 
@@ -44,7 +46,11 @@ class CachedAttention:
         """Add the shared values to the graph; `scales` None: the cache is float32."""
         self._config, self._builder, self._scales = config, builder, scales
         self._layers = KVCacheSpec.of(config).layers
-        self._lengths(ids, mask)
+        self._bias: ir.Value | None = None
+        if config.is_embedding:
+            self._real_lengths(mask)
+        else:
+            self._lengths(ids, mask)
         self._cos, self._sin = self._rotary_tables()
 
     def context(self, layer: Heads) -> ir.Value:
@@ -63,7 +69,7 @@ class CachedAttention:
     def _attend(
         self,
         layer: Heads,
-        past: Sequence[ir.Value],
+        past: Sequence[ir.Value | None],
         outputs: Sequence[ir.Value],
         *scales: ir.Value,
         **attributes: object,
@@ -134,9 +140,7 @@ class CachedAttention:
             leading = op("Equal", op("CumSum", mask, self._builder.constant(np.array(1, np.int64))), int64(0))
             occupied = op("Add", mask, op("Cast", leading, to=ir.DataType.INT64))
             length = op("ReduceSum", occupied, int64(1), keepdims=0)
-            self._seqlens_k = op("Cast", op("Sub", length, int64(1)), to=ir.DataType.INT32)  # [batch_size]
-            self._total = op("Shape", mask, start=1, end=2)  # int64 [1]
-            self._total_length = op("Cast", op("Squeeze", self._total), to=ir.DataType.INT32)  # int32 []
+            self._set_lengths(length, mask)
             row = op("Where", leading, self._builder.float32(_MASKED), self._builder.float32(0.0))
             batch, new = op("Shape", ids, start=0, end=1), op("Shape", ids, start=1)
             shape = op("Concat", batch, int64(1), new, self._total, axis=0)
@@ -145,6 +149,18 @@ class CachedAttention:
                 self._past_length = op("Sub", self._total, new)  # int64 [1]
                 self._write_at = op("Expand", self._past_length, batch)  # int64 [batch_size]
                 self._is_long = op("Greater", op("Squeeze", new), self._builder.constant(np.array(_FEW_TOKENS)))
+
+    def _real_lengths(self, mask: ir.Value) -> None:
+        """Add lengths of rows with padding on the right alone: a bias would take memory for all pairs of tokens."""
+        with self._builder.scope("attention_mask"):
+            self._set_lengths(self._builder.op("ReduceSum", mask, self._builder.int64(1), keepdims=0), mask)
+
+    def _set_lengths(self, length: ir.Value, mask: ir.Value) -> None:
+        """Add lengths as the operator wants them, from those of rows, int64 [batch_size], and the mask's."""
+        op, int64 = self._builder.op, self._builder.int64
+        self._seqlens_k = op("Cast", op("Sub", length, int64(1)), to=ir.DataType.INT32)  # [batch_size]
+        self._total = op("Shape", mask, start=1, end=2)  # int64 [1]
+        self._total_length = op("Cast", op("Squeeze", self._total), to=ir.DataType.INT32)  # int32 []
 
     def _rotary_tables(self) -> tuple[ir.Value, ir.Value]:
         """Add tables of cos and sin of position x frequency, float32 [context_length, head_dim / 2].

@@ -16,7 +16,7 @@ from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.blocks import EXPORTERS
 from q3edge.exporters.onnx.builder import INT8_CACHE_OPSET, OPSET, GraphBuilder
-from q3edge.exporters.onnx.decoder import build_decoder
+from q3edge.exporters.onnx.decoder import build_decoder, build_embedder
 from q3edge.exporters.onnx.external_data import DataLayout, ExternalData
 from q3edge.exporters.onnx.graph import DecoderGraph
 from q3edge.exporters.onnx.linear import Matrices
@@ -34,6 +34,8 @@ def export_decoder(
     last_logits: bool = False,
 ) -> None:
     """Write folder/onnx/model.onnx and folder/onnx/model.onnx_data; the same source gives the same bytes.
+
+    The graph of an embedding model (`Qwen3Config.is_embedding`) gives embeddings in place of logits, without a cache.
 
     kv_scales: of an int8 KV cache; None: it is float32.
     accuracy_level: of every MatMulNBits; 0 keeps activations float32, 4 rounds them to int8 per block (fast).
@@ -64,7 +66,7 @@ def serialized(
     builder = GraphBuilder(OPSET if kv_scales is None else INT8_CACHE_OPSET)
     matrices = Matrices(builder, source, data, accuracy_level, advance)
     decoder = DecoderGraph(source.config, builder, matrices, kv_scales, last_logits=last_logits)
-    proto = ir.to_proto(build_decoder(decoder))
+    proto = ir.to_proto((build_embedder if source.config.is_embedding else build_decoder)(decoder))
     del proto.graph.value_info[:]  # types and shapes of initializers, which are stored with them
     graph: bytes = proto.SerializeToString(deterministic=True)
     return graph

@@ -14,6 +14,7 @@ from q3edge.storage.json_files import read_json_object
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "qwen3_moe")
 CONFIG_FILE = "config.json"
+EMBEDDING_ARCHITECTURE = "Qwen3Model"  # transformers' class without a head, which embedding models are run with
 _MAX_LAYERS = _MAX_EXPERTS = 4096
 _MAX_LAYER_TENSORS = 2**20  # a name is made for each; the largest released Qwen3 has 37 000
 _FULL_ATTENTION = ("full_attention", "attention")  # the second is what transformers called it once
@@ -52,6 +53,7 @@ class Qwen3Config:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
     moe: MoeConfig | None
+    is_embedding: bool = False  # there is no head: the last token's hidden state is what the model gives
 
     @classmethod
     def load(cls, folder: str | Path) -> Qwen3Config:
@@ -62,7 +64,10 @@ class Qwen3Config:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = CONFIG_FILE) -> Qwen3Config:
-        """Check and convert the parsed JSON object; `source` names it in errors."""
+        """Check and convert the parsed JSON object; `source` names it in errors.
+
+        A model without a head counts as one with tied weights: it has no tensor but the embedding.
+        """
         fields = Fields(raw, source)
         model_type = fields.text("model_type")
         if model_type not in SUPPORTED_MODEL_TYPES:
@@ -80,6 +85,7 @@ class Qwen3Config:
         max_positions = fields.positive("max_position_embeddings", most=MAX_POSITIONS)
         vocab = fields.positive("vocab_size")
         rope = RopeConfig.from_config(raw, source)
+        is_embedding = raw.get("architectures") == [EMBEDDING_ARCHITECTURE]
         if rope.reach(max_positions) > MAX_POSITIONS:
             raise InputError(f"{source}: factor = {rope.factor}: makes the context longer than {MAX_POSITIONS} tokens")
         return cls(
@@ -93,12 +99,13 @@ class Qwen3Config:
             head_dim=head_dim,
             rms_norm_eps=fields.fraction("rms_norm_eps", default=1e-6),
             max_position_embeddings=max_positions,
-            tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
+            tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False) or is_embedding,
             rope=rope,
             bos_token_id=fields.token("bos_token_id", vocab),
             eos_token_ids=fields.tokens("eos_token_id", vocab),
             pad_token_id=fields.token("pad_token_id", vocab),
             moe=_read_moe(fields, layers) if model_type == "qwen3_moe" else None,
+            is_embedding=is_embedding,
         )
 
     @property

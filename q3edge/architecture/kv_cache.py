@@ -20,6 +20,7 @@ ATTENTION_MASK = "attention_mask"  # int64 [batch_size, total_sequence_length]
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"  # int64 [1], 0: all positions; a constant that q3edge makes an input
 PAST_PREFIX = "past_key_values."
 LOGITS = "logits"  # float32 [batch_size, kept, vocab_size]
+SENTENCE_EMBEDDING = "sentence_embedding"  # float32 [batch_size, hidden_size]: output of a model without cache and head
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layer_prefix, layers_of
@@ -10,6 +12,7 @@ from q3edge.architecture.layer import Layer, layer_prefix, layers_of
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
+Value = TypeVar("Value")
 
 
 def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
@@ -35,6 +38,11 @@ def count_weights(config: Qwen3Config) -> int:
 def head_tensor(config: Qwen3Config) -> str:
     """Name of the tensor that gives the logits: the embedding's where the weights are tied."""
     return EMBEDDING if config.tie_word_embeddings else LM_HEAD
+
+
+def of_head(config: Qwen3Config, by_tensor: Mapping[str, Value | None]) -> Value | None:
+    """Look up what the tensor that gives the logits has, such as its scheme; None where there is no head."""
+    return None if config.is_embedding else by_tensor.get(head_tensor(config))
 
 
 def component_of(name: str, config: Qwen3Config) -> str:

@@ -24,7 +24,7 @@ MANIFEST_FILE = "q3edge.json"
 MODEL_FILE = "onnx/model.onnx"
 DATA_FILE = "onnx/model.onnx_data"  # the name transformers.js looks for
 SCHEMA_VERSION = 1
-ArtifactKind = Literal["quantized", "onnx"]
+ArtifactKind = Literal["quantized", "onnx", "embedding"]  # the last two are ONNX: a decoder, an embedding model
 # The owner's to change, in any folder; all other files are content, right only by their sha256.
 BEHAVIOUR_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")  # q3edge reads them
 EDITABLE_FILES = (*BEHAVIOUR_FILES, "README.md", "genai_config.json")
@@ -91,6 +91,11 @@ class Manifest:
     def with_metrics(self, metrics: Mapping[str, Any]) -> Manifest:
         """Copy with further measured values."""
         return replace(self, metrics={**self.metrics, **metrics})
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the folder is a finished ONNX model, not a checkpoint."""
+        return self.kind != "quantized"
 
     @property
     def model_bytes(self) -> int:
@@ -178,7 +183,7 @@ def _checked(raw: Mapping[str, Any]) -> Manifest:
     files = {name: FileRecord(**record) for name, record in raw["files"].items()}
     notices = tuple(Notice(**notice) for notice in raw["notices"])
     manifest = Manifest(**{**raw, "files": files, "notices": notices})
-    _require(manifest.kind in get_args(ArtifactKind), "kind", "quantized or onnx")
+    _require(manifest.kind in get_args(ArtifactKind), "kind", f"one of {', '.join(get_args(ArtifactKind))}")
     _require(isinstance(manifest.parent_digest, str), "parent_digest", "text")
     _require(isinstance(manifest.q3edge_version, str), "q3edge_version", "text")
     for name in ("recipe", "metrics", "versions"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.artifact import Notice
+from q3edge.artifact.sentence_files import SENTENCE_FILES
 from q3edge.errors import InputError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -29,6 +30,7 @@ SIDE_FILES = (
     "merges.txt",
     GENERATION_CONFIG_FILE,
     RECIPE_FILE,
+    *SENTENCE_FILES,
 )
 
 _NOT_COPIED = ("quantization_config", "auto_map")
@@ -38,6 +40,7 @@ def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
     """Copy the tokenizer and generation settings (links are followed); returns a Notice if there is no tokenizer."""
     for name in SIDE_FILES:
         if (source / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
             # Contents only: a read-only original must not make the copy read-only.
             shutil.copyfile(source / name, target / name)
     if (target / TOKENIZER_FILE).exists():

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.config import EMBEDDING_ARCHITECTURE, Qwen3Config
 from q3edge.artifact import Notice
+from q3edge.artifact.sentence_files import MODULES_FILE, stated_kind
 
 
 def config_notices(folder: Path, raw: Mapping[str, Any], config: Qwen3Config) -> tuple[Notice, ...]:
     """Notices of the model in `folder`, whose config.json holds `raw` and was read as `config`."""
-    return (*_code(folder, raw), *_rope(raw, config))
+    return (*_code(folder, raw), *_rope(raw, config), *_pooling(folder, config))
 
 
 def _code(folder: Path, raw: Mapping[str, Any]) -> Iterator[Notice]:
@@ -21,6 +22,16 @@ def _code(folder: Path, raw: Mapping[str, Any]) -> Iterator[Notice]:
     if scripts or raw.get("auto_map"):
         found = ", ".join(scripts) or "auto_map in config.json"
         yield Notice("remote-code-ignored", max(len(scripts), 1), f"code of the checkpoint was not run: {found}")
+
+
+def _pooling(folder: Path, config: Qwen3Config) -> Iterator[Notice]:
+    """Notice of a model without a head that nothing says how to make embeddings with."""
+    if config.is_embedding and stated_kind(folder) is None:
+        detail = (
+            f"config.json names a model without a head ({EMBEDDING_ARCHITECTURE}), and no {MODULES_FILE} says what "
+            "for: read as an embedding model by its last token, as Qwen3-Embedding is"
+        )
+        yield Notice("last-token-assumed", 1, detail)
 
 
 def _rope(raw: Mapping[str, Any], config: Qwen3Config) -> Iterator[Notice]:

@@ -82,6 +82,9 @@ def _drop_redundant(stored: dict[str, str], shards: Shards, config: Qwen3Config)
         notices.append(Notice("rotary-buffers-ignored", len(buffers), detail))
     for name in buffers:
         del stored[name]
+    if config.is_embedding and LM_HEAD in stored:
+        del stored[LM_HEAD]
+        notices.append(Notice("head-ignored", 1, f"{LM_HEAD} was ignored: an embedding model has no use for it"))
     if config.tie_word_embeddings and LM_HEAD in stored:
         _check_equal(shards, stored)
         del stored[LM_HEAD]

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
+from q3edge.architecture.config import CONFIG_FILE, EMBEDDING_ARCHITECTURE, Qwen3Config
 from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
+from q3edge.artifact.sentence_files import stated_kind
 from q3edge.checkpoint.config_notices import config_notices
 from q3edge.checkpoint.safetensors.file import TensorEntry
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE, Shards, first_names
@@ -32,7 +33,9 @@ class SafetensorsFolder(ModelFolder):
 
     def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
         self._folder, self._raw_config = folder, raw_config
-        self._config = Qwen3Config.from_dict(raw_config, str(folder / CONFIG_FILE))
+        if stated_kind(folder) == "embedding":  # Qwen3-Embedding's own config.json says Qwen3ForCausalLM
+            self._raw_config = {**raw_config, "architectures": [EMBEDDING_ARCHITECTURE]}
+        self._config = Qwen3Config.from_dict(self._raw_config, str(folder / CONFIG_FILE))
         self._notices = [*config_notices(folder, raw_config, self._config)]
         self._shards = Shards(folder)
         try:

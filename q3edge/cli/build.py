@@ -48,6 +48,6 @@ def build(model: str, output: Path, as_json: bool, **options: Any) -> None:
         emit_json({"output": str(output), "verdict": built.report.verdict, "metrics": built.manifest.metrics})
         return
     show(validation_table(built.report))
-    say(
-        f'wrote {output}: {built.manifest.metrics["model_bytes"] / 1e6:.1f} MB; try: q3edge run {typed(output)} "Hello"'
-    )
+    verb = "embed" if built.manifest.kind == "embedding" else "run"
+    size = f"{built.manifest.metrics['model_bytes'] / 1e6:.1f} MB"
+    say(f'wrote {output}: {size}; try: q3edge {verb} {typed(output)} "Hello"')

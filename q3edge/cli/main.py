@@ -19,6 +19,7 @@ from q3edge.cli.chat import chat
 from q3edge.cli.check import check
 from q3edge.cli.demo import demo
 from q3edge.cli.diff import diff
+from q3edge.cli.embed import embed
 from q3edge.cli.eval import evaluate
 from q3edge.cli.export import export
 from q3edge.cli.inspect import inspect
@@ -27,6 +28,7 @@ from q3edge.cli.pull import pull
 from q3edge.cli.push import push
 from q3edge.cli.quantize import quantize
 from q3edge.cli.report import report
+from q3edge.cli.rerank import rerank
 from q3edge.cli.run import run
 from q3edge.cli.serve import serve
 from q3edge.cli.standard_streams import require_streams, use_utf8
@@ -47,7 +49,7 @@ _EPILOG = (
 
 _COMMANDS = {
     "Make a model": (demo, inspect, build, quantize, export, sweep),
-    "Use it": (run, chat, serve, list_models),
+    "Use it": (run, chat, serve, embed, rerank, list_models),
     "Judge it": (validate, evaluate, check, diff, bench, report),
     "Share it": (push, pull),
 }

@@ -17,6 +17,7 @@ from q3edge.progress import Listener
 
 if TYPE_CHECKING:
     from q3edge.evaluation.scorecard.scorecard import Scorecard
+    from q3edge.evaluation.validation.embeddings import EmbeddingReport
     from q3edge.evaluation.validation.results import ValidationReport
     from q3edge.pipeline.inspect import Inspection
     from q3edge.pipeline.measure.bench import BenchResult
@@ -45,8 +46,10 @@ def validate(
     max_kl: float | None = None,
     threads: int | None = None,
     progress: bool | Listener = False,
-) -> ValidationReport:
+) -> ValidationReport | EmbeddingReport:
     """Compare the ONNX model in `folder` with the float checkpoint `reference` (folder or hub id) on text.
+
+    Of an embedding model the vectors are compared, and which texts they find.
 
     A check that fails, such as a mean KL divergence above `max_kl` nats, is in the report's `failures`, not raised.
     Raises UsageError, InputError, ResourceError.

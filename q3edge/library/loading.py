@@ -1,4 +1,4 @@
-"""The public function that opens a finished model: load."""
+"""Public functions that open a finished model: load, load_embedding, load_reranker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from q3edge.library.arguments import public
 from q3edge.library.requests import PathLike, artifact_at, parse_size
 
 if TYPE_CHECKING:
+    from q3edge.runtime.embedding_model import EmbeddingModel
     from q3edge.runtime.model import Model
+    from q3edge.runtime.reranker import Reranker
 
 
 @public()
@@ -43,3 +45,32 @@ def load(
         kv_memory=None if kv_memory is None else parse_size(kv_memory, "kv_memory"), deterministic=deterministic,
         chat_template=None if chat_template is None else Path(chat_template),
     )  # fmt: skip
+
+
+@public()
+def load_embedding(path_or_id: PathLike, *, threads: int | None = None) -> EmbeddingModel:
+    """Open the ONNX embedding model in the folder `path_or_id`, or with that id on the hub; a context manager.
+
+    Needs no torch. threads: as in `load`. Raises InputError if a file is missing or unfit, or the model is another.
+    """
+    from q3edge.runtime.embedding_model import EmbeddingModel
+
+    return EmbeddingModel.open(artifact_at(path_or_id), threads=threads)
+
+
+@public()
+def load_reranker(
+    path_or_id: PathLike,
+    *,
+    threads: int | None = None,
+    max_batch: int = MAX_BATCH,
+    kv_memory: str | int | None = None,
+) -> Reranker:
+    """Open the ONNX model of a Qwen3-Reranker in the folder `path_or_id`, or with that id on the hub.
+
+    A context manager. Arguments and errors are those of `load`; InputError also if the tokenizer has no yes and no.
+    """
+    from q3edge.runtime.reranker import Reranker
+
+    memory = None if kv_memory is None else parse_size(kv_memory, "kv_memory")
+    return Reranker.open(artifact_at(path_or_id), threads=threads, max_batch=max_batch, kv_memory=memory)

@@ -15,12 +15,13 @@ from q3edge.errors import resumable
 from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.windows import Window, read_texts
+from q3edge.evaluation.validation.embeddings import EmbeddingReport, validate_embeddings
 from q3edge.evaluation.validation.results import ValidationReport, require_passed
 from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.exporters.onnx.export import check_exportable
 from q3edge.pipeline.export import finish_artifact, write_artifact
 from q3edge.pipeline.measure.checks import check_export
-from q3edge.pipeline.measure.validate import text_windows
+from q3edge.pipeline.measure.validate import refuse_max_kl, text_passages, text_windows
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions, discard_work, keeps_work, work_folder
 from q3edge.pipeline.quantize.quantize import write_quantized
 from q3edge.pipeline.runnable import check_runnable
@@ -33,7 +34,7 @@ class BuildResult:
     """Result of a build: the manifest in the folder and the full validation report."""
 
     manifest: Manifest
-    report: ValidationReport
+    report: ValidationReport | EmbeddingReport
 
 
 def build_artifact(
@@ -69,17 +70,25 @@ def build_artifact(
         check_exportable(checkpoint.config)
         require_tokenizer(checkpoint.folder)
         check_runnable(checkpoint)
-        chosen = windows or text_windows(checkpoint.folder, checkpoint.config, texts, max_tokens)
+        is_embedding, given = checkpoint.config.is_embedding, (checkpoint.folder, checkpoint.config, texts, max_tokens)
+        if is_embedding:
+            refuse_max_kl(max_kl)
+        passages = text_passages(*given) if is_embedding else []
+        chosen = windows or (() if is_embedding else text_windows(*given))
         with _quantize_into(checkpoint, recipe, calibration, output) as source:
             manifest = write_artifact(source, staging, last_logits=last_logits)
             manifest = manifest.save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
-        kept = None
-        if reference_states:
-            kept = FloatReference(checkpoint, checkpoint.digest(), reference_states, state.check_unchanged)
-        report = validate_artifact(staging, checkpoint, chosen, float_model=kept, max_kl=max_kl, threads=threads)
+        report: ValidationReport | EmbeddingReport
+        if is_embedding:
+            report = validate_embeddings(staging, checkpoint, passages, threads=threads)
+        else:
+            kept = None
+            if reference_states:
+                kept = FloatReference(checkpoint, checkpoint.digest(), reference_states, state.check_unchanged)
+            report = validate_artifact(staging, checkpoint, chosen, float_model=kept, max_kl=max_kl, threads=threads)
         require_passed(str(output), report.checks)
-        manifest = finish_artifact(staging, manifest.with_metrics({"validation": report.to_json()}))
+        manifest = finish_artifact(staging, manifest.with_metrics({report.KEY: report.to_json()}))
     discard_work(output, manifest)
     return BuildResult(manifest, report)
 

@@ -26,6 +26,7 @@ from q3edge.evaluation.cache import EvaluationCache
 from q3edge.evaluation.distance.statistics import Estimate
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.suites.question_files import Question, read_questions
+from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.formats import FLOAT
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
@@ -234,5 +235,6 @@ class _Demo:
 
             report = score_answers(self.questions, answer)
         model_bytes = built.manifest.metrics["model_bytes"]
+        assert isinstance(built.report, ValidationReport)  # of a language model
         row = DemoRow(name, model_bytes, built.report.text_kl, report.overall, statistics.median(speeds))
         return row, report

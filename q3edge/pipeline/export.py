@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest, Notice, manifest_digest, staged_directory
-from q3edge.artifact.side_files import copy_side_files, write_float_config
+from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact import DATA_FILE, MODEL_FILE, ArtifactKind, Manifest, Notice, manifest_digest, staged_directory
+from q3edge.artifact.side_files import TOKENIZER_FILE, copy_side_files, write_float_config
 from q3edge.checkpoint import ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
 from q3edge.errors import UsageError
@@ -18,6 +19,7 @@ from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import write_model_card
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 # Tells transformers.js where the weights are that model.onnx refers to, and to load model.onnx: in a browser it would
 # ask for model_quantized.onnx.
@@ -53,15 +55,21 @@ def export_artifact(
 
 
 def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = False) -> Manifest:
-    """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet."""
+    """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet.
+
+    UsageError: last_logits of an embedding model, which gives none.
+    """
+    if last_logits and source.config.is_embedding:
+        raise UsageError("--last-logits: an embedding model gives no logits; leave it out")
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
     export_decoder(source, folder, kv_scales=kv_scales, last_logits=last_logits)
     write_float_config(source.raw_config, folder, **_TRANSFORMERS_JS)
+    is_embedding = source.config.is_embedding
     notices = (
         *source.notices,
         *copy_side_files(source.folder, folder),
         *widen_tokenizer_config(folder),
-        *write_genai_config(source.config, folder),
+        *(_end_token(source.config, folder) if is_embedding else write_genai_config(source.config, folder)),
         *((_LAST_LOGITS,) if last_logits else ()),
     )
     recipe: Mapping[str, Any] = Recipe((), "float").to_json()
@@ -73,7 +81,19 @@ def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = Fal
         notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
     metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
     versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
-    return Manifest("onnx", parent, recipe, notices=notices, metrics=metrics, versions=versions)
+    kind: ArtifactKind = "embedding" if is_embedding else "onnx"
+    return Manifest(kind, parent, recipe, notices=notices, metrics=metrics, versions=versions)
+
+
+def _end_token(config: Qwen3Config, folder: Path) -> tuple[Notice, ...]:
+    """Notice of an embedding model whose tokenizer adds no end token, as those of the first days of Qwen3-Embedding."""
+    if not (folder / TOKENIZER_FILE).exists() or Tokenizer.load(folder, config.vocab_size).encode_whole(""):
+        return ()
+    detail = (
+        f"{TOKENIZER_FILE} adds no end token, which Qwen3-Embedding was trained with: a text's last word makes its "
+        "vector; download the tokenizer again"
+    )
+    return (Notice("no-end-token", 1, detail),)
 
 
 def finish_artifact(folder: Path, manifest: Manifest) -> Manifest:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, count_weights, tensor_shapes
 from q3edge.artifact import Notice
-from q3edge.checkpoint import open_float_model
+from q3edge.artifact.sentence_files import stated_kind
+from q3edge.checkpoint import Checkpoint, open_float_model
 from q3edge.errors import InputError, UsageError
 from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.formats import FLOAT, FORMATS
@@ -35,6 +36,9 @@ _SECONDS_PER_WEIGHT = {
 }  # fmt: skip
 
 
+ModelKind = Literal["language model", "embedding model", "reranker"]
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Predicted cost of a format: bytes on disk (exact) and in RAM, bits per weight, decode tokens/s, build seconds."""
@@ -43,7 +47,7 @@ class Prediction:
     disk_bytes: int
     bits_per_weight: float
     ram_bytes: int
-    tokens_per_second: float
+    tokens_per_second: float | None  # None for an embedding model, which decodes none
     build_seconds: float
 
 
@@ -60,6 +64,7 @@ class Inspection:
     kv_bytes_per_token: int
     predictions: tuple[Prediction, ...]
     not_possible: Mapping[str, str]
+    kind: ModelKind
     notices: tuple[Notice, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -84,11 +89,19 @@ def inspect_model(model: str) -> Inspection:
             stored_bytes=checkpoint.stored_bytes,
             weights=count_weights(checkpoint.config),
             embedding_weights=math.prod(shapes[EMBEDDING]),
-            kv_bytes_per_token=KVCacheSpec.of(checkpoint.config).bytes_per_token(),
+            kv_bytes_per_token=_kv_bytes_per_token(checkpoint.config),
             predictions=predictions,
             not_possible=not_possible,
+            kind=_kind(checkpoint),
             notices=(*checkpoint.notices, *_machine_notices()),
         )
+
+
+def _kind(checkpoint: Checkpoint) -> ModelKind:
+    """Kind of a model as far as its files say: early Qwen3-Rerankers have nothing that a language model has not."""
+    if checkpoint.config.is_embedding:
+        return "embedding model"
+    return "reranker" if stated_kind(checkpoint.folder) == "reranker" else "language model"
 
 
 def _machine_notices() -> tuple[Notice, ...]:
@@ -121,21 +134,23 @@ def _predict(
 ) -> Prediction:
     disk_bytes = dry_run(config, schemes).model_bytes
     ram = {tensor: resident_bytes(shapes[tensor], schemes[tensor]) for tensor in shapes}
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and not config.is_embedding:
         ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
     weights = count_weights(config)
-    cache = cache_tokens(config) * KVCacheSpec.of(config).bytes_per_token()
+    cache = cache_tokens(config) * _kv_bytes_per_token(config)
+    speed = _BANDWIDTH_SHARE[name != FLOAT] * bandwidth * default_threads() / weight_bytes_per_token(config, schemes)
     return Prediction(
         format=name,
         disk_bytes=disk_bytes,
         bits_per_weight=8 * disk_bytes / weights,
         ram_bytes=int(_RUNTIME_BYTES + sum(ram.values()) + cache),
-        tokens_per_second=_BANDWIDTH_SHARE[name != FLOAT]
-        * bandwidth
-        * default_threads()
-        / weight_bytes_per_token(config, schemes),
+        tokens_per_second=None if config.is_embedding else speed,
         build_seconds=rounding_seconds(name, weights, bandwidth),
     )
+
+
+def _kv_bytes_per_token(config: Qwen3Config) -> int:
+    return 0 if config.is_embedding else KVCacheSpec.of(config).bytes_per_token()
 
 
 def rounding_seconds(format_name: str, weights: int, bandwidth: float) -> float:

@@ -194,7 +194,7 @@ def _snapshot(repository: str, check: Callable[[Path], None] = lambda _: None) -
 
 def _loaded(folder: Path) -> Manifest:
     manifest = Manifest.load(folder)
-    if manifest.kind != "onnx":
+    if not manifest.is_onnx:
         raise InputError(f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first")
     return manifest
 

@@ -12,6 +12,7 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.report.runtimes import EXACT_SUMS, INT8_CACHE, RUNTIMES
 
 CARD_FILE = "README.md"
+_NOT_MEASURED = "## Accuracy\n\nNot measured yet: run `q3edge validate . --reference MODEL`."
 
 
 def write_model_card(folder: Path, manifest: Manifest) -> None:
@@ -29,12 +30,42 @@ def model_card(manifest: Manifest) -> str:
         "# Qwen3 for ONNX Runtime on the CPU",
         f"Made by q3edge {manifest.q3edge_version}. Graph and weights: {size}.",
         _recipe(manifest.recipe),
-        _validation(metrics.get("validation")),
+        *(_embedding if manifest.kind == "embedding" else _decoder)(manifest),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _decoder(manifest: Manifest) -> list[str]:
+    return [
+        _validation(manifest.metrics.get("validation")),
         _notices(manifest),
         '## Run\n\n```\nq3edge run . "Hello"\n```',
         _other_runtimes(manifest.recipe),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _embedding(manifest: Manifest) -> list[str]:
+    return [
+        _embedding_validation(manifest.metrics.get("embedding_validation")),
+        _notices(manifest),
+        '## Run\n\n```\nq3edge embed . "A text"\nq3edge embed . --query "A question"\n```',
+        "## Other runtimes\n\nThe graph takes `input_ids` and `attention_mask`, int64 [batch, tokens], padded on the "
+        "right and with the tokenizer's end token, and gives `sentence_embedding`, float32 [batch, width] of length 1.",
+    ]
+
+
+def _embedding_validation(report: Mapping[str, Any] | None) -> str:
+    if report is None:
+        return _NOT_MEASURED
+    words = report["verdict"]
+    return (
+        f"## Accuracy\n\nAgainst the float model, on {report['texts']} passages of the build's text. "
+        f"{words[:1].upper()}{words[1:]}.\n\n| metric | value |\n|---|---|\n"
+        f"| mean cosine with the float vectors | {report['cosine']['value']:.5g} |\n"
+        f"| lowest cosine | {report['lowest_cosine']:.5g} |\n"
+        f"| same nearest text | {100 * report['nearest']['value']:.3g} % |\n"
+        f"| same ten nearest texts | {100 * report['neighbours']['value']:.3g} % |"
+    )
 
 
 def _other_runtimes(recipe: Mapping[str, Any]) -> str:
@@ -68,7 +99,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 def _validation(report: Mapping[str, Any] | None) -> str:
     if report is None:
-        return "## Accuracy\n\nNot measured yet: run `q3edge validate . --reference MODEL`."
+        return _NOT_MEASURED
     overall = report["overall"]
     names = {
         "mean_kl": f"{KL_WORDS['text_kl']}, nats",

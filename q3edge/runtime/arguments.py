@@ -16,6 +16,15 @@ def folder_path(value: object, name: str) -> Path:
     return Path(value)
 
 
+def check_texts(value: object, name: str) -> None:
+    """Raise TypeError, which names the argument `name`, unless `value` is a str or a sequence of them."""
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name}: give a list of str, not {type(value).__name__}")
+    for number, text in enumerate(value):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{number}]: give a str, not {type(text).__name__}")
+
+
 def check_thinking(value: object) -> None:
     """Raise TypeError unless `value` is True, False or None."""
     if not isinstance(value, bool | None):

@@ -9,7 +9,9 @@ from q3edge.cli.layout import table
 from q3edge.plain_line import plain_line
 
 if TYPE_CHECKING:
+    from q3edge.architecture.config import Qwen3Config
     from q3edge.evaluation.distance.statistics import Comparison, Estimate
+    from q3edge.evaluation.validation.embeddings import EmbeddingReport
     from q3edge.evaluation.validation.results import CheckResult, ValidationReport
     from q3edge.pipeline.inspect import Inspection
     from q3edge.pipeline.measure.bench import BenchResult
@@ -57,8 +59,12 @@ def check_lines(checks: Iterable[CheckResult]) -> str:
     return "\n".join(f"{check.status:>7}  {check.name}: {check.reason}" for check in checks)
 
 
-def validation_table(report: ValidationReport) -> str:
+def validation_table(report: ValidationReport | EmbeddingReport) -> str:
     """Format a validation: the verdict, every metric with its interval, the two parts of the error, and the checks."""
+    from q3edge.evaluation.validation.results import ValidationReport
+
+    if not isinstance(report, ValidationReport):
+        return _embedding_validation(report)
     overall = report.overall
     rows = [
         ("mean KL on the text (nats)", estimate(report.text_kl)),
@@ -78,6 +84,21 @@ def validation_table(report: ValidationReport) -> str:
     verdict = [report.verdict.replace("; ", ";\n"), *_foreign(overall)]
     parts = [*verdict, title, table(("metric", "value"), rows), _by_text(report), check_lines(report.checks)]
     return "\n\n".join(parts)
+
+
+def _embedding_validation(report: EmbeddingReport) -> str:
+    """Format a validation of an embedding model: the verdict, the numbers with their intervals, and the checks."""
+    rows = [
+        ("mean cosine with the float vectors", estimate(report.cosine, 5)),
+        ("lowest cosine", f"{report.lowest_cosine:.5g}"),
+        ("same nearest text (%)", estimate(report.nearest, 3, scale=100)),
+        ("same ten nearest texts (%)", estimate(report.neighbours, 3, scale=100)),
+    ]
+    if report.weights_part is not None and report.activations_part is not None:
+        rows.append(("  cosine lost by the weights alone", f"{1 - report.weights_part:.2g}"))
+        rows.append(("  cosine lost by int8 activations", f"{1 - report.activations_part:.2g}"))
+    title = f"{counted(report.texts, 'passage')}; brackets: 95 % confidence"
+    return "\n\n".join([report.verdict, title, table(("metric", "value"), rows), check_lines(report.checks)])
 
 
 def _foreign(overall: Comparison) -> list[str]:
@@ -106,14 +127,15 @@ def inspection_table(inspection: Inspection) -> str:
 
     config = inspection.config
     heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} KV) of {config.head_dim}"
+    kv_bytes = inspection.kv_bytes_per_token
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in inspection.dtypes.items())
     lines = [
-        f"{inspection.model}: {config.model_type}, {inspection.weights / 1e6:.1f} M weights "
+        f"{inspection.model}: {config.model_type}, {inspection.kind}, {inspection.weights / 1e6:.1f} M weights "
         f"({inspection.embedding_weights / 1e6:.1f} M in the embedding, "
-        f"{'tied to' if config.tie_word_embeddings else 'apart from'} the head)",
+        f"{_head_of(config)})",
         f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {heads}, vocabulary {config.vocab_size}",
         f"context {config.context_length} tokens, {config.rope.rope_type} RoPE, "
-        f"KV cache {inspection.kv_bytes_per_token / 1024:.0f} KiB per token",
+        + ("no KV cache" if not kv_bytes else f"KV cache {kv_bytes / 1024:.0f} KiB per token"),
         f"stored as {dtypes}: {inspection.stored_bytes / 1e6:.1f} MB",
     ]
     cached = cache_tokens(config)
@@ -123,7 +145,7 @@ def inspection_table(inspection: Inspection) -> str:
             f"{found.disk_bytes / 1e6:.1f}",
             f"{found.bits_per_weight:.2f}",
             f"{found.ram_bytes / 1e6:.0f}",
-            f"{found.tokens_per_second:.0f}",
+            "-" if found.tokens_per_second is None else f"{found.tokens_per_second:.0f}",
             f"{found.build_seconds:.0f}",
         )
         for found in inspection.predictions
@@ -138,6 +160,12 @@ def inspection_table(inspection: Inspection) -> str:
         "for rounding to nearest (--method rtn); calibration says how long it takes when it starts."
     )
     return "\n\n".join(parts)
+
+
+def _head_of(config: Qwen3Config) -> str:
+    if config.is_embedding:
+        return "no head"
+    return f"{'tied to' if config.tie_word_embeddings else 'apart from'} the head"
 
 
 def bench_table(result: BenchResult) -> str:

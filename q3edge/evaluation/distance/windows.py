@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from q3edge.areas import AREAS
 from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import InputError, UsageError
+from q3edge.runtime.session.embedder import right_padded
 from q3edge.storage.text_files import read_utf8
 
 WINDOW_LENGTH = 512
@@ -87,11 +88,7 @@ def cut_windows(
 
 def padded_inputs(windows: Iterable[Window]) -> NDArray[np.int64]:
     """Inputs of all windows, int64 [B, S], shorter ones padded on the right with 0."""
-    rows = [window.inputs for window in windows]
-    out = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for row, ids in zip(out, rows):
-        row[: len(ids)] = ids
-    return out
+    return right_padded([window.inputs.tolist() for window in windows])
 
 
 def _windows_of(text: Text, ids: list[int], length: int) -> list[Window]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from q3edge.errors import ValidationError
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
@@ -42,6 +42,8 @@ class ValidationReport:
     the float model; activations_part: the artifact as it runs against that. None where a check says why not.
     verdict: what it comes to, in words.
     """
+
+    KEY: ClassVar = "validation"  # among a manifest's metrics
 
     overall: Comparison
     by_text: Mapping[str, Comparison]

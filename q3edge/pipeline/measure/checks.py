@@ -14,7 +14,9 @@ from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.activations import ActivationRounding
+from q3edge.evaluation.validation.embeddings import float_vectors
 from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.embedder import Embedder
 
 TOKENS = 32
 # Relative error of logits: rounding of float32 sums, or of int8 activations; a wrong graph is near 1.
@@ -33,7 +35,7 @@ def typical_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> 
 
 
 def check_export(folder: Path, source: WeightSource) -> None:
-    """Check the logits of the artifact in `folder` against those of its source's (dequantized) weights.
+    """Check the output of the artifact in `folder`, logits or vectors, against that of its (dequantized) weights.
 
     Activations are exact where the kernels allow it, so that only the export is checked. Where they are rounded, the
     median token's error counts: one token with nearly tied attention may change a lot. ValidationError: above the
@@ -42,15 +44,24 @@ def check_export(folder: Path, source: WeightSource) -> None:
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
     rounding = ActivationRounding.read(folder / MODEL_FILE)
-    decoder = Decoder(folder, exact_activations=rounding.switchable)
     window = Window("check", np.append(ids, 0))
-    expected, found = (
-        np.concatenate(list(model.logits([window])[0])) for model in (FloatReference(source), ComparedDecoder(decoder))
-    )
+    if source.config.is_embedding:
+        ends = [ids[: end + 1].tolist() for end in range(len(ids))]
+        expected, found = (
+            float_vectors(source, ends),
+            Embedder(folder, exact_activations=rounding.switchable).forward(ends),
+        )
+    else:
+        decoder = Decoder(folder, exact_activations=rounding.switchable)
+        expected, found = (
+            np.concatenate(list(model.logits([window])[0]))
+            for model in (FloatReference(source), ComparedDecoder(decoder))
+        )
     error = typical_error(found, expected) if rounding.fixed else relative_error(found, expected)
     limit = MAX_ERROR_INT8 if rounding.fixed else MAX_ERROR_EXACT
     if not error <= limit:  # also where it is NaN
+        what = "vectors" if source.config.is_embedding else "logits"
         raise ValidationError(
-            f"{folder.name}: the ONNX model's logits differ from the checkpoint's by {error:.2g} (limit {limit:g}); "
+            f"{folder.name}: the ONNX model's {what} differ from the checkpoint's by {error:.2g} (limit {limit:g}); "
             "nothing was kept. Please report this with the model's config.json"
         )

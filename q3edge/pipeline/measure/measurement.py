@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from q3edge.artifact import MANIFEST_FILE, Manifest, folder_name
+from q3edge.artifact import MANIFEST_FILE, ArtifactKind, Manifest, folder_name
 from q3edge.defaults import ANSWER_TOKENS
 from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.scorecard.scorecard import Scorecard
@@ -73,13 +73,16 @@ def here(measuring: MeasurementOptions) -> dict[str, str]:
 
 def is_onnx_artifact(folder: Path) -> bool:
     """Tell whether `folder` holds an exported model, not a float or quantized checkpoint."""
-    return (folder / MANIFEST_FILE).exists() and Manifest.load(folder).kind == "onnx"
+    return (folder / MANIFEST_FILE).exists() and Manifest.load(folder).is_onnx
 
 
-def require_artifact(folder: Path, reference: str, command: str) -> None:
-    """Raise InputError if `folder` is no artifact; UsageError if its `reference` is one: the two were swapped."""
+def require_artifact(folder: Path, reference: str, command: str, *kinds: ArtifactKind) -> Manifest:
+    """Load the manifest of an artifact of one of `kinds` (none: a decoder).
+
+    InputError: `folder` is none. UsageError: its `reference` is one: the two were swapped.
+    """
     try:
-        load_manifest(folder)
+        return load_manifest(folder, *kinds)
     except InputError:
         if folder.is_dir() and is_onnx_artifact(Path(reference)):
             raise UsageError(

@@ -119,8 +119,11 @@ def choose_method(
 ) -> tuple[Recipe, tuple[Notice, ...]]:
     """Decide the method of a recipe. auto: gptq if calibration was asked for or a large model loses much, else rtn.
 
-    InputError: calibration is needed, but the model has experts or no tokenizer. UsageError: rtn with options of it.
+    InputError: calibration is needed, but the model has experts or no tokenizer. UsageError: rtn with options of it, or
+    an embedding model with what is for language models.
     """
+    if checkpoint.config.is_embedding:
+        _check_for_embedding(recipe, calibration)
     obstacle = _obstacle(checkpoint)
     if recipe.method == "gptq" and obstacle:
         raise InputError(f"{checkpoint.folder}: {obstacle}; choose --method rtn")
@@ -151,6 +154,16 @@ def choose_method(
     if obstacle:
         return replace(recipe, method="rtn"), (Notice("not-calibrated", 1, f"rounded to nearest: {obstacle}"),)
     return replace(recipe, method="gptq"), ()
+
+
+def _check_for_embedding(recipe: Recipe, calibration: CalibrationOptions | None) -> None:
+    if recipe.kv_cache == "int8":
+        raise UsageError("--kv int8: an embedding model keeps no keys and values; leave it out")
+    if calibration is not None and (calibration.tune or calibration.budget):
+        raise UsageError(
+            "--tune, --target-size and --target-bpw measure predictions of tokens, and an embedding model makes none; "
+            "leave them out, --reconstruct trains its layers"
+        )
 
 
 def _obstacle(checkpoint: Checkpoint) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layers_of
-from q3edge.architecture.tensors import count_weights, head_tensor, tensor_shapes
+from q3edge.architecture.tensors import count_weights, of_head, tensor_shapes
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
 from q3edge.calibration.layers.layerwise import HELD_OUT
 from q3edge.calibration.layers.predicted_work import BFLOAT16_GAIN, GroupWork, LayerWork, training_work
@@ -141,9 +141,9 @@ def work_folder_bytes(work: Workload) -> int:
 
 def _finished_bytes(work: Workload) -> int:
     """Bytes of the work folder when all layers and the head are solved."""
-    name = head_tensor(work.config)
-    scheme = work.schemes[name]
-    head = 0 if scheme is None else _unpacked_bytes(tensor_shapes(work.config)[name], scheme) + _FILE_BYTES
+    scheme = _head(work).scheme
+    shape = work.config.vocab_size, work.config.hidden_size
+    head = 0 if scheme is None else _unpacked_bytes(shape, scheme) + _FILE_BYTES
     return sum(_work_folder_bytes(work)) + head + _boundary_bytes(work)
 
 
@@ -199,8 +199,7 @@ def _input_groups(work: Workload, layer: int) -> _InputGroups:
 
 
 def _head(work: Workload) -> _Matrix:
-    name = head_tensor(work.config)
-    return _Matrix(work.config.vocab_size, work.config.hidden_size, work.schemes[name])
+    return _Matrix(work.config.vocab_size, work.config.hidden_size, of_head(work.config, work.schemes))
 
 
 def _seconds(work: Workload, machine: Machine, finished: int) -> float:

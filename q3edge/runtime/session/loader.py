@@ -14,7 +14,7 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
-from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
+from q3edge.artifact import DATA_FILE, MANIFEST_FILE, MODEL_FILE, ArtifactKind, Manifest
 from q3edge.artifact.side_files import (
     GENAI_CONFIG_FILE,
     GENERATION_CONFIG_FILE,
@@ -27,6 +27,10 @@ from q3edge.plain_line import typed
 from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data
 
 _RUNTIME_BYTES = 64 << 20  # that tokenizer, template and session take besides the weights, with the smallest model
+_OTHER_USE = {
+    "embedding": "holds an embedding model, which makes vectors of texts and writes none: q3edge embed {} TEXT",
+    "onnx": "holds a language model, which makes no embeddings: q3edge run {} PROMPT",
+}
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
 
 
@@ -66,13 +70,13 @@ def _is_as_exported(folder: Path, name: str, manifest: Manifest) -> bool:
     return name in manifest.files and manifest.as_found(folder).files.get(name) == manifest.files[name]
 
 
-def open_graph(folder: Path) -> CheckedGraph:
-    """Open an artifact without hashing its weights, of which only place and size are checked.
+def open_graph(folder: Path, kind: ArtifactKind = "onnx") -> CheckedGraph:
+    """Open an artifact of this kind without hashing its weights, of which only place and size are checked.
 
     Hashing the weights takes as long as everything else: `Decoder` does it while onnxruntime packs them, and computes
     nothing before their sha256 is checked. InputError: as `open_artifact`, but for changed weights.
     """
-    manifest = load_manifest(folder)
+    manifest = load_manifest(folder, kind)
     for name in _REQUIRED:
         _check_listed(folder, name, manifest)
     require_address_space(_RUNTIME_BYTES + manifest.files[DATA_FILE].size, str(folder))
@@ -86,12 +90,17 @@ def open_graph(folder: Path) -> CheckedGraph:
     return CheckedGraph(manifest, external_data, manifest.edited(folder))
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Load the manifest of an artifact, nothing else; InputError says what lies there where it is none."""
+def load_manifest(folder: Path, *kinds: ArtifactKind) -> Manifest:
+    """Load the manifest of an artifact of one of `kinds` (none: a decoder), nothing else.
+
+    InputError says what lies there where it is none.
+    """
     if os.path.exists(folder / MANIFEST_FILE):  # False also for what cannot be a path
         manifest = Manifest.load(folder)
-        if manifest.kind == "onnx":
+        if manifest.kind in (kinds or ("onnx",)):
             return manifest
+        if manifest.is_onnx:
+            raise InputError(f"{folder}: {_OTHER_USE[manifest.kind].format(typed(folder))}")
         raise InputError(
             f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first: "
             f"q3edge export {typed(folder)} -o DIR"

@@ -85,6 +85,15 @@ class Tokenizer:
             ids: list[int] = self._full.encode(text, add_special_tokens=True).ids
         return ids
 
+    def encode_whole(self, text: str) -> list[int]:
+        """Encode plain text as `encode_text`, with what the tokenizer itself adds, as an embedding model's end token.
+
+        InputError: the tokenizer fails on this text.
+        """
+        with self._library():
+            ids: list[int] = self._full.post_process(self._plain.encode(text, add_special_tokens=False)).ids
+        return ids
+
     def encode_marked(self, text: str, mark: str) -> list[int]:
         """Encode rendered markup: control tokens are recognised unless a `mark` breaks them; the marks are removed."""
         ids: list[int] = []

@@ -21,6 +21,7 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint
 from q3edge.errors import GOES_ON, InputError, ValidationError
+from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.exporters.onnx import linear
 from q3edge.exporters.onnx.linear import Matrices
 from q3edge.formats import FORMATS
@@ -118,6 +119,8 @@ def test_logits_of_the_last_position_are_told_and_change_no_figure(tmp_path: Pat
     every = build_artifact(str(DEMO_MODEL), tmp_path / "every", recipe, max_tokens=96)
     assert [notice.code for notice in last.manifest.notices if notice not in every.manifest.notices] == ["last-logits"]
     assert "last-logits" in (tmp_path / "last" / "README.md").read_text()
+    assert isinstance(last.report, ValidationReport)
+    assert isinstance(every.report, ValidationReport)
     assert last.report.overall == every.report.overall
     (logits, *_) = onnx.load(tmp_path / "last" / MODEL_FILE, load_external_data=False).graph.output
     assert [axis.dim_value for axis in logits.type.tensor_type.shape.dim] == [0, 1, 1280]
@@ -129,6 +132,8 @@ def test_an_int8_cache_costs_little_and_is_in_the_recipe(tmp_path: Path) -> None
     plain = build_artifact(str(DEMO_MODEL), tmp_path / "plain", Recipe.for_format("int8"), max_tokens=512)
     assert built.manifest.recipe["kv_cache"] == "int8"
     assert Decoder(tmp_path / "out").cache_spec.dtype == "int8"
+    assert isinstance(built.report, ValidationReport)
+    assert isinstance(plain.report, ValidationReport)
     cost = built.report.overall.mean_kl.value - plain.report.overall.mean_kl.value
     assert abs(cost) < 2e-3
     assert "int8 KV cache" in (tmp_path / "out" / "README.md").read_text()

@@ -1,0 +1,129 @@
+"""`Reranker`: a Qwen3-Reranker artifact, which is a language model, asked whether documents answer a query.
+
+Reference: the card of Qwen3-Reranker-0.6B: its prompt, and the probability of "yes" against "no" as the next token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from q3edge.defaults import MAX_BATCH
+from q3edge.errors import InputError, UsageError
+from q3edge.runtime.arguments import check_texts
+from q3edge.runtime.generation.token_logits import TokenLogits
+from q3edge.runtime.model import Model
+from q3edge.runtime.text.message_checks import check_unicode
+
+DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+_BEFORE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+_ASKED = "<Instruct>: {}\n<Query>: {}\n<Document>: {}"
+_BEHIND = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_NO_MARK = "\ue000"  # that breaks no control token of these
+_ANSWERS = ("no", "yes")
+
+
+@dataclass(slots=True, eq=False)
+class Reranker:
+    """Loaded reranker, safe to use from several threads. A context manager: leaving it closes the model."""
+
+    model: Model
+    answers: tuple[int, ...]  # token ids of no and yes
+    _closed: bool = field(default=False, init=False, repr=False)
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, threads: int | None = None, max_batch: int = MAX_BATCH, kv_memory: int | None = None
+    ) -> Self:
+        """Check and load the folder `path`; arguments and errors are those of `Model.open`."""
+        return cls.of(Model.open(path, threads=threads, max_batch=max_batch, kv_memory=kv_memory))
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """Make a reranker of a loaded model. InputError: its tokenizer has no token for yes or for no.
+
+        Whether the model was trained for it, its files do not say.
+        """
+        found = [model.tokenizer.id_of(answer) for answer in _ANSWERS]
+        answers = tuple(token for token in found if token is not None)
+        if len(answers) < len(_ANSWERS):
+            raise InputError(
+                f"{model.folder}: its tokenizer has no token for {' or '.join(_ANSWERS)}, which rerankers answer with; "
+                "expected a Qwen3-Reranker"
+            )
+        return cls(model, answers)
+
+    def score(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[float]:
+        """Score documents by how far they answer a query: the probability of "yes", 0 to 1, in their order.
+
+        What comes before a document is computed once. instruction: what is looked for, in a sentence, best in English.
+        TypeError: the query is no text, or `documents` is no list of texts. UsageError: a text is no valid Unicode, or
+        a document is too long for the context.
+        """
+        prompts = self.encode(query, documents, instruction=instruction)
+        context = self.model.decoder.config.max_position_embeddings
+        asked = [TokenLogits(ids, context, self.answers) for ids in prompts]
+        generations = [self.model.engine.generate(request, patient=True) for request in asked]
+        try:
+            for generation in generations:
+                for _ in generation:
+                    pass
+        finally:
+            for generation in generations:
+                generation.close()
+        return [_probability(request.found) for request in asked]
+
+    def encode(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[list[int]]:
+        """Encode the prompt of each document; arguments and errors are those of `score`.
+
+        Control tokens spelled out in a text are text.
+        """
+        self._check_open()
+        if not isinstance(query, str):
+            raise TypeError(f"query: give a str, not {type(query).__name__}")
+        if isinstance(documents, str):
+            raise TypeError("documents: give a list of texts, not a str")
+        check_texts(documents, "documents")
+        tokenizer = self.model.tokenizer
+        before, behind = (tokenizer.encode_marked(text, _NO_MARK) for text in (_BEFORE, _BEHIND))
+        asked = [_ASKED.format(instruction or DEFAULT_INSTRUCTION, query, document) for document in documents]
+        prompts = []
+        for number, text in enumerate(asked, 1):
+            check_unicode(text, f"the query or document {number}")
+            prompts.append([*before, *tokenizer.encode_text(text), *behind])
+        context = self.model.decoder.config.max_position_embeddings
+        if too_long := next((number for number, ids in enumerate(prompts, 1) if len(ids) >= context), None):
+            raise UsageError(
+                f"document {too_long} comes to {len(prompts[too_long - 1])} tokens with its query, but the model's "
+                f"context is {context} tokens; cut it into parts"
+            )
+        return prompts
+
+    def close(self) -> None:
+        """Close the model, and refuse every later call."""
+        self._closed = True
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the model of {self.model.folder} is closed; open it again")
+
+
+def _probability(logits: np.ndarray) -> float:
+    """Probability of the second of two logits against the first."""
+    no, yes = logits.astype(np.float64)
+    return float(1 / (1 + np.exp(no - yes)))
