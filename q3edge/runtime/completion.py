@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 from weakref import finalize
 
@@ -13,6 +13,7 @@ from q3edge.artifact import Notice
 from q3edge.errors import UsageError
 from q3edge.runtime.engine.engine import Generation
 from q3edge.runtime.generation.logprobs import TokenLogprobs
+from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
 
 
@@ -31,7 +32,7 @@ class Completion:
     A stop string and what follows are in none of the texts; the ids are those of all tokens that were computed for it.
     `notices` say what is out of the ordinary: thinking that never came to an answer, a switch that does nothing.
     `logprobs`, where the settings ask for them: one for each of token_ids, None for a token that was forced, as those
-    that end a thinking budget are.
+    that end a thinking budget are. `settings`: those that were in effect.
     """
 
     text: str
@@ -41,15 +42,20 @@ class Completion:
     stats: Statistics
     notices: tuple[Notice, ...] = ()
     logprobs: tuple[TokenLogprobs | None, ...] = ()
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON object with text, thinking, answer, token_ids, logprobs, notices, and stats: counts, seconds, rates."""
+        """JSON object of all fields; `stats` have rates too, and token ids of settings are lists."""
         rates = {
             "time_to_first_token": self.stats.time_to_first_token,
             "prefill_tokens_per_second": self.stats.prefill_tokens_per_second,
             "decode_tokens_per_second": self.stats.decode_tokens_per_second,
         }
-        return asdict(self) | {"stats": asdict(self.stats) | rates}
+        settings = {
+            name: sorted(value) if isinstance(value, frozenset) else value
+            for name, value in asdict(self.settings).items()
+        }
+        return asdict(self) | {"stats": asdict(self.stats) | rates, "settings": settings}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from q3edge.runtime.generation.speculation import Draft
 from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.session.decoder import Decoder, note_slow_products
 from q3edge.runtime.session.loader import note_edits, open_graph
+from q3edge.runtime.text.answer_mode import will_think
 from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.message_checks import check_unicode, conversation
@@ -47,7 +48,8 @@ class Model:
     """Loaded model. A context manager: leaving it closes the model, which then refuses every call (UsageError).
 
     Settings are given as GenerationSettings, as a dict, or by name (`temperature=0.7`); those not given are the
-    checkpoint's. A name that does not exist or a value of the wrong type is a TypeError, one out of range a UsageError.
+    checkpoint's: `defaults` for plain text, `chat_defaults` for answers in a conversation, by whether they think. A
+    name that does not exist or a value of the wrong type is a TypeError, one out of range a UsageError.
 
     Generations that run at the same time, from one thread or several, share forward passes: up to `max_batch`, more
     wait. The keys and values of the last text stay cached, so a prompt with the same beginning, as the next turn of a
@@ -60,6 +62,7 @@ class Model:
     template: ChatTemplate | None = field(repr=False)
     defaults: GenerationSettings
     engine: Engine = field(repr=False)
+    chat_defaults: Mapping[bool, GenerationSettings] = field(repr=False)
     new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
     notices: tuple[Notice, ...] = ()  # what the checkpoint's files ask for in vain
     context: int | None = None  # most tokens of prompt and answer, where it is less than the model's own
@@ -117,7 +120,10 @@ class Model:
         stored = (budget or 0) // 2 if kept > 1 else 0
         slots = Slots(decoder, max_batch, kept=kept, stored=stored, budget=budget)
         engine = Engine(slots, deterministic=deterministic, strict=kv_memory is not None)
-        return cls(folder, decoder, tokenizer.result(), template, own.settings, engine, new_draft, own.notices, context)
+        return cls(
+            folder, decoder, tokenizer.result(), template, own.settings, engine, own.conversation, new_draft,
+            own.notices, context,
+        )  # fmt: skip
 
     def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
         """Continue `prompt`, the model's whole input, to the end. Arguments and errors are those of `stream_raw`."""
@@ -202,10 +208,14 @@ class Model:
         if n < 1:
             raise UsageError(f"n = {n}: give at least 1")
         prompt_ids = self.encode_chat(messages, thinking=thinking, tools=tools)
+        assert self.template is not None  # else it could not be encoded
         notices: tuple[Notice, ...] = ()
-        if thinking is not None and self.template is not None and not self.template.switches_thinking():
+        if thinking is not None and not self.template.switches_thinking():
             notices = (Notice("no-thinking-switch", 1, "this model's chat template has no switch for its thinking"),)
-        chosen = self.settings(settings, **named)
+        thinks = will_think(self.tokenizer, self.template, prompt_ids, conversation(messages))
+        chosen = self.settings(settings, thinks=thinks, **named)
+        if thinks and chosen.thinking_budget == 0:
+            chosen = self.settings(settings, thinks=False, **named)
         return [
             self._stream(prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), chosen.for_answer(index), notices)
             for index in range(n)
@@ -235,7 +245,7 @@ class Model:
             raise UsageError("the text is empty; give at least one character")
         if len(ids) == 1:
             return Score(ids, (None,), Statistics(finish_reason="stop"))
-        scoring = Scoring(ids, self.decoder.config.max_position_embeddings, top=top)
+        scoring = Scoring(ids, self.context or self.decoder.config.max_position_embeddings, top=top)
         with closing(self.engine.generate(scoring)) as generation:
             deque(generation, 0)
         return Score(ids, (None, *scoring.logprobs), scoring.statistics)
@@ -260,9 +270,13 @@ class Model:
             conversation(messages), thinking=thinking, tools=tools, add_generation_prompt=add_generation_prompt
         )
 
-    def settings(self, settings: Settings = None, /, **named: Any) -> GenerationSettings:
-        """Generation settings that a call with these arguments uses: the checkpoint's, overridden by those given."""
-        return self.defaults.override(settings, **named)
+    def settings(self, settings: Settings = None, /, *, thinks: bool | None = None, **named: Any) -> GenerationSettings:
+        """Generation settings that a call with these arguments uses: the checkpoint's, overridden by those given.
+
+        thinks: whether it is an answer in a conversation that thinks; None: it continues plain text.
+        """
+        own = self.defaults if thinks is None else self.chat_defaults[thinks]
+        return own.override(settings, **named)
 
     def close(self) -> None:
         """End the chat template's process, and refuse every later call."""
@@ -322,7 +336,7 @@ class Model:
                 told.append(Notice("thinking-stopped", 1, detail))
             whole = text.cut(self.tokenizer.decode(ids))
             return Completion(
-                whole, text.thinking, text.answer, ids, stats, tuple(told), logprobs=tuple(request.logprobs)
+                whole, text.thinking, text.answer, ids, stats, tuple(told), tuple(request.logprobs), settings
             )
 
         return Stream(begin, pieces, end, self._check_open, request.logprobs)

@@ -1,13 +1,14 @@
 """Settings that a checkpoint's own files ask for, read as transformers reads them, and notices of what is not followed.
 
-generation_config.json, the end tokens of config.json, and the one of tokenizer_config.json.
+generation_config.json, the end tokens of config.json, and the one of tokenizer_config.json. Where they are silent on
+how to sample, conversations follow Qwen's recommendations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from q3edge.storage.json_files import read_json_object
 
 _TOP_K = 50  # transformers' default where it samples and the file names none
 _UNSET_LENGTH = 20  # transformers' own default of max_length, which older versions wrote into every file
-_SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # have no effect without do_sample
+# What Qwen recommends for answers that think and for those that do not (model card of Qwen3, "Best Practices").
+RECOMMENDED: Mapping[bool, Mapping[str, float]] = {
+    True: {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0},
+    False: {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.0},
+}
 # Fields that would change the text, and the values with which they do not.
 _NOT_FOLLOWED: Mapping[str, tuple[object, ...]] = {
     "num_beams": (1,), "num_beam_groups": (1,), "penalty_alpha": (0,), "typical_p": (1,), "epsilon_cutoff": (0,),
@@ -34,9 +39,13 @@ _NOT_FOLLOWED: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSettings:
-    """Settings of a checkpoint, and what it asks for in vain."""
+    """Settings of a checkpoint, and what it asks for in vain.
+
+    settings: for plain text. conversation: for answers in a conversation, by whether they think.
+    """
 
     settings: GenerationSettings
+    conversation: Mapping[bool, GenerationSettings]
     notices: tuple[Notice, ...] = ()
 
 
@@ -46,7 +55,8 @@ def checkpoint_settings(
     """Read the settings of the checkpoint in `folder`; a field that is null is one that is not there.
 
     id_of: token id of the text of tokenizer_config.json's `eos_token`, which ends answers too. Without a
-    generation_config.json: greedy. InputError: a value of the wrong type or out of range.
+    generation_config.json: greedy, and as Qwen recommends in conversations. InputError: a value of the wrong type or
+    out of range.
     """
     path = folder / GENERATION_CONFIG_FILE
     raw = read_json_object(path) if path.exists() else {}
@@ -55,6 +65,7 @@ def checkpoint_settings(
         stops, notices = _stop_ids(folder, given, config, id_of)
         settings = GenerationSettings(stop_token_ids=stops, **_named(given))
         settings.check_ids(config.vocab_size)
+        conversation = {thinks: replace(settings, **_sampled(given, thinks)) for thinks in RECOMMENDED}
     except (UsageError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {error}; correct the file") from None
     ignored = [name for name, neutral in _NOT_FOLLOWED.items() if name in given and given[name] not in neutral]
@@ -63,18 +74,16 @@ def checkpoint_settings(
             f"{GENERATION_CONFIG_FILE}: {', '.join(ignored)} have no effect here; answers differ from transformers'"
         )
         notices = (*notices, Notice("generation-setting-ignored", len(ignored), detail))
-    return CheckpointSettings(settings, notices)
+    return CheckpointSettings(settings, conversation, notices)
 
 
 def _named(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `GenerationSettings` that the file decides."""
     found: dict[str, Any] = {}
     if given.get("do_sample") is True:
-        found = {"temperature": 1.0, "top_k": _TOP_K}
-        found |= {name: _finite(name, given[name]) for name in _SAMPLED if name in given}
+        found = {"temperature": 1.0, "top_k": _TOP_K, **_given(given, RECOMMENDED[True])}
     for name in ("repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens", "max_new_tokens"):
-        if name in given:
-            found[name] = _finite(name, given[name])
+        found |= _given(given, [name])
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         if name in given:
             found[name] = _ids(name, given[name])
@@ -86,6 +95,17 @@ def _named(given: Mapping[str, Any]) -> dict[str, Any]:
     if "max_new_tokens" not in found and length != _UNSET_LENGTH:
         found |= {"max_length": length, "max_new_tokens": max(int(length), 1)}
     return {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS} | found
+
+
+def _sampled(given: Mapping[str, Any], thinks: bool) -> dict[str, Any]:
+    """Fields by which a conversation is sampled: none where the file says that nothing is."""
+    if given.get("do_sample") is False:
+        return {}
+    return {**RECOMMENDED[thinks], **_given(given, RECOMMENDED[thinks])}
+
+
+def _given(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: _finite(name, given[name]) for name in names if name in given}
 
 
 def _stop_ids(

@@ -75,10 +75,13 @@ class ChatTemplate:
         raise InputError(f"{self.source}: the chat template fails: {_printable(reply.get('error'))}; use --raw")
 
     def switches_thinking(self) -> bool:
-        """Whether `thinking` changes what the template renders; found once. Errors are those of `render`."""
+        """Whether `thinking` changes what the template renders of a message; found once. False where it refuses it."""
         if self._switches_thinking is None:
-            on, off = (self.render(_PROBE, thinking=thinking) for thinking in (True, False))
-            self._switches_thinking = on != off
+            try:
+                on, off = (self.render(_PROBE, thinking=thinking) for thinking in (True, False))
+                self._switches_thinking = on != off
+            except (UsageError, InputError):
+                self._switches_thinking = False
         return self._switches_thinking
 
     def close(self) -> None:

@@ -100,9 +100,9 @@ class ThinkingSplitter:
         self._start = tokenizer.added_ids.get(THINK_START)
         self._end = tokenizer.added_ids.get(THINK_END)
         self._stream = tokenizer.stream()
-        mark = _last_mark(prompt_ids, (self._start, self._end), tokenizer.special_ids)
-        self._thinking = mark is not None and prompt_ids[mark] == self._start
-        self._marked = mark is not None  # a `<think>` or `</think>` has come
+        begun = thinking_begun(tokenizer, prompt_ids)
+        self._thinking = begun is True
+        self._marked = begun is not None  # a `<think>` or `</think>` has come
         self._kept = keep_newlines and not self._thinking  # no thinking has come
         self.unannounced = False
         self._begun = False  # the current part has had more than newlines
@@ -136,6 +136,13 @@ class ThinkingSplitter:
         self._newlines = text[len(kept) :]
         self._begun = self._begun or bool(kept)
         return kept
+
+
+def thinking_begun(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> bool | None:
+    """Whether the prompt opens the thinking of its answer (True) or has ended it (False); None: neither."""
+    start, end = tokenizer.added_ids.get(THINK_START), tokenizer.added_ids.get(THINK_END)
+    mark = _last_mark(prompt_ids, (start, end), tokenizer.special_ids)
+    return None if mark is None else prompt_ids[mark] == start
 
 
 def _last_mark(prompt_ids: Sequence[int], marks: Sequence[int | None], special_ids: frozenset[int]) -> int | None:

@@ -281,7 +281,7 @@ def test_an_error_in_a_batch_ends_all_of_it(model: Model) -> None:
 
 def test_settings_are_given_in_three_ways(model: Model) -> None:
     chosen: dict[str, Any] = {"max_new_tokens": 20, "temperature": 2.0, "seed": 5}
-    expected = model.chat(HELLO, model.settings(**chosen)).token_ids
+    expected = model.chat(HELLO, model.settings(thinks=True, **chosen)).token_ids
     assert model.chat(HELLO, chosen).token_ids == expected
     assert model.chat(HELLO, **chosen).token_ids == expected
     assert model.chat(HELLO, {**chosen, "seed": 1}, seed=5).token_ids == expected

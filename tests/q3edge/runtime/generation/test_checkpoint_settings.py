@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.helpers.models import tiny_config
 CONFIG = Qwen3Config.from_dict(tiny_config(eos_token_id=[7, 9]))
 
 
-def read(folder: Path, raw: dict[str, object]) -> GenerationSettings:
+def read(folder: Path, raw: Mapping[str, object]) -> GenerationSettings:
     (folder / "generation_config.json").write_text(json.dumps(raw))
     found = checkpoint_settings(folder, CONFIG)
     assert found.notices == ()
@@ -35,6 +36,35 @@ def test_l7_sampling_without_top_k_means_transformers_default(tmp_path: Path) ->
     assert read(tmp_path, {"do_sample": True, "top_k": None}).top_k == 50
     assert read(tmp_path, {"do_sample": True, "top_k": 0}).top_k == 0
     assert read(tmp_path, {"top_k": 7}).top_k == 0
+
+
+def in_conversation(folder: Path, raw: Mapping[str, object]) -> list[tuple[float, int, float, float]]:
+    """Temperature, top_k, top_p and min_p of answers that do not think, and of those that do."""
+    (folder / "generation_config.json").write_text(json.dumps(raw))
+    both = checkpoint_settings(folder, CONFIG).conversation
+    return [(own.temperature, own.top_k, own.top_p, own.min_p) for own in (both[False], both[True])]
+
+
+def test_conversations_follow_qwen_where_the_file_is_silent(tmp_path: Path) -> None:
+    recommended = [(0.7, 20, 0.8, 0.0), (0.6, 20, 0.95, 0.0)]
+    both = checkpoint_settings(tmp_path, CONFIG).conversation  # no file
+    assert [(own.temperature, own.top_k, own.top_p, own.min_p) for own in (both[False], both[True])] == recommended
+    silent: list[dict[str, object]] = [{}, {"do_sample": True}, {"do_sample": None, "top_p": None}, {"eos_token_id": 8}]
+    for raw in silent:
+        assert in_conversation(tmp_path, raw) == recommended
+    assert in_conversation(tmp_path, {"do_sample": False, "temperature": 0.9}) == [(0.0, 0, 1.0, 0.0)] * 2
+    given = {"temperature": 0.3, "top_k": 5, "top_p": 0.4, "min_p": 0.1}
+    assert in_conversation(tmp_path, given) == [(0.3, 5, 0.4, 0.1)] * 2
+    assert in_conversation(tmp_path, {"top_k": 0, "do_sample": True}) == [(0.7, 0, 0.8, 0.0), (0.6, 0, 0.95, 0.0)]
+    assert read(tmp_path, given).temperature == 0.0  # plain text: as transformers
+
+
+def test_conversations_differ_from_plain_text_in_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"repetition_penalty": 1.3, "max_new_tokens": 9}')
+    own = checkpoint_settings(tmp_path, CONFIG)
+    for thinks in (True, False):
+        same = own.conversation[thinks].override(temperature=0.0, top_k=0, top_p=1.0)
+        assert same == own.settings
 
 
 def test_l8_null_is_as_if_it_were_not_there(tmp_path: Path) -> None:
@@ -92,6 +122,7 @@ def test_an_end_token_that_the_model_does_not_have_is_dropped_and_told(tmp_path:
         ('{"do_sample": true, "temperature": NaN}', "temperature = nan: expected a finite number"),
         (f'{{"do_sample": true, "temperature": 1{"0" * 400}}}', ".*too large"),
         ('{"do_sample": true, "top_k": 1.5}', "top_k: give a whole number, not 1.5"),
+        ('{"top_p": 7}', "top_p = 7: expected above 0"),
         ('{"eos_token_id": ["x"]}', "eos_token_id = .*expected token ids"),
         ('{"suppress_tokens": [320]}', "suppress_tokens: token id 320: the model has ids 0 to 319"),
         ('{"max_new_tokens": 0}', "max_new_tokens = 0: expected at least 1"),
