@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from q3edge.columns import columns, wrapped
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 30.0  # between two lines about the same work
 WORTH_AN_END_SECONDS = 10.0  # work that took less ends without a line
+WORTH_SHOWING_SECONDS = 1.0  # a wait that is shorter is not shown
+_SHOWN_AGAIN_SECONDS = 0.2
+_ERASE = "\r\x1b[K"  # the line that the cursor is on
 _USUAL_COLUMNS = 80  # where a terminal does not say how wide it is
 
 
@@ -28,6 +32,42 @@ def say(text: str) -> None:
         lines = ([line] if columns(line) <= width else wrapped(line, width, "  ") for line in text.split("\n"))
         text = "\n".join(part for parts in lines for part in parts)
     print(text, file=sys.stderr, flush=True)
+
+
+def is_dumb() -> bool:
+    """Whether the terminal can do nothing but show characters."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def has_styles() -> bool:
+    """Whether stderr is a terminal that shows styles such as dim text, and the user wants them (NO_COLOR)."""
+    return sys.stderr.isatty() and not is_dumb() and "NO_COLOR" not in os.environ
+
+
+@contextmanager
+def shown_while_waiting(describe: Callable[[], str]) -> Iterator[None]:
+    """Show on a terminal what the block waits for, if that takes more than a second, until it ends."""
+    if not sys.stderr.isatty() or is_dumb():
+        yield
+        return
+    over = Event()
+    shower = Thread(target=_show_until, args=(over, describe), daemon=True)
+    shower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        shower.join()
+
+
+def _show_until(over: Event, describe: Callable[[], str]) -> None:
+    shown = False
+    wait = WORTH_SHOWING_SECONDS
+    while not over.wait(wait):
+        print(_ERASE + describe()[: _width() - 1], end="", file=sys.stderr, flush=True)
+        shown, wait = True, _SHOWN_AGAIN_SECONDS
+    if shown:
+        print(_ERASE, end="", file=sys.stderr, flush=True)
 
 
 class TerminalProgress:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -13,10 +14,14 @@ import q3edge
 from q3edge.cli.console import show_notices
 from q3edge.errors import UsageError
 from q3edge.runtime.generation.setting_table import SETTINGS
+from q3edge.terminal import has_styles, say, shown_while_waiting
 
 if TYPE_CHECKING:
-    from q3edge.runtime.completion import Completion, Piece
+    from q3edge.runtime.completion import Completion, Piece, Stream
     from q3edge.runtime.model import Model
+
+
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # by a terminal: control characters but tab and newline
 
 
 def settings_given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,17 +40,51 @@ def open_model(
     return model
 
 
+def awaited(stream: Stream) -> Iterator[Piece]:
+    """Pieces of a stream; until the first, a terminal shows how far the prompt has been read."""
+    with shown_while_waiting(lambda: "reading the prompt: {} of {} tokens".format(*stream.prompt_progress)):
+        first = next(stream, None)
+    if first is not None:
+        yield first
+        yield from stream
+
+
 def show_pieces(pieces: Iterable[Piece]) -> None:
-    """Write the thinking to stderr, dimmed, and the answer, which starts on a line of its own, to stdout."""
-    after_thinking = False
+    """Write the thinking to stderr, dimmed, and the answer, which starts on a line of its own, to stdout.
+
+    What a terminal would obey (escapes, backspaces) is made visible on one.
+    """
+    after_thinking, dimmed = False, has_styles()
     for piece in pieces:
         if piece.thinking:
-            click.secho(piece.text, nl=False, err=True, dim="NO_COLOR" not in os.environ or None)
+            if not after_thinking and not dimmed and sys.stderr.isatty():
+                click.echo("(thinking)", err=True)
+            text = _visible(piece.text, sys.stderr)
+            click.echo(click.style(text, dim=True) if dimmed else text, nl=False, err=True)
         elif after_thinking:
             click.echo(err=True)
         after_thinking = piece.thinking
         if not piece.thinking:
-            click.echo(piece.text, nl=False)
+            click.echo(_visible(piece.text, sys.stdout), nl=False)
+
+
+def _visible(text: str, stream: TextIO) -> str:
+    if not stream.isatty():
+        return text
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def say_statistics(completion: Completion) -> None:
+    """Say how many tokens were read and written, and how fast."""
+    stats = completion.stats
+    cached = f", {stats.reused_tokens} of them cached" if stats.reused_tokens else ""
+    drafted = ""
+    if stats.drafted_tokens:
+        drafted = f", {stats.accepted_tokens} of {stats.drafted_tokens} draft tokens accepted"
+    say(
+        f"[{stats.prompt_tokens} prompt tokens{cached} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
+        f"{stats.decode_tokens_per_second:.1f} tokens/s{drafted}, ended by {stats.finish_reason}]"
+    )
 
 
 def end_of_answer(completion: Completion) -> None:

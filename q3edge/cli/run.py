@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from q3edge.cli.answers import end_of_answer, open_model, settings_given, show_pieces
+from q3edge.cli.answers import awaited, end_of_answer, open_model, say_statistics, settings_given, show_pieces
 from q3edge.cli.console import emit_json
 from q3edge.cli.options.answering import answering_options
 from q3edge.cli.options.common import MODEL_FOLDER, json_option
 from q3edge.cli.standard_streams import is_terminal, read_stdin
 from q3edge.errors import UsageError
 from q3edge.plain_line import typed
-from q3edge.terminal import say
 
 if TYPE_CHECKING:
-    from q3edge.runtime.completion import Completion
     from q3edge.runtime.text.messages import Message
 
 
@@ -92,13 +90,13 @@ def run(
                 messages.insert(0, {"role": "system", "content": system})
             stream = model.stream(messages, thinking=thinking, **settings)
         if not as_json:
-            show_pieces(stream)
+            show_pieces(awaited(stream))
         completion = stream.finish()
     if as_json:
         emit_json(completion.to_json())
     else:
         click.echo()
-        _say_statistics(completion)
+        say_statistics(completion)
     end_of_answer(completion)
 
 
@@ -107,15 +105,3 @@ def _from_stdin(raw: bool) -> str:
     if not text.strip():
         raise UsageError('standard input is empty; give a prompt there, or as in q3edge run DIR "Why is the sky blue?"')
     return text if raw else text.removesuffix("\n")  # which `echo` adds
-
-
-def _say_statistics(completion: Completion) -> None:
-    stats = completion.stats
-    cached = f", {stats.reused_tokens} of them cached" if stats.reused_tokens else ""
-    drafted = ""
-    if stats.drafted_tokens:
-        drafted = f", {stats.accepted_tokens} of {stats.drafted_tokens} draft tokens accepted"
-    say(
-        f"[{stats.prompt_tokens} prompt tokens{cached} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
-        f"{stats.decode_tokens_per_second:.1f} tokens/s{drafted}, ended by {stats.finish_reason}]"
-    )

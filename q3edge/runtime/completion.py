@@ -89,12 +89,14 @@ class Stream(Iterator[Piece]):
         end: Callable[[], Completion],
         check: Callable[[], None],
         logprobs: Sequence[TokenLogprobs | None] = (),
+        prompt_progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         """`begin` queues the generation, told whether it is patient and whom to call with news; each of its tokens has
         put what it completes into `pieces` before it comes. `end` puts the rest there, after the last. `check` raises
         an error if nothing may be computed any more. `logprobs`: see `Completion`; they grow with the tokens, and are
-        there before the pieces of their tokens.
+        there before the pieces of their tokens. `prompt_progress`: gives the property of that name.
         """
+        self._prompt_progress = prompt_progress
         self._begin, self._pieces, self._end, self._check = begin, pieces, end, check
         self.logprobs = logprobs
         self._generation: Generation | None = None
@@ -146,6 +148,11 @@ class Stream(Iterator[Piece]):
         while self._pieces:
             found.append(self._pieces.popleft())
         return found
+
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """How many tokens of the prompt have been read, of how many. May be asked for from any thread."""
+        return self._prompt_progress()
 
     @property
     def completion(self) -> Completion:

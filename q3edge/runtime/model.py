@@ -339,4 +339,7 @@ class Model:
                 whole, text.thinking, text.answer, ids, stats, tuple(told), tuple(request.logprobs), settings
             )
 
-        return Stream(begin, pieces, end, self._check_open, request.logprobs)
+        def prompt_progress() -> tuple[int, int]:
+            return min(request.computed, len(prompt_ids)), len(prompt_ids)
+
+        return Stream(begin, pieces, end, self._check_open, request.logprobs, prompt_progress)

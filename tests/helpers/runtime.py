@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from q3edge.errors import UsageError
 from q3edge.exporters.onnx.export import export_decoder
 from tests.helpers.models import InMemoryWeights, tiny_config
 
+Answer = Callable[..., tuple[int, str, str]]  # a verb run in this process: exit code, stdout and stderr
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKUP_TOKENS = ("<think>", "</think>")
 CHAT_TEMPLATE = """\

@@ -1,4 +1,4 @@
-"""`run` and `chat`: prompts from anywhere, conversations over pipes, standard streams of every kind."""
+"""`run`: prompts from anywhere, settings, chat templates, standard streams of every kind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +15,11 @@ import pytest
 
 from q3edge.cli.main import cli, main
 from q3edge.cli.standard_streams import MAX_INPUT
-from q3edge.pipeline.export import export_artifact
 from q3edge.runtime.generation.setting_table import SETTINGS
 from q3edge.runtime.model import Model
-from tests.helpers.runtime import write_artifact
+from tests.helpers.runtime import Answer, write_artifact
 
-DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 GREEDY = ("--temperature", "0", "--threads", "1")
-Answer = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model, float: it can answer."""
-    folder = tmp_path_factory.mktemp("demo") / "float"
-    export_artifact(str(DEMO_MODEL), folder, as_float=True)
-    return folder
-
-
-@pytest.fixture
-def answer(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
-    """Run a verb on the demo model in this process; gives exit code, stdout and stderr."""
-
-    def run(verb: str, *arguments: str, stdin: bytes | None = b"", terminal: bool = False) -> tuple[int, str, str]:
-        stream = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="latin-1")
-        if stream is not None:
-            monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
-        monkeypatch.setattr(sys, "stdin", stream)
-        code = main([verb, str(folder), *arguments])
-        found = capfd.readouterr()
-        return code, found.out, found.err
-
-    return run
 
 
 def test_u4_run_without_a_prompt_reads_what_is_piped(answer: Answer) -> None:
@@ -57,10 +28,12 @@ def test_u4_run_without_a_prompt_reads_what_is_piped(answer: Answer) -> None:
     assert answer("run", "-", *GREEDY, "--no-think", stdin="\ufeffWhat is 3 + 4?".encode())[:2] == (0, "7\n")
 
 
-def test_u4_run_without_a_prompt_says_what_to_do(answer: Answer, folder: Path) -> None:
+def test_u4_run_without_a_prompt_says_what_to_do(answer: Answer, demo_folder: Path) -> None:
     code, out, err = answer("run", terminal=True)
     assert (code, out) == (2, "")
-    assert f'no prompt: q3edge run {folder} "Why is the sky blue?", or q3edge chat {folder} to talk to it' in err
+    assert (
+        f'no prompt: q3edge run {demo_folder} "Why is the sky blue?", or q3edge chat {demo_folder} to talk to it' in err
+    )
     assert answer("run", stdin=b" \n")[0::2] == (
         2, 'q3edge: standard input is empty; give a prompt there, or as in q3edge run DIR "Why is the sky blue?"\n',
     )  # fmt: skip
@@ -156,12 +129,12 @@ def test_r14_a_full_stderr_changes_no_exit_code(arguments: tuple[str, ...], code
     assert done.returncode == code
 
 
-def test_l23_the_help_tells_the_limit_that_holds(answer: Answer, folder: Path) -> None:
+def test_l23_the_help_tells_the_limit_that_holds(answer: Answer, demo_folder: Path) -> None:
     main(["run", "--help"])
-    with Model.open(folder, threads=1) as model:
+    with Model.open(demo_folder, threads=1) as model:
         assert model.defaults.max_new_tokens == 1024
     assert "1024 without one" in SETTINGS["max_new_tokens"].description
-    assert not json.loads((folder / "generation_config.json").read_text()).get("max_new_tokens")
+    assert not json.loads((demo_folder / "generation_config.json").read_text()).get("max_new_tokens")
 
 
 def test_l11_thinking_without_an_answer_is_no_success(answer: Answer) -> None:
@@ -218,64 +191,6 @@ def test_l24_a_stop_string_and_a_setting_out_of_range(answer: Answer) -> None:
     code, out, err = answer("run", "Hi", "--top-p", "1e400")
     assert (code, out) == (2, "")
     assert "top_p = inf: expected above 0 and at most 1 (off)" in err
-
-
-def test_u4_a_conversation_over_pipes(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
-    real = Model.stream
-
-    def record(self: Model, messages: Any, *arguments: Any, **named: Any) -> Any:
-        asked.append([message["content"] for message in messages])
-        return real(self, messages, *arguments, **named)
-
-    monkeypatch.setattr(Model, "stream", record)
-    said = b"What is 3 + 4?\n\nWhat is \\\n2 + 2?\n/clear\n/think\nWhat is 1 + 1?\n/exit\nnever asked\n"
-    code, out, err = answer("chat", *GREEDY, "--no-think", "--system", "Be brief.", stdin=said)
-    assert (code, out.splitlines()[0]) == (0, "7")
-    first = ["Be brief.", "What is 3 + 4?"]
-    assert asked[:2] == [first, [*first, "7", "What is \n2 + 2?"]]
-    assert asked[2] == ["Be brief.", "What is 1 + 1?"]
-    assert len(asked) == 3
-    assert len(err) > 0  # the thinking of the last answer
-    assert "never" not in out
-
-
-def test_u4_chat_over_pipes_ends_with_an_error_and_in_a_terminal_goes_on(
-    answer: Answer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, out, err = answer("chat", *GREEDY, "--no-think", stdin=b"/nonsense\nWhat is 3 + 4?\n")
-    assert (code, out) == (2, "")
-    assert "q3edge: /nonsense: no such command; /clear forgets the conversation" in err
-    typed = iter(["/nonsense", "What is 3 + 4?"])
-
-    def type_line(_prompt: str) -> str:
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr("builtins.input", type_line)
-    code, out, err = answer("chat", *GREEDY, "--no-think", terminal=True)
-    assert (code, out) == (0, "7\n")
-    assert "/nonsense: no such command" in err
-
-
-def test_u4_ctrl_c_in_a_terminal_ends_an_answer_and_not_the_conversation(
-    answer: Answer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    typed = iter(["one", "two", "/exit"])
-    monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
-    interrupted: list[object] = []
-
-    def interrupt(pieces: object) -> None:
-        interrupted.append(pieces)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("q3edge.cli.chat.show_pieces", interrupt)
-    code, _, err = answer("chat", *GREEDY, terminal=True)
-    assert code == 0
-    assert len(interrupted) == 2
-    assert err.count("interrupted") == 2
 
 
 def test_l7_notices_of_the_checkpoint_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
