@@ -55,8 +55,11 @@ class SamplingFields(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    def settings(self, model: Model, default_tokens: int | None, index: int = 0) -> GenerationSettings:
-        """Settings of the answer number `index`, whose seed is so much greater. ApiError 400 names the bad field."""
+    def settings(self, model: Model, default_tokens: int | None, index: int = 0) -> dict[str, Any]:
+        """Settings given for the answer number `index`, whose seed is so much greater; the others are the model's own.
+
+        ApiError 400 names the bad field.
+        """
         given: dict[str, Any] = {}
         for field, name in _SETTINGS.items():
             value = getattr(self, field, None)
@@ -79,7 +82,7 @@ class SamplingFields(Body):
         stops = frozenset(self.stop_token_ids or ()) | (model.defaults.stop_token_ids or frozenset())
         if self.ignore_eos or self.stop_token_ids:
             given["stop_token_ids"] = frozenset(self.stop_token_ids or ()) if self.ignore_eos else stops
-        return model.settings(given)
+        return given
 
 
 def _check(field: str, name: str, value: Any) -> None:

@@ -77,7 +77,7 @@ def _prepare(fields: ChatFields, model: Model, service: Service) -> list[Stream]
         budget = None  # the template has closed the thinking already
     with about("messages"):
         return [
-            model.stream(messages, each.override(thinking_budget=budget), thinking=thinking if switch else None)
+            model.stream(messages, each, thinking=thinking if switch else None, thinking_budget=budget)
             for each in settings
         ]
 
