@@ -1,9 +1,8 @@
 """Child process that renders chat templates, which are untrusted. Run as a script, never imported.
 
 Defines the sandbox: jinja2's immutable sandbox, a memory limit, no environment. The parent (`chat_template`) keeps the
-deadline and kills this process. One JSON object a line each way: first {"path": sys.path}, answered by {"ready": true};
-then {"template", "messages", "variables"}, each answered by {"text"}, {"raised"} (the template's own message) or
-{"error"}.
+deadline and kills this process. A request is {"template", "messages", "variables"}, answered by {"text"}, {"raised"}
+(the template's own message) or {"error"}.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _MEMORY_LIMIT = 512 * 2**20
 _MAX_OUTPUT = 16 * 2**20  # characters
-_ORPHAN_SECONDS = 10  # if the parent process is gone, the system's alarm ends a looping template
 
 
 class _RaisedByTemplateError(Exception):
@@ -32,19 +30,12 @@ class _RaisedByTemplateError(Exception):
 
 def main() -> None:
     """Serve requests from stdin until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends an answer, not the conversation
-    sys.path[:] = json.loads(sys.stdin.readline())["path"]
+    from q3edge.machine.worker_script import serve
+
     # A worker serves one template. Its compiled form is code and constants: every render makes a context of its own,
     # and the sandbox lets no template write to what renders share (globals, functions, the environment).
     compiled = lru_cache(maxsize=1)(_environment().from_string)
-    _limit_memory()
-    _reply({"ready": True})
-    for line in sys.stdin:
-        if hasattr(signal, "alarm"):  # not on Windows
-            signal.alarm(_ORPHAN_SECONDS)
-        _reply(_render(compiled, json.loads(line)))
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
+    serve(partial(_render, compiled), memory=_MEMORY_LIMIT)
 
 
 def _render(compiled: Callable[[str], Template], request: dict[str, Any]) -> dict[str, Any]:
@@ -108,21 +99,7 @@ def _strftime_now(text: str) -> str:
     return datetime.now().strftime(text)
 
 
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows; the parent's deadline remains
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
-    except (ValueError, OSError):  # macOS refuses RLIMIT_AS
-        return
-
-
-def _reply(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends an answer, not the conversation
+    sys.path[:] = json.loads(sys.stdin.readline())["path"]
     main()

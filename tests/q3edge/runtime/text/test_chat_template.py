@@ -11,7 +11,7 @@ from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from q3edge.errors import InputError, Q3EdgeError, UsageError
-from q3edge.runtime.text import chat_template
+from q3edge.machine import worker_process
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message, Tool, ToolCall
 from tests.helpers.runtime import CHAT_TEMPLATE, TOOL_TEMPLATE
@@ -71,11 +71,11 @@ def test_a_template_that_refuses_the_messages_is_a_usage_error() -> None:
 def test_the_worker_survives_errors_and_is_replaced_after_a_kill() -> None:
     chat = ChatTemplate("{{ messages[0].content }}{% if messages[1] %}{{ 1 // 0 }}{% endif %}", "template")
     assert chat.render(HELLO) == "hello"
-    worker = chat._worker
+    worker = chat._worker.process
     with pytest.raises(InputError, match="ZeroDivisionError"):
         chat.render(HELLO * 2)
     assert chat.render(HELLO) == "hello"
-    assert chat._worker is worker
+    assert chat._worker.process is worker
     assert worker is not None
     worker._process.kill()
     with pytest.raises(InputError, match="ended its process"):
@@ -96,21 +96,21 @@ KEEPS_STATE = (
 
 def test_renders_of_one_worker_do_not_see_each_other() -> None:
     chat = ChatTemplate(KEEPS_STATE, "template")
-    worker = chat._worker
+    worker = chat._worker.process
     for _ in range(2):
         assert chat.render(HELLO * 2, thinking=True) == "new 2 1a True True True"
         assert chat.render(HELLO) == "new 1 1a False False False"
-    assert chat._worker is worker
+    assert chat._worker.process is worker
     chat.close()
 
 
 def test_a_template_that_does_not_compile_is_told_every_time() -> None:
     chat = ChatTemplate("{% if %}", "template")
-    worker = chat._worker
+    worker = chat._worker.process
     for _ in range(2):
         with pytest.raises(InputError, match="TemplateSyntaxError"):
             chat.render(HELLO)
-    assert chat._worker is worker
+    assert chat._worker.process is worker
     chat.close()
 
 
@@ -118,8 +118,8 @@ def test_the_worker_sees_no_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("SECRET_TOKEN", "x")
     chat = ChatTemplate("", "template")
     chat.render(HELLO)
-    assert chat._worker is not None
-    pid = chat._worker._process.pid
+    assert chat._worker.process is not None
+    pid = chat._worker.process._process.pid
     environment = Path(f"/proc/{pid}/environ")
     if not environment.exists():
         pytest.skip("this system has no /proc")
@@ -250,7 +250,7 @@ def test_r1_a_request_stopped_before_its_reply_was_read_does_not_answer_the_next
     chat = ChatTemplate("{{ messages[0].content }}", "template")
     assert chat.render(HELLO) == "hello"
     with monkeypatch.context() as patched:
-        patched.setattr(chat_template, "_MAX_REPLY", Interrupting())
+        patched.setattr(worker_process, "_MAX_REPLY", Interrupting())
         with pytest.raises(KeyboardInterrupt):
             chat.render(HELLO)
     assert chat.render([{"role": "user", "content": "another"}]) == "another"
