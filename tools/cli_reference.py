@@ -19,10 +19,14 @@ from q3edge.runtime.generation.settings import GenerationSettings
 LIBRARY = Path(__file__).resolve().parents[1] / "docs" / "library.md"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 COMMAND = "python -m tools.cli_reference"
-_COLLECTIONS = {"ids": "a set of token ids", "texts": "a text, or a list", "biases": "a dict of token ids and numbers"}
 _FUNCTION_OF = {  # the others are called as the function
     "list": "list_models", "report": "make_report", "run": "load", "chat": "load", "embed": "load_embedding",
     "rerank": "load_reranker",
+}  # fmt: skip
+
+_VALUES = {  # where what is valid says less than the kind
+    "ids": "a set of token ids", "texts": "a text, or a list", "biases": "a dict of token ids and numbers",
+    "text": "a text", "schema": "a dict, or JSON text",
 }  # fmt: skip
 
 
@@ -113,7 +117,7 @@ def with_settings_table(page: str) -> str:
     for name, setting in SETTINGS.items():
         default = getattr(GenerationSettings(), name)
         plain = "none" if default in (None, (), frozenset()) else f"`{default}`"
-        values = _COLLECTIONS.get(setting.kind, setting.expected)
+        values = _VALUES.get(setting.kind, setting.expected)
         flag = f"`{setting.flag}`" if setting.flag else ""
         rows.append(f"| `{name}` | {flag} | {values}; {plain} | {setting.description} |")
     table = "\n".join(rows) + "\n"

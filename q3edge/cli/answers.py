@@ -13,7 +13,7 @@ import click
 import q3edge
 from q3edge.cli.console import show_notices
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.setting_table import SETTINGS
+from q3edge.runtime.generation.setting_table import MAX_FORMAT_LENGTH, SETTINGS
 from q3edge.terminal import has_styles, say, shown_while_waiting
 
 if TYPE_CHECKING:
@@ -25,8 +25,15 @@ _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # by a terminal: control
 
 
 def settings_given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that the flags give, by name; the others are the checkpoint's."""
-    return {name: value for name in SETTINGS if (value := flags.get(name)) not in (None, ())}
+    """Settings that the flags give, by name; the others are the checkpoint's. InputError: a file cannot be read."""
+    given = {name: value for name in SETTINGS if (value := flags.get(name)) not in (None, ())}
+    return {name: _text_of(value) if SETTINGS[name].from_file else value for name, value in given.items()}
+
+
+def _text_of(path: Path) -> str:
+    from q3edge.storage.text_files import read_utf8
+
+    return read_utf8(path, most=4 * MAX_FORMAT_LENGTH)
 
 
 def open_model(

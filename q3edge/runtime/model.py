@@ -23,6 +23,8 @@ from q3edge.runtime.engine.kv_memory import budget_tokens
 from q3edge.runtime.engine.model_draft import ModelDraft, open_draft, relative_cost
 from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
+from q3edge.runtime.generation.constraint import Constraint, Openings, answer_openings
+from q3edge.runtime.generation.grammars import Grammars
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.scoring import Scoring
@@ -66,7 +68,11 @@ class Model:
     new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
     notices: tuple[Notice, ...] = ()  # what the checkpoint's files ask for in vain
     context: int | None = None  # most tokens of prompt and answer, where it is less than the model's own
+    _grammars: Grammars = field(init=False, repr=False)
     _closed: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._grammars = Grammars(self.tokenizer, self.decoder.config.vocab_size)
 
     @classmethod
     def open(
@@ -185,8 +191,9 @@ class Model:
 
         `thinking` None: the template's default; `tools`: functions that the model may call, in the form of OpenAI's
         API. TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, the
-        prompt leaves no room in the context, or there is a thinking_budget for a model that has no thinking.
-        InputError: no template, or a bad one.
+        prompt leaves no room in the context, the answer's format is invalid or too complex, or there is a
+        thinking_budget for a model that has no thinking. InputError: no template, or a bad one. ResourceError: a format
+        is given, and llguidance is not installed.
         """
         return self.streams(messages, 1, settings, thinking=thinking, tools=tools, **named)[0]
 
@@ -216,8 +223,11 @@ class Model:
         chosen = self.settings(settings, thinks=thinks, **named)
         if thinks and chosen.thinking_budget == 0:
             chosen = self.settings(settings, thinks=False, **named)
+        openings = None if chosen.answer_format is None else self._openings(prompt_ids)
         return [
-            self._stream(prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), chosen.for_answer(index), notices)
+            self._stream(
+                prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), chosen.for_answer(index), openings, notices
+            )
             for index in range(n)
         ]
 
@@ -279,8 +289,9 @@ class Model:
         return own.override(settings, **named)
 
     def close(self) -> None:
-        """End the chat template's process, and refuse every later call."""
+        """End the processes of the chat template and of answer formats, and refuse every later call."""
         self._closed = True
+        self._grammars.close()
         if self.template is not None:
             self.template.close()
 
@@ -302,11 +313,25 @@ class Model:
         check_token_ids(prompt, self.decoder.config.vocab_size)
         return prompt
 
+    def _openings(self, prompt_ids: Sequence[int]) -> Openings:
+        """How an answer to this conversation may begin where it has to follow a format."""
+        assert self.template is not None
+        hybrid, newlines = self.template.switches_thinking(), self._grammars.newlines()
+        return answer_openings(ThinkingTokens.of(self.tokenizer), prompt_ids, newlines=newlines, hybrid=hybrid)
+
+    def _constraint(self, settings: GenerationSettings, openings: Openings | None) -> Constraint | None:
+        """Constraint of an answer, None where it has no format. openings None: it holds from the first token."""
+        if settings.answer_format is None:
+            return None
+        matcher = self._grammars.matcher(settings.answer_format)
+        return Constraint(matcher, sorted(settings.stop_token_ids or ()), openings)
+
     def _stream(
         self,
         prompt_ids: Sequence[int],
         splitter: Splitter,
         settings: GenerationSettings,
+        openings: Openings | None = None,
         notices: tuple[Notice, ...] = (),
     ) -> Stream:
         settings.check_ids(self.decoder.config.vocab_size)
@@ -319,7 +344,10 @@ class Model:
         draft = self.new_draft() if self.new_draft else None
         context = self.context or self.decoder.config.max_position_embeddings
         thinking = None if settings.thinking_budget is None else ThinkingTokens.of(self.tokenizer)
-        request = Request(prompt_ids, settings, context, draft=draft, thinking=thinking, watch=watch)
+        constraint = self._constraint(settings, openings)
+        request = Request(
+            prompt_ids, settings, context, draft=draft, thinking=thinking, watch=watch, constraint=constraint
+        )
 
         def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:
             self._check_open()
@@ -334,6 +362,9 @@ class Model:
                 tokens = "a token" if settings.thinking_budget == 1 else f"{settings.thinking_budget} tokens"
                 detail = f"thinking stopped after {tokens}, its budget"
                 told.append(Notice("thinking-stopped", 1, detail))
+            if constraint is not None and not constraint.kept:
+                detail = "the answer ended before it had the format asked for; allow more tokens (max_new_tokens)"
+                told.append(Notice("format-unfinished", 1, detail))
             whole = text.cut(self.tokenizer.decode(ids))
             return Completion(
                 whole, text.thinking, text.answer, ids, stats, tuple(told), tuple(request.logprobs), settings

@@ -9,7 +9,7 @@ import click
 from q3edge.cli.options.common import FILE, FOLDER, Command, threads_option, together
 from q3edge.runtime.generation.setting_table import SETTINGS
 
-_TYPES: Mapping[str, type] = {"whole": int, "number": float, "texts": str}
+_TYPES: Mapping[str, type] = {"whole": int, "number": float, "texts": str, "text": str}
 
 
 def _settings_options() -> Callable[[Command], Command]:
@@ -17,8 +17,8 @@ def _settings_options() -> Callable[[Command], Command]:
     return together(
         *(
             click.option(
-                setting.flag, name, type=_TYPES[setting.kind], metavar=setting.metavar, help=setting.description,
-                multiple=setting.kind == "texts",
+                setting.flag, name, type=FILE if setting.from_file else _TYPES[setting.kind], metavar=setting.metavar,
+                help=setting.description, multiple=setting.kind == "texts",
             )
             for name, setting in SETTINGS.items()
             if setting.flag is not None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.errors import UsageError
+from q3edge.runtime.generation.constraint import Constraint
 from q3edge.runtime.generation.logprobs import TokenLogprobs, token_logprobs
 from q3edge.runtime.generation.penalties import Penalties
 from q3edge.runtime.generation.sampling import Sampler
@@ -49,11 +50,13 @@ class Request:
         thinking: ThinkingTokens | None = None,
         statistics: Statistics | None = None,
         watch: Callable[[int], bool] | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         """Prepare for at most `max_new_tokens`, and no more than fit `context` tokens. Fills `statistics`, if given.
 
         `watch` is given each new token, and returns whether the answer ends with it, as where a stop string is in its
-        text. `thinking`: the model's tokens for it, None if it has none. UsageError: the prompt is empty, or leaves no
+        text. `thinking`: the model's tokens for it, None if it has none. `constraint`: the answer's format; where it
+        lets nothing follow, the answer ends. UsageError: the prompt is empty, or leaves no
         room in the context or in the settings' max_length; there is a thinking budget, and the model has no thinking.
         """
         longest = min(context, settings.max_length or context)
@@ -69,7 +72,7 @@ class Request:
         self.logprobs: list[TokenLogprobs | None] = []
         self._top = settings.logprobs
         self._limit = min(settings.max_new_tokens, longest - len(prompt_ids))
-        self._watch = watch
+        self._watch, self._constraint = watch, constraint
         self._stops = settings.stop_token_ids or frozenset()
         self._penalties = Penalties(settings, prompt_ids)
         self._sampler = Sampler(settings.temperature, settings.top_k, settings.top_p, settings.seed, settings.min_p)
@@ -149,15 +152,25 @@ class Request:
         """
         chosen: list[int] = []
         for row, draft_token in zip(logits, [*self._draft_tokens, None]):
-            chosen.append(self._sampler(self._penalties(row)))
-            self._penalties.append(chosen[-1])
+            scores = self._penalties(row)
+            chosen.append(self._sampler(scores if self._constraint is None else self._constraint(scores)))
+            self._take(chosen[-1])
             if self._top is not None:
                 self._found.append(token_logprobs(row, chosen[-1], self._top))
             if self._budget is not None:
                 self._forced = self._budget.push(chosen[-1])
-            if chosen[-1] != draft_token or draft_token in self._stops or self._forced:
+            if chosen[-1] != draft_token or draft_token in self._stops or self._forced or self._complete:
                 break
         return chosen
+
+    def _take(self, token: int) -> None:
+        self._penalties.append(token)
+        if self._constraint is not None:
+            self._constraint.push(token)
+
+    @property
+    def _complete(self) -> bool:
+        return self._constraint is not None and self._constraint.complete
 
     def _record(self, prefilling: bool, accepted: int) -> None:
         end, found = time.perf_counter(), self.statistics
@@ -174,11 +187,11 @@ class Request:
     def _append(self, chosen: list[int]) -> list[int]:
         """Add the tokens chosen and those forced behind them, up to a stop token or the limit; returns those added."""
         for token in self._forced:
-            self._penalties.append(token)
+            self._take(token)
         new = [*chosen, *self._forced][: self._limit - self.statistics.new_tokens]
         self._forced = ()
         stop = next((place for place, token in enumerate(new) if token in self._stops), None)
-        stopped, new = stop is not None, new[:stop]
+        stopped, new = stop is not None or self._complete, new[:stop]
         found: list[TokenLogprobs | None] = [*self._found, *[None] * len(new)]
         self._found.clear()
         for count, token in enumerate(new, 1):

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 DEFAULT_MAX_NEW_TOKENS = 1024
+MAX_FORMAT_LENGTH = 128 * 2**10  # characters; a schema of that size takes seconds to compile
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 64, 1000
 MAX_BIASES, MAX_LOGPROBS = 1024, 20
 _SMALLEST_TEMPERATURE = 1e-3  # below it logits / temperature overflows; greedy is 0
 
 
 class Setting:
-    """A setting; `kind` is "whole", "number", "ids", "biases" or "texts".
+    """A setting; `kind` is "whole", "number", "ids", "biases", "texts", "text" or "schema".
 
-    `flag` is its name on the command line (None: not there). `expected` says which values are `valid`, in words.
-    optional: it may be None.
+    `flag` is its name on the command line (None: not there); from_file: it names a file that has the text. `expected`
+    says which values are `valid`, in words. optional: it may be None.
     """
 
     def __init__(
@@ -31,10 +32,17 @@ class Setting:
         optional: bool = False,
         flag: str | None = None,
         metavar: str = "N",
+        from_file: bool = False,
     ) -> None:
         self.kind, self.description, self.expected, self.valid = kind, description, expected, valid
-        self.optional, self.flag, self.metavar = optional, flag, metavar
+        self.optional, self.flag, self.metavar, self.from_file = optional, flag, metavar, from_file
 
+
+def _short(text: str) -> bool:
+    return len(text) <= MAX_FORMAT_LENGTH
+
+
+_SHORT = f"at most {MAX_FORMAT_LENGTH} characters"
 
 SETTINGS: Mapping[str, Setting] = {
     "max_new_tokens": Setting(
@@ -111,5 +119,17 @@ SETTINGS: Mapping[str, Setting] = {
     "logprobs": Setting(
         "whole", "Tell the log probability of each token, and the N most likely ones in its place (default: off).",
         expected=f"0-{MAX_LOGPROBS}", valid=lambda value: 0 <= value <= MAX_LOGPROBS, optional=True,
+    ),
+    "schema": Setting(
+        "schema", "Let the answer be JSON that this JSON Schema describes.",
+        expected=_SHORT, valid=_short, optional=True, flag="--schema", metavar="FILE", from_file=True,
+    ),
+    "regex": Setting(
+        "text", "Let the answer match this regular expression, from its beginning to its end.",
+        expected=_SHORT, valid=_short, optional=True, flag="--regex", metavar="TEXT",
+    ),
+    "grammar": Setting(
+        "text", "Let the answer follow this grammar, in Lark's notation.",
+        expected=_SHORT, valid=_short, optional=True, flag="--grammar", metavar="FILE", from_file=True,
     ),
 }  # fmt: skip

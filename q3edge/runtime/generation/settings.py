@@ -10,7 +10,9 @@ from numbers import Integral, Real
 from typing import Any
 
 from q3edge.errors import UsageError
+from q3edge.runtime.generation.answer_format import AnswerFormat, Kind, schema_text
 from q3edge.runtime.generation.setting_table import DEFAULT_MAX_NEW_TOKENS, SETTINGS
+from q3edge.runtime.text.message_checks import check_unicode
 
 _NUMBERS: Mapping[str, tuple[type, str]] = {"whole": (Integral, "a whole number"), "number": (Real, "a number")}
 
@@ -21,7 +23,8 @@ class GenerationSettings:
 
     `stop_token_ids` may be given as any collection of whole numbers, as `suppress_tokens` and `begin_suppress_tokens`;
     None: those of the model that is asked, empty: none. `stop_strings` are searched in the answer, not in its thinking.
-    `logit_bias` is given as a mapping, and kept as pairs of token id and bias.
+    `logit_bias` is given as a mapping, and kept as pairs of token id and bias; `schema` may be given as a dict, and is
+    kept as JSON text. Of `schema`, `regex` and `grammar` one can be given.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -44,6 +47,9 @@ class GenerationSettings:
     thinking_budget: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+    schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value; TypeError names the first of the wrong type, UsageError the first out of range."""
@@ -56,16 +62,23 @@ class GenerationSettings:
                 if isinstance(value, bool) or not isinstance(value, kind):
                     raise TypeError(f"{name}: give {expected}, not {value!r}")
             else:
-                value = _COLLECTIONS[setting.kind](name, value)
+                value = _READERS[setting.kind](name, value)
                 object.__setattr__(self, name, value)
             if not setting.valid(value):
                 shown = repr(value)
                 raise UsageError(f"{name} = {shown[:60]}{'...' * (len(shown) > 60)}: expected {setting.expected}")
+        if len(given := self._formats()) > 1:
+            raise UsageError(f"{given[0].kind} and {given[1].kind}: an answer has one format; give one of them")
 
     @property
     def repeatable(self) -> bool:
         """True if the same prompt should give the same text every time: greedy, or with a seed."""
         return self.temperature == 0 or self.seed is not None
+
+    @property
+    def answer_format(self) -> AnswerFormat | None:
+        """What the answer has to look like, by schema, regex or grammar; None: it is free."""
+        return next(iter(self._formats()), None)
 
     def check_ids(self, vocab_size: int) -> None:
         """Raise UsageError for a token id that a model with `vocab_size` ids does not have."""
@@ -78,6 +91,10 @@ class GenerationSettings:
     def for_answer(self, index: int) -> GenerationSettings:
         """Settings of the answer `index`, from 0, of several to one prompt: the seed, where there is one, plus that."""
         return self if self.seed is None else replace(self, seed=self.seed + index)
+
+    def _formats(self) -> list[AnswerFormat]:
+        given: dict[Kind, str | None] = {"schema": self.schema, "regex": self.regex, "grammar": self.grammar}
+        return [AnswerFormat(kind, text) for kind, text in given.items() if text is not None]
 
     def override(
         self, settings: GenerationSettings | Mapping[str, Any] | None = None, /, **named: Any
@@ -135,4 +152,13 @@ def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(found.items()))
 
 
-_COLLECTIONS: Mapping[str, Callable[[str, object], Any]] = {"ids": _token_ids, "texts": _texts, "biases": _biases}
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: give a text, not {value!r}")
+    check_unicode(value, name)
+    return value
+
+
+_READERS: Mapping[str, Callable[[str, object], Any]] = {
+    "ids": _token_ids, "texts": _texts, "biases": _biases, "text": _text, "schema": schema_text,
+}  # fmt: skip

@@ -30,6 +30,11 @@ class ControlTokens:
     def __contains__(self, text: object) -> bool:
         return text in self._tokens
 
+    @property
+    def ids(self) -> frozenset[int]:
+        """Ids of the control tokens."""
+        return frozenset(index for index, _ in self._tokens.values())
+
     def split(self, text: str, mark: str) -> Iterator[tuple[str, int | None]]:
         """Split rendered markup at its control tokens: yields the text before each, without marks, and its id.
 

@@ -119,6 +119,14 @@ class Tokenizer:
         vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
         return vocabulary
 
+    def token_bytes(self) -> dict[int, bytes]:
+        """What each token stands for in a text, which need not be whole characters; an added token for its name."""
+        added, byte_of = set(self.added_ids.values()), _byte_of()
+        return {
+            index: name.encode() if index in added or not byte_of.keys() >= set(name) else bytes(map(byte_of.get, name))
+            for name, index in self.vocabulary().items()
+        }
+
     def stream(self) -> StreamDecoder:
         """Create a decoder that takes one token at a time."""
         return StreamDecoder(self)
@@ -175,6 +183,16 @@ class StreamDecoder:
         text = self._tokenizer.decode(self._pending)
         self._pending.clear()
         return text
+
+
+def _byte_of() -> dict[str, int]:
+    """The byte that each character of a byte-level token stands for: itself where it is printable, else a later one.
+
+    As in GPT-2's encoder and the tokenizers library (`ByteLevel.alphabet`).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(printable))
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def _copy(token: tokenizers.AddedToken, special: bool) -> tokenizers.AddedToken:

@@ -1,0 +1,81 @@
+"""`AnswerFormat`: what an answer has to look like: JSON of a schema, a regular expression, or a grammar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from q3edge.errors import UsageError
+from q3edge.runtime.text.message_checks import check_plain
+
+Kind = Literal["schema", "regex", "grammar"]
+ANY_OBJECT = '{"type": "object"}'
+_SCHEMA_FIELDS = ("name", "description", "schema", "strict")  # of OpenAI's json_schema
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """Format of an answer; text: a JSON Schema as JSON, a regular expression, or a grammar in Lark's notation."""
+
+    kind: Kind
+    text: str
+
+
+def schema_text(name: str, value: object) -> str:
+    """JSON text of a JSON Schema, given as a dict or such a text; `name` names it in errors.
+
+    TypeError: it is neither. UsageError: no JSON, a number that JSON has not, no object, or nested more than 64
+    levels deep.
+    """
+    if isinstance(value, str):
+        value = _parsed(name, value)
+        if not isinstance(value, dict):
+            raise UsageError(f"{name} is JSON of type {type(value).__name__}; expected an object, a JSON Schema")
+    elif not isinstance(value, Mapping):
+        raise TypeError(f"{name}: give a JSON Schema as a dict or as JSON text, not {type(value).__name__}")
+    check_plain(value, name)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=dict)
+    except ValueError:
+        raise UsageError(f"{name} holds a number that JSON has not; expected a JSON Schema") from None
+
+
+def response_format_settings(value: object, name: str = "response_format") -> dict[str, Any]:
+    """Settings for a `response_format` of OpenAI's API: `schema` for json_schema and json_object, none for text.
+
+    UsageError, which names the field: it is of no such form, or has a field that nothing here follows.
+    """
+    if not isinstance(value, Mapping):
+        raise UsageError(f'{name}: expected an object such as {{"type": "json_object"}}')
+    kind = value.get("type")
+    fields = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
+    if not isinstance(kind, str) or kind not in fields:
+        raise UsageError(f"{name}.type: expected one of {', '.join(fields)}")
+    if unknown := value.keys() - fields[kind]:
+        raise UsageError(f"{name}.{min(map(str, unknown))}: no field of the type {kind}; leave it out")
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"schema": ANY_OBJECT}
+    described = value.get("json_schema")
+    if not isinstance(described, Mapping) or not isinstance(described.get("schema"), Mapping):
+        raise UsageError(f"{name}.json_schema.schema: expected a JSON Schema")
+    if unknown := described.keys() - set(_SCHEMA_FIELDS):
+        raise UsageError(f"{name}.json_schema.{min(map(str, unknown))}: expected some of {', '.join(_SCHEMA_FIELDS)}")
+    return {"schema": schema_text(f"{name}.json_schema.schema", described["schema"])}
+
+
+def _parsed(name: str, text: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{name} is not JSON ({error.msg}, character {error.pos}); expected a JSON Schema") from None
+    except (ValueError, RecursionError):
+        raise UsageError(
+            f"{name} is not JSON (too deep, or a number that JSON has not); expected a JSON Schema"
+        ) from None
