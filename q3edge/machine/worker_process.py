@@ -1,8 +1,8 @@
 """`Worker`: a child process for work on untrusted input, with a deadline; it is killed where it is late.
 
 It runs a Python script and talks by one JSON object a line (`worker_script` is the other end). The first says
-{"path": sys.path} and is answered by {"ready": true}. Whatever the script does, crashing included, ends in an answer or
-in `WorkerDiedError`.
+{"path": folders of modules} and is answered by {"ready": true}. Whatever the script does, crashing included, ends in an
+answer or in `WorkerDiedError`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from q3edge.errors import ResourceError
 
 _START_SECONDS = 60.0  # for a cold disk on a small board
 _MAX_REPLY = 200 * 2**20  # bytes: 16 Mi characters, JSON-escaped
+_ROOT = str(Path(__file__).parents[2])  # an editable installation may have q3edge by a hook, not in sys.path
 _KEPT_ENVIRONMENT = ("SYSTEMROOT", "LD_LIBRARY_PATH")  # without which some Pythons do not start
 
 
@@ -83,7 +84,7 @@ class WorkerProcess:
         if self._ready:
             return
         try:
-            self._ready = self.exchange({"path": sys.path}, _START_SECONDS).get("ready") is True
+            self._ready = self.exchange({"path": [*sys.path, _ROOT]}, _START_SECONDS).get("ready") is True
         except WorkerDiedError:
             raise ResourceError(f"{what} ({sys.executable}) did not start") from None
 

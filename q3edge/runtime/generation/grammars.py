@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     import llguidance
 
 COMPILE_SECONDS = 2.0
-_LIMITS = {"max_lexer_states": 50_000, "verbose_errors": False}  # 1 to 2 kB a state; the others are the library's own
+# A lexer state takes 1 to 2 kB. The other limits are the library's own.
+_LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}
 _REMEMBERED = 1024  # formats of which is known whether they are fit
 _WORKER = Path(__file__).with_name("grammar_worker.py")
 # White space between two parts of JSON is a space, or a line end and an indent: models that may write more often go on.
-_JSON_OPTIONS = {"whitespace_pattern": r"(\x20|\n[\x20\t]{0,32})?", "lenient": False}
+_JSON_OPTIONS: Any = {"whitespace_pattern": r"(\x20|\n[\x20\t]{0,16})?", "lenient": False}
 _LONGEST_REASON = 200  # characters
 _NOTHING_FITS = ("NoExtension", "NoExtensionBias")  # the library's words where no token can follow
 

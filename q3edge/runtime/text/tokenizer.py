@@ -122,10 +122,11 @@ class Tokenizer:
     def token_bytes(self) -> dict[int, bytes]:
         """What each token stands for in a text, which need not be whole characters; an added token for its name."""
         added, byte_of = set(self.added_ids.values()), _byte_of()
-        return {
-            index: name.encode() if index in added or not byte_of.keys() >= set(name) else bytes(map(byte_of.get, name))
-            for name, index in self.vocabulary().items()
-        }
+        found = {}
+        for name, index in self.vocabulary().items():
+            plain = index in added or not byte_of.keys() >= set(name)
+            found[index] = name.encode() if plain else bytes(map(byte_of.__getitem__, name))
+        return found
 
     def stream(self) -> StreamDecoder:
         """Create a decoder that takes one token at a time."""

@@ -162,7 +162,10 @@ def test_a_thinking_budget_ends_the_thinking_with_an_answer(answer: Answer) -> N
     assert (code, "thinking_budget = -1: expected 0 or more" in err) == (2, True)
 
 
-def test_l24_system_prompt_and_settings_reach_the_model(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l24_system_prompt_and_settings_reach_the_model(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "format").write_text("{}")
     found: dict[str, Any] = {}
 
     def record(_self: Model, messages: object, **named: Any) -> None:
@@ -170,8 +173,9 @@ def test_l24_system_prompt_and_settings_reach_the_model(answer: Answer, monkeypa
         raise AssertionError
 
     monkeypatch.setattr(Model, "stream", record)
+    given = {"whole": ["7"], "number": ["0.5"], "texts": ["a", "b"], "text": ["{}"]}
     flags = {
-        setting.flag: (["7"] if setting.kind == "whole" else ["0.5"] if setting.kind == "number" else ["a", "b"])
+        setting.flag: [str(tmp_path / "format")] if setting.from_file else given[setting.kind]
         for setting in SETTINGS.values()
         if setting.flag
     }
@@ -179,7 +183,7 @@ def test_l24_system_prompt_and_settings_reach_the_model(answer: Answer, monkeypa
                                                   for part in (flag, value)))  # fmt: skip
     assert found.pop("messages") == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert found.pop("thinking") is None
-    expected = {"whole": 7, "number": 0.5, "texts": ("a", "b")}
+    expected = {"whole": 7, "number": 0.5, "texts": ("a", "b"), "text": "{}", "schema": "{}"}
     assert found == {name: expected[setting.kind] for name, setting in SETTINGS.items() if setting.flag}
     assert answer("run", "Hi", "--raw", "--system", "x")[0] == 2
 
@@ -237,3 +241,26 @@ def test_a_chat_template_s_file_that_is_unfit_is_refused(
     assert problem in found[2]
     assert found[2].count("\n") == 1
     assert answer("run", "Hello.", "--raw", "--chat-template", str(own))[0] == 2
+
+
+def test_run_answers_in_a_format_from_a_file(answer: Answer, folder: Path, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema | {"additionalProperties": False}))
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "grammar.lark").write_text('start: "4" NUMBER\nNUMBER: /[0-9]/')
+    asked = ("What is 12 + 30?", *GREEDY, "--no-think")
+    command = [sys.executable, "-m", "q3edge", "run", str(folder), *asked, "--schema", str(tmp_path / "schema.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout).keys() == {"sum"}
+    assert answer("run", *asked, "--regex", "(yes|no)")[1] in ("yes\n", "no\n")
+    assert answer("run", *asked, "--grammar", str(tmp_path / "grammar.lark"))[:2] == (0, "42\n")
+    for code, says, flags in (
+        (2, "schema is not JSON", ("--schema", str(tmp_path / "broken.json"))),
+        (2, "give one of them", ("--schema", str(tmp_path / "schema.json"), "--regex", "a")),
+        (2, "regex: unclosed character class", ("--regex", "[")),
+        (3, "none.json: cannot be read", ("--schema", str(tmp_path / "none.json"))),
+    ):
+        found, out, err = answer("run", *asked, *flags)
+        assert (found, out, len(err.splitlines())) == (code, "", 1)
+        assert says in err

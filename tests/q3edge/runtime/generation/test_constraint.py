@@ -22,8 +22,6 @@ from q3edge.runtime.text.thinking import ThinkingTokens
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime import MARKUP_TOKENS, SPECIAL_TOKENS, build_tokenizer
 
-pytest.importorskip("llguidance", reason="the extra structured is not installed")
-
 VOCABULARY = 304  # with ids that have no token
 TOKENIZER = Tokenizer(build_tokenizer(), "tokenizer", VOCABULARY)
 GRAMMARS = Grammars(TOKENIZER, VOCABULARY)

@@ -17,8 +17,6 @@ from q3edge.runtime.generation.grammars import Grammars
 from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime import build_tokenizer
 
-pytest.importorskip("llguidance", reason="the extra structured is not installed")
-
 VOCABULARY = 304
 
 
