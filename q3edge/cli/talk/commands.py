@@ -161,7 +161,7 @@ def _setting(typed: str) -> str:
 
 
 def _value(kind: str, text: str) -> Any:
-    if kind == "texts" and text[0] not in '["':
+    if kind in ("text", "schema") or (kind == "texts" and text[0] not in '["'):
         return text
     try:
         found = json.loads(text)

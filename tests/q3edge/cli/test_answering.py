@@ -243,13 +243,13 @@ def test_a_chat_template_s_file_that_is_unfit_is_refused(
     assert answer("run", "Hello.", "--raw", "--chat-template", str(own))[0] == 2
 
 
-def test_run_answers_in_a_format_from_a_file(answer: Answer, folder: Path, tmp_path: Path) -> None:
+def test_run_answers_in_a_format_from_a_file(answer: Answer, demo_folder: Path, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
     (tmp_path / "schema.json").write_text(json.dumps(schema | {"additionalProperties": False}))
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "grammar.lark").write_text('start: "4" NUMBER\nNUMBER: /[0-9]/')
-    asked = ("What is 12 + 30?", *GREEDY, "--no-think")
-    command = [sys.executable, "-m", "q3edge", "run", str(folder), *asked, "--schema", str(tmp_path / "schema.json")]
+    asked, schema_file = ("What is 12 + 30?", *GREEDY, "--no-think"), str(tmp_path / "schema.json")
+    command = [sys.executable, "-m", "q3edge", "run", str(demo_folder), *asked, "--schema", schema_file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout).keys() == {"sum"}
@@ -257,7 +257,7 @@ def test_run_answers_in_a_format_from_a_file(answer: Answer, folder: Path, tmp_p
     assert answer("run", *asked, "--grammar", str(tmp_path / "grammar.lark"))[:2] == (0, "42\n")
     for code, says, flags in (
         (2, "schema is not JSON", ("--schema", str(tmp_path / "broken.json"))),
-        (2, "give one of them", ("--schema", str(tmp_path / "schema.json"), "--regex", "a")),
+        (2, "give one of them", ("--schema", schema_file, "--regex", "a")),
         (2, "regex: unclosed character class", ("--regex", "[")),
         (3, "none.json: cannot be read", ("--schema", str(tmp_path / "none.json"))),
     ):
