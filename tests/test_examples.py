@@ -19,6 +19,8 @@ SAYS = {
     "chat_with_thinking": r"What is 7 \+ 8\? 15 \(thought: '[^']*15'\)\n.*What is 7 \+ 8\? 15 \(thought: ''\)\n"
     r"What is 12 \+ 30\? 42 \(thought: ''\)\n",
     "choose_a_format": r"int8: 3.18 MB, .*\nint4: 1.82 MB, .*\nadvice: Ship int[48]: .*\nwithin 2 MB: int4\n",
+    "rag": r"What does a cub grow into\? lion \(read: A cub grows into a lion\.\)\n.* white \(read: Snow is white\.\)\n"
+    r"What does Mg stand for\? magnesium \(read: The symbol Mg stands for magnesium\.\)\n",
     "batch_and_evaluate": r"What is 3 \+ 4\? 7\n.* white\n.* lion\nknowledge: \d+ items, recovery [\d.]+ %\n"
     r"math: \d+ items, recovery [\d.]+ %\ngood enough\n",
 }

@@ -28,7 +28,7 @@ from q3edge.terminal import say
 def export(
     source: str, output: Path, format_name: str | None, last_logits: bool, overwrite: bool, as_json: bool
 ) -> None:
-    """Export a quantized checkpoint (or a float MODEL) as an ONNX model with a KV cache.
+    """Export a quantized checkpoint (or a float MODEL) as an ONNX model, with a KV cache if it writes text.
 
     The model is not run: `q3edge validate DIR --reference MODEL` measures its accuracy.
     """

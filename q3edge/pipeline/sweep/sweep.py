@@ -12,7 +12,7 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import ResourceError, describe_error, resumable
+from q3edge.errors import ResourceError, UsageError, describe_error, resumable
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
@@ -53,8 +53,8 @@ def run_sweep(
 
     The model is the reference of `measuring`. jobs: artifacts built at a time, each in a process of its own; they are
     measured one after another. command: the line that the report says makes it again. A variant that fails is listed
-    in the report. UsageError: `output` is no folder of a sweep. ResourceError: another process, which the message
-    names, is at it, or a baseline's library is not installed.
+    in the report. UsageError: `output` is no folder of a sweep, or the model is one of embeddings. ResourceError:
+    another process, which the message names, is at it, or a baseline's library is not installed.
     """
     assert measuring.reference is not None, "a sweep is of a model"
     _require_baselines(asked)
@@ -88,6 +88,11 @@ def _build(
 ) -> tuple[str, ...]:
     """Build the missing artifacts; adds to `failures`, and returns the names that were finished before."""
     with open_float_model(measuring.reference or "") as checkpoint:
+        if checkpoint.config.is_embedding:
+            raise UsageError(
+                f"{checkpoint.folder}: an embedding model, which predicts no tokens to compare variants by; build them "
+                "one by one: q3edge build MODEL -o DIR --format FORMAT"
+            )
         folder, model_digest = checkpoint.folder, checkpoint.digest()
     ledger = Ledger(output)
     requests = {v.name: request_digest(model_digest, v, calibration) for v in asked if v.baseline is None}

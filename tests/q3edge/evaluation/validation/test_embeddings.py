@@ -83,6 +83,8 @@ def test_what_is_for_language_models_is_refused(built: Path, checkpoint: Path, t
         q3edge.quantize(checkpoint, tmp_path / "x", tune=True)
     with pytest.raises(UsageError, match="--last-logits: an embedding model gives no logits"):
         q3edge.export(checkpoint, tmp_path / "x", as_float=True, last_logits=True)
+    with pytest.raises(UsageError, match="an embedding model, which predicts no tokens to compare variants by"):
+        q3edge.sweep(checkpoint, tmp_path / "x", formats="int8")
     for refused in (lambda: q3edge.bench(built), lambda: q3edge.evaluate(built, checkpoint)):
         with pytest.raises(InputError, match=r"holds an embedding model, .*: q3edge embed "):
             refused()
