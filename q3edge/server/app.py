@@ -10,12 +10,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from q3edge.server.endpoints import chat_completions, completions, health, metrics, models
+from q3edge.server.endpoints import chat_completions, completions, health, metrics, models, tokenize
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.guard import Guard
 from q3edge.server.service import Service, record_of
 
-_ENDPOINTS = (chat_completions, completions, models, health, metrics)
+_ENDPOINTS = (chat_completions, completions, tokenize, models, health, metrics)
 
 
 def make_app(service: Service) -> ASGIApp:

@@ -64,7 +64,7 @@ def read_body(data: bytes, schema: type[Schema]) -> Schema:
 
 
 def _check_known(name: str, value: object, schema: type[Body]) -> None:
-    if value is None or name in schema.model_fields or name in _WITHOUT_EFFECT:
+    if value is None or name in _WITHOUT_EFFECT or (name in schema.model_fields and name not in schema.missing):
         return
     if any(value == same and isinstance(value, type(same)) for same in _ALREADY_SO.get(name, ())):
         return

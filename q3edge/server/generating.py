@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import uuid4
 
 from sse_starlette import EventSourceResponse
@@ -16,13 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.model import Model
-from q3edge.server.body import read_body
 from q3edge.server.driver import Answers
-from q3edge.server.errors import as_api_error
+from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.limits import READ_SECONDS
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import SamplingFields
-from q3edge.server.service import Record, Service, record_of, service_of
+from q3edge.server.service import Record, Service, read_fields, record_of, service_of
 
 _PING_SECONDS = 15  # between comments that keep a silent connection open
 Fields = TypeVar("Fields", bound=SamplingFields)
@@ -30,7 +29,9 @@ Json = dict[str, Any]
 
 
 class Shape(Protocol):
-    """What an endpoint's answers look like."""
+    """What an endpoint's answers look like. done: a stream's last event is the text [DONE]."""
+
+    done: ClassVar[bool] = True
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         """Answer as one object."""
@@ -47,6 +48,10 @@ class Shape(Protocol):
     def end(self, completions: Sequence[Completion]) -> Iterator[Json]:
         """Events behind all."""
 
+    def failed(self, error: ApiError) -> Iterator[Json]:
+        """Events of an error, which ends the stream."""
+        yield error.body()
+
 
 async def generate(
     request: Request,
@@ -61,8 +66,7 @@ async def generate(
     told the fields that all objects have. ApiError: the request is refused.
     """
     service, record = service_of(request), record_of(request)
-    data = await request.body()
-    fields = await service.in_worker(read_body, data, schema)
+    fields = await read_fields(request, schema)
     lease = await service.models.lease(fields.model)
     answers: Answers | None = None
 
@@ -75,8 +79,6 @@ async def generate(
     try:
         record.model = lease.name
         lease.admit(prompts(fields) * fields.n)
-        if service.options.log_prompts:
-            record.prompt = data.decode()
         streams = await service.in_worker(prepare, fields, lease.model, service)
         answers = lease.driver.submit(streams)
         common = {"id": uuid4().hex, "created": int(time.time()), "model": lease.name}
@@ -135,8 +137,10 @@ async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterat
     except Exception as error:
         refused = as_api_error(error)
         record.outcome, record.error = "failed", refused.logged
-        yield _event(refused.body())
-    yield {"data": "[DONE]"}
+        for event in shape.failed(refused):
+            yield _event(event)
+    if shape.done:
+        yield {"data": "[DONE]"}
 
 
 async def _unless_gone(request: Request, answers: Answers) -> list[Completion] | None:
@@ -157,7 +161,8 @@ async def _gone(request: Request) -> None:
 
 
 def _event(fields: Json) -> Mapping[str, str]:
-    return {"data": json.dumps(fields, ensure_ascii=False, separators=(",", ":"))}
+    named = {"event": fields["type"]} if "type" in fields else {}
+    return {**named, "data": json.dumps(fields, ensure_ascii=False, separators=(",", ":"))}
 
 
 def _note(record: Record, completions: Sequence[Completion], answers: Answers) -> None:

@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from starlette.requests import Request
 
+from q3edge.server.body import Schema, read_body
 from q3edge.server.errors import ApiError
 from q3edge.server.metrics import Metrics
 from q3edge.server.models import Models
@@ -71,6 +72,15 @@ class Service:
         """End the threads, close the models."""
         self._workers.shutdown(wait=False, cancel_futures=True)
         await self.models.close()
+
+
+async def read_fields(request: Request, schema: type[Schema]) -> Schema:
+    """Read a request's body, in a worker thread. Errors are those of `read_body`."""
+    service, data = service_of(request), await request.body()
+    fields = await service.in_worker(read_body, data, schema)
+    if service.options.log_prompts:
+        record_of(request).prompt = data.decode()
+    return fields
 
 
 def service_of(request: Request) -> Service:

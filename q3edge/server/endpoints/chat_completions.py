@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.model import Model
-from q3edge.server.body import Body
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
-from q3edge.server.generating import Json, generate, notices, usage
+from q3edge.server.generating import Json, Shape, generate, notices, usage
 from q3edge.server.limits import MAX_MESSAGES
 from q3edge.server.models import Lease
-from q3edge.server.sampling_fields import SamplingFields, Whole
+from q3edge.server.sampling_fields import Whole
 from q3edge.server.service import Service
-
-Effort = Literal["none", "minimal", "low", "medium", "high"]
-EFFORTS: Mapping[Effort, int | None] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": None}
+from q3edge.server.thinking_fields import Effort, ThinkingFields
 
 
-class TemplateFields(Body):
-    """The one variable of a chat template that a request may set."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    enable_thinking: bool | None = None
-
-
-class ChatFields(SamplingFields):
+class ChatFields(ThinkingFields):
     """A request's body."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Whole | None = None
-    chat_template_kwargs: TemplateFields | None = None
-    thinking_budget: Whole | None = None
     reasoning_effort: Effort | None = None
 
     missing: ClassVar[Mapping[str, str]] = {
@@ -48,15 +35,9 @@ class ChatFields(SamplingFields):
     }  # fmt: skip
 
     @property
-    def thinking(self) -> bool | None:
-        """Whether the answer thinks; None: the template's default."""
-        asked = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
-        return False if self.budget == 0 and asked is None else asked
-
-    @property
-    def budget(self) -> int | None:
-        """Tokens of thinking; None: no limit."""
-        return EFFORTS[self.reasoning_effort] if self.reasoning_effort else self.thinking_budget
+    def effort(self) -> Effort | None:
+        """Effort asked for."""
+        return self.reasoning_effort
 
 
 async def chat_completions(request: Request) -> Response:
@@ -67,22 +48,13 @@ async def chat_completions(request: Request) -> Response:
 def _prepare(fields: ChatFields, model: Model, service: Service) -> list[Stream]:
     if fields.max_tokens is not None and fields.max_completion_tokens is not None:
         raise bad_field("max_tokens", "give it or max_completion_tokens")
-    if fields.reasoning_effort is not None and fields.thinking_budget is not None:
-        raise bad_field("reasoning_effort", "give it or thinking_budget")
     messages = read_messages(fields.messages)
     settings = [fields.settings(model, service.options.max_new_tokens, index) for index in range(fields.n)]
-    thinking, budget = fields.thinking, fields.budget
-    switch = model.template is not None and model.template.switches_thinking()
-    if budget == 0 and switch:
-        budget = None  # the template has closed the thinking already
     with about("messages"):
-        return [
-            model.stream(messages, each, thinking=thinking if switch else None, thinking_budget=budget)
-            for each in settings
-        ]
+        return [fields.answer(model, messages, each) for each in settings]
 
 
-class _Chat:
+class _Chat(Shape):
     """Shape of the answers."""
 
     def __init__(self, fields: ChatFields, common: Json, lease: Lease) -> None:

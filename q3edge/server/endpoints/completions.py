@@ -13,7 +13,7 @@ from starlette.routing import Route
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.model import Model
 from q3edge.server.errors import about
-from q3edge.server.generating import Json, generate, notices, usage
+from q3edge.server.generating import Json, Shape, generate, notices, usage
 from q3edge.server.limits import MAX_PROMPTS
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import SamplingFields
@@ -52,7 +52,7 @@ def _prepare(fields: CompletionFields, model: Model, service: Service) -> list[S
         return [model.stream_raw(prompt, each) for prompt in fields.prompts for each in settings]
 
 
-class _Plain:
+class _Plain(Shape):
     """Shape of the answers."""
 
     def __init__(self, fields: CompletionFields, common: Json, lease: Lease) -> None:

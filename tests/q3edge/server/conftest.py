@@ -7,11 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 import q3edge
+from q3edge.runtime.model import Model
 from tests.helpers.server import RunningServer, running_server
 
 
@@ -32,3 +34,16 @@ def server(artifact: Path) -> Iterator[RunningServer]:
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def official(server: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def model(artifact: Path) -> Iterator[Model]:
+    """The model that is served, in this process."""
+    with q3edge.load(artifact, threads=1) as model:
+        yield model

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-import q3edge
 from q3edge.runtime.model import Model
 from tests.helpers.server import RunningServer
 
@@ -21,18 +18,6 @@ JAPAN: list[Any] = [{"role": "user", "content": "What is the capital of Japan?"}
 CHAT = "/v1/chat/completions"
 GREEDY = {"temperature": 0}
 FOUR = {"max_tokens": 4, **GREEDY}
-
-
-@pytest.fixture(scope="module")
-def model(artifact: Path) -> Iterator[Model]:
-    with q3edge.load(artifact, threads=1) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def official(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none") as client:
-        yield client
 
 
 def events(client: httpx.Client, path: str, **fields: Any) -> list[dict[str, Any]]:

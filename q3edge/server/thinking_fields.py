@@ -1,0 +1,59 @@
+"""`ThinkingFields`: the fields of a conversation that say whether its answer thinks, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from q3edge.runtime.completion import Stream
+from q3edge.runtime.model import Model
+from q3edge.runtime.text.messages import Message
+from q3edge.server.body import Body
+from q3edge.server.errors import bad_field
+from q3edge.server.sampling_fields import SamplingFields, Whole
+
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+EFFORTS: Mapping[Effort, int | None] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": None}
+
+
+class TemplateFields(Body):
+    """The one variable of a chat template that a request may set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enable_thinking: bool | None = None
+
+
+class ThinkingFields(SamplingFields):
+    """Fields of a request whose answer may think."""
+
+    chat_template_kwargs: TemplateFields | None = None
+    thinking_budget: Whole | None = None
+
+    @property
+    def effort(self) -> Effort | None:
+        """Effort that the request asks for; each endpoint has a field of its own for it."""
+        raise NotImplementedError
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of thinking; None: no limit. ApiError 400: there are two."""
+        if self.effort is None:
+            return self.thinking_budget
+        if self.thinking_budget is not None:
+            raise bad_field("thinking_budget", "give it or an effort of reasoning")
+        return EFFORTS[self.effort]
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the answer thinks; None: the template's default."""
+        asked = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
+        return False if self.budget == 0 and asked is None else asked
+
+    def answer(self, model: Model, messages: Sequence[Message], settings: Mapping[str, Any]) -> Stream:
+        """Answer a conversation, thinking as the fields say. Errors are those of `Model.stream`."""
+        switch = model.template is not None and model.template.switches_thinking()
+        budget = None if self.budget == 0 and switch else self.budget  # the template has closed the thinking already
+        return model.stream(messages, settings, thinking=self.thinking if switch else None, thinking_budget=budget)
