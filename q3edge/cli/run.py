@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from q3edge.cli.answers import awaited, end_of_answer, open_model, say_statistics, settings_given, show_pieces
+from q3edge.cli.cache_file import CacheFile
 from q3edge.cli.console import emit_json
-from q3edge.cli.options.answering import answering_options
+from q3edge.cli.options.answering import answering_options, cache_file_options
 from q3edge.cli.options.common import MODEL_FOLDER, json_option
 from q3edge.cli.standard_streams import is_terminal, read_stdin
 from q3edge.errors import UsageError
@@ -44,6 +45,7 @@ class _PromptCommand(click.Command):
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @answering_options
+@cache_file_options
 @json_option
 def run(
     folder: Path,
@@ -55,6 +57,8 @@ def run(
     draft: Path | None,
     no_speculate: bool,
     threads: int | None,
+    cache_file: Path | None,
+    cache_file_ro: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -82,6 +86,7 @@ def run(
     with open_model(
         folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template
     ) as model:
+        kept = CacheFile(model, cache_file, read_only=cache_file_ro)
         if raw:
             stream = model.stream_raw(text, **settings)
         else:
@@ -92,11 +97,12 @@ def run(
         if not as_json:
             show_pieces(awaited(stream))
         completion = stream.finish()
-    if as_json:
-        emit_json(completion.to_json())
-    else:
-        click.echo()
-        say_statistics(completion)
+        if as_json:
+            emit_json(completion.to_json())
+        else:
+            click.echo()
+            say_statistics(completion)
+        kept.save()
     end_of_answer(completion)
 
 

@@ -32,6 +32,7 @@ from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
 from q3edge.runtime.generation.statistics import Statistics
+from q3edge.runtime.prefixes import load_prefix, save_prefix
 from q3edge.runtime.session.decoder import Decoder, note_slow_products
 from q3edge.runtime.session.loader import note_edits, open_graph
 from q3edge.runtime.text.answer_mode import will_think
@@ -279,6 +280,27 @@ class Model:
         return encoder.encode(
             conversation(messages), thinking=thinking, tools=tools, add_generation_prompt=add_generation_prompt
         )
+
+    def save_prefix(self, path: str | Path, prompt: str | Sequence[int] | None = None) -> int:
+        """Write the keys and values of `prompt` to a file, for `load_prefix`; returns its number of tokens.
+
+        prompt: a text or token ids, as for `stream_raw`; those of a conversation are from `encode_chat`. What is not
+        cached is computed first. None: the last text, prompt and answer, as far as they went through the model. Other
+        generations wait while it is written.
+        UsageError: no text is cached, or as `stream_raw`. ResourceError: the file cannot be written.
+        """
+        self._check_open()
+        ids = None if prompt is None else self._prompt_ids(prompt)
+        return len(save_prefix(self.engine, self.decoder, folder_path(path, "path"), ids))
+
+    def load_prefix(self, path: str | Path) -> int:
+        """Restore what `save_prefix` wrote, in place of the last text; returns its number of tokens.
+
+        A prompt that begins with its tokens is computed from where it differs. InputError: the file is missing,
+        damaged, or of another model. UsageError: it exceeds kv_memory, or the model is `deterministic`.
+        """
+        self._check_open()
+        return len(load_prefix(self.engine, self.decoder, folder_path(path, "path")))
 
     def settings(self, settings: Settings = None, /, *, thinks: bool | None = None, **named: Any) -> GenerationSettings:
         """Generation settings that a call with these arguments uses: the checkpoint's, overridden by those given.

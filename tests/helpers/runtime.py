@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from q3edge.architecture.kv_cache import KVScales
 from q3edge.artifact import Manifest
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.export import export_decoder
@@ -89,13 +90,13 @@ def write_tokenizer(folder: Path, **config: Any) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
 
-def write_artifact(folder: Path, **overrides: Any) -> Path:
-    """Write a complete float artifact of `InMemoryWeights.random(**overrides)`."""
+def write_artifact(folder: Path, kv_scales: KVScales | None = None, **overrides: Any) -> Path:
+    """Write a complete float artifact of `InMemoryWeights.random(**overrides)`; with `kv_scales` its cache is int8."""
     write_tokenizer(folder)
     config = tiny_config(**overrides)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 20}))
-    export_decoder(InMemoryWeights.random(**overrides), folder)
+    export_decoder(InMemoryWeights.random(**overrides), folder, kv_scales=kv_scales)
     seal(folder)
     return folder
 

@@ -26,6 +26,17 @@ def _settings_options() -> Callable[[Command], Command]:
     )  # fmt: skip
 
 
+cache_file_options = together(
+    click.option(
+        "--cache-file",
+        type=FILE,
+        metavar="FILE",
+        help="Restore the keys and values in FILE, if it exists, and save those of prompt and answer there: what the "
+        "next prompt has in common with them is not computed again.",
+    ),
+    click.option("--cache-file-ro", is_flag=True, help="Leave the FILE of --cache-file as it is."),
+)
+
 answering_options = together(
     click.option("--system", metavar="TEXT", help="System prompt: what the model is told before the conversation."),
     click.option("--think/--no-think", "thinking", default=None, help="Let the model reason first (default: its own)."),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Condition, Lock, RLock
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from q3edge.errors import UsageError
 from q3edge.runtime.engine.chunk_size import ChunkSize
 from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
 from q3edge.runtime.generation.statistics import Statistics
+
+Result = TypeVar("Result")
 
 _LOST = 1.0  # seconds after which who waits for a pass looks whether somebody makes it
 _OVERTAKEN = 8  # requests that may go before one that is patient: where there are always others, it has its turn too
@@ -98,7 +100,7 @@ class Engine:
         slowdown: see `SLOWDOWN`.
         """
         self.slots = slots
-        self._deterministic, self._strict = deterministic, strict
+        self.deterministic, self._strict = deterministic, strict
         self._chunks = ChunkSize(slowdown - 1)
         self._numbers = count()
         self._known: dict[int, _Entry] = {}  # requests that have not ended, by their numbers
@@ -156,10 +158,16 @@ class Engine:
         An error that concerns single requests is in their events, and the others go on.
         """
         if self._claim():
-            self._make_pass()
+            self._exclusively(self._pass)
         with self._lock:
             events, self._events = self._events, []
         return events
+
+    def between_passes(self, act: Callable[[Slots], Result]) -> Result:
+        """Return what `act` makes of the slots, while no pass is made: it must leave those of requests alone."""
+        while not self._claim():
+            pass
+        return self._exclusively(lambda: act(self.slots))
 
     def cancel(self, number: int) -> None:
         """End a request, unless it has ended; there are no more events of it, and its slot is free."""
@@ -200,11 +208,11 @@ class Engine:
                 self._claimed = None  # who was to make it was interrupted just before it, or just after
             return False
 
-    def _make_pass(self) -> None:
-        """Make the pass that this thread has claimed."""
+    def _exclusively(self, act: Callable[[], Result]) -> Result:
+        """Make the pass that this thread has claimed, or do something else in its place."""
         try:
             with self._passing:
-                self._pass()
+                return act()
         finally:
             with self._lock:
                 self._claimed = None
@@ -223,7 +231,7 @@ class Engine:
         elif running:
             self._read_next = True
             began = time.perf_counter()
-            if self._deterministic or len(running) == 1:
+            if self.deterministic or len(running) == 1:
                 for entry in running:
                     self._extend(entry, PREFILL_CHUNK)
             else:
@@ -245,7 +253,7 @@ class Engine:
             return
         taken = self.slots.all_taken()
         try:
-            at_most = 0 if self._deterministic else entry.request.reusable
+            at_most = 0 if self.deterministic else entry.request.reusable
             entry.slot = self.slots.take(entry.request.ids, at_most, entry.request.longest)
             if entry.slot is None and (self._running or self._reading):
                 return  # one of these gives its slot back
@@ -277,7 +285,7 @@ class Engine:
         The more prompts wait, the more of their time those have that are running.
         """
         size, request = PREFILL_CHUNK, entry.request
-        if not self._deterministic and any(not other.patient for other in self._running):
+        if not self.deterministic and any(not other.patient for other in self._running):
             size = self._chunks.choose(len(self._reading) + len(self._waiting))
         began, computed = time.perf_counter(), request.computed
         self._extend(entry, size)
@@ -396,7 +404,7 @@ class Engine:
                     raise UsageError("the generation was closed; ask again")
                 mine = self._claim()
             if mine:
-                self._make_pass()
+                self._exclusively(self._pass)
 
 
 class Generation(Iterator[int]):

@@ -6,17 +6,20 @@ times, after an error or an abandoned pass too: what the cache has beyond a slot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.architecture.kv_cache import CacheBuffer
+from q3edge.errors import UsageError
 from q3edge.runtime.engine.prefix_tree import PrefixTree, common_length
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import GROWTH_STEP
 
 PREFILL_CHUNK = 256  # tokens at once: fills the matrix kernels; 512 are no faster and take 35 MB more (docs/lab-log.md)
+Contents = Mapping[CacheBuffer, NDArray[np.generic]]
 # Idle rows that a pass computes along with those on both sides. One more pass costs as much as four to six more rows.
 _WIDEST_GAP = 3
 
@@ -136,6 +139,45 @@ class Slots:
         idle = [each for each in self._slots if not each.taken]
         for each in idle[: max(len(idle) - self._kept, 0)]:
             self._free(each)
+
+    @property
+    def last_ended(self) -> list[int]:
+        """Ids of the text that was given back last, of those that are held in slots; empty if there is none."""
+        return next((list(slot.ids) for slot in reversed(self._slots) if not slot.taken), [])
+
+    def contents(self, ids: Sequence[int]) -> Contents | None:
+        """Views of the keys and values of `ids`, valid until the next change; None: no slot begins with all of them."""
+        source, shared = self._longest(ids)
+        if source is None or shared < len(ids):
+            return None
+        self._cache.truncate(len(source.ids), source.row)
+        return self._cache.contents(source.row, shared)
+
+    def restore(self, ids: Sequence[int], write: Callable[[Contents], None]) -> None:
+        """Hold the text `ids` as one that has ended; `write` fills views of its keys and values.
+
+        UsageError, before anything changes: it does not fit beside the texts that have taken slots.
+        """
+        taken = [slot.held for slot in self._slots if slot.taken]
+        needed = Slot(-1, list(ids), taken=False).held
+        if self.budget is not None and sum(taken) + needed > self.budget:
+            each = self.bytes_per_token / 2**20
+            raise UsageError(
+                f"a prefix of {len(ids)} tokens takes {needed * each:.1f} MiB of KV cache, running texts take "
+                f"{sum(taken) * each:.1f}, and there are {self.budget * each:.1f} for all; allow more (kv_memory)"
+            )
+        if not self._kept or len(taken) >= self._rows:
+            raise UsageError("all slots are taken by running texts; restore the prefix when one has ended")
+        slot = self._empty([each for each in self._slots if not each.taken], None)
+        try:
+            self._cache.fill(slot.row, len(ids), write)
+        except BaseException:
+            self._free(slot, store=False)
+            raise
+        slot.ids = list(ids)
+        self.give_back(slot)
+        if self.budget is not None:
+            self._keep_to(self.budget)
 
     def extend(self, slot: Slot, ids: Sequence[int], keep: int = 1) -> NDArray[np.float32]:
         """Append `ids`, at least one, to a slot; returns logits float32 [keep, V] after each of the last `keep`.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, PAST_PREFIX, KVCacheSpec
-from q3edge.artifact import MODEL_FILE, Manifest
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
 from q3edge.machine.cpu import default_threads, slow_block_products
@@ -26,6 +26,7 @@ from q3edge.runtime.session.kv_cache import KVCache
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
 from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
 from q3edge.runtime.session.network import failed_run, open_session
+from q3edge.storage.digests import json_digest
 
 
 class Decoder:
@@ -47,6 +48,10 @@ class Decoder:
         """
         checked = checked or open_graph(folder)
         self.manifest = checked.manifest
+        # Of what decides the keys and values of a text: hex sha256.
+        self.digest = json_digest(
+            [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)] + [exact_activations]
+        )
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE

@@ -7,7 +7,7 @@ tokens; `Decoder` runs passes over adjacent rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -147,14 +147,34 @@ class KVCache:
 
         ValueError: they hold a recurrent state, which is that of all tokens of `source`, and these are fewer.
         """
-        if self._states and length != self.lengths[source]:
-            raise ValueError(f"row {source} holds a recurrent state of {self.lengths[source]} tokens, not {length}")
+        self._check_states(source, length)
         for buffer, array in self.arrays.items():
-            filled: list[slice | int] = [slice(None)] * (array.ndim - 1)
-            if buffer.length_axis is not None:
-                filled[buffer.length_axis] = slice(length)
-            array[(row, *filled)] = array[(source, *filled)]
+            _filled(buffer, array[row], length)[:] = _filled(buffer, array[source], length)
         self.lengths[row] = length
+
+    def contents(self, row: int, length: int) -> dict[CacheBuffer, NDArray[np.generic]]:
+        """Views of the first `length` tokens of a row, of the buffers' shapes; valid until the cache changes.
+
+        ValueError: as `copy`.
+        """
+        self._check_states(row, length)
+        return {buffer: _filled(buffer, array[row], length) for buffer, array in self.arrays.items()}
+
+    def fill(self, row: int, length: int, write: Callable[[Mapping[CacheBuffer, NDArray[np.generic]]], None]) -> None:
+        """Give a row `length` tokens in place of its own, which `write` puts into views as `contents` has them.
+
+        There is room for as many more without growth. UsageError: beyond the context. Whatever `write` raises leaves
+        the row empty.
+        """
+        self.truncate(0, row)
+        check_context(length, self.context)
+        self.reserve(min(2 * length, self.context))
+        self.lengths[row] = length
+        try:
+            write(self.contents(row, length))
+        except BaseException:
+            self.truncate(0, row)
+            raise
 
     def read(self, row: int, start: int, end: int) -> tuple[NDArray[np.generic], ...]:
         """Copy what a row holds of the tokens `start` to `end`: for each buffer an array whose first axis is tokens.
@@ -179,6 +199,10 @@ class KVCache:
                 raise ValueError(f"row {row} holds a recurrent state, which is not of single tokens")
             yield np.moveaxis(array[row], buffer.length_axis, 0)
 
+    def _check_states(self, row: int, length: int) -> None:
+        if self._states and length != self.lengths[row]:
+            raise ValueError(f"row {row} holds a recurrent state of {self.lengths[row]} tokens, not {length}")
+
     def _forget_states(self, row: int, length: int) -> None:
         if self._states and length:
             raise ValueError(f"row {row} holds a recurrent state: it cannot be cut to {length} tokens, only emptied")
@@ -193,10 +217,7 @@ class KVCache:
                 continue
             new = _zeros(buffer, batch_size, capacity)
             for row, length in enumerate(self.lengths):
-                filled: list[slice | int] = [slice(size) for size in old.shape[1:]]
-                if buffer.length_axis is not None:
-                    filled[buffer.length_axis] = slice(length)
-                new[(row, *filled)] = old[(row, *filled)]
+                _filled(buffer, new[row], length)[:] = _filled(buffer, old[row], length)
             self.arrays[buffer] = new
 
 
@@ -248,6 +269,11 @@ def check_context(tokens: int, context: int) -> None:
     """Raise UsageError if the model's context is shorter than `tokens`."""
     if tokens > context:
         raise UsageError(f"{tokens} tokens asked for, but the model's context is {context}; ask for fewer")
+
+
+def _filled(buffer: CacheBuffer, row: NDArray[np.generic], length: int) -> NDArray[np.generic]:
+    """View of what a row's buffer holds of its first `length` tokens; of a state, all of it."""
+    return row if buffer.length_axis is None else row[(slice(None),) * buffer.length_axis + (slice(length),)]
 
 
 def _zeros(buffer: CacheBuffer, batch_size: int, capacity: int) -> NDArray[np.generic]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from q3edge.checkpoint import Checkpoint
 from q3edge.checkpoint.compressed_tensors import read_kv_scales, write_kv_scales
 from q3edge.checkpoint.compressed_tensors.kv_scales import KV_SCALES_FILE
 from q3edge.errors import InputError
-from q3edge.exporters.onnx.export import export_decoder
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import KVCache
-from tests.helpers.models import InMemoryWeights, tiny_config, write_checkpoint
-from tests.helpers.runtime import seal, write_tokenizer
+from tests.helpers.models import InMemoryWeights, write_checkpoint
+from tests.helpers.runtime import write_artifact
 
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 320, (1, 64))
@@ -36,15 +34,9 @@ def scales() -> KVScales:
 @pytest.fixture(scope="module")
 def decoders(tmp_path_factory: pytest.TempPathFactory, scales: KVScales) -> tuple[Decoder, Decoder]:
     """The same float weights with a float32 and with an int8 cache."""
-    found = []
-    for name, kv in (("float32", None), ("int8", scales)):
-        folder = tmp_path_factory.mktemp(name)
-        write_tokenizer(folder)
-        (folder / "config.json").write_text(json.dumps(tiny_config()))
-        export_decoder(InMemoryWeights.random(), folder, kv_scales=kv)
-        seal(folder)
-        found.append(Decoder(folder, threads=1))
-    return found[0], found[1]
+    folder = tmp_path_factory.mktemp("decoders")
+    plain, int8 = (write_artifact(folder / name, kv) for name, kv in (("float32", None), ("int8", scales)))
+    return Decoder(plain, threads=1), Decoder(int8, threads=1)
 
 
 def held(cache: KVCache) -> NDArray[Any]:
@@ -114,14 +106,8 @@ def test_rows_of_different_lengths(decoders: tuple[Decoder, Decoder]) -> None:
 
 
 def test_what_exceeds_the_scale_is_cut_off(tmp_path: Path, scales: KVScales) -> None:
-    folder = tmp_path / "small"
-    write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps(tiny_config()))
-    export_decoder(
-        InMemoryWeights.random(), folder, kv_scales=KVScales(scales.keys / np.float32(4), scales.values / np.float32(4))
-    )
-    seal(folder)
-    decoder = Decoder(folder, threads=1)
+    small = KVScales(scales.keys / np.float32(4), scales.values / np.float32(4))
+    decoder = Decoder(write_artifact(tmp_path / "small", small), threads=1)
     cache = decoder.new_cache(64)
     decoder.forward(IDS[:, :40], cache)
     for token in range(40, 60):

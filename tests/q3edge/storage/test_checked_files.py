@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from q3edge.errors import ResourceError
-from q3edge.storage.array_file import DamagedFileError, read_arrays, read_note, write_arrays
+from q3edge.storage.array_file import DamagedFileError, open_arrays, read_arrays, read_note, write_arrays
 from q3edge.storage.json_lines import JsonLines
 from q3edge.storage.raw_bytes import bytes_of, read_at, write_at
 from q3edge.storage.sealed_json import read_sealed, sealed, unsealed, write_sealed
@@ -58,6 +60,42 @@ def test_the_note_is_read_without_the_arrays(tmp_path: Path) -> None:
         read_note(path)
     with pytest.raises(FileNotFoundError):
         read_note(tmp_path / "b.bin")
+
+
+def test_an_array_is_read_into_memory_of_any_layout(tmp_path: Path) -> None:
+    """Rows of a larger array: what lies between them stays."""
+    path, values = tmp_path / "a.bin", RANDOM.integers(-9, 9, (3, 5, 4)).astype(np.int8)
+    write_arrays(path, {"first": np.arange(3), "a": values})
+    with open_arrays(path) as file:
+        file.verify(workers=2)
+        whole = np.full((3, 7, 4), 99, np.int8)
+        file.read_into("a", whole[:, :5])
+        assert (whole[:, 5:] == 99).all()
+        np.testing.assert_array_equal(whole[:, :5], values)
+        across = np.empty((4, 5, 3), np.int8).T
+        file.read_into("a", across)
+        np.testing.assert_array_equal(across, values)
+        for wrong in (np.empty((3, 5, 4), np.uint8), np.empty((3, 5), np.int8)):
+            with pytest.raises(ValueError, match="a is"):
+                file.read_into("a", wrong)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["a", "|O", [3], ""], ["a", "<f8", [-1], ""], ["a", "<f8", [1.5], ""], ["a", "<f8", [True], ""],
+        ["a", "<f8", [2**70], ""], ["a", "<f8", [1] * 33, ""], ["a", "i4,f4", [3], ""], ["a", 8, [3], ""],
+        ["a", "<f8", 3, ""], [["a"], "<f8", [3], ""], ["a", "<f8", [3]], ["b", "<f8", [3], ""], 3,
+    ],
+)  # fmt: skip
+def test_a_header_that_nobody_wrote_is_damage_though_its_checksum_is_right(tmp_path: Path, entry: object) -> None:
+    path = tmp_path / "a.bin"
+    header = json.dumps({"arrays": [["b", "<f8", [0], ""], entry], "note": None}).encode()
+    for content in (header, b"[" * 100_000, b"{}", b'{"arrays": [], "note": ' + b"1" * 5000 + b"}"):
+        start = b"q3arrays" + hashlib.sha256(content).digest() + len(content).to_bytes(8, "little")
+        path.write_bytes(start + content + b"x" * 24)
+        with pytest.raises(DamagedFileError, match="not one that q3edge writes"):
+            read_arrays(path)
 
 
 @pytest.mark.parametrize("value", [None, [], {"a": [1, 0.1 + 0.2, "ä\n", True]}, 1e-300])
