@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from q3edge.errors import Q3EdgeError
 from q3edge.server.endpoints import chat_completions, completions, health, metrics, models, tokenize
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.guard import Guard
@@ -21,7 +22,8 @@ _ENDPOINTS = (chat_completions, completions, tokenize, models, health, metrics)
 def make_app(service: Service) -> ASGIApp:
     """Make the application."""
     routes: list[Route] = [route for endpoint in _ENDPOINTS for route in endpoint.ROUTES]
-    app = Starlette(routes=routes, exception_handlers={ApiError: _refuse, HTTPException: _refuse})
+    refused = (ApiError, Q3EdgeError, HTTPException, MemoryError, Exception)  # the last one reaches the guard too
+    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(refused, _refuse))
     app.state.service = service
     guarded: ASGIApp = Guard(app, service, frozenset(route.path for route in routes))
     if service.options.origins:

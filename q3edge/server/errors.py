@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from q3edge.plain_line import plain_line
 from q3edge.runtime.generation.request import ContextError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_FOLDERS = re.compile(r"(?<!\S)(?:/[^/\s:]+)*/(?=[^/\s:]+: )")  # of a file that a message begins with
 RETRY_SECONDS = 2  # after which a client that found no room may try again
 
 
@@ -66,7 +68,8 @@ def as_api_error(error: Exception, param: str | None = None) -> ApiError:
     if isinstance(error, ContextError):
         return ApiError(400, str(error), param=param, code="context_length_exceeded")
     if isinstance(error, UsageError | InputError):
-        return ApiError(400, str(error), param=param, code="invalid_value")
+        text = _FOLDERS.sub("", str(error)).removesuffix("use --raw").rstrip(",; ")
+        return ApiError(400, text, param=param, code="invalid_value")
     if isinstance(error, ResourceError | MemoryError):
         return ApiError(503, "not enough memory for this request now; try again later", code="out_of_memory")
     return ApiError(500, "internal error; the server's log has more", code="internal_error")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.setting_table import SETTINGS
+from q3edge.runtime.generation.setting_table import MAX_STOP_STRINGS, SETTINGS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.server.body import Body
@@ -17,6 +17,11 @@ from q3edge.server.limits import MAX_BIASES, MAX_CHOICES, MAX_STOP_IDS
 _LARGEST = 2**63 - 1  # of whole numbers: seeds and counts
 Whole = Annotated[int, Field(ge=-(2**31), le=_LARGEST)]
 Text = Annotated[str, Field(max_length=10_000)]
+# Of either kind: what is wrong is said of the kind that it is, and not of both.
+OneOrMore = Annotated[
+    Annotated[str, Tag("str")] | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS), Tag("list[str]")],
+    Discriminator(lambda value: "list[str]" if isinstance(value, list) else "str"),
+]
 # Fields and the settings that they are, where the names differ.
 _SETTINGS = {
     "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "stop": "stop_strings",
@@ -47,7 +52,7 @@ class SamplingFields(Body):
     frequency_penalty: float | None = None
     seed: Whole | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    stop: str | Annotated[list[str], Field(max_length=64)] | None = None
+    stop: OneOrMore | None = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_IDS)] | None = None
     ignore_eos: bool = False
     min_tokens: Whole | None = None

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +33,19 @@ class RunningServer:
         """A client of its own connections."""
         return httpx.Client(base_url=self.address, timeout=60, trust_env=False, **options)
 
+    def post(self, path: str, fields: object) -> httpx.Response:
+        """Answer to one request, on a connection of its own."""
+        with self.client() as client:
+            return client.post(path, json=fields)
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """Lines of the log about one kind of event."""
         return [line for line in map(json.loads, list(self.lines)) if line["event"] == name]
+
+    def wait_for(self, name: str, value: float) -> None:
+        """Wait until a metric has a value."""
+        while self.metric(name) != value:
+            time.sleep(0.01)
 
     def metric(self, name: str, headers: dict[str, str] | None = None) -> float:
         """Sum of a metric's values."""
@@ -50,17 +61,27 @@ class RunningServer:
         return code
 
 
-def serve_command(*arguments: str | Path) -> list[str]:
-    """Command line of a server on a free port."""
-    return [sys.executable, "-m", "q3edge", "serve", *map(str, arguments), "--port", "0"]
+SLOW_PASSES = """
+import time
+from q3edge.runtime.engine.engine import Engine
+made = Engine._pass
+Engine._pass = lambda self: (time.sleep(0.02), made(self))[1]
+"""
+_ENTRY = "from q3edge.cli.start import entry_point\nentry_point()"
+
+
+def serve_command(*arguments: str | Path, first: str = "") -> list[str]:
+    """Command line of a server on a free port. `first`: Python that runs before it."""
+    return [sys.executable, "-c", f"{first}\n{_ENTRY}", "serve", "--port", "0", *map(str, arguments)]
 
 
 @contextmanager
-def running_server(*arguments: str | Path) -> Iterator[RunningServer]:
+def running_server(*arguments: str | Path, first: str = "") -> Iterator[RunningServer]:
     """Start a server and wait until it is ready; it is killed at the end, if it has not ended."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = serve_command(*arguments, first=first)
     with subprocess.Popen(
-        serve_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

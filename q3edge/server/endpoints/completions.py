@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,10 +23,27 @@ _Ids = Annotated[list[int], Field(min_length=1)]
 _Many = Field(min_length=1, max_length=MAX_PROMPTS)
 
 
+def _kind(value: object) -> str:
+    """Tag of the kind of prompt that a value is meant to be."""
+    if not isinstance(value, list):
+        return "str"
+    first = value[0] if value else ""
+    return "list[list[int]]" if isinstance(first, list) else "list[str]" if isinstance(first, str) else "list[int]"
+
+
+_Prompt = Annotated[
+    Annotated[str, Tag("str")]
+    | Annotated[list[str], _Many, Tag("list[str]")]
+    | Annotated[_Ids, Tag("list[int]")]
+    | Annotated[list[_Ids], _Many, Tag("list[list[int]]")],
+    Discriminator(_kind),
+]
+
+
 class CompletionFields(SamplingFields):
     """A request's body."""
 
-    prompt: str | Annotated[list[str], _Many] | _Ids | Annotated[list[_Ids], _Many]
+    prompt: _Prompt
 
     missing: ClassVar[Mapping[str, str]] = {
         "suffix": "Qwen3 has no way to fill a gap", "messages": "give prompt, or ask /v1/chat/completions",

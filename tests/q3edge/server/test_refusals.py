@@ -1,0 +1,228 @@
+"""What a client may not send: bad inputs 36 to 40, and incidents of other servers; refused in OpenAI's shape."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from q3edge.server.limits import MAX_BODY, MAX_HEADER, MAX_MESSAGES
+from tests.helpers.server import RunningServer
+
+CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
+USER = {"role": "user", "content": "x"}
+JSON = {"content-type": "application/json"}
+
+
+def refusal(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """The error of a refusal, whose shape is checked."""
+    assert response.status_code == status, response.text
+    (name, error), *others = response.json().items()
+    assert (name, others) == ("error", [])
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert "\n" not in error["message"]
+    return dict(error)
+
+
+def exchange(server: RunningServer, data: bytes) -> bytes:
+    """Send bytes as they are, and read until the server closes the connection."""
+    address = urlsplit(server.address)
+    with socket.create_connection((address.hostname, address.port), 60) as connection:
+        connection.sendall(data)
+        found = b""
+        while part := connection.recv(65536):
+            found += part
+    return found
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"nonsense", b'{"messages": [', b"\xff\xfe", b'{"messages": NaN}', b'{"temperature": Infinity}',
+        b'{"a": "\\ud800"}', b"[" * 100_000, b'{"a":' * 100_000, b"[" * 100_000 + b"]" * 100_000, b"[]", b"1", b"null",
+        b'"text"',
+    ],
+)  # fmt: skip
+def test_37_what_is_no_json_object(client: httpx.Client, body: bytes) -> None:
+    assert refusal(client.post(CHAT, content=body, headers=JSON))["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": "x"}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": ["x"]}, "messages[0]"),
+        ({"messages": [USER, {}]}, "messages[1].role"),
+        ({"messages": [{"role": "root", "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": 1, "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 1}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "x", "file": "/etc/passwd"}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "file:///x"}]}]}, "messages[0]"),
+        ({"messages": [USER] * (MAX_MESSAGES + 1)}, "messages"),
+        ({"n": 10**9}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"max_tokens": 10**9}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"max_completion_tokens": 10**9}, "max_completion_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
+        ({"min_tokens": 10**9}, "min_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e300}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"seed": -1}, "seed"),
+        ({"seed": "x"}, "seed"),
+        ({"presence_penalty": 1e9}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"stop": ["x"] * 65}, "stop"),
+        ({"stop": ["x", 1]}, "stop[1]"),
+        ({"stop": "x" * 2000}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop_token_ids": [10**9]}, "stop_token_ids"),
+        ({"stop_token_ids": list(range(1000))}, "stop_token_ids"),
+        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"reasoning_effort": "utmost"}, "reasoning_effort"),
+        ({"reasoning_effort": "low", "thinking_budget": 5}, "thinking_budget"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"model": 5}, "model"),
+    ],
+)
+def test_37_40_fields_of_the_wrong_kind_or_size_are_named(
+    client: httpx.Client, fields: dict[str, Any], param: str
+) -> None:
+    body = fields if not fields or "messages" in fields else {"messages": [USER], **fields}
+    error = refusal(client.post(CHAT, content=json.dumps(body), headers=JSON))
+    assert (error["param"], error["type"]) == (param, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chat_template", "{{ x }}"), ("template", "x"), ("functions", [{"name": "f"}]), ("prompt", "x"),
+        ("best_of", 3), ("use_beam_search", True), ("guided_regex", "(a+)+b"), ("web_search_options", {}),
+        ("audio", {"voice": "x"}), ("modalities", ["audio"]), ("continue_final_message", True), ("lora", "/etc/passwd"),
+        ("add_generation_prompt", False), ("documents", ["x"]), ("x" * 5000, 1), ("enable_thinking", True),
+    ],
+)  # fmt: skip
+def test_fields_that_are_not_followed_are_refused_by_name(client: httpx.Client, name: str, value: object) -> None:
+    error = refusal(client.post(CHAT, json={"messages": [USER], name: value}))
+    assert (error["param"], error["code"]) == (name[:100], "unsupported")
+
+
+@pytest.mark.parametrize("name", ["chat_template", "messages", "tools", "bos_token", "raise_exception", "__class__"])
+def test_no_request_sets_a_variable_of_the_template(client: httpx.Client, name: str) -> None:
+    error = refusal(client.post(CHAT, json={"messages": [USER], "chat_template_kwargs": {name: "x"}}))
+    assert error["param"] == f"chat_template_kwargs.{name}"
+
+
+def test_fields_without_effect_are_taken(client: httpx.Client) -> None:
+    fields = {
+        "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "logprobs": False, "top_k": -1,
+        "parallel_tool_calls": True, "modalities": ["text"], "response_format": {"type": "text"}, "tools": None,
+        "seed": None, "tool_choice": "none",
+    }  # fmt: skip
+    client.post(CHAT, json={"messages": [USER], "max_tokens": 1, **fields}).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": [1, "x"]}, "prompt[1]"),
+        ({"prompt": [10**9]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": ["x"] * 200}, "prompt"),
+        ({"prompt": "x", "suffix": "y"}, "suffix"),
+        ({"prompt": "x", "messages": [USER]}, "messages"),
+        ({"prompt": "x", "n": 10**9}, "n"),
+        ({"prompt": ["x"] * 100, "n": 16}, "n"),
+        ({"prompt": "x", "thinking_budget": 3}, "thinking_budget"),
+    ],
+)
+def test_40_prompts_of_the_wrong_kind_or_size(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    assert refusal(client.post(PLAIN, json=fields))["param"] == param
+
+
+def test_34_a_prompt_beyond_the_context_has_the_code_that_clients_look_for(client: httpx.Client) -> None:
+    for path, body in (
+        (CHAT, {"messages": [{"role": "user", "content": "x y " * 2000}]}),
+        (PLAIN, {"prompt": [5] * 2000}),
+    ):
+        error = refusal(client.post(path, json=body))
+        assert error["code"] == "context_length_exceeded"
+        assert "1024" in error["message"]
+
+
+def test_unknown_models_and_paths_and_methods(client: httpx.Client) -> None:
+    error = refusal(client.post(CHAT, json={"messages": [USER], "model": "../../etc"}), 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert refusal(client.get("/v1/models/other"), 404)["code"] == "model_not_found"
+    refusal(client.get("/v1/nothing"), 404)
+    refusal(client.get(CHAT), 405)
+    assert client.get(CHAT).headers["allow"] == "POST"
+    assert refusal(client.post(CHAT, content=b"{}", headers={"content-type": "text/plain"}), 415)["code"]
+
+
+def test_38_a_large_body_is_refused_before_it_is_read(server: RunningServer) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    told = exchange(server, f"{head}content-length: {10**12}\r\n\r\n".encode())
+    assert told.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"too_large"' in told
+    chunk = b"%x\r\n%s\r\n" % (2**20, b" " * 2**20)
+    address = urlsplit(server.address)
+    with socket.create_connection((address.hostname, address.port), 60) as connection:
+        connection.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+        sent = 0
+        try:
+            while sent < 8 * MAX_BODY:  # far more than buffers on the way hold
+                connection.sendall(chunk)
+                sent += 2**20
+        except OSError:
+            pass
+    assert sent < 8 * MAX_BODY
+
+
+def test_39_a_large_header_is_refused(server: RunningServer) -> None:
+    for head in (b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: ", b"GET /"):
+        told = exchange(server, head + b"a" * MAX_HEADER)
+        assert told.startswith(b"HTTP/1.1 431 ")
+        assert b'"code": "invalid_http"' in told
+    assert exchange(server, b"\x16\x03\x01nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403), ({"host": "evil.example:80"}, 403), ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": ""}, 403), ({"host": "localhost"}, 200), ({"host": "LOCALHOST:1"}, 200), ({"host": "127.0.0.1"}, 200),
+        ({"host": "[::1]:80"}, 200), ({"host": "192.168.1.5:8000"}, 200),
+        ({"host": "localhost", "origin": "https://evil.example"}, 403), ({"host": "localhost", "origin": "null"}, 403),
+        ({"host": "localhost:1", "origin": "http://localhost:1"}, 200),
+    ],
+)  # fmt: skip
+def test_45_names_and_pages_that_are_not_the_servers(
+    client: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    for path in ("/health", "/v1/models", "/metrics"):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == status, answer.text
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    asking = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    assert client.options(CHAT, headers=asking).status_code == 403
