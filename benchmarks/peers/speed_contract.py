@@ -9,6 +9,9 @@ libraries print to stdout as they like:
 
     PROMPT NEW   PROMPT random tokens into an empty context, then NEW greedy steps of one token each, whatever they
                  are: {"prefill": seconds, "decode": seconds}. The prefill ends when the first token is known.
+    together CLIENTS PROMPT NEW    so many such prompts at the same time, each with NEW tokens in all: {"seconds": for
+                 everything, "first": median seconds to a first token, null where the tool does not tell}. For tools
+                 that batch.
     peak         {"peak_bytes": N}: the process's largest resident size so far.
 """
 
@@ -43,6 +46,21 @@ class Engine(Protocol):
 
     def run(self, prompt: Sequence[int], new: int) -> Times:
         """The prompt into an empty context, then `new` greedy steps that no end-of-text token cuts short."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """Seconds of several requests at the same time: of all, and (median, None: unknown) to a first token."""
+
+    seconds: float
+    first: float | None = None
+
+
+class BatchEngine(Engine, Protocol):
+    """A loaded model that answers several requests at the same time."""
+
+    def run_together(self, prompts: Sequence[Sequence[int]], new: int) -> Together:
+        """Every prompt, and `new` greedy tokens for each that no end-of-text token cuts short."""
 
 
 class StepEngine(ABC):
@@ -116,18 +134,26 @@ def link_files(checkpoint: Path, folder: Path) -> None:
         (folder / path.name).symlink_to(path)
 
 
-def _serve(engine: Engine, vocabulary: int, reply: TextIO) -> None:
+def _serve(engine: Any, vocabulary: int, reply: TextIO) -> None:
     """Answer until stdin ends. No two prompts are alike: some tools remember what they have seen."""
     choice = random.Random(0)
     for line in sys.stdin:
         if line.strip() == "peak":
             _answer(reply, {"peak_bytes": _peak_bytes()})
             continue
+        if line.startswith("together"):
+            clients, length, new = map(int, line.split()[1:])
+            found = engine.run_together([_prompt(choice, vocabulary, length) for _ in range(clients)], new)
+            _answer(reply, {"seconds": found.seconds, "first": found.first})
+            continue
         length, new = map(int, line.split())
-        # Away from both ends of the vocabulary, where the special tokens are.
-        prompt = [choice.randrange(vocabulary // 4, vocabulary // 2) for _ in range(length)]
-        times = engine.run(prompt, new)
+        times = engine.run(_prompt(choice, vocabulary, length), new)
         _answer(reply, {"prefill": times.prefill, "decode": times.decode})
+
+
+def _prompt(choice: random.Random, vocabulary: int, length: int) -> list[int]:
+    """Random ids away from both ends of the vocabulary, where the special tokens are."""
+    return [choice.randrange(vocabulary // 4, vocabulary // 2) for _ in range(length)]
 
 
 def _answer(reply: TextIO, values: Mapping[str, Any]) -> None:

@@ -7,13 +7,14 @@ this machine: optimized, native instructions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
-from speed_contract import StepEngine, Variant, main
+from speed_contract import StepEngine, Together, Variant, main
 
 _BATCH = 512
 _MODEL = "model.gguf"
@@ -38,11 +39,12 @@ class LlamaCpp(StepEngine):
         )
         print(llama_cpp.llama_print_system_info().decode())
 
-    def start(self, capacity: int) -> None:
-        """A new context, which takes its memory at once."""
+    def start(self, capacity: int, sequences: int = 1) -> None:
+        """A new context, which takes its memory at once: for so many sequences, which share the capacity."""
         if self._context:
             llama_cpp.llama_free(self._context)
-        self._settings.n_ctx = capacity
+        self._settings.n_ctx, self._settings.n_seq_max = capacity, sequences
+        self._settings.kv_unified = sequences > 1
         self._context = llama_cpp.llama_init_from_model(self._model, self._settings)
         if not self._context:
             raise SystemExit("llama_init_from_model gave no context")
@@ -57,6 +59,44 @@ class LlamaCpp(StepEngine):
                 raise SystemExit(f"llama_decode returned {code}")
         logits = llama_cpp.llama_get_logits_ith(self._context, -1)
         return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
+
+    def run_together(self, prompts: Sequence[Sequence[int]], new: int) -> Together:
+        """Sequences of one context: prompts in batches of up to 512 tokens of any of them, then a token of each."""
+        self.start(sum(map(len, prompts)) + len(prompts) * new, len(prompts))
+        begin = time.perf_counter()
+        tokens = [(token, at, row) for row, prompt in enumerate(prompts) for at, token in enumerate(prompt)]
+        last = {(len(prompt) - 1, row) for row, prompt in enumerate(prompts)}
+        newest: dict[int, int] = {}
+        first: list[float] = []
+        for start in range(0, len(tokens), _BATCH):
+            found = self._pass([(*each, each[1:] in last) for each in tokens[start : start + _BATCH]])
+            newest |= found
+            first += [time.perf_counter() - begin] * len(found)
+        for step in range(new - 1):
+            newest = self._pass([(token, len(prompts[row]) + step, row, True) for row, token in newest.items()])
+        return Together(time.perf_counter() - begin, float(np.median(first)))
+
+    def _pass(self, tokens: Sequence[tuple[int, int, int, bool]]) -> dict[int, int]:
+        """One batch of (token, position, sequence, whether its logits count); the likeliest next token by sequence."""
+        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for place, (token, position, row, counts) in enumerate(tokens):
+                batch.token[place], batch.pos[place], batch.logits[place] = token, position, counts
+                batch.n_seq_id[place], batch.seq_id[place][0] = 1, row
+            if code := llama_cpp.llama_decode(self._context, batch):
+                raise SystemExit(f"llama_decode returned {code}")
+            return {
+                row: int(
+                    np.ctypeslib.as_array(
+                        llama_cpp.llama_get_logits_ith(self._context, place), (self._vocabulary,)
+                    ).argmax()
+                )
+                for place, (_, _, row, counts) in enumerate(tokens)
+                if counts
+            }
+        finally:
+            llama_cpp.llama_batch_free(batch)
 
 
 def convert(checkpoint: Path, folder: Path, ftype: str) -> None:

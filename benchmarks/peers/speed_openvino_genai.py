@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
-from speed_contract import Times, Variant, main
+from speed_contract import Times, Together, Variant, main
 
 
 class _Clock(genai.StreamerBase):
@@ -49,6 +49,32 @@ class OpenVino:
         return Times(clock.times[0] - begin, clock.times[-1] - clock.times[0])
 
 
+class Batching:
+    """The pipeline that batches continuously, with all keys and values in 4 GB."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = 4
+        self._pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads})
+
+    def run(self, prompt: Sequence[int], new: int) -> Times:
+        """One request; the time to its first token is not told, and counts as decoding."""
+        return Times(0.0, self.run_together([prompt], new + 1).seconds)
+
+    def run_together(self, prompts: Sequence[Sequence[int]], new: int) -> Together:
+        """One call."""
+        settings = genai.GenerationConfig()
+        settings.max_new_tokens, settings.ignore_eos, settings.do_sample = new, True, False
+        begin = time.perf_counter()
+        found = self._pipeline.generate(
+            [ov.Tensor(np.array([p], np.int64)) for p in prompts], [settings] * len(prompts)
+        )
+        seconds = time.perf_counter() - begin
+        if any(len(each.m_generation_ids[0]) != new for each in found):
+            raise SystemExit("an answer has another number of tokens")
+        return Together(seconds)
+
+
 def convert(checkpoint: Path, folder: Path, bits: int, group: int) -> None:
     """As `optimum-cli export openvino` does; the scales of int8 are per row."""
     from openvino_tokenizers import convert_tokenizer
@@ -66,8 +92,8 @@ def convert(checkpoint: Path, folder: Path, bits: int, group: int) -> None:
     ov.save_model(detokenizer, folder / "openvino_detokenizer.xml")
 
 
-def _variant(bits: int, group: int, note: str) -> Variant:
-    return Variant(partial(convert, bits=bits, group=group), OpenVino, ["openvino_model.*"], note)
+def _variant(bits: int, group: int, note: str, engine: type[OpenVino | Batching] = OpenVino) -> Variant:
+    return Variant(partial(convert, bits=bits, group=group), engine, ["openvino_model.*"], note)
 
 
 if __name__ == "__main__":
@@ -76,6 +102,7 @@ if __name__ == "__main__":
         {
             "int4 g128": _variant(4, 128, "asymmetric, its default; keys and values 8-bit, its default"),
             "int4 g32": _variant(4, 32, "asymmetric; keys and values 8-bit, its default"),
+            "int4 g128 batching": _variant(4, 128, "asymmetric; continuous batching, its default settings", Batching),
             "int8": _variant(8, -1, "asymmetric per row, its default; keys and values 8-bit, its default"),
         },
     )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from speed_contract import StepEngine, Variant, main
+from speed_contract import StepEngine, Together, Variant, main
 
-from q3edge.runtime.engine.slots import PREFILL_CHUNK
+from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slots
+from q3edge.runtime.generation.request import Request
+from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.session.decoder import Decoder
 
 # Variant -> flags of `q3edge quantize`.
@@ -46,6 +50,21 @@ class Q3edge(StepEngine):
             chunk = ids[:, start : start + PREFILL_CHUNK]
             logits = self._decoder.forward(chunk, self._cache, out=self._logits)
         return int(logits[0, -1].argmax())
+
+    def run_together(self, prompts: Sequence[Sequence[int]], new: int) -> Together:
+        """An engine's requests, as `q3edge serve` has them."""
+        context = self._decoder.config.max_position_embeddings
+        requests = [Request(prompt, GenerationSettings(new), context) for prompt in prompts]
+        engine = Engine(Slots(self._decoder, len(prompts)))
+        begin = time.perf_counter()
+        for request in requests:
+            engine.add(request)
+        while engine.busy:
+            engine.step()
+        seconds = time.perf_counter() - begin
+        if any(len(request.new_ids) != new for request in requests):
+            raise SystemExit("an answer has another number of tokens")
+        return Together(seconds, float(np.median([request.statistics.time_to_first_token for request in requests])))
 
 
 def convert(checkpoint: Path, folder: Path, flags: Sequence[str]) -> None:

@@ -101,15 +101,16 @@ class Benchmark:
     def convert(self, row: Row) -> None:
         """Make what the tool loads. SystemExit: it failed, the log says why."""
         shutil.rmtree(row.folder, ignore_errors=True)
-        processes.measure([self._command("convert", row)], row.log)
+        processes.measure([self.command("convert", row)], row.log)
 
     def measure(self, row: Row) -> dict[str, Any]:
         """One round. WorkerFailedError, SystemExit: it failed, the log says why."""
-        command = [*self._command("serve", row), "--threads", str(self.work.threads)]
+        command = [*self.command("serve", row), "--threads", str(self.work.threads)]
         warm_up(command, row.log, self.work.threads)
         return measure(command, row.log, self.work)
 
-    def _command(self, action: str, row: Row) -> list[str]:
+    def command(self, action: str, row: Row) -> list[str]:
+        """What starts the row's worker, to "convert" or to "serve"."""
         python = sys.executable if row.tool == "q3edge" else python_of(row.tool, self.envs, row.log)
         script = PEER_FOLDER / f"speed_{row.tool.replace('-', '_')}.py"
         return [python, str(script), action, str(self.checkpoint), str(row.folder), "--variant", row.variant]
