@@ -8,15 +8,21 @@ from q3edge.artifact import Notice
 from q3edge.runtime.completion import Piece
 from q3edge.runtime.text.stop_strings import StopStrings
 from q3edge.runtime.text.thinking import THINK_END, Splitter
+from q3edge.runtime.text.tool_calls import CalledTool, CallSplitter
 
 CUT_IN_THINKING = "cut-in-thinking"  # code of the notice for an answer that never began
 
 
 class AnswerText:
-    """Text of one answer: `thinking` and `answer` so far; `stopped`: a stop string ended it."""
+    """Text of one answer: `thinking`, `answer` and `calls` of tools so far; `stopped`: a stop string ended it."""
 
-    def __init__(self, splitter: Splitter, stop_strings: Sequence[str]) -> None:
+    def __init__(self, splitter: Splitter, stop_strings: Sequence[str], *, has_tools: bool = False) -> None:
+        """Begin; without tools, what looks like a call of one is text."""
         self.stopped = False
+        self.calls: list[CalledTool] = []
+        self._calls = CallSplitter() if has_tools else None
+        self._broken: list[str] = []
+        self._length = 0  # of the answer, calls included
         self._splitter = splitter
         self._stops = StopStrings(stop_strings)
         self._parts: dict[bool, list[str]] = {False: [], True: []}
@@ -37,15 +43,16 @@ class AnswerText:
         """Take one token; yields the text that it completes."""
         yield from self._take(*self._splitter.push(token))
         if self._splitter.unannounced and not self._unannounced:
-            yield from self._give(self._stops.finish(), thinks=False)
+            yield from self._end_answer()
             self._unannounced = True
             self._parts = {True: self._parts[False], False: []}
-            self._seen = []
+            self._seen, self._length = [], 0
+            self.calls, self._broken = [], []
 
     def finish(self) -> Iterator[Piece]:
         """Yield the text that is left after the last token."""
         yield from self._take(*self._splitter.finish())
-        yield from self._give(self._stops.finish(), thinks=False)
+        yield from self._end_answer()
 
     def cut(self, whole: str) -> str:
         """Text of all tokens without what a stop string cut off."""
@@ -53,7 +60,7 @@ class AnswerText:
             return whole
         seen = "".join(self._seen)
         start = whole.rfind(seen)
-        return whole[: start + len(self.answer)] if start >= 0 else whole[: whole.rfind(self._stops.found)]
+        return whole[: start + self._length] if start >= 0 else whole[: whole.rfind(self._stops.found)]
 
     def notices(self, finish_reason: str) -> Iterator[Notice]:
         """What a reader should know about an answer that has ended."""
@@ -61,6 +68,10 @@ class AnswerText:
             why = "the limit of tokens" if finish_reason == "length" else "an end token"
             detail = f"{why} ended the thinking before any answer; allow more tokens, or switch thinking off"
             yield Notice(CUT_IN_THINKING, 1, detail)
+        if self._broken:
+            first = self._broken[0]
+            detail = f"what looks like a call of a tool is none and stays in the answer: {first}"
+            yield Notice("tool-call-broken", len(self._broken), detail)
         if self._unannounced:
             detail = (
                 f"the text before {THINK_END} is thinking, though nothing opened it; it came out as answer at first"
@@ -69,12 +80,36 @@ class AnswerText:
 
     def _take(self, text: str, thinks: bool) -> Iterator[Piece]:
         if thinks:
-            yield from self._give(self._stops.finish(), thinks=False)
+            yield from self._end_answer()
             yield from self._give(text, thinks=True)
         elif text:
             self._seen.append(text)
-            yield from self._give(self._stops.push(text), thinks=False)
-            self.stopped = self._stops.found is not None
+            yield from self._answered(self._stops.push(text))
+            if self._stops.found is not None:
+                self.stopped = True
+                yield from self._end_answer()
+
+    def _answered(self, text: str) -> Iterator[Piece]:
+        """Take text of the answer that no stop string can begin in."""
+        self._length += len(text)
+        for found in (text,) if self._calls is None else self._calls.push(text):
+            yield from self._given(found)
+
+    def _end_answer(self) -> Iterator[Piece]:
+        """Give what was held back of the answer, which has ended for now."""
+        yield from self._answered(self._stops.finish())
+        if self._calls is not None:
+            for found in self._calls.finish():
+                yield from self._given(found)
+            self._broken += self._calls.broken
+            self._calls.broken = []
+
+    def _given(self, found: str | CalledTool) -> Iterator[Piece]:
+        if isinstance(found, CalledTool):
+            self.calls.append(found)
+            yield Piece("", tool_call=found)
+        else:
+            yield from self._give(found, thinks=False)
 
     def _give(self, text: str, *, thinks: bool) -> Iterator[Piece]:
         if text:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import finalize
 
 from q3edge.artifact import Notice
@@ -15,14 +15,20 @@ from q3edge.runtime.engine.engine import Generation
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics
+from q3edge.runtime.text.messages import Message
+from q3edge.runtime.text.tool_calls import CalledTool
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text of an answer as it arrives, never empty; `thinking`: it belongs to the thinking before the answer."""
+    """Text of an answer as it arrives; `thinking`: it belongs to the thinking before the answer.
+
+    `tool_call`: a call of a tool, as soon as it is whole; the text is then empty, and never otherwise.
+    """
 
     text: str
     thinking: bool = False
+    tool_call: CalledTool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,8 @@ class Completion:
     A stop string and what follows are in none of the texts; the ids are those of all tokens that were computed for it.
     `notices` say what is out of the ordinary: thinking that never came to an answer, a switch that does nothing.
     `logprobs`, where the settings ask for them: one for each of token_ids, None for a token that was forced, as those
-    that end a thinking budget are. `settings`: those that were in effect.
+    that end a thinking budget are. `settings`: those that were in effect. `tool_calls`: calls of the tools given, which
+    are in `text` and not in `answer`.
     """
 
     text: str
@@ -43,6 +50,22 @@ class Completion:
     notices: tuple[Notice, ...] = ()
     logprobs: tuple[TokenLogprobs | None, ...] = ()
     settings: GenerationSettings = field(default_factory=GenerationSettings)
+    tool_calls: tuple[CalledTool, ...] = ()
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length", "tool_calls"]:
+        """Why it ended, in the words of OpenAI's API: "tool_calls" where it came to its end and calls tools."""
+        return "tool_calls" if self.tool_calls and self.stats.finish_reason == "stop" else self.stats.finish_reason
+
+    def message(self) -> Message:
+        """Assistant's message that continues the conversation: the answer and its calls, numbered; no thinking.
+
+        A call's result follows as a message of the role "tool", with the call's id as its tool_call_id.
+        """
+        said: Message = {"role": "assistant", "content": self.answer}
+        if self.tool_calls:
+            said["tool_calls"] = [call.in_message(index) for index, call in enumerate(self.tool_calls)]
+        return said
 
     def to_json(self) -> dict[str, Any]:
         """JSON object of all fields; `stats` have rates too, and token ids of settings are lists."""
@@ -55,7 +78,11 @@ class Completion:
             name: sorted(value) if isinstance(value, frozenset) else value
             for name, value in asdict(self.settings).items()
         }
-        return asdict(self) | {"stats": asdict(self.stats) | rates, "settings": settings}
+        return asdict(self) | {
+            "finish_reason": self.finish_reason,
+            "stats": asdict(self.stats) | rates,
+            "settings": settings,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,9 @@ from q3edge.runtime.text.chat_encoding import ChatEncoder
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.message_checks import check_unicode, conversation
 from q3edge.runtime.text.messages import Message, Tool
-from q3edge.runtime.text.thinking import PlainText, Splitter, ThinkingSplitter, ThinkingTokens
+from q3edge.runtime.text.thinking import PlainText, ThinkingSplitter, ThinkingTokens
 from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.runtime.text.tool_calls import CALL_START
 
 Settings = GenerationSettings | Mapping[str, Any] | None  # None: the checkpoint's; a mapping replaces some of them
 
@@ -191,7 +192,8 @@ class Model:
         """Answer a conversation piece by piece; a str is one message of the user.
 
         `thinking` None: the template's default; `tools`: functions that the model may call, in the form of OpenAI's
-        API. TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, the
+        API. Its calls are apart from the text, and an answer that has to follow a format may call tools instead.
+        TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, the
         prompt leaves no room in the context, the answer's format is invalid or too complex, or there is a
         thinking_budget for a model that has no thinking. InputError: no template, or a bad one. ResourceError: a format
         is given, and llguidance is not installed.
@@ -224,13 +226,14 @@ class Model:
         chosen = self.settings(settings, thinks=thinks, **named)
         if thinks and chosen.thinking_budget == 0:
             chosen = self.settings(settings, thinks=False, **named)
-        openings = None if chosen.answer_format is None else self._openings(prompt_ids)
-        return [
-            self._stream(
-                prompt_ids, ThinkingSplitter(self.tokenizer, prompt_ids), chosen.for_answer(index), openings, notices
-            )
-            for index in range(n)
-        ]
+        openings = None if chosen.answer_format is None else self._openings(prompt_ids, has_tools=bool(tools))
+
+        def answer(index: int) -> Stream:
+            own, splitter = chosen.for_answer(index), ThinkingSplitter(self.tokenizer, prompt_ids)
+            text = AnswerText(splitter, own.stop_strings, has_tools=bool(tools))
+            return self._stream(prompt_ids, text, own, openings, notices)
+
+        return [answer(index) for index in range(n)]
 
     def stream_raw(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Stream:
         """Continue `prompt`, the model's whole input, piece by piece: a text, or token ids.
@@ -240,7 +243,9 @@ class Model:
         have, or leaves no room in the context.
         """
         self._check_open()
-        return self._stream(self._prompt_ids(prompt), PlainText(self.tokenizer), self.settings(settings, **named))
+        chosen = self.settings(settings, **named)
+        text = AnswerText(PlainText(self.tokenizer), chosen.stop_strings)
+        return self._stream(self._prompt_ids(prompt), text, chosen)
 
     def score(self, prompt: str | Sequence[int], *, top: int = 0) -> Score:
         """Read a text, as `stream_raw` takes it, and tell the log probability of each of its tokens but the first.
@@ -335,11 +340,13 @@ class Model:
         check_token_ids(prompt, self.decoder.config.vocab_size)
         return prompt
 
-    def _openings(self, prompt_ids: Sequence[int]) -> Openings:
+    def _openings(self, prompt_ids: Sequence[int], *, has_tools: bool) -> Openings:
         """How an answer to this conversation may begin where it has to follow a format."""
         assert self.template is not None
         hybrid, newlines = self.template.switches_thinking(), self._grammars.newlines()
-        return answer_openings(ThinkingTokens.of(self.tokenizer), prompt_ids, newlines=newlines, hybrid=hybrid)
+        thinking, call = ThinkingTokens.of(self.tokenizer), self.tokenizer.added_ids.get(CALL_START)
+        freeing = frozenset[int]() if call is None or not has_tools else frozenset({call})
+        return answer_openings(thinking, prompt_ids, newlines=newlines, hybrid=hybrid, freeing=freeing)
 
     def _constraint(self, settings: GenerationSettings, openings: Openings | None) -> Constraint | None:
         """Constraint of an answer, None where it has no format. openings None: it holds from the first token."""
@@ -351,13 +358,13 @@ class Model:
     def _stream(
         self,
         prompt_ids: Sequence[int],
-        splitter: Splitter,
+        text: AnswerText,
         settings: GenerationSettings,
         openings: Openings | None = None,
         notices: tuple[Notice, ...] = (),
     ) -> Stream:
         settings.check_ids(self.decoder.config.vocab_size)
-        text, pieces = AnswerText(splitter, settings.stop_strings), deque[Piece]()
+        pieces = deque[Piece]()
 
         def watch(token: int) -> bool:
             pieces.extend(text.push(token))
@@ -388,9 +395,8 @@ class Model:
                 detail = "the answer ended before it had the format asked for; allow more tokens (max_new_tokens)"
                 told.append(Notice("format-unfinished", 1, detail))
             whole = text.cut(self.tokenizer.decode(ids))
-            return Completion(
-                whole, text.thinking, text.answer, ids, stats, tuple(told), tuple(request.logprobs), settings
-            )
+            logprobs, calls = tuple(request.logprobs), tuple(text.calls)
+            return Completion(whole, text.thinking, text.answer, ids, stats, tuple(told), logprobs, settings, calls)
 
         def prompt_progress() -> tuple[int, int]:
             return min(request.computed, len(prompt_ids)), len(prompt_ids)
