@@ -173,12 +173,10 @@ def _value(kind: str, text: str) -> Any:
 
 
 def _stats(talk: Conversation, _argument: str) -> None:
-    context = talk.model.decoder.config.max_position_embeddings
-    used = 0 if talk.last is None or not talk.messages else talk.last.stats.prompt_tokens + talk.last.stats.new_tokens
     speed = talk.new_tokens / talk.decode_seconds if talk.decode_seconds else 0.0
     say(
         f"[{_counted(len(talk.messages))}; {talk.answered} answered with {talk.new_tokens} tokens at {speed:.1f} "
-        f"tokens/s; the last turn took {used} of {context} tokens of context]"
+        f"tokens/s; the last turn took {talk.context_used} of {talk.context} tokens of context]"
     )
 
 
@@ -204,12 +202,12 @@ def _path(typed: str) -> Path:
 COMMANDS = (
     Command("/help", "", "list the commands and keys", _help),
     Command("/clear", "", "forget what was said", _clear),
-    Command("/save", "FILE", f"keep the conversation and its settings; /save {_FORCE} FILE replaces any file", _save),
+    Command("/save", "FILE", f"keep the conversation ({_FORCE} FILE: whatever is there)", _save),
     Command("/load", "FILE", "go on with a saved conversation", _load),
     Command("/system", "[TEXT]", 'change the system prompt ("": none), or show it', _system),
     Command("/think", "", "let the model reason first", _think, a_switch=True),
     Command("/no_think", "", "answer at once", _no_think, a_switch=True),
-    Command("/set", "[NAME VALUE]", f"change a setting, as in /set temperature 0.7, or back: {_DEFAULT}", _set),
+    Command("/set", "[NAME VALUE]", f"change a setting: /set temperature 0.7 (or {_DEFAULT})", _set),
     Command("/stats", "", "show tokens, speed and how full the context is", _stats),
     Command("/exit", "", "end the conversation", _exit),
 )

@@ -10,11 +10,15 @@ import click
 
 from q3edge.cli.answers import awaited, end_of_answer, say_statistics, show_pieces
 from q3edge.runtime.text.thinking import THINK_END
+from q3edge.terminal import say
 
 if TYPE_CHECKING:
     from q3edge.runtime.completion import Completion, Piece, Stream
     from q3edge.runtime.model import Model
     from q3edge.runtime.text.messages import Message
+
+
+_NEARLY_FULL = 0.9
 
 
 class StoppedError(KeyboardInterrupt):
@@ -48,6 +52,18 @@ class Conversation:
         first: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*first, *self.messages]
 
+    @property
+    def context(self) -> int:
+        """Tokens that the model's context has."""
+        return self.model.decoder.config.max_position_embeddings
+
+    @property
+    def context_used(self) -> int:
+        """Tokens that the last turn took of it, its thinking too; 0 at the beginning."""
+        if self.last is None or not self.messages:
+            return 0
+        return self.last.stats.prompt_tokens + self.last.stats.new_tokens
+
     def answer(self, text: str) -> None:
         """Answer a message of the user, as it comes, and let both join the conversation.
 
@@ -69,6 +85,8 @@ class Conversation:
         completion = stream.completion
         self._join(asked, completion.answer, completion.thinking)
         self._count(completion)
+        if self.context_used > _NEARLY_FULL * self.context:
+            say(f"[{self.context_used} of {self.context} tokens of context are taken; /clear begins anew]")
 
     def clear(self) -> None:
         """Forget all messages but the system prompt."""

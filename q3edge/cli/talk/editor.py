@@ -38,7 +38,7 @@ class Editor:
             complete_while_typing=False,
             key_bindings=_keys(),
             multiline=True,
-            prompt_continuation=CONTINUATION,
+            prompt_continuation=lambda _width, _line, wrapped: "" if wrapped else CONTINUATION,
             enable_suspend=True,
             output=output,
         )

@@ -214,6 +214,12 @@ def test_earlier_thinking_is_the_template_s_affair(answer: Answer, demo_folder: 
         assert "It is </think> here." in model.tokenizer.decode(model.encode_chat(spelled))
 
 
+def test_a_context_that_is_nearly_full_is_told(answer: Answer) -> None:
+    told = "tokens of context are taken; /clear begins anew]"
+    assert told not in answer("chat", *GREEDY, "--max-new-tokens", "1", stdin=b"x " * 850)[2]
+    assert told in answer("chat", *GREEDY, "--max-new-tokens", "1", stdin=b"x " * 950)[2]
+
+
 def test_messages_of_several_lines() -> None:
     lines = iter(["one", "two \\", "\\", "three", "end\\"])
 
