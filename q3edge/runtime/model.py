@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,6 @@ from q3edge.runtime.generation.scoring import Scoring
 from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
-from q3edge.runtime.generation.statistics import Statistics
 from q3edge.runtime.prefixes import load_prefix, save_prefix
 from q3edge.runtime.session.decoder import Decoder, note_slow_products
 from q3edge.runtime.session.loader import note_edits, open_graph
@@ -253,18 +251,29 @@ class Model:
         top: how many of the most likely tokens to tell in each place, at most 20. UsageError: the text is empty, no
         valid Unicode, holds an id that the model does not have, or exceeds the context by more than its last token.
         """
+        read = self.stream_score(prompt, top=top).finish()
+        return Score(read.token_ids, read.logprobs, read.stats)
+
+    def stream_score(self, prompt: str | Sequence[int], *, top: int = 0) -> Stream:
+        """Read a text as `score` does, as a stream without pieces: its completion has the text's ids and logprobs."""
         self._check_open()
         if not 0 <= top <= MAX_LOGPROBS:
             raise UsageError(f"top = {top}: expected 0-{MAX_LOGPROBS}")
         ids = tuple(self._prompt_ids(prompt))
         if not ids:
             raise UsageError("the text is empty; give at least one character")
-        if len(ids) == 1:
-            return Score(ids, (None,), Statistics(finish_reason="stop"))
-        scoring = Scoring(ids, self.context or self.decoder.config.max_position_embeddings, top=top)
-        with closing(self.engine.generate(scoring)) as generation:
-            deque(generation, 0)
-        return Score(ids, (None, *scoring.logprobs), scoring.statistics)
+        context = self.context or self.decoder.config.max_position_embeddings
+        scoring = Scoring(ids if len(ids) > 1 else ids * 2, context, top=top)  # the last one is not read
+
+        def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:
+            self._check_open()
+            return self.engine.generate(scoring, patient=patient, on_news=on_news)
+
+        def end() -> Completion:
+            found = (None, *scoring.logprobs)[: len(ids)]
+            return Completion("", "", "", ids, scoring.statistics, logprobs=found)
+
+        return Stream(begin, deque(), end, self._check_open)
 
     def encode_chat(
         self,

@@ -24,7 +24,7 @@ _ALREADY_SO: Mapping[str, tuple[object, ...]] = {
     "add_generation_prompt": (True,), "continue_final_message": (False,), "include_reasoning": (True,),
     "echo": (False,), "add_special_tokens": (True, False), "cache_prompt": (True,), "functions": ([],), "tools": ([],),
     "encoding_format": ("float",), "truncation": ("disabled",), "background": (False,), "include": ([],),
-    "logprobs": (False,), "top_logprobs": (0,), "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"), "response_format": ({"type": "text"},),
 }  # fmt: skip
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "dict", "list", "none"})  # in pydantic's places
 
@@ -78,6 +78,6 @@ def _place(parts: tuple[int | str, ...]) -> str:
     for part in parts:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif part.isidentifier() and (part not in _TYPE_NAMES or not place):
+        elif "[" not in part and (part not in _TYPE_NAMES or not place):
             place += f".{part}" if place else part
     return place or "body"

@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.server import log
 from q3edge.server.errors import ApiError
 from q3edge.server.metrics import Metrics
@@ -22,10 +23,14 @@ from q3edge.server.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """News of the answer number `index` of a request: its new pieces, and its completion behind the last."""
+    """News of the answer number `index` of a request: its new pieces, and its completion behind the last.
+
+    logprobs: those of the tokens behind which the last pieces came, where they are asked for.
+    """
 
     index: int
     pieces: list[Piece]
+    logprobs: Sequence[TokenLogprobs | None]
     completion: Completion | None
 
 
@@ -124,6 +129,7 @@ class Answers:
     async def updates(self) -> AsyncIterator[Update]:
         """Wait for news and yield them, until all have finished. Raises the error that ended one of them."""
         left = dict(enumerate(self._streams))
+        told = [0] * len(self._streams)  # log probabilities
         while left:
             await self.news.wait()
             self.news.clear()
@@ -131,13 +137,15 @@ class Answers:
                 raise self._ended
             for index, stream in list(left.items()):
                 pieces = stream.take()
+                logprobs = stream.logprobs[told[index] :]
+                told[index] += len(logprobs)
                 completion = stream.completion if stream.finished else None
                 if completion is not None:
                     del left[index]
                     self._count(completion)
-                if pieces or completion is not None:
+                if pieces or logprobs or completion is not None:
                     self._time()
-                    yield Update(index, pieces, completion)
+                    yield Update(index, pieces, logprobs, completion)
 
     async def completions(self) -> list[Completion]:
         """Wait for all; returns them in their order."""

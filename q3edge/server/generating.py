@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
 from q3edge.server.driver import Answers
 from q3edge.server.errors import ApiError, as_api_error
@@ -39,8 +40,8 @@ class Shape(Protocol):
     def first(self, index: int) -> Iterator[Json]:
         """Events before an answer's first piece."""
 
-    def pieces(self, index: int, pieces: Sequence[Piece]) -> Iterator[Json]:
-        """Events of pieces that came together."""
+    def pieces(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobs | None]) -> Iterator[Json]:
+        """Events of pieces and log probabilities that came together; there may be none of one of them."""
 
     def last(self, index: int, completion: Completion) -> Iterator[Json]:
         """Events behind an answer's last piece."""
@@ -56,13 +57,13 @@ class Shape(Protocol):
 async def generate(
     request: Request,
     schema: type[Fields],
-    prompts: Callable[[Fields], int],
+    answers_of: Callable[[Fields], int],
     prepare: Callable[[Fields, Model, Service], list[Stream]],
     shape: Callable[[Fields, Json, Lease], Shape],
 ) -> Response:
     """Answer a request with generated text.
 
-    prompts: how many a body has; prepare: the streams of all answers, made in a worker thread; shape: how answers look,
+    answers_of: how many a body asks for; prepare: the streams of all, made in a worker thread; shape: how answers look,
     told the fields that all objects have. ApiError: the request is refused.
     """
     service, record = service_of(request), record_of(request)
@@ -78,7 +79,7 @@ async def generate(
     streaming = False
     try:
         record.model = lease.name
-        lease.admit(prompts(fields) * fields.n)
+        lease.admit(answers_of(fields))
         streams = await service.in_worker(prepare, fields, lease.model, service)
         answers = lease.driver.submit(streams)
         common = {"id": uuid4().hex, "created": int(time.time()), "model": lease.name}
@@ -123,7 +124,7 @@ async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterat
                 begun.add(update.index)
                 for event in shape.first(update.index):
                     yield _event(event)
-            for event in shape.pieces(update.index, update.pieces):
+            for event in shape.pieces(update.index, update.pieces, update.logprobs):
                 yield _event(event)
             if update.completion is not None:
                 completions[update.index] = update.completion

@@ -60,10 +60,10 @@ class SamplingFields(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
 
-    def settings(self, model: Model, default_tokens: int | None, index: int = 0) -> dict[str, Any]:
-        """Settings given for the answer number `index`, whose seed is so much greater; the others are the model's own.
+    def settings(self, model: Model, default_tokens: int | None, thinking: int = 0) -> dict[str, Any]:
+        """Settings given, of the first answer; the others are the model's own. ApiError 400 names the bad field.
 
-        ApiError 400 names the bad field.
+        default_tokens: length of an answer where none is given (None: the model's own), behind so much `thinking`.
         """
         given: dict[str, Any] = {}
         for field, name in _SETTINGS.items():
@@ -77,17 +77,26 @@ class SamplingFields(Body):
         for field in ("max_tokens", "max_completion_tokens", "min_tokens"):
             if (getattr(self, field, None) or 0) > context:
                 raise bad_field(field, f"the context of this model is {context} tokens")
-        if "seed" in given:
-            given["seed"] += index
-        if "max_new_tokens" not in given and default_tokens is not None:
-            given["max_new_tokens"] = default_tokens
+        if "max_new_tokens" not in given and (default_tokens is not None or thinking):
+            given["max_new_tokens"] = (default_tokens or model.defaults.max_new_tokens) + thinking
         vocabulary = model.decoder.config.vocab_size
         if any(not 0 <= token < vocabulary for token in self.stop_token_ids or ()):
             raise bad_field("stop_token_ids", f"the model has ids 0 to {vocabulary - 1}")
         stops = frozenset(self.stop_token_ids or ()) | (model.defaults.stop_token_ids or frozenset())
         if self.ignore_eos or self.stop_token_ids:
             given["stop_token_ids"] = frozenset(self.stop_token_ids or ()) if self.ignore_eos else stops
+        if self.logit_bias:
+            given["logit_bias"] = self._biases(vocabulary)
         return given
+
+    def _biases(self, vocabulary: int) -> dict[int, float]:
+        found = {}
+        for name, bias in (self.logit_bias or {}).items():
+            if not name.isascii() or not name.isdecimal() or len(name) > 9 or int(name) >= vocabulary:
+                raise bad_field("logit_bias", f"{name[:40]!r} is no token id; the model has ids 0 to {vocabulary - 1}")
+            found[int(name)] = bias
+        _check("logit_bias", "logit_bias", found)
+        return found
 
 
 def _check(field: str, name: str, value: Any) -> None:

@@ -52,8 +52,15 @@ class ThinkingFields(SamplingFields):
         asked = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
         return False if self.budget == 0 and asked is None else asked
 
-    def answer(self, model: Model, messages: Sequence[Message], settings: Mapping[str, Any]) -> Stream:
-        """Answer a conversation, thinking as the fields say. Errors are those of `Model.stream`."""
+    def answers(
+        self, model: Model, messages: Sequence[Message], default_tokens: int | None, **settings: Any
+    ) -> list[Stream]:
+        """Answer a conversation `n` times, thinking as the fields say. Errors are those of `Model.streams`.
+
+        default_tokens: see `settings`; a budget of thinking comes on top.
+        """
+        chosen = {**self.settings(model, default_tokens, self.budget or 0), **settings}
         switch = model.template is not None and model.template.switches_thinking()
-        budget = None if self.budget == 0 and switch else self.budget  # the template has closed the thinking already
-        return model.stream(messages, settings, thinking=self.thinking if switch else None, thinking_budget=budget)
+        # Of a budget of 0 a template with a switch has made a closed thinking already.
+        chosen["thinking_budget"] = None if self.budget == 0 and switch else self.budget
+        return model.streams(messages, self.n, chosen, thinking=self.thinking if switch else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -11,11 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
 from q3edge.server.generating import Json, Shape, generate, notices, usage
-from q3edge.server.limits import MAX_MESSAGES
+from q3edge.server.limits import MAX_MESSAGES, MAX_TOP_LOGPROBS
+from q3edge.server.logprobs import TokenTexts
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import Whole
 from q3edge.server.service import Service
@@ -28,6 +31,8 @@ class ChatFields(ThinkingFields):
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Whole | None = None
     reasoning_effort: Effort | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     missing: ClassVar[Mapping[str, str]] = {
         "functions": "give tools", "function_call": "give tool_choice", "chat_template": "no request may bring one",
@@ -42,16 +47,20 @@ class ChatFields(ThinkingFields):
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
-    return await generate(request, ChatFields, lambda fields: 1, _prepare, _Chat)
+    return await generate(request, ChatFields, lambda fields: fields.n, _prepare, _Chat)
 
 
 def _prepare(fields: ChatFields, model: Model, service: Service) -> list[Stream]:
     if fields.max_tokens is not None and fields.max_completion_tokens is not None:
         raise bad_field("max_tokens", "give it or max_completion_tokens")
+    if fields.top_logprobs is not None and not fields.logprobs:
+        raise bad_field("top_logprobs", "needs logprobs: true")
+    if fields.logprobs:
+        TokenTexts(model.tokenizer)  # here, where it stalls nobody
+    told = (fields.top_logprobs or 0) if fields.logprobs else None
     messages = read_messages(fields.messages)
-    settings = [fields.settings(model, service.options.max_new_tokens, index) for index in range(fields.n)]
     with about("messages"):
-        return [fields.answer(model, messages, each) for each in settings]
+        return fields.answers(model, messages, service.options.max_new_tokens, logprobs=told)
 
 
 class _Chat(Shape):
@@ -60,13 +69,17 @@ class _Chat(Shape):
     def __init__(self, fields: ChatFields, common: Json, lease: Lease) -> None:
         self._fields = fields
         self._common = common | {"id": f"chatcmpl-{common['id']}"}
+        self._texts = TokenTexts(lease.model.tokenizer) if fields.logprobs else None
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         """One object."""
         choices = [
-            {"index": index, "message": _message(each), "logprobs": None, "finish_reason": each.stats.finish_reason}
+            {
+                "index": index, "message": _message(each), "logprobs": self._logprobs(each.logprobs),
+                "finish_reason": each.stats.finish_reason,
+            }
             for index, each in enumerate(completions)
-        ]
+        ]  # fmt: skip
         counted = {"usage": usage(completions, self._fields.n)}
         return self._common | {"object": "chat.completion", "choices": choices} | counted | notices(completions)
 
@@ -74,31 +87,35 @@ class _Chat(Shape):
         """The role."""
         yield self._chunk(index, {"role": "assistant", "content": ""})
 
-    def pieces(self, index: int, pieces: Sequence[Piece]) -> Iterator[Json]:
-        """Thinking and text, each joined as far as it is in one."""
-        joined: list[tuple[bool, str]] = []
-        for piece in pieces:
-            if joined and joined[-1][0] == piece.thinking:
-                joined[-1] = piece.thinking, joined[-1][1] + piece.text
-            else:
-                joined.append((piece.thinking, piece.text))
-        for thinking, text in joined:
-            yield self._chunk(index, {"reasoning_content" if thinking else "content": text})
+    def pieces(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobs | None]) -> Iterator[Json]:
+        """Thinking and text, each joined as far as it is in one; the last has the log probabilities of all."""
+        deltas: list[Json] = []
+        for thinking, group in groupby(pieces, lambda piece: piece.thinking):
+            text = "".join(piece.text for piece in group)
+            deltas.append({"reasoning_content" if thinking else "content": text})
+        found = self._logprobs(logprobs)
+        if found is not None and not deltas:
+            deltas.append({})
+        for number, delta in enumerate(deltas, 1):
+            yield self._chunk(index, delta, found if number == len(deltas) else None)
 
     def last(self, index: int, completion: Completion) -> Iterator[Json]:
         """How it ended."""
-        yield self._chunk(index, {}, completion.stats.finish_reason) | notices([completion])
+        yield self._chunk(index, {}, None, completion.stats.finish_reason) | notices([completion])
 
     def end(self, completions: Sequence[Completion]) -> Iterator[Json]:
         """Counts of tokens, if the request asks for them."""
         if self._fields.stream_options is not None and self._fields.stream_options.include_usage:
             yield self._event([]) | {"usage": usage(completions, self._fields.n)}
 
-    def _chunk(self, index: int, delta: Json, finish_reason: str | None = None) -> Json:
-        return self._event([{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}])
+    def _chunk(self, index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
+        return self._event([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}])
 
     def _event(self, choices: list[Json]) -> Json:
         return self._common | {"object": "chat.completion.chunk", "choices": choices}
+
+    def _logprobs(self, entries: Sequence[TokenLogprobs | None]) -> Json | None:
+        return self._texts.chat(entries) if self._texts and entries else None
 
 
 def _message(completion: Completion) -> Json:

@@ -98,6 +98,15 @@ def test_37_what_is_no_json_object(client: httpx.Client, body: bytes) -> None:
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"model": 5}, "model"),
+        ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 10**9}, "top_logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1000000": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 1e9}}, "logit_bias"),
+        ({"logit_bias": {"5": None}}, "logit_bias.5"),
+        ({"logit_bias": {str(i): 1 for i in range(2000)}}, "logit_bias"),
     ],
 )
 def test_37_40_fields_of_the_wrong_kind_or_size_are_named(
@@ -154,6 +163,10 @@ def test_fields_without_effect_are_taken(client: httpx.Client) -> None:
         ({"prompt": "x", "n": 10**9}, "n"),
         ({"prompt": ["x"] * 100, "n": 16}, "n"),
         ({"prompt": "x", "thinking_budget": 3}, "thinking_budget"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs"),
+        ({"prompt": "x", "logprobs": True}, "logprobs"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "x", "echo": True, "stream": True}, "echo"),
     ],
 )
 def test_40_prompts_of_the_wrong_kind_or_size(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
