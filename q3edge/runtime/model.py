@@ -403,6 +403,8 @@ class Model:
             if constraint is not None and not constraint.kept:
                 detail = "the answer ended before it had the format asked for; allow more tokens (max_new_tokens)"
                 told.append(Notice("format-unfinished", 1, detail))
+            if request.repeats.notice is not None:
+                told.append(request.repeats.notice)
             whole = text.cut(self.tokenizer.decode(ids))
             logprobs, calls = tuple(request.logprobs), tuple(text.calls)
             return Completion(whole, text.thinking, text.answer, ids, stats, tuple(told), logprobs, settings, calls)

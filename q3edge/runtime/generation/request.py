@@ -17,6 +17,7 @@ from q3edge.errors import UsageError
 from q3edge.runtime.generation.constraint import Constraint
 from q3edge.runtime.generation.logprobs import TokenLogprobs, token_logprobs
 from q3edge.runtime.generation.penalties import Penalties
+from q3edge.runtime.generation.repeats import Repeats
 from q3edge.runtime.generation.sampling import Sampler
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft, Speculation
@@ -71,6 +72,8 @@ class Request:
         # One for each of `new_ids`, None for those that were forced; empty where the settings do not ask for them.
         self.logprobs: list[TokenLogprobs | None] = []
         self._top = settings.logprobs
+        self.repeats = Repeats()
+        self._most_repeats = settings.max_repeats
         self._limit = min(settings.max_new_tokens, longest - len(prompt_ids))
         self._watch, self._constraint = watch, constraint
         self._stops = settings.stop_token_ids or frozenset()
@@ -194,11 +197,15 @@ class Request:
         stopped, new = stop is not None or self._complete, new[:stop]
         found: list[TokenLogprobs | None] = [*self._found, *[None] * len(new)]
         self._found.clear()
+        looped = False
         for count, token in enumerate(new, 1):
             if self._top is not None:
                 self.logprobs.append(found[count - 1])
-            if self._watch is not None and self._watch(token):
-                stopped, new = True, new[:count]
+            times = self.repeats.push(token)
+            looped = self._most_repeats > 0 and times >= self._most_repeats
+            ended = self._watch is not None and self._watch(token)
+            if ended or looped:
+                stopped, new = ended, new[:count]
                 break
         self.ids += new
         self.computed = min(self.computed, len(self.ids))
@@ -206,7 +213,7 @@ class Request:
         self.statistics.forced_tokens += max(len(new) - len(chosen), 0)
         if stopped:
             self.statistics.finish_reason = "stop"
-        self.finished = stopped or self.statistics.new_tokens == self._limit
+        self.finished = stopped or looped or self.statistics.new_tokens == self._limit
         return new
 
 

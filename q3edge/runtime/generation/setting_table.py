@@ -111,6 +111,10 @@ SETTINGS: Mapping[str, Setting] = {
         "whole", "Stop the thinking after N tokens, and let the answer follow; 0: no thinking (default: no limit).",
         expected="0 or more", valid=lambda value: value >= 0, optional=True, flag="--thinking-budget",
     ),
+    "max_repeats": Setting(
+        "whole", "End an answer where the same tokens have come N times over, 128 or more in all; 0: never.",
+        expected="0 (off), or at least 2", valid=lambda value: value == 0 or value >= 2, flag="--max-repeats",
+    ),
     "logit_bias": Setting(
         "biases", "Add to the scores of these tokens, before penalties; -100 bans a token, 100 lets no other come.",
         expected=f"-100 to 100, for at most {MAX_BIASES} tokens",

@@ -45,6 +45,7 @@ class GenerationSettings:
     min_length: int = 0
     max_length: int | None = None
     thinking_budget: int | None = None
+    max_repeats: int = 0
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     schema: str | None = None
