@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
+from q3edge.server import log
 from q3edge.server.driver import Answers
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.limits import READ_SECONDS
@@ -38,7 +39,8 @@ class Shape(Protocol):
         """Answer as one object."""
 
     def first(self, index: int) -> Iterator[Json]:
-        """Events before an answer's first piece."""
+        """Events before an answer's first piece; the usual is none."""
+        return iter(())
 
     def pieces(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobs | None]) -> Iterator[Json]:
         """Events of pieces and log probabilities that came together; there may be none of one of them."""
@@ -137,6 +139,8 @@ async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterat
         _note(record, found, answers)
     except Exception as error:
         refused = as_api_error(error)
+        if refused.status == 500:
+            log.failure(record.id, error)
         record.outcome, record.error = "failed", refused.logged
         for event in shape.failed(refused):
             yield _event(event)

@@ -7,7 +7,6 @@ import base64
 import binascii
 import hmac
 import time
-import traceback
 from ipaddress import ip_address
 from uuid import uuid4
 
@@ -47,7 +46,7 @@ class Guard:
             refused = as_api_error(error)
             record.error = refused.logged
             if refused.status == 500:
-                log.write("internal error", id=record.id, trace="".join(traceback.format_exception(error)))
+                log.failure(record.id, error)
             if carried.status is None:
                 await refused.response()(scope, receive, carried.send)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,11 @@ def write(event: str, **fields: Any) -> None:
     line |= {name: value for name, value in fields.items() if value is not None}
     sys.stderr.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
     sys.stderr.flush()
+
+
+def failure(number: str, error: Exception) -> None:
+    """Write the trace of an error that nobody foresaw, in the request with this number."""
+    write("internal error", id=number, trace="".join(traceback.format_exception(error)))
 
 
 class JsonHandler(logging.Handler):
