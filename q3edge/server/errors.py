@@ -12,9 +12,15 @@ from starlette.responses import JSONResponse
 from q3edge.errors import InputError, Q3EdgeError, ResourceError, UsageError
 from q3edge.plain_line import plain_line
 from q3edge.runtime.generation.request import ContextError
+from q3edge.runtime.generation.setting_table import SETTINGS
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _FOLDERS = re.compile(r"(?<!\S)(?:/[^/\s:]+)*/(?=[^/\s:]+: )")  # of a file that a message begins with
+# Fields whose names differ from those of the settings, with which messages begin.
+_FIELDS = {
+    "schema": "response_format", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "stop_strings": "stop",
+}  # fmt: skip
+_SETTING = re.compile(rf"(?:{'|'.join(SETTINGS)}|response_format[\w.]*)(?=[ :=])")
 RETRY_SECONDS = 2  # after which a client that found no room may try again
 
 
@@ -43,6 +49,11 @@ class ApiError(Exception):
             return self.message
         return f"{self.code or self.status}{f' ({self.param})' if self.param else ''}"
 
+    @property
+    def unforeseen(self) -> bool:
+        """Whether the log needs the trace of what led to it."""
+        return self.code in ("internal_error", "unavailable")
+
     def body(self) -> dict[str, Any]:
         """JSON object of the answer."""
         kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
@@ -69,9 +80,10 @@ def as_api_error(error: Exception, param: str | None = None) -> ApiError:
         return ApiError(400, str(error), param=param, code="context_length_exceeded")
     if isinstance(error, UsageError | InputError):
         text = _FOLDERS.sub("", str(error)).removesuffix("use --raw").rstrip(",; ")
-        return ApiError(400, text, param=param, code="invalid_value")
+        named = _SETTING.match(text)
+        return ApiError(400, text, param=_FIELDS.get(named[0], named[0]) if named else param, code="invalid_value")
     if isinstance(error, ResourceError | MemoryError):
-        return ApiError(503, "not enough memory for this request now; try again later", code="out_of_memory")
+        return ApiError(503, "the server lacks what this request needs now; its log has more", code="unavailable")
     return ApiError(500, "internal error; the server's log has more", code="internal_error")
 
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from q3edge.artifact import Notice
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
@@ -139,7 +140,7 @@ async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterat
         _note(record, found, answers)
     except Exception as error:
         refused = as_api_error(error)
-        if refused.status == 500:
+        if refused.unforeseen:
             log.failure(record.id, error)
         record.outcome, record.error = "failed", refused.logged
         for event in shape.failed(refused):
@@ -174,7 +175,7 @@ def _note(record: Record, completions: Sequence[Completion], answers: Answers) -
     record.prompt_tokens = sum(each.stats.prompt_tokens for each in completions)
     record.cached_tokens = sum(each.stats.reused_tokens for each in completions)
     record.new_tokens = sum(each.stats.new_tokens for each in completions)
-    record.finish_reasons = [each.stats.finish_reason for each in completions]
+    record.finish_reasons = [each.finish_reason for each in completions]
     record.first_token_seconds = answers.first_seconds and round(answers.first_seconds, 4)
 
 
@@ -190,9 +191,10 @@ def usage(completions: Sequence[Completion], answers_per_prompt: int) -> Json:
     }  # fmt: skip
 
 
-def notices(completions: Sequence[Completion]) -> Json:
-    """Field with what is out of the ordinary about the answers; nothing if nothing is."""
-    told = [
+def notices(completions: Sequence[Completion], of_all: Sequence[Notice] = ()) -> Json:
+    """Field with what is out of the ordinary about single answers and about all; nothing if nothing is."""
+    told: list[Json] = [{"code": each.code, "count": each.count, "detail": each.detail} for each in of_all]
+    told += [
         {"index": index, "code": notice.code, "count": notice.count, "detail": notice.detail}
         for index, completion in enumerate(completions)
         for notice in completion.notices

@@ -45,7 +45,7 @@ class Guard:
         except Exception as error:
             refused = as_api_error(error)
             record.error = refused.logged
-            if refused.status == 500:
+            if refused.unforeseen:
                 log.failure(record.id, error)
             if carried.status is None:
                 await refused.response()(scope, receive, carried.send)

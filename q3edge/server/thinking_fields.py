@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 
 from q3edge.runtime.completion import Stream
 from q3edge.runtime.model import Model
-from q3edge.runtime.text.messages import Message
+from q3edge.runtime.text.messages import Message, Tool
 from q3edge.server.body import Body
 from q3edge.server.errors import bad_field
 from q3edge.server.sampling_fields import SamplingFields, Whole
@@ -53,7 +53,12 @@ class ThinkingFields(SamplingFields):
         return False if self.budget == 0 and asked is None else asked
 
     def answers(
-        self, model: Model, messages: Sequence[Message], default_tokens: int | None, **settings: Any
+        self,
+        model: Model,
+        messages: Sequence[Message],
+        default_tokens: int | None,
+        tools: Sequence[Tool] | None = None,
+        **settings: Any,
     ) -> list[Stream]:
         """Answer a conversation `n` times, thinking as the fields say. Errors are those of `Model.streams`.
 
@@ -63,4 +68,4 @@ class ThinkingFields(SamplingFields):
         switch = model.template is not None and model.template.switches_thinking()
         # Of a budget of 0 a template with a switch has made a closed thinking already.
         chosen["thinking_budget"] = None if self.budget == 0 and switch else self.budget
-        return model.streams(messages, self.n, chosen, thinking=self.thinking if switch else None)
+        return model.streams(messages, self.n, chosen, thinking=self.thinking if switch else None, tools=tools)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from typing import Annotated, Any, ClassVar
+from uuid import uuid4
 
 from pydantic import Field
 from starlette.requests import Request
@@ -12,8 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.generation.answer_format import response_format_settings
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
+from q3edge.runtime.text.tool_calls import CalledTool
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
 from q3edge.server.generating import Json, Shape, generate, notices, usage
@@ -23,9 +27,10 @@ from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import Whole
 from q3edge.server.service import Service
 from q3edge.server.thinking_fields import Effort, ThinkingFields
+from q3edge.server.tool_fields import ToolsFields
 
 
-class ChatFields(ThinkingFields):
+class ChatFields(ThinkingFields, ToolsFields):
     """A request's body."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -34,8 +39,11 @@ class ChatFields(ThinkingFields):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
+    response_format: dict[str, Any] | None = None
+
     missing: ClassVar[Mapping[str, str]] = {
         "functions": "give tools", "function_call": "give tool_choice", "chat_template": "no request may bring one",
+        "parallel_tool_calls": "the model may call several", "guided_json": "give response_format",
         "prompt": "give messages, or ask /v1/completions", "enable_thinking": "give it in chat_template_kwargs",
     }  # fmt: skip
 
@@ -57,10 +65,12 @@ def _prepare(fields: ChatFields, model: Model, service: Service) -> list[Stream]
         raise bad_field("top_logprobs", "needs logprobs: true")
     if fields.logprobs:
         TokenTexts(model.tokenizer)  # here, where it stalls nobody
-    told = (fields.top_logprobs or 0) if fields.logprobs else None
-    messages = read_messages(fields.messages)
+    messages, tools = read_messages(fields.messages), fields.offered
+    settings: Json = {"logprobs": (fields.top_logprobs or 0) if fields.logprobs else None}
+    with about("response_format"):
+        settings |= {} if fields.response_format is None else response_format_settings(fields.response_format)
     with about("messages"):
-        return fields.answers(model, messages, service.options.max_new_tokens, logprobs=told)
+        return fields.answers(model, messages, service.options.max_new_tokens, tools, **settings)
 
 
 class _Chat(Shape):
@@ -69,19 +79,20 @@ class _Chat(Shape):
     def __init__(self, fields: ChatFields, common: Json, lease: Lease) -> None:
         self._fields = fields
         self._common = common | {"id": f"chatcmpl-{common['id']}"}
+        self._calls: dict[int, int] = {}  # number of the last call in each answer
         self._texts = TokenTexts(lease.model.tokenizer) if fields.logprobs else None
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         """One object."""
         choices = [
             {
-                "index": index, "message": _message(each), "logprobs": self._logprobs(each.logprobs),
-                "finish_reason": each.stats.finish_reason,
+                "index": index, "message": self._message(index, each), "logprobs": self._logprobs(each.logprobs),
+                "finish_reason": each.finish_reason,
             }
             for index, each in enumerate(completions)
         ]  # fmt: skip
         counted = {"usage": usage(completions, self._fields.n)}
-        return self._common | {"object": "chat.completion", "choices": choices} | counted | notices(completions)
+        return self._common | {"object": "chat.completion", "choices": choices} | counted | self._notices(completions)
 
     def first(self, index: int) -> Iterator[Json]:
         """The role."""
@@ -90,9 +101,12 @@ class _Chat(Shape):
     def pieces(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprobs | None]) -> Iterator[Json]:
         """Thinking and text, each joined as far as it is in one; the last has the log probabilities of all."""
         deltas: list[Json] = []
-        for thinking, group in groupby(pieces, lambda piece: piece.thinking):
-            text = "".join(piece.text for piece in group)
-            deltas.append({"reasoning_content" if thinking else "content": text})
+        for (thinking, call), group in groupby(pieces, lambda piece: (piece.thinking, piece.tool_call)):
+            if call is not None:
+                deltas += [{"tool_calls": [{"index": self._number(index), **self._call(call)}]} for _ in group]
+            else:
+                text = "".join(piece.text for piece in group)
+                deltas.append({"reasoning_content" if thinking else "content": text})
         found = self._logprobs(logprobs)
         if found is not None and not deltas:
             deltas.append({})
@@ -101,7 +115,7 @@ class _Chat(Shape):
 
     def last(self, index: int, completion: Completion) -> Iterator[Json]:
         """How it ended."""
-        yield self._chunk(index, {}, None, completion.stats.finish_reason) | notices([completion])
+        yield self._chunk(index, {}, None, completion.finish_reason) | self._notices([completion])
 
     def end(self, completions: Sequence[Completion]) -> Iterator[Json]:
         """Counts of tokens, if the request asks for them."""
@@ -114,15 +128,29 @@ class _Chat(Shape):
     def _event(self, choices: list[Json]) -> Json:
         return self._common | {"object": "chat.completion.chunk", "choices": choices}
 
+    def _message(self, index: int, completion: Completion) -> Json:
+        message: Json = {"role": "assistant", "content": completion.answer}
+        if completion.thinking:
+            message["reasoning_content"] = completion.thinking
+        if completion.tool_calls:
+            message["content"] = completion.answer or None
+            message["tool_calls"] = [self._call(call) for call in completion.tool_calls]
+        return message
+
+    def _call(self, call: CalledTool) -> Json:
+        """A call, with an id that no other has."""
+        return {"id": f"call_{uuid4().hex}", "type": "function", "function": asdict(call)}
+
+    def _number(self, index: int) -> int:
+        """Number of the next call in the answer `index`."""
+        self._calls[index] = self._calls.get(index, -1) + 1
+        return self._calls[index]
+
+    def _notices(self, completions: Sequence[Completion]) -> Json:
+        return notices(completions, self._fields.tool_notices)
+
     def _logprobs(self, entries: Sequence[TokenLogprobs | None]) -> Json | None:
         return self._texts.chat(entries) if self._texts and entries else None
-
-
-def _message(completion: Completion) -> Json:
-    message: Json = {"role": "assistant", "content": completion.answer}
-    if completion.thinking:
-        message["reasoning_content"] = completion.thinking
-    return message
 
 
 ROUTES = [Route("/v1/chat/completions", chat_completions, methods=["POST"])]

@@ -1,0 +1,134 @@
+"""Tools and answer formats of a real server; the calls are those of a model whose tokens are written beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.helpers.server import RunningServer, running_server
+
+CHAT = "/v1/chat/completions"
+ASKED: list[Any] = [{"role": "user", "content": "What is 2 + 3 and 4 + 5?"}]
+NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
+ADD: Any = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
+    },
+}
+CALLS = [{"a": 2, "b": 3}, {"a": 4, "b": 5}]
+SAID = "Two sums.\n" + "\n".join(
+    f'<tool_call>\n{{"name": "add", "arguments": {json.dumps(call)}}}\n</tool_call>' for call in CALLS
+)
+SCRIPTED = f"""
+from q3edge.runtime.generation.request import Request
+from q3edge.runtime.model import Model
+opened = Model.open.__func__
+def open_scripted(cls, *args, **named):
+    model = opened(cls, *args, **named)
+    ids = [*model.tokenizer.encode_text({SAID!r}), min(model.defaults.stop_token_ids)]
+    Request._choose = lambda self, logits: [ids[self.statistics.new_tokens]]
+    return model
+Model.open = classmethod(open_scripted)
+"""
+
+
+@pytest.fixture(scope="module")
+def scripted(artifact: Path) -> Iterator[RunningServer]:
+    with running_server(artifact, first=SCRIPTED) as server:
+        yield server
+
+
+def test_calls_of_tools_are_apart_from_the_text(scripted: RunningServer) -> None:
+    with openai.OpenAI(base_url=f"{scripted.address}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(model="demo", messages=ASKED, tools=[ADD], extra_body=NO_THINKING)
+        (choice,) = answer.choices
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Two sums.")
+        assert choice.message.tool_calls is not None
+        functions: list[Any] = [call.function for call in choice.message.tool_calls if call.type == "function"]
+        assert [(each.name, json.loads(each.arguments)) for each in functions] == [("add", call) for call in CALLS]
+        assert len({call.id for call in choice.message.tool_calls}) == 2
+        with client.chat.completions.stream(
+            model="demo",
+            messages=ASKED,
+            tools=[ADD],
+            extra_body=NO_THINKING,
+        ) as stream:
+            text = "".join(event.delta for event in stream if event.type == "content.delta")
+            final = stream.get_final_completion().choices[0]
+        assert text == "Two sums."
+        assert final.finish_reason == "tool_calls"
+        assert [json.loads(call.function.arguments) for call in final.message.tool_calls or ()] == CALLS
+        back = [*ASKED, choice.message.model_dump(exclude_none=True)]
+        results = [{"role": "tool", "tool_call_id": call.id, "content": "5"} for call in choice.message.tool_calls]
+        again = scripted.post(CHAT, {"messages": [*back, *results], "tools": [ADD]})
+        assert again.status_code == 200, again.text
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": [ADD], "tool_choice": "none"}])
+def test_without_tools_nothing_is_looked_for(scripted: RunningServer, fields: dict[str, Any]) -> None:
+    (choice,) = scripted.post(CHAT, {"messages": ASKED, **NO_THINKING, **fields}).json()["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", SAID)
+
+
+def test_a_strict_tool_is_noticed_as_not_enforced(scripted: RunningServer) -> None:
+    strict = {"type": "function", "function": {**ADD["function"], "strict": True}}
+    found = scripted.post(CHAT, {"messages": ASKED, "tools": [strict]}).json()
+    assert "tool-not-strict" in [notice["code"] for notice in found["notices"]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": "x"}, "tools"),
+        ({"tools": [{}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a", "x": 1}}]}, "tools[0].function.x"),
+        ({"tools": [ADD] * 200}, "tools"),
+        ({"tools": [ADD], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice"),
+        ({"tools": [ADD], "parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+    ],
+)
+def test_tools_and_formats_that_are_invalid(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    refused = client.post(CHAT, json={"messages": ASKED, **fields})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("tool", [{"type": "object", "a": [[[[[[{}]]]]]]}, {"x": "y" * 10_000}])
+def test_large_descriptions_are_taken_or_refused(client: httpx.Client, tool: dict[str, Any]) -> None:
+    described = {"type": "function", "function": {"name": "f", "parameters": tool}}
+    assert client.post(CHAT, json={"messages": ASKED, "tools": [described], "max_tokens": 1}).status_code in {200, 400}
+
+
+def test_an_answer_has_the_format_asked_for(client: httpx.Client) -> None:
+    pytest.importorskip("llguidance", reason="the extra structured is not installed")
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 23]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    asked = {"messages": ASKED, "temperature": 0, "max_tokens": 60, **NO_THINKING}
+    described = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    answer = client.post(CHAT, json={**asked, "response_format": described}).raise_for_status().json()
+    assert json.loads(answer["choices"][0]["message"]["content"])["n"] in {1, 23}
+    for hostile in ({"type": "object", "$ref": "https://example.org/x"}, {"enum": ["x" * 1000] * 70_000}):
+        named = {"name": "x", "schema": hostile}
+        refused = client.post(CHAT, json={**asked, "response_format": {"type": "json_schema", "json_schema": named}})
+        assert refused.status_code in {400, 413}
+        if refused.status_code == 400:
+            assert refused.json()["error"]["param"] == "response_format"
