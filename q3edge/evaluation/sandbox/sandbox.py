@@ -1,7 +1,7 @@
 """`Sandbox`: runs a program that a model wrote where the kernel contains it, and has it judged from outside.
 
-Two processes for each program: one runs it, the other runs the exercise's test and calls the program's function in the
-first. Both are confined alike, and neither reaches the other but by these calls.
+Two processes for each program that is judged: one runs it, the other runs the exercise's test and calls the program's
+function in the first. Both are confined alike, and neither reaches the other but by these calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,6 +73,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Printed:
+    """What a program printed, UTF-8 with U+FFFD for what is none, and why it failed, a line; empty: it did not."""
+
+    text: str
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     """Sandbox for programs on this kernel."""
 
@@ -116,7 +124,7 @@ class Sandbox:
             with ends[0], ends[1]:
                 program = stack.enter_context(_Worker(scratch / "program", self._options(limits, ends[0]), job))
                 judge = stack.enter_context(_Worker(scratch / "judge", self._options(limits, ends[1]), judging))
-            reason = _wait(judge, program, wall_seconds)
+            reason = _wait(judge, [program.folder], wall_seconds)
             verdict, detail = judge.verdict() if reason is None else ("", "")
             if verdict == "ended":
                 program.wait(_END_SECONDS)
@@ -129,6 +137,22 @@ class Sandbox:
             if verdict not in _PASSED:
                 return Outcome(False, reason or f"the test: {judge.failure()}")
             return Outcome(_PASSED[verdict], detail)
+
+    def run(self, source: str, *, wall_seconds: float = WALL_SECONDS, memory: int = MEMORY) -> Printed:
+        """Run Python source, and return what it printed to stdout, at most 1 MiB. Limits and errors are as in `judge`.
+
+        What a program printed is its own word: nothing about it is judged.
+        """
+        limits = Limits(CPU_SECONDS, memory, FILE_BYTES, _OPEN_FILES)
+        job = {"source": source, "test": None, "entry_point": None}
+        with ExitStack() as stack:
+            scratch, ends = stack.enter_context(scratch_folder("q3edge-sandbox-")), socket.socketpair()
+            with ends[0], ends[1]:
+                program = stack.enter_context(_Worker(scratch / "program", self._options(limits, ends[0]), job))
+            reason = _wait(program, [], wall_seconds)
+            program.end()
+            program.check_started()
+            return Printed(program.printed(), reason or program.failure_of_end())
 
     def _options(self, limits: Limits, connection: socket.socket) -> dict[str, Any]:
         return {
@@ -201,6 +225,15 @@ class _Worker:
         verdict, _, reason = self._report.read().decode(errors="replace").partition(" ")
         return verdict, plain_line(reason[:_LONGEST_REASON])
 
+    def printed(self) -> str:
+        """What a program that is not judged has printed."""
+        self._report.seek(len(READY))
+        return self._report.read().decode(errors="replace")
+
+    def failure_of_end(self) -> str:
+        """Why the process failed; empty where it came to its end."""
+        return self.failure() if self._process.returncode else ""
+
     def failure(self) -> str:
         """Why the process ended: a signal, or its last line on stderr."""
         code = self._process.returncode
@@ -219,13 +252,13 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**libraries, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _wait(judge: _Worker, program: _Worker, wall_seconds: float) -> str | None:
-    """Wait for the judge; returns the limit that was met before its end, None for none."""
+def _wait(worker: _Worker, folders: Sequence[Path], wall_seconds: float) -> str | None:
+    """Wait for a worker; returns the limit that was met before its end, None for none. folders: looked into as its."""
     deadline = time.monotonic() + wall_seconds
-    while not judge.wait(max(0.0, min(_LOOK_SECONDS, deadline - time.monotonic()))):
+    while not worker.wait(max(0.0, min(_LOOK_SECONDS, deadline - time.monotonic()))):
         if time.monotonic() >= deadline:
             return f"not finished after {wall_seconds:g} s"
-        if is_overfull(program.folder) or is_overfull(judge.folder):
+        if any(map(is_overfull, (*folders, worker.folder))):
             return f"more than {MAX_ENTRIES} files or {MAX_BYTES >> 20} MiB in its folder"
     return None
 

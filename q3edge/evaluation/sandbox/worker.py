@@ -1,7 +1,8 @@
-"""One of the two processes for a program: the program itself, or the judge that calls it and says whether it is right.
+"""A process for a program: the program itself, or the judge that calls it and says whether it is right.
 
-argv: options as JSON. stdin: the job as JSON. stdout, a file: "ready" once the process is confined, and of the judge
-the verdict behind it. The program has neither that file nor any other that the judge or the parent reads a result from.
+argv: options as JSON. stdin: the job as JSON. stdout, a file: "ready" once the process is confined, and behind it the
+verdict of the judge, or what a program prints that nobody judges. A program that is judged has neither that file nor
+any other that the judge or the parent reads a result from.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ def main() -> None:
     peer = Peer(options["connection"])
     confine(Kernel(**options["kernel"]), os.getcwd(), Limits(**options["limits"]), options["parent"])
     os.write(report, READY)
-    if job["test"] is None:
+    if job["entry_point"] is None:
+        os.dup2(report, 1)
+        os.close(report)
+        exec(_compiled(job["source"], "program"), _module("program"))
+    elif job["test"] is None:
         os.close(report)
         _run(job, peer)
     else:

@@ -56,6 +56,36 @@ def test_a_wrong_program_fails_with_its_reason(sandbox: Sandbox, program: str, r
     assert reason in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("program", "printed", "failure"),
+    [
+        ("print('é', end='')\nimport math\nprint(math.pi > 3)", "éTrue\n", ""),
+        ("", "", ""),
+        ("print(1)\nraise SystemExit(0)", "1\n", ""),
+        ("print(1)\n1 / 0", "1\n", "ZeroDivisionError"),
+        ("def f(:", "", "SyntaxError"),
+        ("import os\nos.write(1, bytes([65, 255]))\nos._exit(3)", "A\ufffd", "exit code 3 before its end"),
+        ("print(1)\nimport os\nos.fork()", "1\n", "PermissionError"),
+        ("print(open('/etc/passwd').read())", "", "PermissionError"),
+        ("open('own', 'w').write('x')\nprint(open('own').read())", "x\n", ""),
+        ("x = bytearray(1 << 30)", "", "MemoryError"),
+    ],
+)
+def test_what_a_program_prints_and_why_it_fails(sandbox: Sandbox, program: str, printed: str, failure: str) -> None:
+    found = sandbox.run(program)
+    assert found.text == printed
+    assert failure in found.failure
+    assert bool(found.failure) == bool(failure)
+
+
+def test_a_program_that_prints_or_runs_for_ever_is_ended(sandbox: Sandbox) -> None:
+    found = sandbox.run("print(1, flush=True)\nwhile True: pass", wall_seconds=1)
+    assert (found.text, found.failure) == ("1\n", "not finished after 1 s")
+    found = sandbox.run("while True: print('x' * 1000)")
+    assert len(found.text) <= FILE_BYTES
+    assert found.failure
+
+
 def test_an_endless_loop_is_ended(sandbox: Sandbox) -> None:
     assert judged(sandbox, doing("while True: pass"), wall_seconds=1).reason == "not finished after 1 s"
 
