@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import ModuleType
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -11,12 +14,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from q3edge.errors import Q3EdgeError
-from q3edge.server.endpoints import chat_completions, completions, health, metrics, models, tokenize
+from q3edge.server.endpoints import chat_completions, completions, health, metrics, models, page, tokenize
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.guard import Guard
 from q3edge.server.service import Service, record_of
 
-_ENDPOINTS = (chat_completions, completions, tokenize, models, health, metrics)
+_ENDPOINTS = (chat_completions, completions, tokenize, models, health, metrics, page)
+_OPEN = (health, page)  # need no key: a balancer asks whether it is busy, and the page's files hold nothing of anyone
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -25,13 +29,17 @@ def make_app(service: Service) -> ASGIApp:
     refused = (ApiError, Q3EdgeError, HTTPException, MemoryError, Exception)  # the last one reaches the guard too
     app = Starlette(routes=routes, exception_handlers=dict.fromkeys(refused, _refuse))
     app.state.service = service
-    guarded: ASGIApp = Guard(app, service, frozenset(route.path for route in routes))
+    guarded: ASGIApp = Guard(app, service, _paths(_ENDPOINTS), _paths(_OPEN))
     if service.options.origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=service.options.origins, allow_methods=["GET", "POST"], allow_headers=["*"],
             max_age=600,
         )  # fmt: skip
     return guarded
+
+
+def _paths(endpoints: Iterable[ModuleType]) -> frozenset[str]:
+    return frozenset(route.path for endpoint in endpoints for route in endpoint.ROUTES)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

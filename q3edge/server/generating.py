@@ -200,3 +200,19 @@ def notices(completions: Sequence[Completion], of_all: Sequence[Notice] = ()) ->
         for notice in completion.notices
     ]
     return {"notices": told} if told else {}
+
+
+def timings(completions: Sequence[Completion]) -> Json:
+    """Field with how fast a single answer was, by the names of llama.cpp's server; nothing for several."""
+    if len(completions) != 1:
+        return {}
+    stats = completions[0].stats
+    return {
+        "timings": {
+            "cache_n": stats.reused_tokens, "prompt_n": stats.prompt_tokens - stats.reused_tokens,
+            "prompt_ms": round(1000 * stats.prefill_seconds, 3),
+            "prompt_per_second": round(stats.prefill_tokens_per_second, 3), "predicted_n": stats.new_tokens,
+            "predicted_ms": round(1000 * stats.decode_seconds, 3),
+            "predicted_per_second": round(stats.decode_tokens_per_second, 3),
+        }
+    }  # fmt: skip

@@ -18,16 +18,15 @@ from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.limits import MAX_BODY, MAX_HELD, SEND_SECONDS
 from q3edge.server.service import RECORD, Record, Service
 
-OPEN_PATHS = frozenset({"/health"})  # need no key: what a balancer asks, and it tells no more than busy or not
 _OUTCOMES = {2: "ok", 3: "ok", 4: "refused", 5: "failed"}
 
 
 class Guard:
     """ASGI application around another one."""
 
-    def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str]) -> None:
-        """Guard `app`; `paths`: those that metrics name."""
-        self._app, self._service, self._paths = app, service, paths
+    def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str], open_paths: frozenset[str]) -> None:
+        """Guard `app`; `paths`: those that metrics name; `open_paths`: those that need no key."""
+        self._app, self._service, self._paths, self._open_paths = app, service, paths, open_paths
         options = service.options
         self._keys = [key.encode() for key in options.keys]
         self._hosts = {"localhost", options.host.lower(), *(host.lower() for host in options.hosts)}
@@ -57,7 +56,7 @@ class Guard:
         headers = Headers(scope=scope)
         self._check_host(headers)
         self._check_origin(headers)
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in self._open_paths:
             self._check_key(headers)
         if int(headers.get("content-length") or 0) > MAX_BODY:
             raise _too_large()

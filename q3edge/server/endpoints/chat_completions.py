@@ -20,7 +20,7 @@ from q3edge.runtime.model import Model
 from q3edge.runtime.text.tool_calls import CalledTool
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
-from q3edge.server.generating import Json, Shape, generate, notices, usage
+from q3edge.server.generating import Json, Shape, generate, notices, timings, usage
 from q3edge.server.limits import MAX_MESSAGES, MAX_TOP_LOGPROBS
 from q3edge.server.logprobs import TokenTexts
 from q3edge.server.models import Lease
@@ -92,7 +92,8 @@ class _Chat(Shape):
             for index, each in enumerate(completions)
         ]  # fmt: skip
         counted = {"usage": usage(completions, self._fields.n)}
-        return self._common | {"object": "chat.completion", "choices": choices} | counted | self._notices(completions)
+        told = self._notices(completions) | timings(completions)
+        return self._common | {"object": "chat.completion", "choices": choices} | counted | told
 
     def first(self, index: int) -> Iterator[Json]:
         """The role."""
@@ -115,7 +116,8 @@ class _Chat(Shape):
 
     def last(self, index: int, completion: Completion) -> Iterator[Json]:
         """How it ended."""
-        yield self._chunk(index, {}, None, completion.finish_reason) | self._notices([completion])
+        told = self._notices([completion]) | timings([completion])
+        yield self._chunk(index, {}, None, completion.finish_reason) | told
 
     def end(self, completions: Sequence[Completion]) -> Iterator[Json]:
         """Counts of tokens, if the request asks for them."""
