@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hmac
 import time
 from ipaddress import ip_address
@@ -94,15 +92,14 @@ class Guard:
             raise ApiError(403, "origin: pages of other sites may not use this server", code="foreign_origin")
 
     def _check_key(self, headers: Headers) -> None:
-        """Refuse a request without a key; as the password of HTTP's own scheme it serves for browsers."""
+        """Refuse a request without a key."""
         if not self._keys:
             return
         given = _given_key(headers.get("authorization", ""))
         if not sum(hmac.compare_digest(given, key) for key in self._keys):  # all are compared, whichever fits
-            page = "text/html" in headers.get("accept", "")
             raise ApiError(
                 401, "authorization: expected Bearer and a key of this server", code="invalid_api_key",
-                headers={"WWW-Authenticate": 'Basic realm="q3edge"' if page else "Bearer"},
+                headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
 
     def _note(self, scope: Scope, record: Record, carried: _Carried, seconds: float) -> None:
@@ -173,11 +170,4 @@ def _without_port(host: str) -> str:
 
 def _given_key(authorization: str) -> bytes:
     scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip().encode()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value, validate=True).partition(b":")[2]
-        except (binascii.Error, ValueError):
-            return b""
-    return b""
+    return value.strip().encode() if scheme.lower() == "bearer" else b""
