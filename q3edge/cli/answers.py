@@ -12,6 +12,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import show_notices
+from q3edge.cli.tables.tables import counted
 from q3edge.errors import UsageError
 from q3edge.runtime.generation.setting_table import MAX_FORMAT_LENGTH, SETTINGS
 from q3edge.terminal import has_styles, say, shown_while_waiting
@@ -89,8 +90,8 @@ def say_statistics(completion: Completion) -> None:
     if stats.drafted_tokens:
         drafted = f", {stats.accepted_tokens} of {stats.drafted_tokens} draft tokens accepted"
     say(
-        f"[{stats.prompt_tokens} prompt tokens{cached} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} new at "
-        f"{stats.decode_tokens_per_second:.1f} tokens/s{drafted}, ended by {stats.finish_reason}]"
+        f"[{counted(stats.prompt_tokens, 'prompt token')}{cached} in {stats.prefill_seconds:.2f} s, {stats.new_tokens} "
+        f"new at {stats.decode_tokens_per_second:.1f} tokens/s{drafted}, ended by {stats.finish_reason}]"
     )
 
 

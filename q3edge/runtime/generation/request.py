@@ -239,6 +239,6 @@ def _check_prompt(prompt_ids: Sequence[int], context: int, longest: int) -> None
         )
     if len(prompt_ids) >= longest:
         raise UsageError(
-            f"the prompt has {len(prompt_ids)} tokens, but max_length allows {longest} for prompt and answer together; "
+            f"max_length = {longest} is for prompt and answer together, and the prompt alone takes {len(prompt_ids)}; "
             "give max_new_tokens instead"
         )

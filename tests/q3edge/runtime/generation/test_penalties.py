@@ -101,6 +101,46 @@ def test_l24_presence_and_frequency_count_the_answer_alone() -> None:
     assert penalties(zeros).tolist() == [0, -0.75, -1.0, 0]
 
 
+@settings(max_examples=80)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    prompt=st.lists(TOKENS, min_size=1, max_size=12),
+    answer=st.lists(TOKENS, max_size=30),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+    repetition=st.sampled_from([1.0, 1.3]),
+    biases=st.dictionaries(TOKENS, st.floats(-100, 100), max_size=3),
+)
+def test_l24_presence_and_frequency_are_what_openai_and_vllm_compute(
+    seed: int,
+    prompt: list[int],
+    answer: list[int],
+    presence: float,
+    frequency: float,
+    repetition: float,
+    biases: dict[int, float],
+) -> None:
+    """vLLM: bias, then the repetition penalty of prompt and answer, then those of the answer alone."""
+    penalties = Penalties(
+        GenerationSettings(
+            presence_penalty=presence, frequency_penalty=frequency, repetition_penalty=repetition,
+            logit_bias=tuple(biases.items()),
+        ),
+        prompt,
+    )  # fmt: skip
+    logits = np.random.default_rng(seed).standard_normal(VOCABULARY).astype(np.float32)
+    penalties(logits)
+    for token in answer:
+        penalties.append(token)
+    for token, found in enumerate(penalties(logits).tolist()):
+        score = float(logits[token]) + biases.get(token, 0.0)
+        if token in (*prompt, *answer):
+            score = score / repetition if score > 0 else score * repetition
+        count = answer.count(token)
+        score -= frequency * count + presence * (count > 0)
+        assert found == pytest.approx(score, rel=1e-5, abs=1e-4)
+
+
 def test_without_penalties_the_logits_are_not_copied() -> None:
     logits = np.zeros(4, np.float32)
     assert Penalties(GenerationSettings(), [1])(logits) is logits
