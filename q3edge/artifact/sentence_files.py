@@ -18,6 +18,7 @@ PROMPTS_FILE = "config_sentence_transformers.json"
 SENTENCE_FILES = (MODULES_FILE, POOLING_FILE, PROMPTS_FILE)
 _EMBEDDING = ("Transformer", "Pooling", "Normalize")  # the modules of an embedding model; the last may be absent
 _LAST_TOKEN = "lasttoken"
+_SHOWN = 200  # characters of what a file says, in errors
 
 
 def stated_kind(folder: Path) -> Literal["embedding", "reranker"] | None:
@@ -35,7 +36,7 @@ def stated_kind(folder: Path) -> Literal["embedding", "reranker"] | None:
         return None
     if tuple(modules) not in (_EMBEDDING, _EMBEDDING[:2]):
         raise InputError(
-            f"{path}: modules {', '.join(modules)}: expected {', '.join(_EMBEDDING)}, those of Qwen3-Embedding"
+            f"{path}: modules {', '.join(modules)[:_SHOWN]}: expected {', '.join(_EMBEDDING)}, those of Qwen3-Embedding"
         )
     _check_pooling(folder / POOLING_FILE)
     return "embedding"
@@ -69,5 +70,5 @@ def _check_pooling(path: Path) -> None:
     named = raw.get("pooling_mode")
     ways += named if isinstance(named, list) else [named] if named is not None else []
     if ways != [_LAST_TOKEN]:
-        found = ", ".join(map(str, ways)) or "none"
+        found = ", ".join(map(str, ways))[:_SHOWN] or "none"
         raise InputError(f"{path}: pooling {found}: expected that of the last token, as Qwen3-Embedding has it")

@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.artifact.sentence_files import SENTENCE_FILES, query_prompt, stated_kind
 from q3edge.checkpoint import open_model
 from q3edge.checkpoint.safetensors.file import SafetensorsFile
 from q3edge.errors import InputError, Q3EdgeError
 from tests.fuzz.cases import check_refusals, counts, damaged_bytes, damaged_json, json_bytes, outcome
+from tests.helpers.embedding import write_embedding_checkpoint
 from tests.helpers.models import tiny_config, write_checkpoint
 
 ARRAYS: dict[str, NDArray[Any]] = {
@@ -86,6 +88,22 @@ def test_configurations(tmp_path: Path) -> None:
             assert value > 0, case
             assert raw.get(name, value) == value, case
         assert found.context_length > 0, case
+    check_refusals(refused)
+
+
+def test_files_of_sentence_transformers(tmp_path: Path) -> None:
+    folder = write_embedding_checkpoint(tmp_path / "checkpoint")
+    whole = {name: json.loads((folder / name).read_text()) for name in SENTENCE_FILES}
+    refused = 0
+    for number, source in counts("sentence", 600, 20_000):
+        name = source.choice(SENTENCE_FILES)
+        for other, value in whole.items():
+            (folder / other).write_text(json.dumps(value))
+        (folder / name).write_bytes(json_bytes(damaged_json(whole[name], source), source))
+        for read in (stated_kind, query_prompt):
+            found = outcome(f"sentence:{number}", lambda read=read: read(folder))
+            refused += isinstance(found, InputError)
+            assert found in ("embedding", "reranker", None, "") or isinstance(found, str | InputError)
     check_refusals(refused)
 
 

@@ -142,7 +142,7 @@ def _check_padding(network: Embedder, texts: Sequence[Sequence[int]], *, rounded
     """Check that a text's vector does not depend on the others in its pass, by half a text beside the longest."""
     longest = max(texts, key=len)
     half = texts[0][: len(longest) // 2]
-    value = float(1 - _cosines(network.forward([half]), network.forward([half, longest])[:1]).min())
+    value = max(0.0, float(1 - _cosines(network.forward([half]), network.forward([half, longest])[:1]).min()))
     limit = MAX_PADDING_DISTANCE_ROUNDED if rounded else MAX_PADDING_DISTANCE
     reason = f"a text alone and beside a longer one: 1 - cosine {value:.2g}, at most {limit:g} expected"
     return CheckResult.at_most("padding", value, limit, reason)
