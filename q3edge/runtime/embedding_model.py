@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from q3edge.artifact.sentence_files import query_prompt
 from q3edge.errors import UsageError
-from q3edge.runtime.arguments import check_texts, folder_path
+from q3edge.runtime.arguments import check_texts, check_token_ids, folder_path
 from q3edge.runtime.session.embedder import Embedder
 from q3edge.runtime.session.loader import note_edits, open_graph
 from q3edge.runtime.text.message_checks import check_unicode
@@ -109,15 +109,30 @@ class EmbeddingModel:
         return [self._encoded(prompt + text, number) for number, text in enumerate(each, 1)]
 
     def embed_ids(self, texts: Sequence[Sequence[int]], *, dimensions: int | None = None) -> NDArray[np.float32]:
-        """Compute the vectors float32 [N, D] of texts that `encode` made."""
+        """Compute the vectors float32 [N, D] of texts as `encode` makes them; errors are those of `passes`."""
+        found = self.passes(texts, dimensions=dimensions)
+        vectors = np.empty((len(texts), self._check_dimensions(dimensions)), np.float32)
+        for places, some in found:
+            vectors[places] = some
+        return vectors
+
+    def passes(
+        self, texts: Sequence[Sequence[int]], *, dimensions: int | None = None
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Compute the vectors of texts as `encode` makes them, a pass at a time: places [B], and float32 [B, D].
+
+        UsageError: a text is empty, longer than the context or holds an id that the model does not have, or dimensions
+        are out of range.
+        """
         self._check_open()
         kept = self._check_dimensions(dimensions)
-        vectors = np.empty((len(texts), kept), np.float32)
-        for places in _passes([len(ids) for ids in texts]):
-            found = self.network.forward([texts[place] for place in places])[:, :kept]
-            length = np.linalg.norm(found, axis=-1, keepdims=True)
-            vectors[places] = found / np.maximum(length, _SMALLEST_LENGTH)
-        return vectors
+        for number, ids in enumerate(texts, 1):
+            check_token_ids(ids, self.network.config.vocab_size)
+            self._check_length(ids, number)
+        return (
+            (places, self._unit_vectors([texts[place] for place in places], kept))
+            for places in _passes([len(ids) for ids in texts])
+        )
 
     def close(self) -> None:
         """Refuse every later call."""
@@ -133,6 +148,16 @@ class EmbeddingModel:
     def _encoded(self, text: str, number: int) -> list[int]:
         check_unicode(text, f"text {number}")
         ids = self.tokenizer.encode_whole(text)
+        self._check_length(ids, number)
+        return ids
+
+    def _unit_vectors(self, texts: Sequence[Sequence[int]], kept: int) -> NDArray[np.float32]:
+        found = self.network.forward(texts)[:, :kept]
+        length = np.linalg.norm(found, axis=-1, keepdims=True)
+        vectors: NDArray[np.float32] = found / np.maximum(length, _SMALLEST_LENGTH)
+        return vectors
+
+    def _check_length(self, ids: Sequence[int], number: int) -> None:
         if not ids:
             raise UsageError(f"text {number} is empty; give at least one character")
         if len(ids) > self.context:
@@ -140,7 +165,6 @@ class EmbeddingModel:
                 f"text {number} has {len(ids)} tokens, but the model's context is {self.context} tokens; cut it into "
                 "parts"
             )
-        return ids
 
     def _check_dimensions(self, dimensions: int | None) -> int:
         if dimensions is None:

@@ -67,9 +67,7 @@ class Reranker:
         TypeError: the query is no text, or `documents` is no list of texts. UsageError: a text is no valid Unicode, or
         a document is too long for the context.
         """
-        prompts = self.encode(query, documents, instruction=instruction)
-        context = self.model.decoder.config.max_position_embeddings
-        asked = [TokenLogits(ids, context, self.answers) for ids in prompts]
+        asked = self.requests(query, documents, instruction=instruction)
         generations = [self.model.engine.generate(request, patient=True) for request in asked]
         try:
             for generation in generations:
@@ -78,7 +76,15 @@ class Reranker:
         finally:
             for generation in generations:
                 generation.close()
-        return [_probability(request.found) for request in asked]
+        return [probability(request) for request in asked]
+
+    def requests(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[TokenLogits]:
+        """Make the request for each document's score, its `probability` once an engine has carried it out.
+
+        Arguments and errors are those of `score`.
+        """
+        prompts = self.encode(query, documents, instruction=instruction)
+        return [TokenLogits(ids, self._context, self.answers) for ids in prompts]
 
     def encode(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[list[int]]:
         """Encode the prompt of each document; arguments and errors are those of `score`.
@@ -98,7 +104,7 @@ class Reranker:
         for number, text in enumerate(asked, 1):
             check_unicode(text, f"the query or document {number}")
             prompts.append([*before, *tokenizer.encode_text(text), *behind])
-        context = self.model.decoder.config.max_position_embeddings
+        context = self._context
         if too_long := next((number for number, ids in enumerate(prompts, 1) if len(ids) >= context), None):
             raise UsageError(
                 f"document {too_long} comes to {len(prompts[too_long - 1])} tokens with its query, but the model's "
@@ -118,12 +124,16 @@ class Reranker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def _context(self) -> int:
+        return self.model.context or self.model.decoder.config.max_position_embeddings
+
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError(f"the model of {self.model.folder} is closed; open it again")
 
 
-def _probability(logits: np.ndarray) -> float:
-    """Probability of the second of two logits against the first."""
-    no, yes = logits.astype(np.float64)
+def probability(request: TokenLogits) -> float:
+    """Probability of "yes" against "no", 0 to 1, by a request that is finished."""
+    no, yes = request.found.astype(np.float64)
     return float(1 / (1 + np.exp(no - yes)))

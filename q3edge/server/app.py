@@ -14,12 +14,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from q3edge.errors import Q3EdgeError
-from q3edge.server.endpoints import chat_completions, completions, health, metrics, models, page, tokenize
+from q3edge.server.endpoints import (
+    chat_completions,
+    completions,
+    embeddings,
+    health,
+    metrics,
+    models,
+    page,
+    rerank,
+    tokenize,
+)  # fmt: skip
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.guard import Guard
 from q3edge.server.service import Service, record_of
 
-_ENDPOINTS = (chat_completions, completions, tokenize, models, health, metrics, page)
+_ENDPOINTS = (chat_completions, completions, embeddings, rerank, tokenize, models, health, metrics, page)
 _OPEN = (health, page)  # need no key: a balancer asks whether it is busy, and the page's files hold nothing of anyone
 
 

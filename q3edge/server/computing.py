@@ -1,35 +1,61 @@
-"""`compute`: how endpoints answer that need an open model, and generate no text."""
+"""`compute`: how endpoints answer that need an open model, and write no text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from q3edge.runtime.model import Model
 from q3edge.server.body import Body
-from q3edge.server.service import Service, read_fields, record_of, service_of
+from q3edge.server.models import Kind, Lease
+from q3edge.server.sampling_fields import Text
+from q3edge.server.service import NOBODY, Service, read_fields, record_of, service_of, unless_gone
 
-Fields = TypeVar("Fields", bound=Body)
+
+class ModelFields(Body):
+    """Fields of every such request."""
+
+    model: Text | None = None
+
+
+class _PatientResponse(JSONResponse):
+    """JSON written value by value: in one piece, a thousand vectors would hold up all other threads for a second."""
+
+    def render(self, content: Any) -> bytes:
+        """Write the body."""
+        encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return "".join(encoder.iterencode(content)).encode()
+
+
+Fields = TypeVar("Fields", bound=ModelFields)
 
 
 async def compute(
     request: Request,
     schema: type[Fields],
-    name: Callable[[Fields], str | None],
-    work: Callable[[Fields, Model, Service], dict[str, Any]],
+    kinds: tuple[Kind, ...],
+    work: Callable[[Fields, Lease, Service], Coroutine[Any, Any, dict[str, Any]]],
+    *,
+    queued: bool = True,
 ) -> Response:
-    """Answer a request with what `work` finds, in a worker thread; name: the model that the fields ask for.
+    """Answer a request with what `work` finds; it ends where it waits, should the client go away.
 
-    ApiError: the request is refused.
+    kinds: models that it fits, none: all. queued: it takes a place among the answers that run and wait. ApiError: the
+    request is refused.
     """
-    service = service_of(request)
+    service, record = service_of(request), record_of(request)
     fields = await read_fields(request, schema)
-    lease = await service.models.lease(name(fields))
+    lease = await service.models.lease(fields.model, kinds)
     try:
-        record_of(request).model = lease.name
-        return JSONResponse(await service.in_worker(work, fields, lease.model, service))
+        record.model = lease.name
+        lease.admit(1 if queued else 0)
+        found = await unless_gone(request, work(fields, lease, service))
+        if found is None:
+            return NOBODY
+        record.prompt_tokens = found.get("usage", {}).get("prompt_tokens")
+        return await service.in_worker(_PatientResponse, found)
     finally:
         lease.release()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event, Thread
+from typing import Protocol
 
-from q3edge.runtime.completion import Completion, Piece, Stream
+from q3edge.runtime.completion import Completion, Piece
 from q3edge.runtime.engine.engine import Engine
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.server import log
@@ -34,6 +35,21 @@ class Update:
     completion: Completion | None
 
 
+class Source(Protocol):
+    """What is computed for a request: a `Stream`, or a `Reading`, which has no pieces."""
+
+    logprobs: Sequence[TokenLogprobs | None]
+
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def completion(self) -> Completion: ...
+
+    def start(self, *, on_news: Callable[[], None]) -> None: ...
+    def take(self) -> list[Piece]: ...
+    def close(self) -> None: ...
+
+
 class Driver:
     """Thread that makes the passes of one model's engine while there is work, and sleeps else."""
 
@@ -50,7 +66,7 @@ class Driver:
         self._thread = Thread(target=self._run, name=f"passes of {name}", daemon=True)
         self._thread.start()
 
-    def submit(self, streams: Sequence[Stream]) -> Answers:
+    def submit(self, streams: Sequence[Source]) -> Answers:
         """Queue generations; UsageError: one may take more of the KV cache than there is."""
         if self._failed is not None:
             raise self._failed
@@ -100,7 +116,7 @@ class Driver:
 class Answers:
     """Generations of one request, computed from the beginning on; `close` ends what is not finished."""
 
-    def __init__(self, driver: Driver, streams: Sequence[Stream]) -> None:
+    def __init__(self, driver: Driver, streams: Sequence[Source]) -> None:
         """Queue `streams`."""
         self.news = asyncio.Event()
         self.first_seconds: float | None = None  # until the first piece of any

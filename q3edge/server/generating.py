@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -22,9 +21,9 @@ from q3edge.server import log
 from q3edge.server.driver import Answers
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.limits import READ_SECONDS
-from q3edge.server.models import Lease
+from q3edge.server.models import WRITING, Lease
 from q3edge.server.sampling_fields import SamplingFields
-from q3edge.server.service import Record, Service, read_fields, record_of, service_of
+from q3edge.server.service import NOBODY, Record, Service, read_fields, record_of, service_of, unless_gone
 
 _PING_SECONDS = 15  # between comments that keep a silent connection open
 Fields = TypeVar("Fields", bound=SamplingFields)
@@ -71,7 +70,7 @@ async def generate(
     """
     service, record = service_of(request), record_of(request)
     fields = await read_fields(request, schema)
-    lease = await service.models.lease(fields.model)
+    lease = await service.models.lease(fields.model, WRITING)
     answers: Answers | None = None
 
     def close() -> None:
@@ -91,10 +90,9 @@ async def generate(
             response = _EventStream(_events(answers, told, record), close)
             streaming = True
             return response
-        completions = await _unless_gone(request, answers)
+        completions = await unless_gone(request, answers.completions())
         if completions is None:
-            record.outcome = "cancelled"
-            return Response(status_code=499)  # which nobody reads
+            return NOBODY
         _note(record, completions, answers)
         return JSONResponse(told.whole(completions))
     finally:
@@ -147,23 +145,6 @@ async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterat
             yield _event(event)
     if shape.done:
         yield {"data": "[DONE]"}
-
-
-async def _unless_gone(request: Request, answers: Answers) -> list[Completion] | None:
-    """Wait for answers; None: the client went away, so that nobody needs them."""
-    work = asyncio.ensure_future(answers.completions())
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        return work.result() if work.done() else None
-    finally:
-        for task in (work, gone):
-            task.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _event(fields: Json) -> Mapping[str, str]:

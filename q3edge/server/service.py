@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from q3edge.server.body import Schema, read_body
 from q3edge.server.errors import ApiError
@@ -21,6 +22,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 _WORKERS = 8  # threads for parsing, templates and tokenizing
 RECORD = "q3edge.record"
+NOBODY = Response(status_code=499)  # for a client that went away
 
 
 @dataclass(slots=True)
@@ -81,6 +83,26 @@ async def read_fields(request: Request, schema: type[Schema]) -> Schema:
     if service.options.log_prompts:
         record_of(request).prompt = data.decode()
     return fields
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Wait for `work`; None: the client went away, and nobody needs it."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        record_of(request).outcome = "cancelled"
+        return None
+    finally:
+        for task in (working, gone):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def service_of(request: Request) -> Service:

@@ -21,25 +21,17 @@ from q3edge.server.logprobs import TokenTexts
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import SamplingFields
 from q3edge.server.service import Service
+from q3edge.server.text_or_ids import Ids, kind_of
 
-_Ids = Annotated[list[int], Field(min_length=1)]
 _Many = Field(min_length=1, max_length=MAX_PROMPTS)
-
-
-def _kind(value: object) -> str:
-    """Tag of the kind of prompt that a value is meant to be."""
-    if not isinstance(value, list):
-        return "str"
-    first = value[0] if value else ""
-    return "list[list[int]]" if isinstance(first, list) else "list[str]" if isinstance(first, str) else "list[int]"
 
 
 _Prompt = Annotated[
     Annotated[str, Tag("str")]
     | Annotated[list[str], _Many, Tag("list[str]")]
-    | Annotated[_Ids, Tag("list[int]")]
-    | Annotated[list[_Ids], _Many, Tag("list[list[int]]")],
-    Discriminator(_kind),
+    | Annotated[Ids, Tag("list[int]")]
+    | Annotated[list[Ids], _Many, Tag("list[list[int]]")],
+    Discriminator(kind_of),
 ]
 
 

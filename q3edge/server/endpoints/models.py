@@ -25,10 +25,12 @@ async def get_model(request: Request) -> Response:
 
 
 def _described(known: Known, service: Service) -> dict[str, Any]:
-    context = service.options.context or known.config.max_position_embeddings
+    context = known.config.max_position_embeddings
+    if known.kind != "embedding":
+        context = service.options.context or context
     return {
         "id": known.name, "object": "model", "created": known.created, "owned_by": "q3edge", "max_model_len": context,
-        "loaded": known.model is not None,
+        "kind": known.kind, "loaded": known.model is not None,
     }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ def test_messages_become_the_prompt_of_a_chat(
         ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "prompt"),
         ("/tokenize", {"prompt": 3}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": MESSAGES, "tools": [{"type": "web"}]}, "tools[0].type"),
         ("/tokenize", {"messages": [{"role": "pirate", "content": "x"}]}, "messages[0]"),
         ("/tokenize", {"prompt": "a", "chat_template": "{{ messages }}"}, "chat_template"),
         ("/tokenize", {"messages": MESSAGES, "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
