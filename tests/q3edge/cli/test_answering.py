@@ -162,6 +162,17 @@ def test_a_thinking_budget_ends_the_thinking_with_an_answer(answer: Answer) -> N
     assert (code, "thinking_budget = -1: expected 0 or more" in err) == (2, True)
 
 
+def test_the_settings_in_effect_are_told(answer: Answer) -> None:
+    flags = ("--threads", "1", "--no-think", "--min-new-tokens", "4", "--max-new-tokens", "4")
+    code, out, _ = answer("run", "What is 3 + 4?", *flags, "--seed", "3", "--json")
+    found = json.loads(out)
+    used = {name: found["settings"][name] for name in ("temperature", "top_k", "top_p", "seed", "min_new_tokens")}
+    assert used == {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "seed": 3, "min_new_tokens": 4}  # the file's
+    assert (code, len(found["token_ids"])) == (0, 4)
+    code, _, err = answer("run", "What is 3 + 4?", "--max-repeats", "1")
+    assert (code, "max_repeats = 1: expected 0 (off), or at least 2" in err) == (2, True)
+
+
 def test_l24_system_prompt_and_settings_reach_the_model(
     answer: Answer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
