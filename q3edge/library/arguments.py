@@ -23,8 +23,9 @@ Result = TypeVar("Result")
 METHODS = ("gptq", "rtn")
 # Packages that extras install, by the names under which they are imported.
 _EXTRAS = {
-    "torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize", "starlette": "serve", "uvicorn": "serve",
-    "pydantic": "serve", "pydantic_core": "serve", "sse_starlette": "serve", "prometheus_client": "serve",
+    "torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize", "starlette": "serve-only",
+    "uvicorn": "serve-only", "pydantic": "serve-only", "pydantic_core": "serve-only", "sse_starlette": "serve-only",
+    "prometheus_client": "serve-only",
 }  # fmt: skip
 
 
