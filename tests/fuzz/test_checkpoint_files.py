@@ -92,6 +92,7 @@ def test_configurations(tmp_path: Path) -> None:
 
 
 def test_files_of_sentence_transformers(tmp_path: Path) -> None:
+    """Nothing is read as an embedding model but last-token pooling alone."""
     folder = write_embedding_checkpoint(tmp_path / "checkpoint")
     whole = {name: json.loads((folder / name).read_text()) for name in SENTENCE_FILES}
     refused = 0
@@ -100,10 +101,13 @@ def test_files_of_sentence_transformers(tmp_path: Path) -> None:
         for other, value in whole.items():
             (folder / other).write_text(json.dumps(value))
         (folder / name).write_bytes(json_bytes(damaged_json(whole[name], source), source))
-        for read in (stated_kind, query_prompt):
-            found = outcome(f"sentence:{number}", lambda read=read: read(folder))
-            refused += isinstance(found, InputError)
-            assert found in ("embedding", "reranker", None, "") or isinstance(found, str | InputError)
+        kind, prompt = (outcome(f"sentence:{number}", partial(read, folder)) for read in (stated_kind, query_prompt))
+        refused += isinstance(kind, InputError) + isinstance(prompt, InputError)
+        assert isinstance(prompt, str | InputError)
+        if kind == "embedding":
+            pooling = json.loads((folder / SENTENCE_FILES[1]).read_bytes())
+            ways = [name for name, on in pooling.items() if name.startswith("pooling_mode") and on]
+            assert ways == ["pooling_mode_lasttoken"], f"sentence:{number}"
     check_refusals(refused)
 
 
