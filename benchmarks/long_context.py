@@ -73,22 +73,26 @@ def sampled(slots: Slots, ids: list[int]) -> tuple[Slot, float]:
     def make_up(contents: Mapping[CacheBuffer, NDArray[np.generic]]) -> None:
         for array in contents.values():
             for part in array:  # one head at a time: no second copy of all
-                part[:] = np.clip(20 * random.standard_normal(part.shape, np.float32), -127, 127).astype(part.dtype)
+                part[:] = random.integers(-99, 100, part.shape, np.int8)
 
-    slots.restore(ids, make_up)
-    slot = slots.take(ids, len(ids))
-    assert slot is not None
+    def slot_of_all() -> Slot:
+        slots.restore(ids, make_up)
+        slot = slots.take(ids, len(ids))
+        assert slot is not None
+        return slot
+
+    slot, seconds = slot_of_all(), []
     starts = range(0, len(ids) - PREFILL_CHUNK + 1, PREFILL_CHUNK)
-    depths, seconds = starts[:: max(len(starts) // 8, 1)], []
-    for depth in (0, *depths):
+    depths = starts[:: -max(len(starts) // 8, 1)]  # from the end on, so that keys and values stay behind each
+    for depth in (depths[0], *depths):
         slots.truncate(slot, depth)
         began = time.perf_counter()
         slots.extend(slot, ids[depth : depth + PREFILL_CHUNK])
         seconds.append(time.perf_counter() - began)
-        slot.ids[:] = ids[: depth + PREFILL_CHUNK]
     print("seconds of a chunk:", ", ".join(f"{s:.2f} at {d}" for d, s in zip(depths, seconds[1:])), flush=True)
     slope, first = np.polyfit(depths, seconds[1:], 1)
-    return slot, float(sum(first + slope * start for start in starts))
+    slots.give_back(slot)
+    return slot_of_all(), float(sum(first + slope * start for start in starts))
 
 
 def peak() -> str:

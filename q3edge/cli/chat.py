@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from q3edge.cli.answers import open_model, settings_given
-from q3edge.cli.options.answering import answering_options
+from q3edge.cli.cache_file import CacheFile
+from q3edge.cli.options.answering import answering_options, cache_file_options
 from q3edge.cli.options.common import MODEL_FOLDER
 from q3edge.cli.standard_streams import is_terminal
 from q3edge.errors import Q3EdgeError, UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Hold a conversation.")
 @click.argument("folder", metavar="DIR", type=MODEL_FOLDER)
 @answering_options
+@cache_file_options
 @click.option(
     "--no-history",
     is_flag=True,
@@ -37,6 +39,8 @@ def chat(
     draft: Path | None,
     no_speculate: bool,
     threads: int | None,
+    cache_file: Path | None,
+    cache_file_ro: bool,
     no_history: bool,
     as_json: bool,
     **flags: Any,
@@ -56,11 +60,13 @@ def chat(
     with open_model(
         folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template
     ) as model:
+        kept = CacheFile(model, cache_file, read_only=cache_file_ro)
         talk = Conversation(model, system, thinking, settings_given(flags), as_json=as_json)
         if terminal:
             _talk_at_terminal(talk, typed(History(None if no_history else history_file())))
         else:
             _talk(talk, piped())
+        kept.save()
 
 
 def _talk(talk: Conversation, reader: Reader) -> None:

@@ -155,8 +155,10 @@ class KVCache:
     def contents(self, row: int, length: int) -> dict[CacheBuffer, NDArray[np.generic]]:
         """Views of the first `length` tokens of a row, of the buffers' shapes; valid until the cache changes.
 
-        ValueError: as `copy`.
+        ValueError: the row holds fewer, or as `copy`.
         """
+        if length > self.lengths[row]:
+            raise ValueError(f"row {row} holds {self.lengths[row]} tokens, not {length}")
         self._check_states(row, length)
         return {buffer: _filled(buffer, array[row], length) for buffer, array in self.arrays.items()}
 

@@ -28,6 +28,22 @@ def test_a_cache_file_spares_the_next_run_what_both_have_in_common(answer: Answe
     assert path.read_bytes() != first
 
 
+def test_a_conversation_leaves_its_text_in_the_cache_file(answer: Answer, tmp_path: Path) -> None:
+    path = tmp_path / "talk"
+    options = ("chat", *GREEDY, "--no-think", "--cache-file", str(path))
+    assert answer(*options)[:2] == (0, "")
+    assert not path.exists()
+    code, out, err = answer(*options, stdin=b"What is 3 + 4?\n")
+    assert (code, out) == (0, "7\n")
+    assert "tokens saved to" in err
+    _, out, err = answer(*options, stdin=b"What is 3 + 5?\n")
+    assert out == "8\n"
+    assert "tokens restored from" in err
+    changed = path.stat().st_mtime_ns
+    assert "saved" not in answer(*options)[2]
+    assert path.stat().st_mtime_ns == changed
+
+
 def test_a_cache_file_that_cannot_be_used_stays_as_it_is(answer: Answer, tmp_path: Path) -> None:
     path = tmp_path / "talk"
     path.write_bytes(b"a letter")
