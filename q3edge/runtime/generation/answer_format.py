@@ -9,9 +9,11 @@ from typing import Any, Literal, NoReturn
 
 from q3edge.errors import UsageError
 from q3edge.runtime.text.message_checks import check_plain
+from q3edge.runtime.text.messages import members
 
 Kind = Literal["schema", "regex", "grammar"]
 ANY_OBJECT = '{"type": "object"}'
+_GREATEST = 2**53  # beyond it the library rounds numbers, or takes them for others
 _SCHEMA_FIELDS = ("name", "description", "schema", "strict")  # of OpenAI's json_schema
 
 
@@ -26,8 +28,8 @@ class AnswerFormat:
 def schema_text(name: str, value: object) -> str:
     """JSON text of a JSON Schema, given as a dict or such a text; `name` names it in errors.
 
-    TypeError: it is neither. UsageError: no JSON, a number that JSON has not, no object, or nested more than 64
-    levels deep.
+    TypeError: it is neither. UsageError: no JSON, no object, nested more than 64 levels deep, or a number beyond 53
+    bits, which the library would take for another.
     """
     if isinstance(value, str):
         value = _parsed(name, value)
@@ -36,10 +38,8 @@ def schema_text(name: str, value: object) -> str:
     elif not isinstance(value, Mapping):
         raise TypeError(f"{name}: give a JSON Schema as a dict or as JSON text, not {type(value).__name__}")
     check_plain(value, name)
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=dict)
-    except ValueError:
-        raise UsageError(f"{name} holds a number that JSON has not; expected a JSON Schema") from None
+    _check_numbers(value, name)
+    return json.dumps(value, ensure_ascii=False, default=dict)
 
 
 def response_format_settings(value: object, name: str = "response_format") -> dict[str, Any]:
@@ -65,6 +65,14 @@ def response_format_settings(value: object, name: str = "response_format") -> di
     if unknown := described.keys() - set(_SCHEMA_FIELDS):
         raise UsageError(f"{name}.json_schema.{min(map(str, unknown))}: expected some of {', '.join(_SCHEMA_FIELDS)}")
     return {"schema": schema_text(f"{name}.json_schema.schema", described["schema"])}
+
+
+def _check_numbers(value: object, name: str) -> None:
+    if isinstance(value, float | int) and not abs(value) <= _GREATEST:  # NaN neither
+        raise UsageError(f"{name} holds a number that is not between -{_GREATEST} and {_GREATEST}; leave it out")
+    if isinstance(value, Mapping | list | tuple):
+        for inner in members(value):
+            _check_numbers(inner, name)
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -30,7 +30,11 @@ def test_settings_keep_a_schema_as_json_and_one_format_at_most() -> None:
     [
         ({"schema": "{"}, r"schema is not JSON \(.*character 1\)"),
         ({"schema": '{"minimum": NaN}'}, "schema is not JSON"),
-        ({"schema": {"minimum": float("inf")}}, "schema holds a number that JSON has not"),
+        ({"schema": {"minimum": float("inf")}}, "schema holds a number that is not between -9007199254740992 and"),
+        ({"schema": {"enum": [1, float("nan")]}}, "schema holds a number"),
+        ({"schema": {"properties": {"a": {"maximum": 2**53 + 1}}}}, "schema holds a number"),
+        ({"schema": {"const": -(10**500)}}, "schema holds a number"),
+        ({"schema": '{"const": 1e300}'}, "schema holds a number"),
         ({"schema": "[" * 100_000}, "schema is not JSON"),
         ({"schema": '{"a":' * 100 + "1" + "}" * 100}, "schema is nested more than 64 levels"),
         ({"schema": "[]"}, "schema is JSON of type list"),
