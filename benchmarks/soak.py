@@ -130,7 +130,9 @@ def main() -> int:
             health = client.get("/health").json()
         server.terminate()
         code = server.wait(30)
-    left = [line for line in metrics.splitlines() if line.startswith(("q3edge_answers_running", "q3edge_answers_waiting"))]
+    left = [
+        line for line in metrics.splitlines() if line.startswith(("q3edge_answers_running", "q3edge_answers_waiting"))
+    ]
     different, answers = 0, 0
     with q3edge.load(chosen.artifact) as model:
         for (question, limit), texts in soak.answers.items():

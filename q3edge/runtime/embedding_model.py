@@ -23,7 +23,7 @@ from q3edge.runtime.session.loader import note_edits, open_graph
 from q3edge.runtime.text.message_checks import check_unicode
 from q3edge.runtime.text.tokenizer import Tokenizer
 
-_PASS_TOKENS = 2048  # of one pass, padding counted; a longer text has a pass of its own
+_PASS_TOKENS = 512  # of one pass, padding counted: more take memory, not less time; a longer text has its own
 _TEXTS_AHEAD = 256  # that are sorted by length together, so that little is padded
 _SMALLEST_LENGTH = 1e-12  # as of torch's normalize: a vector of zeros stays one
 
