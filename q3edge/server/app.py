@@ -56,5 +56,5 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):  # of Starlette's own: no such path, or another method
         error = ApiError(error.status_code, f"{request.method}: {error.detail}", headers=error.headers)
     refused = as_api_error(error)
-    record_of(request).error = refused.logged
+    record_of(request).fail(refused, error)
     return refused.response()

@@ -62,14 +62,14 @@ class Driver:
         self._posted = False
         self._work = Event()
         self._stopped = False
-        self._failed: ApiError | None = None
+        self.failed: ApiError | None = None
         self._thread = Thread(target=self._run, name=f"passes of {name}", daemon=True)
         self._thread.start()
 
     def submit(self, streams: Sequence[Source]) -> Answers:
         """Queue generations; UsageError: one may take more of the KV cache than there is."""
-        if self._failed is not None:
-            raise self._failed
+        if self.failed is not None:
+            raise self.failed
         answers = Answers(self, streams)
         self._work.set()
         return answers
@@ -102,15 +102,16 @@ class Driver:
                     self.engine.step()
             except Exception as error:  # of no request alone: nothing more can be computed
                 log.write("engine failed", model=self.name, error=f"{type(error).__name__}: {error}")
-                self._failed = ApiError(500, "internal error; the server's log has more", code="internal_error")
+                told = f"the model {self.name!r} has failed; the server's log has more"
+                self.failed = ApiError(503, told, code="model_failed")
                 with suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._end_all)
                 return
 
     def _end_all(self) -> None:
-        assert self._failed is not None
+        assert self.failed is not None
         for answers in list(self.live):
-            answers.end(self._failed)
+            answers.end(self.failed)
 
 
 class Answers:

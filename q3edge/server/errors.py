@@ -21,6 +21,7 @@ _FIELDS = {
     "schema": "response_format", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "stop_strings": "stop",
 }  # fmt: skip
 _SETTING = re.compile(rf"(?:{'|'.join(SETTINGS)}|response_format[\w.]*)(?=[ :=])")
+GONE = 499  # status of an answer that nobody reads, in logs alone
 RETRY_SECONDS = 2  # after which a client that found no room may try again
 
 

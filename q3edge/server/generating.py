@@ -17,7 +17,6 @@ from q3edge.artifact import Notice
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
-from q3edge.server import log
 from q3edge.server.driver import Answers
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.limits import READ_SECONDS
@@ -138,9 +137,8 @@ async def _events(answers: Answers, shape: Shape, record: Record) -> AsyncIterat
         _note(record, found, answers)
     except Exception as error:
         refused = as_api_error(error)
-        if refused.unforeseen:
-            log.failure(record.id, error)
-        record.outcome, record.error = "failed", refused.logged
+        record.outcome = "failed"
+        record.fail(refused, error)
         for event in shape.failed(refused):
             yield _event(event)
     if shape.done:

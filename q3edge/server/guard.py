@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from q3edge.server import log
-from q3edge.server.errors import ApiError, as_api_error
+from q3edge.server.errors import GONE, ApiError, as_api_error
 from q3edge.server.limits import MAX_BODY, MAX_HELD, SEND_SECONDS
 from q3edge.server.service import RECORD, Record, Service
 
@@ -41,9 +41,7 @@ class Guard:
             await self._app(scope, carried.receive, carried.send)
         except Exception as error:
             refused = as_api_error(error)
-            record.error = refused.logged
-            if refused.unforeseen:
-                log.failure(record.id, error)
+            record.fail(refused, error)
             if carried.status is None:
                 await refused.response()(scope, receive, carried.send)
         finally:
@@ -138,6 +136,8 @@ class _Carried:
             raise ApiError(
                 408, f"the body did not come within {SEND_SECONDS:g} s", code="timeout", headers={"Connection": "close"}
             ) from None
+        if message["type"] == "http.disconnect":
+            raise ApiError(GONE, "the client went away", code="gone")
         size = len(message.get("body", b""))
         self.held += size
         self._service.held_bytes += size

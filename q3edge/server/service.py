@@ -12,8 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from q3edge.server import log
 from q3edge.server.body import Schema, read_body
-from q3edge.server.errors import ApiError
+from q3edge.server.errors import GONE, ApiError
 from q3edge.server.metrics import Metrics
 from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
@@ -22,7 +23,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 _WORKERS = 8  # threads for parsing, templates and tokenizing
 RECORD = "q3edge.record"
-NOBODY = Response(status_code=499)  # for a client that went away
+NOBODY = Response(status_code=GONE)  # for a client that went away
 
 
 @dataclass(slots=True)
@@ -39,6 +40,14 @@ class Record:
     error: str | None = None
     outcome: str | None = None  # where the status does not say it
     prompt: object = None  # only if the server was told to log them
+
+    def fail(self, refused: ApiError, error: Exception) -> None:
+        """Note that the request was refused because of `error`; what nobody foresaw is logged, once."""
+        if refused.unforeseen and self.error is None:
+            log.failure(self.id, error)
+        if refused.status == GONE:
+            self.outcome = "cancelled"
+        self.error = refused.logged
 
 
 class Service:

@@ -23,6 +23,8 @@ def _status(service: Service) -> str:
         return "shutting down"
     if not service.ready:
         return "loading"
+    if any(known.driver is not None and known.driver.failed for known in service.models.all):
+        return "failed"
     return "full" if service.models.full else "ready"
 
 

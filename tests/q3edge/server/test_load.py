@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -119,3 +121,33 @@ def test_47_answers_that_do_not_end_are_ended_with_an_error(artifact: Path) -> N
         assert whole.result().status_code == 503
         assert done == "[DONE]"
         assert server.process.wait(30) == 0
+
+
+def test_41_a_client_that_leaves_while_it_sends_is_no_failure(slow: RunningServer) -> None:
+    address = urlsplit(slow.address)
+    before = len(slow.events("request"))
+    with socket.create_connection((address.hostname, address.port), 60) as connection:
+        head = f"POST {PLAIN} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b"{")
+    while len(slow.events("request")) == before:
+        time.sleep(0.01)
+    assert slow.events("request")[-1]["outcome"] == "cancelled"
+    assert slow.events("internal error") == []
+
+
+def test_a_model_that_has_failed_is_told(artifact: Path) -> None:
+    broken = "from q3edge.runtime.engine.engine import Engine\nEngine.step = lambda self: 1 / 0"
+    with running_server(artifact, first=broken) as server, server.client() as client:
+        for _ in range(2):
+            refused = server.post(PLAIN, SHORT)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+        health = client.get("/health")
+        assert (health.status_code, health.json()) == (503, {"status": "failed"})
+    assert "ZeroDivisionError" in server.events("engine failed")[0]["error"]
+
+
+def test_prompts_are_logged_if_that_is_asked_for(artifact: Path) -> None:
+    with running_server(artifact, "--log-prompts") as server:
+        server.post(PLAIN, SHORT).raise_for_status()
+        assert server.end() == 0
+    assert json.loads(server.events("request")[0]["prompt"]) == SHORT
