@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.runtime.generation import grammars as grammars_module
@@ -18,6 +21,7 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 from tests.helpers.runtime import build_tokenizer
 
 VOCABULARY = 304
+TEXT_OF = Tokenizer(build_tokenizer(), "tokenizer", VOCABULARY).token_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,66 @@ def test_hostile_formats_are_answered_or_refused(grammars: Grammars, answer_form
             if not len(tokens):
                 break
             matcher.push(int(tokens[step * 7919 % len(tokens)]))
+
+
+SMALL = st.integers(0, 4)
+SCALARS: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.builds(dict, type=st.just("string"), minLength=SMALL, maxLength=st.integers(4, 9)),
+    st.builds(dict, type=st.just("integer"), minimum=st.integers(-50, 5), maximum=st.integers(5, 500)),
+    st.builds(dict, type=st.sampled_from(["boolean", "null"])),
+    st.builds(dict, enum=st.lists(st.sampled_from([1, "a", None, 2.5, "é", [True]]), min_size=1, max_size=3)),
+)
+SCHEMAS = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.builds(dict, type=st.just("array"), items=inner, minItems=SMALL, maxItems=st.integers(4, 6)),
+        st.builds(dict, anyOf=st.lists(inner, min_size=1, max_size=3)),
+        st.builds(
+            lambda properties, count: {
+                "type": "object", "properties": properties, "required": sorted(properties)[:count],
+                "additionalProperties": False,
+            },
+            st.dictionaries(st.sampled_from("abcé"), inner, max_size=3),
+            SMALL,
+        ),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def valid(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether a JSON value is one of a schema of these."""
+    if "anyOf" in schema:
+        return any(valid(value, inner) for inner in schema["anyOf"])
+    if "enum" in schema:
+        return value in [each for each in schema["enum"] if type(each) is type(value)]
+    match schema["type"]:
+        case "string":
+            return isinstance(value, str) and schema["minLength"] <= len(value) <= schema["maxLength"]
+        case "integer":
+            return type(value) is int and schema["minimum"] <= value <= schema["maximum"]
+        case "array":
+            sized = isinstance(value, list) and schema["minItems"] <= len(value) <= schema["maxItems"]
+            return sized and all(valid(each, schema["items"]) for each in value)
+        case "object":
+            named = isinstance(value, dict) and schema["properties"].keys() >= value.keys() >= set(schema["required"])
+            return named and all(valid(each, schema["properties"][name]) for name, each in value.items())
+    return value is None if schema["type"] == "null" else isinstance(value, bool)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(SCHEMAS, st.randoms(use_true_random=False))
+def test_whatever_is_drawn_under_a_schema_is_valid(grammars: Grammars, found: dict[str, Any], draw: Random) -> None:
+    matcher, said = grammars.matcher(AnswerFormat("schema", json.dumps(found))), b""
+    for _ in range(300):
+        if matcher.ended or (matcher.whole and draw.random() < 0.5):
+            break
+        tokens = matcher.allowed().nonzero()[0]
+        token = int(draw.choice(tokens))
+        matcher.push(token)
+        said += TEXT_OF[token]
+    if matcher.whole:
+        assert valid(json.loads(said), found), said
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
