@@ -23,13 +23,16 @@ from q3edge.server.endpoints import (
     models,
     page,
     rerank,
+    responses,
     tokenize,
-)  # fmt: skip
+)
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.guard import Guard
 from q3edge.server.service import Service, record_of
 
-_ENDPOINTS = (chat_completions, completions, embeddings, rerank, tokenize, models, health, metrics, page)
+_ENDPOINTS = (
+    chat_completions, completions, responses, embeddings, rerank, tokenize, models, health, metrics, page,
+)  # fmt: skip
 _OPEN = (health, page)  # need no key: a balancer asks whether it is busy, and the page's files hold nothing of anyone
 
 

@@ -14,11 +14,10 @@ _FIELDS = {"reasoning": "reasoning_content"}  # vLLM's newer name
 _ANSWER_ONLY = ("refusal", "annotations", "audio", "function_call")  # of an answer that a client sends back
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Check messages. ApiError 400 names the first that is invalid."""
+def read_messages(messages: Sequence[Mapping[str, Any]], places: Sequence[str] | None = None) -> list[Message]:
+    """Check messages. ApiError 400 names the first that is invalid; `places`: where each stands in the request."""
     found = []
-    for number, message in enumerate(messages):
-        place = f"messages[{number}]"
+    for place, message in zip(places or [f"messages[{number}]" for number in range(len(messages))], messages):
         fields = {_FIELDS.get(name, name): value for name, value in message.items() if not _empty(name, value)}
         role = fields.get("role")
         if not isinstance(role, str):

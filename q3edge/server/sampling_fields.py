@@ -24,7 +24,8 @@ OneOrMore = Annotated[
 ]
 # Fields and the settings that they are, where the names differ.
 _SETTINGS = {
-    "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "stop": "stop_strings",
+    "max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens",
+    "max_output_tokens": "max_new_tokens", "stop": "stop_strings",
     "min_tokens": "min_new_tokens", "seed": "seed", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k",
     "min_p": "min_p", "repetition_penalty": "repetition_penalty", "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty", "thinking_budget": "thinking_budget",
@@ -74,7 +75,7 @@ class SamplingFields(Body):
                 _check(field, name, value)
                 given[name] = value
         context = model.context or model.decoder.config.max_position_embeddings
-        for field in ("max_tokens", "max_completion_tokens", "min_tokens"):
+        for field in ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens"):
             if (getattr(self, field, None) or 0) > context:
                 raise bad_field(field, f"the context of this model is {context} tokens")
         if "max_new_tokens" not in given and (default_tokens is not None or thinking):

@@ -26,12 +26,17 @@ class Function(Body):
     strict: bool | None = None
 
 
-class ToolFields(Body):
-    """A tool; there are functions alone."""
+class FunctionType(Body):
+    """Type of a tool; there are functions alone."""
 
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["function"]
+
+
+class ToolFields(FunctionType):
+    """A tool."""
+
     function: Function
 
 

@@ -96,3 +96,18 @@ def running_server(*arguments: str | Path, first: str = "") -> Iterator[RunningS
             process.kill()
             process.wait(30)
             reader.join(30)
+
+
+def scripted_model(said: str) -> str:
+    """Program that has every answer of a server say this text, whatever the model thinks."""
+    return f"""
+from q3edge.runtime.generation.request import Request
+from q3edge.runtime.model import Model
+opened = Model.open.__func__
+def open_scripted(cls, *args, **named):
+    model = opened(cls, *args, **named)
+    ids = [*model.tokenizer.encode_text({said!r}), min(model.defaults.stop_token_ids)]
+    Request._choose = lambda self, logits: [ids[self.statistics.new_tokens]]
+    return model
+Model.open = classmethod(open_scripted)
+"""

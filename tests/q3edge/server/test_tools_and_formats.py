@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.helpers.server import RunningServer, running_server
+from tests.helpers.server import RunningServer, running_server, scripted_model
 
 CHAT = "/v1/chat/completions"
 ASKED: list[Any] = [{"role": "user", "content": "What is 2 + 3 and 4 + 5?"}]
@@ -28,22 +28,11 @@ CALLS = [{"a": 2, "b": 3}, {"a": 4, "b": 5}]
 SAID = "Two sums.\n" + "\n".join(
     f'<tool_call>\n{{"name": "add", "arguments": {json.dumps(call)}}}\n</tool_call>' for call in CALLS
 )
-SCRIPTED = f"""
-from q3edge.runtime.generation.request import Request
-from q3edge.runtime.model import Model
-opened = Model.open.__func__
-def open_scripted(cls, *args, **named):
-    model = opened(cls, *args, **named)
-    ids = [*model.tokenizer.encode_text({SAID!r}), min(model.defaults.stop_token_ids)]
-    Request._choose = lambda self, logits: [ids[self.statistics.new_tokens]]
-    return model
-Model.open = classmethod(open_scripted)
-"""
 
 
 @pytest.fixture(scope="module")
 def scripted(artifact: Path) -> Iterator[RunningServer]:
-    with running_server(artifact, first=SCRIPTED) as server:
+    with running_server(artifact, first=scripted_model(SAID)) as server:
         yield server
 
 
