@@ -20,6 +20,8 @@ from q3edge.runtime.text.control_tokens import ControlTokens
 from q3edge.runtime.text.template_file import read_template
 from q3edge.storage.regular_files import read_regular
 
+_LONG = 10_000  # characters, of some milliseconds
+
 
 class Tokenizer:
     """Byte-level BPE tokenizer of an artifact folder.
@@ -73,8 +75,7 @@ class Tokenizer:
         InputError: the tokenizer fails on this text.
         """
         with self._library():
-            ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        return ids
+            return _encoded(self._plain, text, special=False)
 
     def encode_markup(self, text: str) -> list[int]:
         """Encode a whole model input in which `<|im_end|>` is the control token; with BOS if the tokenizer adds one.
@@ -82,8 +83,7 @@ class Tokenizer:
         InputError: the tokenizer fails on this text.
         """
         with self._library():
-            ids: list[int] = self._full.encode(text, add_special_tokens=True).ids
-        return ids
+            return _encoded(self._full, text, special=True)
 
     def encode_whole(self, text: str) -> list[int]:
         """Encode plain text as `encode_text`, with what the tokenizer itself adds, as an embedding model's end token.
@@ -194,6 +194,15 @@ def _byte_of() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(printable))
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def _encoded(tokenizer: tokenizers.Tokenizer, text: str, *, special: bool) -> list[int]:
+    """Encode a text. A long one does not stop Python's other threads, which `encode` does for all its time."""
+    if len(text) < _LONG:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=special).ids
+    else:
+        ids = tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
+    return ids
 
 
 def _copy(token: tokenizers.AddedToken, special: bool) -> tokenizers.AddedToken:

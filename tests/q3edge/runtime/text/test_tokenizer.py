@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import tokenizers
@@ -292,3 +294,24 @@ def test_r4_a_panic_of_the_library_is_bad_input(tmp_path: Path, field: str, valu
     (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match=r"tokenizer.json: .*index out of bounds.*; download it again"):
         Tokenizer.load(tmp_path, SIZE).encode_text("the cat")
+
+
+def test_a_long_text_does_not_stop_other_threads() -> None:
+    text, ticks, done = "the cat sat on the log. " * 20_000, 0, Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not done.wait(0.0001):
+            ticks += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        ticking = pool.submit(tick)
+        while not ticks:
+            pass
+        before = ticks
+        ids, markup = TOKENIZER.encode_text(text), TOKENIZER.encode_markup(text)
+        during = ticks - before
+        done.set()
+        ticking.result()
+    assert ids == markup == FULL.encode(text).ids
+    assert during > 10
