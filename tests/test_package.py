@@ -40,5 +40,6 @@ def test_a_wheel_holds_the_package_alone_and_all_of_it(tmp_path: Path) -> None:
     modules = {path.relative_to(ROOT).as_posix() for part in PARTS[:3] for path in (ROOT / part).rglob("*.py")}
     packed = {name if name.startswith("q3edge/") else f"q3edge/{name}" for name in modules}
     assert {name for name in code if name.endswith(".py")} == packed
-    data = {path for path in (ROOT / "q3edge" / "data").rglob("*.*") if path.suffix not in {".py", ".pyc"}}
+    folders = (ROOT / "q3edge" / "data", ROOT / "q3edge" / "server" / "page")
+    data = {path for folder in folders for path in folder.rglob("*.*") if path.suffix not in {".py", ".pyc"}}
     assert {path.relative_to(ROOT).as_posix() for path in data} <= code

@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +21,90 @@ OPTIONS = (
     "--no-first-run",
 )  # fmt: skip
 _PATIENCE = 60.0  # seconds until what never happens is a failure
-_PIPES = 'exec "$0" "$@" 3<&{commands} 4>&{replies}'
+# Makes two handles the numbers 3 and 4, where a browser expects them, and becomes the browser.
+_WITH_PIPES = """
+import fcntl, os, sys
+for place, handle in enumerate([fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]], 3):
+    os.dup2(handle, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+_FAINT = """(() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = rgba(getComputedStyle(element).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+  };
+  const linear = (part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const luminance = (colour) => {
+    const [red, green, blue] = colour.map((part) => linear(part / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const contrast = (element) => {
+    const pair = [rgba(getComputedStyle(element).color), behind(element)].map(luminance);
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+  };
+  const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const isSeen = (element) => element.checkVisibility() && hasText(element);
+  return [...document.querySelectorAll("body *")].filter((each) => isSeen(each) && contrast(each) < 4.5)
+    .map((each) => each.outerHTML);
+})()"""
 
 Json = dict[str, Any]
 
 
 class Page:
-    """One tab. complaints: what its console has said, and exceptions that no script has caught."""
+    """One tab.
+
+    complaints: what its console has said, and exceptions that no script has caught; expected: part of those that a test
+    provokes. urls: those asked for; posted: bodies of requests.
+    """
 
     def __init__(self, commands: int, replies: int) -> None:
         """Open an empty tab by the pipes of a browser."""
+        self._commands, self._replies = commands, replies
+        self._held, self._number = b"", 0
+        self._session: str | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Change to an empty tab that knows nothing of those before."""
         self.complaints: list[str] = []
-        self.on_request: Callable[[Json], Json | None] | None = None  # answers requests in place of the network
-        self._commands, self._replies = os.fdopen(commands, "wb", buffering=0), os.fdopen(replies, "rb")
-        self._held, self._number, self._session = b"", 0, None
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.expected = ""
+        self.urls: list[str] = []
+        self.posted: list[str] = []
+        self._session = None
+        context = self.send("Target.createBrowserContext")["browserContextId"]
+        target = self.send("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> Json:
         """Send a command and wait for its result; events meanwhile are handled."""
-        number = self._post(method, params)
+        self._number += 1
+        number = self._number
+        message = {"id": number, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._commands, data) :]
         while True:
-            message = self._read()
-            if message.get("id") == number:
-                assert "error" not in message, (method, message)
-                result: Json = message["result"]
+            reply = self._read()
+            if reply.get("id") == number:
+                assert "error" not in reply, (method, reply)
+                result: Json = reply["result"]
                 return result
-            self._handle(message)
+            self._handle(reply)
 
     def open(self, url: str) -> None:
         """Go to a page; returns when its scripts have run."""
@@ -98,26 +154,18 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
-    def answer_requests(self, pattern: str, answer: Callable[[Json], Json | None]) -> None:
-        """Have `answer` make the responses to requests of a URL pattern; None lets one through."""
-        self.on_request = answer
-        self.send("Fetch.enable", patterns=[{"urlPattern": pattern}])
+    def faint_texts(self) -> list[str]:
+        """HTML of elements in sight with text of a contrast below 4.5, WCAG 2.2's bound."""
+        found: list[str] = self.value(_FAINT)
+        return found
 
     def screenshot(self, path: Path) -> None:
         """Write what is seen as PNG."""
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
-    def _post(self, method: str, params: Json) -> int:
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        self._commands.write(json.dumps(message).encode() + b"\0")
-        return self._number
-
     def _read(self) -> Json:
         while b"\0" not in self._held:
-            data = os.read(self._replies.fileno(), 1 << 16)
+            data = os.read(self._replies, 1 << 16)
             assert data, "the browser has ended"
             self._held += data
         line, _, self._held = self._held.partition(b"\0")
@@ -126,14 +174,12 @@ class Page:
 
     def _handle(self, message: Json) -> None:
         method, params = message.get("method"), message.get("params", {})
-        if method == "Fetch.requestPaused":
-            assert self.on_request is not None
-            answer = self.on_request(params["request"])
-            request = {"requestId": params["requestId"]}
-            if answer is None:
-                self._post("Fetch.continueRequest", request)
-            else:
-                self._post("Fetch.fulfillRequest", request | answer)
+        if message.get("sessionId") != self._session:
+            return  # a tab before this one
+        if method == "Network.requestWillBeSent":
+            self.urls.append(params["request"]["url"])
+            if "postData" in params["request"]:
+                self.posted.append(params["request"]["postData"])
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(params["exceptionDetails"].get("exception", {}).get("description", "?"))
         elif method == "Runtime.consoleAPICalled":
@@ -144,12 +190,12 @@ class Page:
 
 @contextmanager
 def opened_browser(profile: Path) -> Iterator[Page]:
-    """A browser with a new profile and one tab; it ends with the block."""
+    """A tab of a browser with a new profile; the browser ends with the block."""
     assert CHROMIUM is not None
     (their_commands, commands), (replies, their_replies) = os.pipe(), os.pipe()
-    pipes = _PIPES.format(commands=their_commands, replies=their_replies)
+    starter = (sys.executable, "-c", _WITH_PIPES, str(their_commands), str(their_replies))
     browser = subprocess.Popen(
-        ["/bin/sh", "-c", pipes, CHROMIUM, *OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+        [*starter, CHROMIUM, *OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
         pass_fds=(their_commands, their_replies), stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(their_commands)
@@ -157,8 +203,7 @@ def opened_browser(profile: Path) -> Iterator[Page]:
     try:
         yield Page(commands, replies)
     finally:
-        for pipe in (commands, replies):
-            with suppress(OSError):
-                os.close(pipe)
+        os.close(commands)
+        os.close(replies)
         browser.kill()
         browser.wait(30)

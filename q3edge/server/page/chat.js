@@ -16,7 +16,6 @@ let models = [];
 let running = null; // AbortController of the answer that is coming
 
 function send(content) {
-  follow(true);
   add({ role: "user", content });
   askForAnswer();
 }
@@ -26,6 +25,7 @@ async function askForAnswer() {
   message.isOpening = models.find(({ id }) => id === model.value)?.loaded === false;
   const fields = { ...requestFields(asSent(messages)), ...(model.value && { model: model.value }) };
   const view = add(message);
+  follow(true);
   const show = makeShow(view);
   const ticking = setInterval(show, TICK);
   const mine = setRunning(new AbortController());

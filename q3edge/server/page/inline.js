@@ -1,10 +1,10 @@
-// Markdown within a line: code, strong, emphasis, struck text, links. What is none of these stays as it is written.
+// Markdown within a line: code, strong, emphasis, struck text, links (an image is one, too). What is none of these stays as it is written.
 
 import { make } from "./elements.js";
 
 const DEEPEST = 8; // levels of marks in marks
-const SPECIAL = /[\\`*_~[]|\bhttps?:/g;
-const LINK = /\[([^[\]\n]{1,300})\]\((https?:\/\/[^\s()<>]{1,2000})\)/y;
+const SPECIAL = /[\\`*_~[]|!\[|\bhttps?:/g;
+const LINK = /!?\[([^[\]\n]{1,300})\]\((https?:\/\/[^\s()<>]{1,2000})\)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`*]{1,2000}[^\s<>"'`*.,:;!?)\]]/y;
 const MARKS = [["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"]];
 const isWord = (character) => /[\p{L}\p{N}_]/u.test(character ?? "");
@@ -59,16 +59,15 @@ function readCode(text, at, absent) {
 
 function readLink(text, at) {
   LINK.lastIndex = ADDRESS.lastIndex = at;
-  const [, label, target] = LINK.exec(text) ?? [];
-  if (target) return { node: makeLink(label, target), end: LINK.lastIndex };
+  const link = LINK.exec(text);
   const [address] = ADDRESS.exec(text) ?? [];
-  return address ? { node: makeLink(address, address), end: ADDRESS.lastIndex } : null;
+  const [label, target] = link ? link.slice(1) : [address, address];
+  if (!target || !URL.canParse(target)) return null;
+  return { node: makeLink(label, new URL(target)), end: link ? LINK.lastIndex : ADDRESS.lastIndex };
 }
 
 /** A link that says where it leads; the label alone is what the model made of it. */
-function makeLink(label, target) {
-  const url = URL.canParse(target) ? new URL(target) : null;
-  if (!url) return label;
+function makeLink(label, url) {
   const link = make("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, label);
   return label.includes(url.host) ? link : make("span", {}, link, make("small", {}, ` (${url.host})`));
 }
@@ -94,7 +93,7 @@ function findClose(text, mark, from) {
     const behind = text[close + mark.length];
     if (isBlank(text[close - 1]) || (mark[0] === "_" && isWord(behind))) continue;
     if (mark.length === 1 && (behind === mark || text[close - 1] === mark)) continue;
-    return close;
+    return mark.length === 2 && behind === mark[0] ? close + 1 : close; // of ***, the outer two
   }
   return -1;
 }

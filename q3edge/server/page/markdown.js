@@ -161,7 +161,7 @@ function alignmentOf(delimiter) {
   return delimiter.startsWith(":") ? "center" : "end";
 }
 
-const cellsOf = (line) => line.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim());
+const cellsOf = (line) => line.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 
 function readParagraph(lines, at) {
   const end = findLine(lines, at + 1, (line) => !line.trim() || startsBlock(line) || ITEM.test(line));

@@ -94,7 +94,7 @@ export class AnswerView {
   #finish() {
     const { problem, notices, finish, content, model } = this.#message;
     const notes = problem ? [make("p", { className: "problem", role: "alert" }, problem)] : [];
-    const told = [...notices];
+    const told = notices.map((notice) => `Note: ${notice}.`);
     if (finish === "length") told.unshift("The answer is cut: it reached the most tokens allowed.");
     if (finish === "stopped") told.unshift("Stopped.");
     this.#notes.replaceChildren(...notes, ...told.map((text) => make("p", {}, text)));

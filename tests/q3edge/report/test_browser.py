@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from q3edge.report.page.page import render_page
+from tests.helpers.browser import CHROMIUM, OPTIONS
 from tests.helpers.reports import make_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PHONE = 360  # CSS pixels
 HOUSEKEEPING = (".google.com", ".googleapis.com", ".gvt1.com")
 
@@ -26,13 +25,12 @@ pytestmark = [
 
 
 def chromium(folder: Path, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Open a local page to its end in a profile of its own; --no-sandbox because tests may run as root."""
+    """Open a local page to its end in a profile of its own."""
     assert CHROMIUM is not None
     return subprocess.run(
         [
-            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-            "--disable-background-networking", "--disable-component-update", "--no-first-run",
-            f"--user-data-dir={folder / 'profile'}", *options, page.as_uri(),
+            CHROMIUM, *OPTIONS, "--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}", *options,
+            page.as_uri(),
         ],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
