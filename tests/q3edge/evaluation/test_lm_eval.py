@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from q3edge.evaluation.distance.streams import decoder_logits
 from q3edge.runtime.generation.settings import GenerationSettings
 from tests.helpers.runtime import write_artifact
 
-lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
-tasks = pytest.importorskip("lm_eval.tasks")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
 
-from q3edge.evaluation.lm_eval import Q3EdgeLM  # noqa: E402  # needs lm_eval
+from q3edge.evaluation.lm_eval import Q3EdgeLM  # needs lm_eval
+from tests.helpers.lm_tasks import run_task
 
 CHOICES: list[dict[str, Any]] = [
     {"question": "the cat sat on the", "choices": [" mat", " log", " dog"], "label": 0},
@@ -40,22 +39,6 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
-def run(model: Q3EdgeLM, tmp_path: Path, rows: list[dict[str, Any]], **task: Any) -> dict[str, Any]:
-    """Results of one task over `rows`, with the samples."""
-    data = tmp_path / "rows.jsonl"
-    data.write_text("\n".join(map(json.dumps, rows)))
-    chat = task.pop("chat", False)
-    config = {
-        "task": "tiny", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "test_split": "test", **task,
-    }  # fmt: skip
-    manager = tasks.TaskManager(include_defaults=False)  # reading its thousands of tasks takes half a minute
-    found: dict[str, Any] = lm_eval.simple_evaluate(
-        model=model, tasks=[config], task_manager=manager, bootstrap_iters=0, apply_chat_template=chat
-    )
-    return found
-
-
 def log_probability(model: Q3EdgeLM, context: list[int], continuation: list[int]) -> float:
     """From all logits at once, in float64."""
     ids = np.array(context + continuation)
@@ -67,7 +50,7 @@ def log_probability(model: Q3EdgeLM, context: list[int], continuation: list[int]
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_multiple_choice_is_what_the_logits_say(model: Q3EdgeLM, tmp_path: Path, chat: bool) -> None:
-    found = run(
+    found = run_task(
         model, tmp_path, CHOICES, output_type="multiple_choice", doc_to_text="{{question}}",
         doc_to_choice="{{choices}}", doc_to_target="label", target_delimiter="",
         metric_list=[{"metric": "acc"}], chat=chat,
@@ -85,7 +68,7 @@ def test_multiple_choice_is_what_the_logits_say(model: Q3EdgeLM, tmp_path: Path,
 
 
 def test_a_text_longer_than_the_context_is_scored_whole(model: Q3EdgeLM, tmp_path: Path) -> None:
-    found = run(
+    found = run_task(
         model, tmp_path, TEXTS, output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}",
         metric_list=[{"metric": "bits_per_byte"}],
     )  # fmt: skip
@@ -100,7 +83,7 @@ def test_generation_stops_where_the_task_says(model: Q3EdgeLM, tmp_path: Path) -
     prompt = "the cat"
     whole = model.model.generate(prompt, model.model.settings(temperature=0.0, max_new_tokens=40)).text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 1]
-    found = run(
+    found = run_task(
         model, tmp_path, [{"question": prompt, "answer": whole.partition(stop)[0]}], output_type="generate_until",
         doc_to_text="{{question}}", doc_to_target="{{answer}}", metric_list=[{"metric": "exact_match"}],
         generation_kwargs={"until": [stop], "max_gen_toks": 40, "do_sample": False},
