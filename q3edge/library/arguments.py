@@ -151,7 +151,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     # serving
     "host": TEXT, "port": Number(0, 65535), "api_key_file": PATH, "names": Several(TEXT), "allow_hosts": Several(TEXT),
     "allow_origins": Several(TEXT), "max_queue": Number(0), "max_new_tokens": AT_LEAST_ONE, "context": Number(2),
-    "memory_limit": SIZE, "log_prompts": FLAG, "on_ready": Callback(),
+    "memory_limit": SIZE, "log_prompts": FLAG, "prefix_dir": PATH, "on_ready": Callback(),
     # running
     "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
     "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,

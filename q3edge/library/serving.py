@@ -29,6 +29,7 @@ def serve(
     memory_limit: str | int | None = None,
     threads: int | None = None,
     log_prompts: bool = False,
+    prefix_dir: PathLike | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve ONNX models, folders or ids on the hub, over HTTP as OpenAI's API does, until SIGTERM or Ctrl-C.
@@ -40,10 +41,12 @@ def serve(
     max_new_tokens: of answers to requests that name no length; context: of prompt and answer together. kv_memory: for
     the keys and values of one model; memory_limit: for all models that are open at once ("8GB"). on_ready: called with
     the address once requests are taken. Logs to stderr, a JSON object a line; log_prompts: with what clients send.
+    prefix_dir: a folder, made if there is none, where clients may save prefixes, which are restored from it (None: they
+    may not).
     Raises InputError for a folder that is no model or a bad file of keys, ResourceError for a port in use, UsageError
     for another host without keys.
     """
-    from q3edge.server.options import ServerOptions, named, read_keys
+    from q3edge.server.options import ServerOptions, made_folder, named, read_keys
     from q3edge.server.serving import run_server
 
     found = tuple(artifact_at(folder) for folder in paths(folders))
@@ -54,5 +57,6 @@ def serve(
         words(allow_hosts or ()), words(allow_origins or ()), max_batch, max_queue, max_new_tokens, context,
         None if kv_memory is None else parse_size(kv_memory, "kv_memory"),
         None if memory_limit is None else parse_size(memory_limit, "memory_limit"), threads, log_prompts,
+        None if prefix_dir is None else made_folder(Path(prefix_dir)),
     )  # fmt: skip
     run_server(options, on_ready or (lambda address: None))

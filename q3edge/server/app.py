@@ -22,6 +22,7 @@ from q3edge.server.endpoints import (
     metrics,
     models,
     page,
+    prefixes,
     rerank,
     responses,
     tokenize,
@@ -31,7 +32,8 @@ from q3edge.server.guard import Guard
 from q3edge.server.service import Service, record_of
 
 _ENDPOINTS = (
-    chat_completions, completions, responses, embeddings, rerank, tokenize, models, health, metrics, page,
+    chat_completions, completions, responses, embeddings, rerank, tokenize, prefixes, models, health, metrics,
+    page,
 )  # fmt: skip
 _OPEN = (health, page)  # need no key: a balancer asks whether it is busy, and the page's files hold nothing of anyone
 

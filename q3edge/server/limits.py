@@ -12,6 +12,7 @@ READ_SECONDS = 60.0  # that a client may leave what was sent to it unread
 MAX_MESSAGES = 4096
 MAX_CHOICES = 16  # answers to one prompt
 MAX_PROMPTS = 128  # in one request
+MAX_PREFIXES = 64  # saved of one model
 MAX_TEXTS = 2048  # in one request: to embed, or documents to rank
 MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 128

@@ -23,6 +23,7 @@ from q3edge.server.driver import Driver
 from q3edge.server.errors import ApiError
 from q3edge.server.metrics import Load, Metrics
 from q3edge.server.options import ServerOptions
+from q3edge.server.saved_prefixes import SavedPrefixes
 
 Kind = Literal["language", "reranker", "embedding"]
 WRITING: tuple[Kind, ...] = ("language", "reranker")  # a reranker is a language model
@@ -199,10 +200,12 @@ class Models:
         options = self._options
         if known.kind == "embedding":
             return EmbeddingModel.open(known.folder, threads=options.threads)
-        return Model.open(
+        model = Model.open(
             known.folder, threads=options.threads, speculate=True, max_batch=options.max_batch,
             kv_memory=options.kv_memory, context=options.context, kept=options.max_batch,
         )  # fmt: skip
+        SavedPrefixes(options.prefix_dir, known.name).restore(model)
+        return model
 
     async def _make_room(self, known: Known) -> None:
         """Close models that nobody uses, the longest unused first, until there is memory for this one."""

@@ -19,7 +19,8 @@ class ServerOptions:
 
     keys: those that a client may give, none: it need not. hosts: names beside `localhost` and `host` by which clients
     reach the server; origins: of web pages of others that may use it. max_new_tokens: of answers to requests that name
-    no length (None: the model's own). memory_limit: for all models that are open at once.
+    no length (None: the model's own). memory_limit: for all models that are open at once. prefix_dir: where clients may
+    save prefixes (None: nowhere).
     """
 
     folders: dict[str, Path]
@@ -36,6 +37,7 @@ class ServerOptions:
     memory_limit: int | None = None
     threads: int | None = None
     log_prompts: bool = False
+    prefix_dir: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError if clients of other machines would need no key."""
@@ -72,6 +74,15 @@ def read_keys(path: Path) -> tuple[str, ...]:
             "`openssl rand -hex 32`"
         )
     return keys
+
+
+def made_folder(path: Path) -> Path:
+    """The folder `path`, made for the owner alone if there is none. InputError: it is a file, or cannot be made."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be used as a folder of prefixes ({error.strerror})") from None
+    return path
 
 
 def named(folders: tuple[Path, ...], names: tuple[str, ...]) -> dict[str, Path]:
