@@ -127,6 +127,7 @@ class Stream(Iterator[Piece]):
         self._begin, self._pieces, self._end, self._check = begin, pieces, end, check
         self.logprobs = logprobs
         self._generation: Generation | None = None
+        self._at_drop: finalize[..., Any] | None = None
         self._completion: Completion | None = None
         self._closed = False
 
@@ -139,7 +140,8 @@ class Stream(Iterator[Piece]):
         """
         if self._generation is None and not self._closed:
             self._generation = self._begin(patient, on_news)
-            finalize(self, self._generation.close).atexit = False
+            self._at_drop = finalize(self, self._generation.close)
+            self._at_drop.atexit = False
 
     @property
     def finished(self) -> bool:
@@ -201,8 +203,9 @@ class Stream(Iterator[Piece]):
     def close(self) -> None:
         """End the generation; the rest is not computed."""
         self._closed = True
-        if self._generation is not None:
+        if self._generation is not None and self._at_drop is not None:
             self._generation.close()
+            self._at_drop.detach()
 
     @contextmanager
     def _closed_by_errors(self) -> Iterator[None]:

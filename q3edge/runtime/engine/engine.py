@@ -378,6 +378,7 @@ class Engine:
         if entry.slot is not None:
             self.slots.give_back(entry.slot)
             entry.slot = None
+        entry.on_news = None  # it may lead to whoever waits for the generation to be forgotten
         self._known.pop(entry.id, None)
 
     def _leave_queue(self, entry: _Entry) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from q3edge.errors import InputError, UsageError
+from q3edge.runtime.completion import Stream
 from q3edge.runtime.engine.engine import Engine
 from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.engine.slots import Slots
@@ -180,6 +183,22 @@ def test_pieces_are_taken_without_waiting_while_another_makes_the_passes(exact: 
     assert [stream.completion.token_ids for stream in streams] == [each.token_ids for each in expected]
     assert [stream.take() for stream in streams] == [[], []]
     assert news == [each.stats.new_tokens + (each.stats.finish_reason == "stop") for each in expected]
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_a_stream_that_has_ended_is_forgotten_by_whom_it_told(model: Model, close: bool) -> None:
+    stream = model.stream("the cat", greedy())
+    news: list[Stream] = []
+    stream.start(on_news=partial(news.insert, 0, stream))  # who is told knows the stream
+    while model.engine.busy:
+        model.engine.step()
+    if close:
+        stream.close()
+    gone = weakref.ref(stream)
+    assert news
+    del stream, news
+    gc.collect()
+    assert gone() is None
 
 
 def test_an_error_reaches_who_takes_pieces(folder: Path) -> None:
