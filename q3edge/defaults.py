@@ -7,6 +7,7 @@ SAMPLES, SEQ_LEN = 128, 512  # rows of calibration text, and tokens in each
 MIN_RECOVERY, MAX_KL = 97.0, 0.05  # of a variant to recommend: percent and nats
 MAX_TOKENS = 8192  # of text that build, validate and diff measure on
 ANSWER_TOKENS = 512  # that eval lets a model write
+THINKING_BUDGETS = (0, 128, 512, 2048, None)  # in tokens; None: no limit
 BENCH_PROMPT, BENCH_NEW, BENCH_DEPTHS, BENCH_REPEATS = 512, 64, (0, 512, 4096), 3
 DEMO_FOLDER = "q3edge-demo"
 MAX_BATCH = 8  # answers that are computed at once

@@ -10,7 +10,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, require_passed, show, show_notices
 from q3edge.cli.options.common import MODEL, MODEL_FOLDER, json_option
-from q3edge.cli.options.measuring import measuring_options
+from q3edge.cli.options.measuring import measuring_options, thinking_budget_option
 
 
 @click.command("eval", short_help="Score it on questions, programs and texts.")
@@ -23,6 +23,7 @@ from q3edge.cli.options.measuring import measuring_options
     help="The float checkpoint, a folder or a hub id; or the folder of another ONNX model.",
 )
 @measuring_options
+@thinking_budget_option
 @json_option
 def evaluate(folder: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX model in DIR with MODEL on questions, programs and texts, area by area.

@@ -10,7 +10,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.common import FILE, MODEL, MODEL_FOLDER, json_option
-from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option
+from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option, thinking_budget_option
 from q3edge.terminal import say
 
 
@@ -23,6 +23,7 @@ from q3edge.terminal import say
 @gate_options
 @speed_option
 @measuring_options
+@thinking_budget_option
 @json_option
 def report(folders: tuple[Path, ...], page: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX models in DIR... on one HTML page: accuracy, size, speed, and which one to ship.

@@ -90,7 +90,7 @@ class OneOf:
 class Several:
     """A value of one kind, or a list or tuple of such values."""
 
-    def __init__(self, kind: Instance | Number) -> None:
+    def __init__(self, kind: Instance | Number | OrNone) -> None:
         self.kind = kind
 
     def check(self, name: str, value: object) -> None:
@@ -100,6 +100,18 @@ class Several:
             return
         for number, element in enumerate(value):
             self.kind.check(f"{name}[{number}]", element)
+
+
+class OrNone:
+    """A number, or None where that means something of its own."""
+
+    def __init__(self, kind: Number) -> None:
+        self.kind = kind
+
+    def check(self, name: str, value: object) -> None:
+        """Raise the error of the number unless `value` is None."""
+        if value is not None:
+            self.kind.check(name, value)
 
 
 class Callback:
@@ -122,7 +134,7 @@ class RecipeLike:
             raise wrong_type(name, value, "a Recipe, the name of a format, or the path of a TOML file")
 
 
-Kind = Instance | Number | OneOf | Several | Callback | RecipeLike
+Kind = Instance | Number | OneOf | Several | OrNone | Callback | RecipeLike
 PATH = Instance("a str or Path", (str, PathLike))
 FLAG = Instance("True or False", (bool,))
 TEXT = Instance("a str", (str,))
@@ -145,6 +157,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "texts": Several(PATH), "max_tokens": Number(32), "max_kl": Number(0, whole=False),
     "min_recovery": Number(0, whole=False), "scorecard": PATH, "suites": Several(PATH), "areas": Several(TEXT),
     "limit": AT_LEAST_ONE, "generate": AT_LEAST_ONE, "allow_code": FLAG, "cache": FLAG, "speed": FLAG,
+    "thinking_budgets": Several(OrNone(Number(0))),
     "prompt": AT_LEAST_ONE, "new": AT_LEAST_ONE, "depths": Several(Number(0)), "repeats": AT_LEAST_ONE,
     # reports
     "page": PATH, "json_file": PATH, "markdown": PATH,

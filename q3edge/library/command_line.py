@@ -7,7 +7,12 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_NAMES = {"output": "-o", "page": "-o", "suites": "--suite"}  # the others: as the argument
+_NAMES = {
+    "output": "-o",
+    "page": "-o",
+    "suites": "--suite",
+    "thinking_budgets": "--thinking-budget",
+}  # the others: as the argument
 _SWITCHES = {"allow_code": "--allow-code", "cache": "--no-cache", "speed": "--no-speed"}
 _REPEATED = ("suites", "calibration")  # given once for each value; other lists are joined by commas
 
@@ -29,7 +34,7 @@ def command_line(verb: str, words: Iterable[object], options: Mapping[str, Any],
         elif name in _REPEATED:
             parts += [part for each in value for part in (flag, _shown(each))]
         else:
-            parts += [flag, ",".join(map(str, value))]
+            parts += [flag, ",".join("none" if each is None else str(each) for each in value)]
     return shlex.join(parts)
 
 

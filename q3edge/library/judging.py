@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS
 from q3edge.errors import UsageError
 from q3edge.library.arguments import public
-from q3edge.library.requests import PathLike, PathLikes, artifact_at, measuring_for, paths, starting, starting_from
+from q3edge.library.requests import (
+    Budgets,
+    PathLike,
+    PathLikes,
+    artifact_at,
+    measuring_for,
+    paths,
+    starting,
+    starting_from,
+)
 from q3edge.progress import Listener
 
 if TYPE_CHECKING:
@@ -72,6 +81,7 @@ def evaluate(
     limit: int | None = None,
     generate: int | None = None,
     allow_code: bool = False,
+    thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
     progress: bool | Listener = False,
@@ -79,13 +89,17 @@ def evaluate(
     """Compare the ONNX model in `folder` with `reference`, a float checkpoint or another ONNX model, area by area.
 
     suites: files of questions or text (none: built in); limit: of each at most so many questions and windows of text.
-    generate: both also generate answers, of up to so many tokens. The scorecard's `checks` say whether the model looks
+    generate: both also generate answers, of up to so many tokens. thinking_budgets: the model also answers with each of
+    them, in tokens; 0: no thinking, None: no limit; the scorecard's `thinking_budgets` say how often it is right and
+    how long it takes. The scorecard's `checks` say whether the model looks
     broken. Raises UsageError, InputError, ResourceError, and ValidationError if no item had finite logits.
     """
     starting_from("eval", reference)
     from q3edge.pipeline.measure.measurement import evaluate_with
 
-    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
+    measuring = measuring_for(
+        reference, suites, areas, limit, generate, allow_code, cache, threads, thinking_budgets=thinking_budgets
+    )
     return evaluate_with(artifact_at(folder), measuring)
 
 

@@ -11,6 +11,7 @@ from q3edge.defaults import MAX_KL, MIN_RECOVERY, SAMPLES, SEQ_LEN
 from q3edge.library.arguments import Number, Several, public
 from q3edge.library.command_line import command_line
 from q3edge.library.requests import (
+    Budgets,
     Method,
     PathLike,
     PathLikes,
@@ -52,6 +53,7 @@ def sweep(
     limit: int | None = None,
     generate: int | None = None,
     allow_code: bool = False,
+    thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
     progress: bool | Listener = False,
@@ -72,7 +74,10 @@ def sweep(
     asked = parse_variants(words(formats), budgets, method)
     calibrating = calibration_for(calibration, samples, seq_len)
     refuse_unused(asked, calibrating)
-    measuring = measuring_for(model, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
+    measuring = measuring_for(
+        model, suites, areas, limit, generate, allow_code, cache, threads, thinking_budgets=thinking_budgets,
+        speed=speed,
+    )  # fmt: skip
     return run_sweep(
         Path(output),
         asked,
@@ -100,13 +105,15 @@ def make_report(
     limit: int | None = None,
     generate: int | None = None,
     allow_code: bool = False,
+    thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
     progress: bool | Listener = False,
 ) -> Report:
     """Compare the ONNX models in `folders` and recommend one; the report is also written to the files given.
 
-    Missing measurements are made: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed.
+    Missing measurements are made: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed. With
+    thinking_budgets the report also recommends a variant with one of them.
     page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises UsageError, InputError,
     ResourceError.
     """
@@ -116,7 +123,10 @@ def make_report(
     from q3edge.report.files import write_report
     from q3edge.report.gates import Gates
 
-    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads, speed=speed)
+    measuring = measuring_for(
+        reference, suites, areas, limit, generate, allow_code, cache, threads, thinking_budgets=thinking_budgets,
+        speed=speed,
+    )  # fmt: skip
     gates = Gates(min_recovery, max_kl)
     report = measured_report([artifact_at(folder) for folder in paths(folders)], measuring, gates, command)
     written = {"page": page, "json_file": json_file, "markdown": markdown}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from q3edge.defaults import FORMAT, SAMPLES, SEQ_LEN
+from q3edge.defaults import ANSWER_TOKENS, FORMAT, SAMPLES, SEQ_LEN
 from q3edge.errors import UsageError
 from q3edge.formats import FLOAT, CacheType
 from q3edge.progress import note
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PathLike = str | Path
 PathLikes = PathLike | Sequence[PathLike]
 Method = Literal["gptq", "rtn"]
+Budgets = int | Sequence[int | None]  # of thinking, in tokens; None: no limit
 
 RECIPE_DECIDES = "--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric"
 
@@ -171,9 +172,11 @@ def measuring_for(
     cache: bool,
     threads: int | None,
     *,
+    thinking_budgets: Budgets | None = None,
     speed: bool = False,
 ) -> MeasurementOptions:
-    """Make measurement options. InputError: a suite is broken. UsageError: allow_code without generate.
+    """Make measurement options. InputError: a suite is broken. UsageError: allow_code without generate, or a thinking
+    budget that no answer can use up.
 
     ResourceError: allow_code where programs cannot be contained.
     """
@@ -184,7 +187,7 @@ def measuring_for(
         suites=_suites(paths(suites)),
         areas=None if areas is None else words(areas),
         limit=limit,
-        asking=_asking(generate, allow_code),
+        asking=_asking(generate, allow_code, thinking_budgets),
         speed=speed,
         threads=threads,
         cache=cache,
@@ -199,7 +202,11 @@ def _suites(files: tuple[Path, ...]) -> tuple[Suite, ...] | None:
     return read_suites(files)
 
 
-def _asking(generate: int | None, allow_code: bool) -> AnswerOptions | None:
+def _asking(generate: int | None, allow_code: bool, thinking_budgets: Budgets | None) -> AnswerOptions | None:
+    budgets = _ascending(thinking_budgets)
+    largest = max((budget for budget in budgets if budget is not None), default=0)
+    if generate is None and budgets:
+        generate = largest + ANSWER_TOKENS
     if generate is None:
         if allow_code:
             raise UsageError("--allow-code runs what --generate writes: add --generate")
@@ -210,4 +217,13 @@ def _asking(generate: int | None, allow_code: bool) -> AnswerOptions | None:
         from q3edge.evaluation.sandbox.sandbox import Sandbox
 
         Sandbox.open()  # refused before anything is measured
-    return AnswerOptions(max_new_tokens=generate, run_code=allow_code)
+    if largest >= generate:
+        raise UsageError(f"a thinking budget of {largest} needs longer answers: --generate {largest + ANSWER_TOKENS}")
+    return AnswerOptions(max_new_tokens=generate, run_code=allow_code, thinking_budgets=budgets)
+
+
+def _ascending(budgets: Budgets | None) -> tuple[int | None, ...]:
+    """Each of the budgets once, ascending, None (no limit) last."""
+    given = (budgets,) if isinstance(budgets, int) else tuple(budgets or ())
+    numbers = sorted({budget for budget in given if budget is not None})
+    return (*numbers, None) if None in given else tuple(numbers)

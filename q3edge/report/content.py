@@ -15,6 +15,7 @@ from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.validation.verdict import verdict
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import Recommendation, pareto_front
+from q3edge.report.thinking import ThinkingAdvice
 
 PROMPT = "Why is the sky blue?"  # of commands that are shown
 VariantKind = Literal["artifact", "baseline"]
@@ -138,7 +139,8 @@ class ReferenceFacts:
 class Report:
     """Report of variants of one reference (None: not given), as tables list them; machine: what it was measured on.
 
-    command: the command line that makes it again.
+    command: the command line that makes it again. thinking: which variant to run with which thinking budget; None where
+    none was measured with budgets.
     """
 
     reference: ReferenceFacts | None
@@ -149,6 +151,7 @@ class Report:
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     command: str = ""
+    thinking: ThinkingAdvice | None = None
 
     def share(self, variant: Variant) -> float | None:
         """The variant's size as a fraction of the reference's stored bytes."""
@@ -164,6 +167,17 @@ class Report:
         """Command line that runs the recommended variant; empty where there is none."""
         found = self.recommended
         return shlex.join(["q3edge", "run", found.folder, PROMPT]) if found and found.folder else ""
+
+    @property
+    def thinking_command(self) -> str:
+        """Command line that runs the variant and thinking budget of `thinking`; empty where there is none."""
+        advice = self.thinking
+        found = next((v for v in self.variants if advice and v.name == advice.variant), None)
+        if advice is None or found is None or not found.folder:
+            return ""
+        asked = ["--think"] if advice.switched else []
+        asked += [] if advice.budget is None else ["--thinking-budget", str(advice.budget)]
+        return shlex.join(["q3edge", "run", found.folder, *asked, PROMPT])
 
     @property
     def kl(self) -> KLName:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from q3edge.evaluation.distance.kl_names import KL_TITLES, KL_WORDS
 from q3edge.report.content import Report, Speed, Spread, Variant
-from q3edge.report.numbers import STYLES, with_interval
+from q3edge.report.numbers import STYLES, budget_words, with_interval
 from q3edge.report.plain_text import visible
 from q3edge.report.slices import slice_table
 
@@ -26,6 +26,7 @@ def render_markdown(report: Report) -> str:
         ),
         _variants(report),
         _areas(report.variants),
+        _thinking(report),
         _list("Failed", [f"{_escaped(f.name)}: {_escaped(f.reason)}" for f in report.failures]),
         _list(
             "Not measured", [f"{_escaped(v.name)}: {_escaped(reason)}" for v in report.variants for reason in v.missing]
@@ -68,6 +69,36 @@ def _areas(variants: Sequence[Variant]) -> str:
         for variant, slices in table.rows
     ]
     return _table(header, rows)
+
+
+def _thinking(report: Report) -> str:
+    advice = report.thinking
+    if advice is None:
+        return ""
+    header = [
+        "thinking budget",
+        "tokens",
+        "right %",
+        "tokens an answer",
+        "thinking stopped %",
+        "s an answer",
+        "median s",
+    ]
+    rows = [
+        [
+            _escaped(point.variant),
+            budget_words(point.budget),
+            with_interval(point.result.accuracy, "share"),
+            with_interval(point.result.tokens, "tokens"),
+            STYLES["share"](point.result.stopped.value),
+            with_interval(point.result.seconds, "seconds"),
+            STYLES["seconds"](point.result.median_seconds),
+        ]
+        for point in advice.points
+    ]
+    command = f"`{report.thinking_command}`" if report.thinking_command else ""
+    said = ["### Thinking budget", f"{_escaped(advice.sentence)} {advice.rule}", command, _table(header, rows)]
+    return "\n\n".join(part for part in said if part)
 
 
 def _rate(speed: Speed | None) -> str:

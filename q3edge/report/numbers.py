@@ -34,7 +34,14 @@ STYLES: Mapping[str, Callable[[float], str]] = {
     "bits": lambda value: f"{value:.2f}",
     "count": lambda value: f"{value:,.0f}".replace(",", "\u202f"),
     "tokens": lambda value: f"{value:.1f}",
+    "seconds": lambda value: f"{value:.3g}",
+    "p": lambda value: f"{value:.2f}" if value >= 0.01 else f"{value:.0e}",
 }
+
+
+def budget_words(budget: int | None) -> str:
+    """Thinking budget as tables show it: its tokens, or "no limit"."""
+    return "no limit" if budget is None else str(budget)
 
 
 def with_interval(found: Interval | None, style: str) -> str:

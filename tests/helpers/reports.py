@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from q3edge.artifact import Notice
-from q3edge.evaluation.distance.statistics import Comparison, Estimate
+from q3edge.evaluation.distance.statistics import Comparison, Estimate, wilson
 from q3edge.evaluation.scorecard.scorecard import Example, Histogram, Scorecard, Slice
+from q3edge.evaluation.scorecard.thinking_budgets import BudgetResult, ThinkingBudgets
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Spread, TensorFact, Variant, compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
+from q3edge.report.thinking import advise
 
 AREAS = {"knowledge": 0.35, "math": 0.25, "code": 0.2, "multilingual": 0.15, "safety": 0.05}
 EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 30.0)
@@ -131,6 +133,24 @@ def variant(
     return replace(found, **changes)
 
 
+def answering(found: Variant, answers: Mapping[int | None, tuple[str, float]]) -> Variant:
+    """The variant with thinking budgets: budget -> a 1 for each question answered right, else 0; seconds an answer."""
+    assert found.scorecard is not None
+    count = len(next(iter(answers.values()))[0])
+    names = tuple(f"s: {number}" for number in range(count))
+    results = []
+    for budget, (digits, seconds) in answers.items():
+        right = [digit == "1" for digit in digits]
+        wrong = tuple(name for name, known in zip(names, right) if not known)
+        areas = {"math": wilson(right[::2]), "code": wilson(right[1::2])}
+        share = wilson([budget is not None] * count)
+        spent = estimate(seconds)
+        results.append(BudgetResult(budget, wilson(right), areas, share, estimate(9.5), spent, seconds, wrong, count))
+    timed_on = {"cpu": "Example CPU", "threads": "2", "onnxruntime": "1.32.0"}
+    budgets = ThinkingBudgets(names, tuple(results), 640, switched=True, timed_on=timed_on)
+    return replace(found, scorecard=replace(found.scorecard, thinking_budgets=budgets))
+
+
 def make_report(*variants: Variant, gates: Gates | None = None, failures: tuple[Failure, ...] = ()) -> Report:
     """A report of the variants; without any, of a usual set with baselines."""
     chosen = variants or usual_variants()
@@ -140,7 +160,8 @@ def make_report(*variants: Variant, gates: Gates | None = None, failures: tuple[
     advice = recommend(chosen, chosen_gates, reference.stored_bytes, compared_kl(chosen))
     versions = {"torch": "2.13.0", "onnxruntime": "1.32.0"}
     command = "q3edge report out/a out/b -o report.html --reference Qwen3-0.6B"
-    return Report(reference, tuple(chosen), failures, chosen_gates, advice, machine, versions, command)
+    thinking = advise([found for found in chosen if found.kind == "artifact"])
+    return Report(reference, tuple(chosen), failures, chosen_gates, advice, machine, versions, command, thinking)
 
 
 def usual_variants() -> tuple[Variant, ...]:

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 from q3edge.library.arguments import ARGUMENTS, Number
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Element = TypeVar("Element", str, int, float)
+Element = TypeVar("Element", str, int, float, "int | None")
 
 
 class _FolderOrId(click.Path):

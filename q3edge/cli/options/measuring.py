@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from q3edge.cli.options.common import FILE, CommaSeparated, number, number_option, threads_option, together
-from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY
+from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY, THINKING_BUDGETS
 
 max_tokens_option = number_option("--max-tokens", "Largest number of tokens to measure on.", MAX_TOKENS)
 validation_options = together(
@@ -67,6 +67,23 @@ measuring_options = together(
         help="With --generate: run the programs that the models write, in a sandbox, and score them.",
     ),
     threads_option,
+)
+
+
+def _budget(text: str) -> int | None:
+    return None if text.lower() == "none" else int(text)
+
+
+thinking_budget_option = click.option(
+    "--thinking-budget",
+    "thinking_budgets",
+    type=CommaSeparated(_budget, "0,128,512,none"),
+    is_flag=False,
+    flag_value=THINKING_BUDGETS,
+    metavar="[N,N]",
+    help="Let each ONNX model also answer every question with each of these thinking budgets in tokens, 0 for no "
+    "thinking and none for no limit (0,128,512,2048,none), and time the answers. Implies --generate, with "
+    f"{ANSWER_TOKENS} tokens more than the largest budget.",
 )
 gate_options = together(
     number_option(

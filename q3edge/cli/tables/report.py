@@ -43,6 +43,9 @@ def report_table(report: Report) -> str:
         parts.append("\n".join([f"{advice.refused_title}:", *_indented(advice.refused)]))
     if rows:
         parts.append(table(header, rows))
+    if report.thinking:
+        run = [f"Run it: {report.thinking_command}"] if report.thinking_command else []
+        parts.append("\n".join([report.thinking.sentence, *run]))
     lines = [f"{failure.name}: failed, {failure.reason}" for failure in report.failures]
     lines += [f"{variant.name}: {reason}" for variant in report.variants for reason in variant.missing]
     if lines:

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 from q3edge.cli.layout import table
 from q3edge.cli.tables.tables import check_lines, counted, estimate
+from q3edge.report.numbers import budget_words
 
 if TYPE_CHECKING:
     from q3edge.evaluation.scorecard.scorecard import Example, Scorecard, Slice
+    from q3edge.evaluation.scorecard.thinking_budgets import ThinkingBudgets
 
 _EXAMPLES = 3
 _CONTEXT = 60  # characters
 
 
 def scorecard_table(scorecard: Scorecard) -> str:
-    """Format a scorecard: recovery, tables of areas, languages and suites, the largest differences, the checks."""
+    """Format a scorecard: recovery, tables of areas, languages and suites, differences, thinking budgets, checks."""
     recovery = estimate(scorecard.recovery)
     weights = ", ".join(f"{area} {100 * weight:.0f} %" for area, weight in scorecard.area_weights.items())
     title = f"{scorecard.artifact} against {scorecard.reference}: recovery {recovery} %"
@@ -35,6 +37,8 @@ def scorecard_table(scorecard: Scorecard) -> str:
     ]
     if scorecard.worst:
         parts.append("\n".join(["most different:", *(_example(found) for found in scorecard.worst[:_EXAMPLES])]))
+    if scorecard.thinking_budgets:
+        parts += _budgets(scorecard.thinking_budgets)
     parts.append(check_lines(scorecard.checks))
     return "\n\n".join(parts)
 
@@ -68,6 +72,33 @@ def _slices(scorecard: Scorecard, kind: str, slices: Mapping[str, Slice]) -> str
         for name, found in slices.items()
     ]
     return table((kind, "items", "score", "reference", "this model", "recovery (%)", "suite KL"), rows)
+
+
+def _budgets(found: ThinkingBudgets) -> list[str]:
+    """Title, and tables by budget: of all questions, and the accuracy of each area where there are several."""
+    machine = found.timed_on
+    title = (
+        f"thinking budgets: {counted(len(found.questions), 'question')}, each answered with thinking and by itself; "
+        f"{machine['cpu']}, {counted(int(machine['threads']), 'thread')}"
+    )
+    rows = [
+        (
+            budget_words(result.budget),
+            estimate(result.accuracy, 3, scale=100),
+            estimate(result.tokens, 3),
+            estimate(result.stopped, 3, scale=100),
+            estimate(result.seconds, 3),
+            f"{result.median_seconds:.3g}",
+        )
+        for result in found.results
+    ]
+    header = ("budget", "right (%)", "tokens", "thinking stopped (%)", "seconds, mean", "median")
+    parts = [f"{title}\n{table(header, rows)}"]
+    areas = found.results[0].areas
+    if len(areas) > 1:
+        by_area = [(area, *(f"{100 * r.areas[area].value:.3g}" for r in found.results)) for area in areas]
+        parts.append(table(("right (%)", *(budget_words(r.budget) for r in found.results)), by_area))
+    return parts
 
 
 def _example(found: Example) -> str:

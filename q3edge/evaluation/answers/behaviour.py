@@ -7,7 +7,7 @@ Correctness is judged in `number_match`, of programs in `q3edge.evaluation.sandb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,8 @@ class GeneratedAnswer:
 
     text: all of it; thinking and answer: its two parts. tokens: without the stop token. finish_reason: None where the
     model was not asked. correct: None where it is not known, and reason then says why; of a program that is wrong,
-    reason says how it failed.
+    reason says how it failed. stopped: the thinking came to its budget. seconds: from the question to the whole answer,
+    no part of what answers are compared by.
     """
 
     text: str
@@ -39,6 +40,8 @@ class GeneratedAnswer:
     finish_reason: Literal["stop", "length"] | None
     correct: bool | None
     reason: str = ""
+    stopped: bool = False
+    seconds: float = field(default=0.0, compare=False)
 
 
 def behaviour(items: Sequence[Item], generated: Sequence[GeneratedAnswer]) -> Behaviour | None:

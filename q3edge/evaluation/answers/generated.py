@@ -5,9 +5,10 @@ Extraction is in `number_match` and `programs`, writing behaviour in `behaviour`
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -52,23 +53,28 @@ def answer_all(
     *,
     max_new_tokens: int,
     seed: int | None = None,
+    thinking_budget: int | None = None,
     sandbox: Sandbox | None = None,
     journal: Path | None = None,
+    timed_on: Mapping[str, str] | None = None,
 ) -> list[GeneratedAnswer]:
     """Answer every item and judge the answers; greedily, or with a `seed` as the checkpoint samples.
 
-    sandbox None: programs are written, but not run. An answer that the file `journal` has from the same model and
-    settings is not generated again; each new one is appended to it before the next item begins.
+    sandbox None: programs are written, but not run. timed_on: facts of the machine, where the answers' seconds count:
+    then those of another one are not taken from the journal. An answer that the file `journal` has from the same model
+    and settings is not generated again; each new one is appended to it before the next item begins.
     ResourceError: the journal cannot be written. InputError, UsageError: those of `q3edge.runtime.model.Model.chat`.
     """
     greedy = 0.0 if seed is None else None
-    settings = model.settings(max_new_tokens=max_new_tokens, temperature=greedy, seed=seed)
+    settings = model.settings(
+        max_new_tokens=max_new_tokens, temperature=greedy, seed=seed, thinking_budget=thinking_budget
+    )
     digest, found = artifact_digest(model.folder), []
     with _AnswerJournal(journal) as answers, progress.task("answers", len(items)) as advance:
         for item in items:
             key = cache_key(
                 model=digest, kind=item.kind, prompt=item.prompt, thinking=item.thinking,
-                max_new_tokens=max_new_tokens, seed=seed,
+                max_new_tokens=max_new_tokens, seed=seed, thinking_budget=thinking_budget, timed_on=timed_on,
             )  # fmt: skip
             written = answers.load(key)
             if written is None:
@@ -128,8 +134,12 @@ def _write(model: Model, item: Item, settings: GenerationSettings) -> GeneratedA
     messages: list[Message] = [{"role": "user", "content": prompt}]
     if _too_long(model, model.encode_chat(messages, thinking=item.thinking)):
         return GeneratedAnswer("", "", "", 0, None, None, _TOO_LONG)
+    begun = time.perf_counter()
     said = model.chat(messages, settings, thinking=item.thinking)
-    return GeneratedAnswer(said.text, said.thinking, said.answer, len(said.token_ids), said.stats.finish_reason, None)
+    return GeneratedAnswer(
+        said.text, said.thinking, said.answer, len(said.token_ids), said.stats.finish_reason, None,
+        stopped=said.stats.forced_tokens > 0, seconds=time.perf_counter() - begun,
+    )  # fmt: skip
 
 
 def _continue(model: Model, item: Item, settings: GenerationSettings) -> GeneratedAnswer:

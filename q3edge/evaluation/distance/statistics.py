@@ -99,7 +99,8 @@ def wilson(correct: Sequence[bool]) -> Estimate:
     z2 = _NORMAL_975**2
     center = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _NORMAL_975 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    return Estimate(share, max(0.0, center - half), min(1.0, center + half))
+    low, high = (0.0 if share == 0 else center - half), (1.0 if share == 1 else center + half)  # no rounding there
+    return Estimate(share, max(0.0, low), min(1.0, high))
 
 
 def weighted_sum(parts: Sequence[BootstrapSamples], weights: Sequence[float]) -> BootstrapSamples:

@@ -12,6 +12,7 @@ from q3edge.artifact import Notice
 from q3edge.errors import InputError
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.plain_values import from_plain
+from q3edge.evaluation.scorecard.thinking_budgets import ThinkingBudgets
 from q3edge.evaluation.validation.results import CheckResult
 
 Mode = Literal["teacher-forced", "generated"]
@@ -105,7 +106,8 @@ class Scorecard:
     mode "generated": scores come from generated answers where there are right ones. Both behaviours and
     length_ratio, candidate's mean answer length over the reference's: None in teacher-forced mode. checks: what looks
     broken, such as an all-zero matrix. notices: what was left out or approximated. timing: seconds of reading in this
-    run by model, and the tokens each read, without what came from the cache. Digests are hex sha256.
+    run by model, and the tokens each read, without what came from the cache. thinking_budgets: the artifact's answers
+    with each budget; None where none was asked for. Digests are hex sha256.
     """
 
     mode: Mode
@@ -133,6 +135,7 @@ class Scorecard:
     lost: tuple[LostAnswer, ...] = ()
     length_ratio: Estimate | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
+    thinking_budgets: ThinkingBudgets | None = None
 
     @property
     def suite_kl(self) -> Estimate | None:

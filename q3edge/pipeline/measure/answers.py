@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from q3edge import progress
-from q3edge.artifact import MODEL_FILE, artifact_digest, is_untouched
+from q3edge.artifact import MODEL_FILE, Notice, artifact_digest, is_untouched
 from q3edge.evaluation.answers.behaviour import GeneratedAnswer
+from q3edge.evaluation.answers.budgets import answer_by_budget
 from q3edge.evaluation.answers.generated import (
     answer_all,
     compare_generated,
@@ -23,9 +24,10 @@ from q3edge.evaluation.answers.generated import (
 from q3edge.evaluation.cache import ADVICE, EvaluationCache
 from q3edge.evaluation.sandbox.sandbox import Sandbox
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
+from q3edge.evaluation.scorecard.thinking_budgets import ThinkingBudgets
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.pipeline.export import export_artifact
-from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact
+from q3edge.pipeline.measure.measurement import AnswerOptions, here, is_onnx_artifact
 from q3edge.runtime.model import Model
 from q3edge.storage.locks import output_lock
 from q3edge.storage.whole_files import scratch_folder, writable
@@ -68,6 +70,23 @@ def compare_answers(
         )
     found = compare_generated(by_reference, by_candidate, suites)
     return replace(found, continuations=tuple(zip(by_reference_continued, by_candidate_continued)))
+
+
+def compare_budgets(
+    folder: Path, suites: Sequence[Suite], asking: AnswerOptions, *, threads: int, cache: EvaluationCache | None
+) -> tuple[ThinkingBudgets | None, tuple[Notice, ...]]:
+    """Let the artifact answer the suites' questions with each thinking budget; errors as `answer_by_budget`."""
+    with Model.open(folder, threads=threads) as model:
+        return answer_by_budget(
+            model,
+            suites,
+            asking.thinking_budgets,
+            max_new_tokens=asking.max_new_tokens,
+            timed_on=here(threads),
+            seed=asking.seed,
+            sandbox=Sandbox.open() if asking.run_code else None,
+            journal=cache.answers_file(artifact_digest(folder)) if cache else None,
+        )
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
                 baseline=baseline.name,
                 reference=identity.reference_digest,
                 versions=dict(identity.versions),
-                **here(measuring),
+                **here(measuring.threads),
             )
         weights = count_weights(checkpoint.config)
         size = baseline.model_bytes(checkpoint.config)

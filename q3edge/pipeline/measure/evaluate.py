@@ -17,6 +17,7 @@ from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError, resumable
+from q3edge.evaluation.answers.budgets import require_thinking
 from q3edge.evaluation.cache import EvaluationCache, cache_folder, cache_key
 from q3edge.evaluation.distance.references import FloatReference
 from q3edge.evaluation.distance.streams import ComparedDecoder, ComparedModel
@@ -32,9 +33,9 @@ from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.checks import require_same_architecture
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.machine.cpu import default_threads
-from q3edge.pipeline.measure.answers import compare_answers
+from q3edge.pipeline.measure.answers import compare_answers, compare_budgets
 from q3edge.pipeline.measure.identity import identity_of
-from q3edge.pipeline.measure.measurement import AnswerOptions, is_onnx_artifact, require_artifact
+from q3edge.pipeline.measure.measurement import AnswerOptions, here, is_onnx_artifact, require_artifact
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.text.tokenizer import Tokenizer
 
@@ -56,10 +57,11 @@ def evaluate(
 
     suites None: the built-in ones. areas None: all. limit: of each suite at most so many questions, and so many windows
     of text (None: all). asking: both models also generate answers, and these decide the scores of items with a
-    right answer. What was measured before, also by a killed run, comes from the cache unless `use_cache` is false.
-    A failed check is in the scorecard, not raised. UsageError: an area that no suite has. InputError: a folder is
-    broken or changes while it is read, or their architectures differ. ValidationError: no item had finite logits.
-    ResourceError: the cache cannot be written.
+    right answer; with thinking budgets the artifact answers once more for each. What was measured before, also by a
+    killed run, comes from the cache unless `use_cache` is false. A failed check is in the scorecard, not raised.
+    UsageError: an area that no suite has, or budgets for a model without thinking. InputError: a folder is broken or
+    changes while it is read, or their architectures differ. ValidationError: no item had finite logits. ResourceError:
+    the cache cannot be written.
     """
     start = time.perf_counter()
     require_artifact(folder, reference, "eval")
@@ -75,11 +77,14 @@ def evaluate(
         candidate = folder_name(folder), artifact_digest(folder)  # not where it lies
         identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
         inputs = _EvaluationInputs(identity, chosen)
-        key = inputs.key()
+        tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
+        budgets = asking.thinking_budgets if asking else ()
+        if budgets:
+            require_thinking(folder, tokenizer)
+        key = inputs.key(**({"timed_on": here(threads)} if budgets else {}))
         if cache and (cached := cache.scorecard(key)):
             progress.note("evaluated before: these results are the cache's (--no-cache evaluates again)")
             return replace(cached, artifact=identity.artifact, reference=identity.reference)
-        tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         context = decoder.config.max_position_embeddings
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
         with resumable(lambda: use_cache), _journal(cache, inputs, encoded, opened.state) as journal:
@@ -95,6 +100,10 @@ def evaluate(
                 threads=threads, cache=cache,
             )  # fmt: skip
     scorecard = assemble(identity, encoded, run, tokenizer, (dead,), answers)
+    if asking is not None and budgets:
+        with resumable(lambda: use_cache):
+            found, notices = compare_budgets(folder, chosen, asking, threads=threads, cache=cache)
+        scorecard = replace(scorecard, thinking_budgets=found, notices=(*scorecard.notices, *notices))
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)

@@ -27,7 +27,7 @@ def identity_of(
     packages: names of the libraries that compute, whose versions are recorded.
     """
     areas = None if selection.areas is None else list(selection.areas)
-    asked = None if asking is None else asdict(asking)
+    asked = None if asking is None else asdict(asking) | {"thinking_budgets": [*asking.thinking_budgets]}
     return Identity(
         artifact=candidate[0],
         artifact_digest=candidate[1],

@@ -20,12 +20,14 @@ from q3edge.runtime.session.loader import load_manifest
 class AnswerOptions:
     """Options of generated answers. seed: None: greedy; otherwise sampled with the checkpoint's settings.
 
-    run_code: run the programs that models write, in a sandbox.
+    run_code: run the programs that models write, in a sandbox. thinking_budgets: the artifact also answers with each
+    of them, tokens in ascending order, None (no limit) last.
     """
 
     max_new_tokens: int = ANSWER_TOKENS
     seed: int | None = None
     run_code: bool = False
+    thinking_budgets: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,9 @@ def evaluate_with(folder: Path, measuring: MeasurementOptions) -> Scorecard:
     )
 
 
-def here(measuring: MeasurementOptions) -> dict[str, str]:
-    """Facts of this machine that decide a speed: CPU, threads, version of onnxruntime."""
-    threads = measuring.threads or default_threads()
-    return {"cpu": cpu_name(), "threads": str(threads), "onnxruntime": ort.__version__}
+def here(threads: int | None) -> dict[str, str]:
+    """Facts of this machine that decide a speed: CPU, threads (None: the default), version of onnxruntime."""
+    return {"cpu": cpu_name(), "threads": str(threads or default_threads()), "onnxruntime": ort.__version__}
 
 
 def is_onnx_artifact(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Variant, compared_kl
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
+from q3edge.report.thinking import advise
 from q3edge.runtime.session.loader import open_artifact
 
 
@@ -68,6 +69,7 @@ def assemble(
         | ({"Note": slow} if (slow := slow_block_products()) else {}),
         versions=tool_versions("onnxruntime", "torch", "numpy"),
         command=command,
+        thinking=advise(artifacts),
     )
 
 
@@ -135,7 +137,7 @@ def _timed(variant: Variant, folder: Path, measuring: MeasurementOptions) -> Var
             asdict,
             cache=measuring.cache,
             artifact=variant.digest,
-            **here(measuring),
+            **here(measuring.threads),
         )
     except Q3EdgeError as error:
         return _lacking(variant, f"not timed: {error}")

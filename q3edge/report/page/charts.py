@@ -25,6 +25,7 @@ _MARKER, _RING = 5.0, 10.0  # from the middle
 _ANGLES = (0, 180, 270, 90, 315, 45, 225, 135, 338, 22, 202, 158, 292, 68, 248, 112)  # degrees, the best first
 _BESIDE = 16.0  # a label this near to a mark seems to be its
 _LONGEST_LABEL = 22  # characters
+DASHES = ("solid", "dashed", "dotted", "dash-dotted")  # lines of series, in turn; in the style sheet by number
 _BARS_WIDTH, _BARS_HEIGHT = 320, 190  # of a histogram: several stand in a row
 
 
@@ -86,11 +87,14 @@ def scatter(
     x_label: str,
     y_label: str,
     front: Sequence[int] = (),
+    series: Sequence[Sequence[int]] = (),
     log_y: bool = False,
     from_zero: bool = False,
     limit: float | None = None,
 ) -> str:
     """Draw points with error bars; `front` lists those a line joins, in its order. `key` makes ids unique on the page.
+
+    series: lists of points that a thinner line each joins, dashed in a way of its own.
 
     limit: a value of y that gets a line across, with its name.
 
@@ -104,11 +108,16 @@ def scatter(
     spots = [_place(point, x_axis, y_axis) for point in drawn]
     taken = [_bar_box(p, spot, y_axis) for p, spot in zip(drawn, spots)]
     labels = place_labels(drawn, spots, [*taken, None if limit is None else _limit_name(limit, y_axis)])
-    lines = [spots[drawn.index(points[i])] for i in front if points[i] in drawn]
+
+    def joined(members: Sequence[int], kind: str) -> str:
+        line = [spots[drawn.index(points[i])] for i in members if points[i] in drawn]
+        return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in line)}"/>' if line else ""
+
     body = [
         *_grid(x_axis, y_axis),
         *(_limit(limit, y_axis) if limit is not None else ()),
-        *([f'<polyline class="front" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in lines)}"/>'] if lines else []),
+        joined(front, "front"),
+        *(joined(members, f"series dash{number % len(DASHES)}") for number, members in enumerate(series)),
         *(_bar(point, spot, y_axis) for point, spot in zip(drawn, spots)),
         *(_marker(point, spot) for point, spot in zip(drawn, spots)),
         *(_label(label, point, spot) for label, point, spot in zip(labels, drawn, spots) if label),

@@ -9,8 +9,10 @@ from markupsafe import Markup
 from q3edge.evaluation.distance.kl_names import KL_TITLES
 from q3edge.evaluation.scorecard.scorecard import Histogram
 from q3edge.report.content import Report, TensorFact, Variant
-from q3edge.report.page.charts import Point, histogram, scatter
+from q3edge.report.numbers import budget_words
+from q3edge.report.page.charts import DASHES, Point, histogram, scatter
 from q3edge.report.page.strips import cells_of, heat_strip
+from q3edge.report.thinking import BudgetPoint, ThinkingAdvice
 
 MOST_TENSORS = 1600  # rows in all tables of tensors together, to keep the page below a megabyte
 _FEWEST = 20
@@ -87,6 +89,37 @@ class Figures:
         found = [(v, v.speed.peak_bytes) for v in self._variants if v.speed and v.speed.peak_bytes]
         points = [self._point(v, peak.median / 1e6, peak.low / 1e6, peak.high / 1e6) for v, peak in found]
         return self._speed(points, "memory", "Peak memory over size", "MB", "peak memory (MB)")
+
+    def thinking(self) -> Markup:
+        """Chart of accuracy over seconds per answer: a line for each variant, a point for each thinking budget."""
+        advice = self._report.thinking
+        if advice is None:
+            return Markup()
+        points = [_budget_point(point, advice) for point in advice.points]
+        at = range(len(points))
+        series = [[i for i in at if advice.points[i].variant == name] for name, _ in self.thinking_lines()]
+        said = [
+            f"{p.variant}, {budget_words(p.budget)}: {d.x:.3g} s, {d.y:.1f} % right."
+            for p, d in zip(advice.points, points)
+        ]
+        return Markup(
+            scatter(
+                points,
+                key="thinking",
+                title="Accuracy over seconds per answer",
+                description=f"Up and left is better. {' '.join(said)} Bars: 95 % intervals.",
+                x_label="mean seconds per answer",
+                y_label="right answers (%)",
+                front=sorted((i for i in at if advice.points[i].front), key=lambda i: points[i].x),
+                series=series,
+            )
+        )
+
+    def thinking_lines(self) -> list[tuple[str, str]]:
+        """Variants of the chart of thinking budgets, each with how its line is drawn."""
+        advice = self._report.thinking
+        names = dict.fromkeys(point.variant for point in advice.points) if advice else ()
+        return [(name, DASHES[number % len(DASHES)]) for number, name in enumerate(names)]
 
     def histogram(self, variant: Variant, number: int) -> Markup:
         """Histogram of tokens by KL."""
@@ -170,6 +203,17 @@ class Figures:
                 from_zero=True,
             )
         )
+
+
+def _budget_point(point: BudgetPoint, advice: ThinkingAdvice) -> Point:
+    """Mark of a point; its variant's first one has the variant's name too."""
+    first = next(other for other in advice.points if other.variant == point.variant)
+    chosen = (point.variant, point.budget) == (advice.variant, advice.budget)
+    words = budget_words(point.budget)
+    label = f"{point.variant}, {words}" if point is first or chosen else words
+    found, share = point.result.accuracy, 100
+    low, high = (None if bound is None else share * bound for bound in (found.low, found.high))
+    return Point(label, point.result.seconds.value, share * found.value, low, high, emphasis=chosen)
 
 
 def shown_tensors(report: Report, variant: Variant) -> list[TensorFact]:

@@ -60,6 +60,24 @@ def test_table_and_json(folder: Path, artifact: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_table_of_thinking_budgets(folder: Path, artifact: Path) -> None:
+    suite = folder / "few.jsonl"
+    suite.write_text("".join((DEMO / "questions.jsonl").read_text().splitlines(keepends=True)[:6]))
+    arguments = ("eval", artifact, "--reference", DEMO, "--suite", suite, "--thinking-budget", "none,4,0,4")
+    result = q3edge(folder, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "thinking budgets: 6 questions, each answered with thinking and by itself" in " ".join(result.stdout.split())
+    assert "thinking budget 0: 6 of 6 questions to answer" in result.stderr
+    again = q3edge(folder, *arguments, "--json")
+    assert "evaluated before" in again.stderr
+    card = scorecard_from_json(json.loads(again.stdout))
+    assert card.settings["generate"]["max_new_tokens"] == 4 + 512
+    assert card.thinking_budgets is not None
+    assert [found.budget for found in card.thinking_budgets.results] == [0, 4, None]
+    assert len(card.thinking_budgets.questions) == 6
+
+
+@pytest.mark.slow
 def test_refused(folder: Path, artifact: Path) -> None:
     bad = folder / "bad.jsonl"
     bad.write_text('{"question": "?", "answer": "#### 1"}\n{\n')

@@ -80,6 +80,8 @@ def _plain(value: object) -> object:
         (("sweep", "--formats", "int8, int4,", "--no-speed"), {"formats": ("int8", "int4"), "speed": False}),
         (("sweep", "--no-cache", "--generate", "--areas", "math"), {"cache": False, "generate": 512}),
         (("sweep", "--generate", "8", "--areas", "math,code"), {"generate": 8, "areas": ("math", "code")}),
+        (("sweep", "--thinking-budget", "0, 8,None"), {"thinking_budgets": (0, 8, None), "generate": None}),
+        (("sweep", "--thinking-budget", "--areas", "math"), {"thinking_budgets": (0, 128, 512, 2048, None)}),
     ],
 )
 def test_flags_become_arguments(
@@ -101,6 +103,15 @@ def test_flags_become_arguments(
         (("bench", "DIR", "--depth", "-1"), "depths[0] = -1: expected at least 0"),
         (("build", "MODEL", "-o", "DIR", "--recipe", "x.toml", "--format", "int4"), "leave out --format"),
         (("check", "DIR", "--max-kl", "1", "--allow-code"), "add --generate"),
+        (("eval", "DIR", "--reference", "M", "--thinking-budget", "8,x"), "expected values such as 0,128,512,none"),
+        (
+            ("eval", "DIR", "--reference", "M", "--thinking-budget", "0,-1"),
+            "thinking_budgets[1] = -1: expected at least 0",
+        ),
+        (
+            ("report", "DIR", "-o", "FILE", "--generate", "8", "--thinking-budget", "0,8"),
+            "a thinking budget of 8 needs longer answers: --generate 520",
+        ),
     ],
 )
 def test_values_out_of_range_are_usage_errors(
@@ -117,7 +128,7 @@ def test_values_out_of_range_are_usage_errors(
     [
         "q3edge report 'a b' c -o page.html",
         "q3edge report a --reference M -o p.html --json-file p.json --min-recovery 90.0 --no-speed --suite s --suite t "
-        "--areas math,code --limit 3 --generate 9 --allow-code --no-cache --threads 2",
+        "--areas math,code --limit 3 --generate 9 --allow-code --thinking-budget 0,8,none --no-cache --threads 2",
         "q3edge sweep M -o out --formats int8,int4 --target-bpw 3.5,4.0 --method rtn --calibration x --calibration y "
         "--jobs 2 --max-kl 0.1",
     ],

@@ -31,6 +31,8 @@ from q3edge.pipeline.measure.evaluate import evaluate
 from q3edge.pipeline.measure.measurement import AnswerOptions
 from q3edge.pipeline.measure.validate import validate_against
 from q3edge.quantization.recipe import Recipe
+from q3edge.runtime.model import Model
+from q3edge.runtime.text.thinking import ThinkingTokens
 from tests.helpers.artifacts import overwritten
 from tests.helpers.models import write_checkpoint
 
@@ -113,6 +115,29 @@ def test_models_that_are_asked_also_go_on_from_the_worst_places(artifact: Path, 
             likely = [token for token, _ in following[:2]]  # the second where both are as good as equal
             assert text.startswith(tuple(likely)) or (not text and stops & set(likely))
     assert sum(len(example.candidate_text) > 20 for example in found.worst) > 3
+
+
+def test_answers_with_thinking_budgets_are_part_of_the_evaluation(
+    artifact: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = AnswerOptions(max_new_tokens=40, thinking_budgets=(0, 4, None))
+    found = run(artifact, asking=asking)
+    budgets = found.thinking_budgets
+    assert budgets is not None
+    assert [result.budget for result in budgets.results] == [0, 4, None]
+    assert budgets.timed_on["threads"] == "1"
+    assert {name.partition(":")[0] for name in budgets.questions} == {"built-in questions", "choices"}
+    assert scorecard_from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
+    assert run(artifact).thinking_budgets is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "chat", forbidden)
+        assert run(artifact, asking=asking) == found
+        shutil.rmtree(cache / "scorecards")
+        assert without_time(run(artifact, asking=asking)) == without_time(found)  # the answers are kept one by one
+    monkeypatch.setattr("q3edge.pipeline.measure.evaluate.read_all", forbidden)  # it is told before anything is read
+    monkeypatch.setattr(ThinkingTokens, "of", lambda _: None)
+    with pytest.raises(UsageError, match="no <think> and </think>"):
+        run(artifact, asking=AnswerOptions(max_new_tokens=41, thinking_budgets=(0,)))
 
 
 def _flip(folder: Path) -> None:

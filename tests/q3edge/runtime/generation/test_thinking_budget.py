@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -150,6 +151,26 @@ def test_answers_alone_and_in_batches_are_stopped_to_the_token(rows: int, determ
             accepted += request.statistics.accepted_tokens
     assert stopped > 1500
     assert accepted > 30
+
+
+def test_an_answer_that_no_budget_stopped_is_the_answer_with_every_larger_one() -> None:
+    random, same, stopped = Random(23), 0, 0
+    for seed in range(600):
+        decoder: Any = a_decoder(seed)
+        prompt, chosen = a_prompt(random), some_settings(random)
+        small = Request(prompt, chosen, CONTEXT, thinking=TOKENS)
+        assert list(Engine(Slots(decoder)).generate(small)) == small.new_ids
+        larger = None if random.random() < 0.3 else (chosen.thinking_budget or 0) + random.randrange(1, 9)
+        other = Request(prompt, replace(chosen, thinking_budget=larger), CONTEXT, thinking=TOKENS)
+        assert list(Engine(Slots(decoder)).generate(other)) == other.new_ids
+        if small.statistics.forced_tokens:
+            stopped += small.new_ids != other.new_ids
+        else:
+            assert small.new_ids == other.new_ids
+            assert other.statistics.forced_tokens == 0
+            same += 1
+    assert same > 100
+    assert stopped > 100
 
 
 class Eager:
