@@ -16,7 +16,7 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** The models that can be talked to: [{id, loaded, max_model_len}]. */
+/** The models that can be talked to: [{id, loaded}]. */
 export async function listModels() {
   const models = (await (await request("v1/models")).json()).data;
   return models.filter((model) => (model.kind ?? "language") === "language");

@@ -123,17 +123,18 @@ function follow(wanted = isNear()) {
 }
 
 async function loadModels() {
+  let problem = "";
   try {
     models = await withKey(listModels);
+    if (!models.length) problem = "The server has no model to chat with.";
+    const chosen = models.find(({ id }) => id === model.value) ?? models[0];
+    model.replaceChildren(...models.map(({ id }) => new Option(id, id, false, id === chosen.id)));
+    model.disabled = !models.length;
   } catch (error) {
-    element("problem").hidden = false;
-    element("problem").firstElementChild.textContent = error.message;
-    return;
+    problem = error.message;
   }
-  element("problem").hidden = true;
-  const chosen = models.find(({ id }) => id === model.value) ?? models[0];
-  model.replaceChildren(...models.map(({ id }) => new Option(id, id, false, id === chosen.id)));
-  model.disabled = models.length === 0;
+  element("problem").hidden = !problem;
+  element("problem").firstElementChild.textContent = problem;
 }
 
 function fitText() {

@@ -36,6 +36,12 @@ window.fetch = (path, options) => path !== "v1/chat/completions" ? asked(path, o
     options.signal.addEventListener("abort", () => controller.error(new DOMException("", "AbortError")));
   } })));
 """
+# Has the server go on behind the end of an answer.
+ENDLESS = """
+const asked = window.fetch;
+window.fetch = (path, { body, ...options }) => asked(path, body
+  ? { ...options, body: JSON.stringify({ ...JSON.parse(body), ignore_eos: true, max_tokens: 900 }) } : options);
+"""
 HOSTILE = (
     '<img src=x onerror="hacked = 1"><script>hacked = 1</script><svg onload="hacked = 1"><b>bold</b> '
     '[click](javascript:hacked=1) <iframe src="https://evil.example"></iframe></div></li>'
@@ -152,8 +158,9 @@ class TestInBrowser:
         assert page.value("document.querySelector('.thinking').open")
 
     def test_stop_ends_it_on_the_server_too(self, page: Page, slow: RunningServer) -> None:
+        page.send("Page.addScriptToEvaluateOnNewDocument", source=ENDLESS)
         opened(page, slow, key=True)
-        ask(page, "Hello")
+        ask(page)
         page.wait("document.querySelector('.answer :is(.thinking, .markdown)').innerText")
         page.click("#stop")
         page.wait(DONE)

@@ -120,7 +120,8 @@ def test_blocks_that_are_finished_stay_as_they_are(page: Page) -> None:
 @pytest.mark.parametrize(
     "unit",
     ["> ", "- ", "*a ", "**a ", "_a ", "`", "` `` ", "[", "![a](", "|", "| - ", "https://", "\\", "1. \n", "# ", "*\n",
-     "~~~", "<b>", "-\t", " ", "\n", "[a](https://a.example ", "**a*b"],
+     "~~~", "<b>", "-\t", " ", "\n", "[a](https://a.example ", "**a*b", "- a\n", "a\n", "> a\n\n", "```\n",
+     "| a | b |\n|--|--|\n"],
 )  # fmt: skip
 def test_no_text_takes_long_or_goes_too_deep(page: Page, unit: str) -> None:
     """A limit on time would depend on the machine; what is quadratic, or deep, does not end here at all."""
