@@ -24,6 +24,7 @@ from q3edge.machine.cpu import default_threads
 
 sys.path.extend([str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[1] / "peers")])
 import environments
+from choice import chosen as those_chosen
 from machine import machine_line
 
 ROWS = (
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--envs", type=Path)
     parser.add_argument("--make-envs", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="GLOB", help="run these, e.g. 'q3edge-*'")
     parser.add_argument("--convert-only", action="store_true")
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--work-of", nargs="+", default=["1x16+128", "16x16+128", "16x128+64"], metavar="CxP+N")
@@ -48,6 +50,8 @@ def main() -> None:
     envs = chosen.envs or chosen.work / "envs"
     benchmark = Benchmark(chosen.checkpoint.resolve(), folder, envs, Work(0, 0, (), chosen.threads))
     rows = [Row(tool, variant, folder / f"{tool}-{variant.replace(' ', '-')}") for tool, variant in ROWS]
+    names = those_chosen([row.name for row in rows], chosen.only)
+    rows = [row for row in rows if row.name in names]
     if chosen.make_envs:
         for peer in dict.fromkeys(row.tool for row in rows if row.tool != "q3edge"):
             environments.make(peer, envs)

@@ -17,27 +17,38 @@ class ChunkSize:
     """
 
     def __init__(self, multiple: float) -> None:
-        """Allow a chunk `multiple` times the seconds of a pass of the running requests."""
+        """Allow chunks `multiple` times the seconds of a pass of the running requests, between two of these."""
         self._multiple = multiple
         self._step: float | None = None  # seconds of a pass of the running requests
         self._token: float | None = None  # seconds of a token in a chunk
+        self._spent = 0.0  # seconds of chunks since the last such pass
 
     def choose(self, prompts: int = 1) -> int:
         """Tokens of the next chunk while requests are running: 4, or a multiple of 8.
 
         prompts: how many wait to be read, each of which may take the given multiple of a pass.
         """
-        if self._step is None:
-            return _SMALLEST
-        token = self._token or _FIRST * self._step
-        size = min(int(prompts * self._multiple * self._step / token), PREFILL_CHUNK)
-        return max(_SMALLEST, size // _MULTIPLE * _MULTIPLE)
+        return max(_SMALLEST, self._room(prompts))
+
+    def has_room(self, prompts: int) -> bool:
+        """Whether a further chunk has its time before the running requests have their next pass."""
+        return self._room(prompts) > 0
 
     def record_step(self, seconds: float) -> None:
         """Record a pass of the running requests."""
         self._step = seconds if self._step is None else self._step + _RATE * (seconds - self._step)
+        self._spent = 0.0
 
     def record_chunk(self, tokens: int, seconds: float) -> None:
         """Record a chunk."""
         each = seconds / tokens
         self._token = each if self._token is None else self._token + _RATE * (each - self._token)
+        self._spent += seconds
+
+    def _room(self, prompts: int) -> int:
+        """Tokens that have their time, a multiple of 8."""
+        if self._step is None:
+            return 0
+        token = self._token or _FIRST * self._step
+        left = max(prompts * self._multiple * self._step - self._spent, 0.0)
+        return min(int(left / token), PREFILL_CHUNK) // _MULTIPLE * _MULTIPLE

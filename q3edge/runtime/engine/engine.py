@@ -223,7 +223,7 @@ class Engine:
     def _pass(self) -> None:
         self._admit()
         running = list(self._running)
-        if self._reading and (self._read_next or not running):
+        if self._reading and (self._read_next or not running or self._reads_on()):
             self._read_next = False
             reading, *others = self._reading
             self._reading = [*others, reading]  # the other is next
@@ -279,14 +279,27 @@ class Engine:
         left = [other.request.statistics.prompt_tokens - other.request.computed for other in self._reading]
         return len(left) == 1 and _MUCH_SHORTER * len(entry.request.ids) <= left[0]
 
-    def _read(self, entry: _Entry) -> None:
-        """Read a chunk of a prompt; with the last the request is running.
+    def _reads_on(self) -> bool:
+        """Whether prompts have one more chunk before the running requests have their next token."""
+        if self.deterministic:
+            return False
+        return not self._watched or self._chunks.has_room(self._prompts)
 
-        The more prompts wait, the more of their time those have that are running.
-        """
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody waits for single tokens."""
+        return any(not entry.patient for entry in self._running)
+
+    @property
+    def _prompts(self) -> int:
+        """Prompts that are being read, or could be. The more these are, the more of the others' time they have."""
+        return len(self._reading) + min(len(self._waiting), self.slots.left)
+
+    def _read(self, entry: _Entry) -> None:
+        """Read a chunk of a prompt; with the last the request is running."""
         size, request = PREFILL_CHUNK, entry.request
-        if not self.deterministic and any(not other.patient for other in self._running):
-            size = self._chunks.choose(len(self._reading) + len(self._waiting))
+        if not self.deterministic and self._watched:
+            size = self._chunks.choose(self._prompts)
         began, computed = time.perf_counter(), request.computed
         self._extend(entry, size)
         self._chunks.record_chunk(max(request.computed - computed, 1), time.perf_counter() - began)

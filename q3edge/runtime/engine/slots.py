@@ -84,6 +84,11 @@ class Slots:
         """Number of slots that texts have taken."""
         return len(self.all_taken())
 
+    @property
+    def left(self) -> int:
+        """Number of further texts that may take a slot, as far as the budget allows."""
+        return self._rows - self.taken
+
     def all_taken(self) -> set[Slot]:
         """Slots that texts have taken."""
         return {slot for slot in self._slots if slot.taken}
