@@ -16,7 +16,7 @@ from q3edge.storage.text_files import decode_utf8, parse_json
 from q3edge.storage.whole_files import write_whole
 
 _MOST = 16 << 20  # bytes: many times the longest context
-_FORMAT, _VERSION = "q3edge conversation", 1
+_FORMAT, _VERSION = "q3edge-conversation", 1
 _ADVICE = "give another file: /save FILE"
 
 

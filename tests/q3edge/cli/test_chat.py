@@ -163,7 +163,7 @@ def test_what_is_no_saved_conversation_is_replaced_by_force_alone(answer: Answer
     assert sorted(tmp_path.glob(".*partial*")) == []
 
 
-GOOD = {"format": "q3edge conversation", "version": 1, "messages": SAID, "thinking": None, "settings": {}}
+GOOD = {"format": "q3edge-conversation", "version": 1, "messages": SAID, "thinking": None, "settings": {}}
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ GOOD = {"format": "q3edge conversation", "version": 1, "messages": SAID, "thinki
         (b"\xff", "not UTF-8: byte 0"),
         (b"[" * 100_000, "not JSON: too deeply nested"),
         (b" " * ((16 << 20) + 1), "cannot be read (larger than 16777216 bytes)"),
-        ([], "it has no format 'q3edge conversation'"),
-        ({"messages": SAID}, "it has no format 'q3edge conversation'"),
+        ([], "it has no format 'q3edge-conversation'"),
+        ({"messages": SAID}, "it has no format 'q3edge-conversation'"),
         ({**GOOD, "version": 2}, "version 2, and this q3edge reads 1"),
         ({**GOOD, "thinking": 1}, "thinking: expected true, false or null"),
         ({**GOOD, "messages": None}, "messages: expected a list of objects"),

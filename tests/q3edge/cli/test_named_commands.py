@@ -24,6 +24,7 @@ _NAMED = re.compile(r"\bq3edge ([a-z][a-z0-9-]*)([^`;]*)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 # Options of other programs that q3edge starts or names.
 _OTHERS = {"--fork", "--kill-child", "--map-root-user", "--net", "--pid", "--user", "--mount", "--ipc", "--mount-proc"}
+_OTHERS |= {"--force"}  # of /save, in a conversation
 
 
 def literals() -> Iterator[tuple[str, str]]:
