@@ -23,7 +23,7 @@ def read_items(items: str | Sequence[_Item], instructions: str | None) -> list[M
         places.append("instructions")
     for number, item in enumerate([{"role": "user", "content": items}] if isinstance(items, str) else items):
         place = "input" if isinstance(items, str) else f"input[{number}]"
-        kind = item.get("type", "message")
+        kind = item.get("type") or "message"
         if not isinstance(kind, str) or kind not in _KINDS:
             raise bad_field(f"{place}.type", f"expected one of {', '.join(_KINDS)}; nothing is stored here")
         read, fields = _KINDS[kind]

@@ -16,7 +16,7 @@ import q3edge
 from q3edge.runtime.embedding_model import EmbeddingModel
 from q3edge.runtime.reranker import Reranker
 from tests.helpers.embedding import write_embedding_checkpoint, write_reranker_checkpoint
-from tests.helpers.server import RunningServer, running_server
+from tests.helpers.server import SLOW_PASSES, RunningServer, running_server
 
 TEXTS = ["the cat sat on the mat", "the dog", "an é and 猫, " * 20, "the log and the mat"]
 QUERY = "where is the cat?"
@@ -142,6 +142,30 @@ def test_what_is_wrong_is_named(http: httpx.Client, path: str, fields: dict[str,
     answer = http.post(path, json=fields)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
+
+
+def test_41_a_client_that_leaves_ends_its_passes(folders: list[Path]) -> None:
+    """Between two passes, which are slow here, so that none of these requests would come to its end."""
+    slow_embedder = """
+from time import sleep
+from q3edge.runtime.session.embedder import Embedder
+fast = Embedder.forward
+Embedder.forward = lambda *args: sleep(0.1) or fast(*args)
+"""
+    texts = ["the cat " * 100] * 1000
+    asked = {"/v1/embeddings": {"input": texts}, "/v1/rerank": {"query": QUERY, "documents": texts}}
+    with running_server(*folders[1:], "--max-batch", "2", first=SLOW_PASSES + slow_embedder) as server:
+        with server.client() as patient:
+            patient.post("/v1/rerank", json={"query": QUERY, "documents": ["x"]}).raise_for_status()  # opens the model
+        for path, body in asked.items():
+            with pytest.raises(httpx.ReadTimeout), server.client() as client:
+                client.post(path, json=body, timeout=httpx.Timeout(60, read=0.5))
+        server.wait_for("q3edge_answers_running", 0)
+        server.wait_for("q3edge_answers_waiting", 0)
+        with server.client() as client:
+            client.post("/v1/embeddings", json={"input": "the cat"}).raise_for_status()
+        outcomes = {(line["path"], line["outcome"]) for line in server.events("request") if line["path"] in asked}
+    assert outcomes == {(path, outcome) for path in asked for outcome in ("ok", "cancelled")}
 
 
 def test_no_model_of_a_kind_is_told(client: httpx.Client) -> None:
