@@ -26,16 +26,27 @@ def available_memory() -> int | None:
 def free_memory() -> int | None:
     """Bytes that this process may still take; None where unknown (not Linux).
 
-    It is the smaller of what the container's limit and what the machine leave.
+    It is the smallest of what the machine, a container's limit and a service's (systemd's MemoryMax) leave.
     """
     try:
         free = 1024 * _entry(_PROC / "meminfo", "MemAvailable:")
     except (OSError, ValueError):
         return None
-    with suppress(OSError, ValueError):  # no limit: no such file, or the word "max"
-        limit, used = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used + _entry(_CONTROL_GROUP / "memory.stat", "inactive_file"))
+    for group in _control_groups():
+        with suppress(OSError, ValueError):  # no limit: no such file, or the word "max"
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            free = min(free, limit - used + _entry(group / "memory.stat", "inactive_file"))
     return max(0, free)
+
+
+def _control_groups() -> list[Path]:
+    """Folders of the process's control group and of those around it (Linux's cgroups, version 2)."""
+    own = Path()
+    with suppress(OSError):
+        for line in (_PROC / "self/cgroup").read_text().splitlines():
+            if line.startswith("0::/"):
+                own = Path(line.removeprefix("0::/"))
+    return [_CONTROL_GROUP / group for group in (own, *own.parents)]
 
 
 def require_address_space(needed: int, what: str) -> None:

@@ -39,6 +39,27 @@ def test_a_container_may_leave_less(limit: str, expected: int, system: Path) -> 
     assert available_memory() == expected * MIB
 
 
+@pytest.mark.parametrize(
+    ("service", "slice_", "expected"), [("300", "max", 325), ("max", "200", 225), ("max", "max", 1025)]
+)
+def test_a_service_and_what_is_around_it_may_leave_less(service: str, slice_: str, expected: int, system: Path) -> None:
+    (system / "self" / "cgroup").write_text("4:memory:/other\n0::/system.slice/q3edge.service\n")
+    for name, limit in (("system.slice/q3edge.service", service), ("system.slice", slice_)):
+        (system / name).mkdir(parents=True, exist_ok=True)
+        (system / name / "memory.max").write_text(limit if limit == "max" else str(int(limit) * MIB))
+        (system / name / "memory.current").write_text("0\n")
+        (system / name / "memory.stat").write_text("inactive_file 0\n")
+    assert available_memory() == expected * MIB
+
+
+def test_a_group_outside_the_container_s_view_is_passed_over(system: Path) -> None:
+    (system / "self" / "cgroup").write_text("0::/docker/1234\n")
+    (system / "memory.max").write_text(f"{300 * MIB}\n")
+    (system / "memory.current").write_text("0\n")
+    (system / "memory.stat").write_text("inactive_file 0\n")
+    assert available_memory() == 325 * MIB
+
+
 def test_a_system_that_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_PROC", tmp_path)
     assert available_memory() is None
