@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from q3edge.errors import Q3EdgeError
 from q3edge.server import log
 from q3edge.server.body import Schema, read_body
 from q3edge.server.errors import GONE, ApiError
@@ -67,6 +68,15 @@ class Service:
     ) -> Result:
         """Run a function that takes its time in a thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args, **kwargs))
+
+    async def open_first(self) -> None:
+        """Open the first model: from then on the server is ready. Q3EdgeError: it cannot be opened."""
+        try:
+            lease = await self.models.lease(None)
+        except ApiError as error:
+            raise error.__cause__ if isinstance(error.__cause__, Q3EdgeError) else error from None
+        lease.release()
+        self.ready = True
 
     @property
     def live(self) -> int:

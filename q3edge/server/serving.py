@@ -14,11 +14,10 @@ from types import FrameType
 
 import uvicorn
 
-from q3edge.errors import Q3EdgeError, ResourceError, UsageError
+from q3edge.errors import ResourceError, UsageError
 from q3edge.server import log
 from q3edge.server.app import make_app
 from q3edge.server.connection import Connection
-from q3edge.server.errors import ApiError
 from q3edge.server.limits import IDLE_SECONDS, MAX_CONNECTIONS, MAX_HEADER
 from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
@@ -68,12 +67,7 @@ async def _serve(options: ServerOptions, listener: socket.socket, on_ready: Call
 
 
 async def _open_first(service: Service, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
-    try:
-        lease = await service.models.lease(None)
-    except ApiError as error:
-        raise error.__cause__ if isinstance(error.__cause__, Q3EdgeError) else error from None
-    lease.release()
-    service.ready = True
+    await service.open_first()
     host, port = listener.getsockname()[:2]
     on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
