@@ -10,9 +10,13 @@ Follow the data: checkpoint -> calibration -> exporters -> evaluation -> runtime
 is first used, so that `import q3edge` takes no time and needs neither torch nor onnxruntime.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from q3edge.version import VERSION as __version__
+
+# onnxruntime, from 1.32 on, reports its use to Microsoft unless it is told not to before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+_TOLD = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
 PARTS = ("q3edge", "calibration", "exporters", "pyproject.toml", "README.md", "LICENSE")
 
 pytest.importorskip("setuptools", reason="setuptools is not installed")
@@ -30,6 +32,15 @@ def build_wheel(folder: Path) -> set[str]:
     assert result.returncode == 0, result.stderr
     (wheel,) = folder.glob("*.whl")
     return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_onnxruntime_keeps_no_record_of_its_use(tmp_path: Path) -> None:
+    """Which it would send to its makers: it leaves a name of the machine and a data base of events below HOME."""
+    environment = {name: value for name, value in os.environ.items() if name not in _TOLD}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    code = "import q3edge.runtime.session.network"
+    subprocess.run([sys.executable, "-B", "-c", code], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
