@@ -12,7 +12,6 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from q3edge.errors import Q3EdgeError
 from q3edge.server import log
 from q3edge.server.body import Schema, read_body
 from q3edge.server.errors import GONE, ApiError
@@ -70,11 +69,11 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args, **kwargs))
 
     async def open_first(self) -> None:
-        """Open the first model: from then on the server is ready. Q3EdgeError: it cannot be opened."""
+        """Open the first model: from then on the server is ready. What keeps it from opening is raised as it is."""
         try:
             lease = await self.models.lease(None)
         except ApiError as error:
-            raise error.__cause__ if isinstance(error.__cause__, Q3EdgeError) else error from None
+            raise error.__cause__ or error from None
         lease.release()
         self.ready = True
 
