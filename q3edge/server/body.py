@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from q3edge.server.errors import ApiError, bad_field
+from q3edge.server.limits import MAX_MEMBERS, MAX_NESTED, MAX_VALUES
 
 # Of OpenAI's own fields: they label, store or route a request, and change no answer.
 _WITHOUT_EFFECT = frozenset(
@@ -55,6 +56,7 @@ def read_body(data: bytes, schema: type[Schema]) -> Schema:
         raise ApiError(400, f"the body is a JSON {type(fields).__name__}; expected an object", code="invalid_json")
     for name, value in fields.items():
         _check_known(str(name), value, schema)
+        _check_size(name, value)
     try:
         return schema.model_validate({name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
@@ -70,6 +72,25 @@ def _check_known(name: str, value: object, schema: type[Body]) -> None:
         return
     instead = schema.missing.get(name, "leave it out")
     raise ApiError(400, f"{name[:100]}: this field is not supported; {instead}", param=name[:100], code="unsupported")
+
+
+def _check_size(name: str, value: object) -> None:
+    """Refuse what would take seconds to check: a field with too many values, too many of which hold others."""
+    values = nested = 0
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if not isinstance(found, dict | list):
+            continue
+        nested += 1
+        values += len(found)
+        if nested > MAX_NESTED or values > MAX_VALUES or (isinstance(found, dict) and len(found) > MAX_MEMBERS):
+            raise bad_field(
+                name,
+                f"too much to check; expected at most {MAX_VALUES} values, {MAX_NESTED} lists and objects, and "
+                f"{MAX_MEMBERS} members of one object",
+            )
+        waiting += found.values() if isinstance(found, dict) else found
 
 
 def _place(parts: tuple[int | str, ...]) -> str:

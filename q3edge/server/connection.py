@@ -1,4 +1,4 @@
-"""`Connection`: uvicorn's HTTP/1.1 connection, with limited time for header fields, and refusals in OpenAI's shape."""
+"""`Connection`: uvicorn's HTTP/1.1 connection, with limits of time for both ways, and refusals in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from q3edge.server.errors import ApiError
-from q3edge.server.limits import SEND_SECONDS
+from q3edge.server.limits import READ_SECONDS, SEND_SECONDS
 
 
 class Connection(H11Protocol):
-    """One connection. While no request is being carried out, the next one's header has to come in time."""
+    """One connection. While no request is being carried out, what comes has to be the next one's header, in time.
+
+    That holds for the rest of a body, too, whose request was refused before. What is sent has to be read.
+    """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -30,14 +34,34 @@ class Connection(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers."""
         self._cancel()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read, as long as it reads something now and then."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_SECONDS, self._check_read, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, even if the client has not read all."""
+        super().timeout_keep_alive_handler()
+        if self._unread is None and self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP: 431 where the header is too long."""
         error = sys.exc_info()[1]
-        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        status = hint if hint < 500 else 400  # of codings that nobody has to know: the client's mistake
         body = json.dumps(ApiError(status, f"not a valid HTTP request: {error}", code="invalid_http").body()).encode()
         fields = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         try:
@@ -53,10 +77,19 @@ class Connection(H11Protocol):
 
     def _watch(self) -> None:
         """Start the timer where a header is due, stop it where one has come."""
-        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy or self.transport.is_closing():
             self._cancel()
         elif self._late is None:
-            self._late = self.loop.call_later(SEND_SECONDS, self.transport.close)
+            self._late = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def _check_read(self, before: int) -> None:
+        """Hang up if nothing was read since there were `before` bytes, else look again later."""
+        left = self.transport.get_write_buffer_size()
+        if left >= before:
+            self.transport.abort()
+        else:
+            self._unread = self.loop.call_later(READ_SECONDS, self._check_read, left)
 
     def _cancel(self) -> None:
         if self._late is not None:

@@ -58,6 +58,11 @@ class Guard:
             self._check_key(headers)
         if int(headers.get("content-length") or 0) > MAX_BODY:
             raise _too_large()
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may see its end elsewhere
+            raise ApiError(
+                400, "content-length: not beside transfer-encoding", code="invalid_http",
+                headers={"Connection": "close"},
+            )  # fmt: skip
         if scope["method"] == "POST":
             if self._service.draining:
                 raise ApiError(503, "the server is shutting down", code="shutting_down")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 MAX_BODY = 8 * 2**20  # bytes of one request: some ten times the text of the longest context
 MAX_HELD = 256 * 2**20  # bytes of all requests that are being carried out
+MAX_VALUES = 2**20  # in one field of a request: some 25 times the token ids of the longest context
+MAX_NESTED = 2**16  # lists and objects among them
+MAX_MEMBERS = 4096  # of one object
 MAX_HEADER = 32 * 2**10  # bytes of a request's line and header fields
 MAX_CONNECTIONS = 1024
 SEND_SECONDS = 30.0  # that a client may take for its header fields, and again for its body

@@ -6,16 +6,18 @@ import json
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 
 def write(event: str, **fields: Any) -> None:
-    """Write one line: the time (UTC), what happened, and fields that are not None."""
+    """Write one line: the time (UTC), what happened, and fields that are not None; nothing where nobody takes it."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
     line |= {name: value for name, value in fields.items() if value is not None}
-    sys.stderr.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError, AttributeError):  # a full disk, or closed: no reason to answer nobody
+        sys.stderr.write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
+        sys.stderr.flush()
 
 
 def failure(number: str, error: Exception) -> None:

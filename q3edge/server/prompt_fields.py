@@ -10,12 +10,16 @@ from pydantic import Field
 from q3edge.runtime.embedding_model import EmbeddingModel
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.message_checks import check_unicode
+from q3edge.runtime.text.messages import texts
 from q3edge.server.computing import ModelFields
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
 from q3edge.server.limits import MAX_MESSAGES
+from q3edge.server.text_lengths import check_length, context_of
 from q3edge.server.thinking_fields import TemplateFields
 from q3edge.server.tool_fields import ToolsFields
+
+_COUNTED = 8  # times the context is the longest text whose tokens are told
 
 
 class PromptFields(ModelFields, ToolsFields):
@@ -34,15 +38,20 @@ class PromptFields(ModelFields, ToolsFields):
         """
         if (self.prompt is None) == (self.messages is None):
             raise bad_field("prompt", "give it or messages")
+        context = model.context if isinstance(model, EmbeddingModel) else context_of(model)
         if self.prompt is not None:
             with about("prompt"):
                 check_unicode(self.prompt, "the prompt")
+                embeds = isinstance(model, EmbeddingModel)
+                encode = model.tokenizer.encode_text if embeds else model.tokenizer.encode_markup
+                check_length([self.prompt], encode, _COUNTED * context, "prompt")
                 if isinstance(model, EmbeddingModel):
                     return model.tokenizer.encode_whole(self.prompt)
                 return model.tokenizer.encode_markup(self.prompt)
         if isinstance(model, EmbeddingModel):
             raise bad_field("messages", "this model makes vectors of texts, and has no conversations; give prompt")
         messages, tools = read_messages(self.messages or ()), self.offered
+        check_length([*texts(messages), *texts(tools)], model.tokenizer.encode_text, _COUNTED * context, "messages")
         asked = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
         with about("messages"):
             return model.encode_chat(messages, thinking=asked, tools=tools, add_generation_prompt=add_generation_prompt)

@@ -13,6 +13,7 @@ from q3edge.runtime.model import Model
 from q3edge.server.body import Body
 from q3edge.server.errors import bad_field
 from q3edge.server.limits import MAX_BIASES, MAX_CHOICES, MAX_STOP_IDS
+from q3edge.server.text_lengths import context_of
 
 _LARGEST = 2**63 - 1  # of whole numbers: seeds and counts
 Whole = Annotated[int, Field(ge=-(2**31), le=_LARGEST)]
@@ -74,7 +75,7 @@ class SamplingFields(Body):
             if value is not None:
                 _check(field, name, value)
                 given[name] = value
-        context = model.context or model.decoder.config.max_position_embeddings
+        context = context_of(model)
         for field in ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens"):
             if (getattr(self, field, None) or 0) > context:
                 raise bad_field(field, f"the context of this model is {context} tokens")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-Ids = Annotated[list[int], Field(min_length=1)]
+Ids = Annotated[list[int], Field(min_length=1, fail_fast=True)]
 
 
 def kind_of(value: object) -> str:

@@ -43,7 +43,7 @@ class ToolFields(FunctionType):
 class ToolsFields(Body):
     """Fields of a request that may offer tools."""
 
-    tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none"] | None = None
 
     @property

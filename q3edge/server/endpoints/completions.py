@@ -21,9 +21,10 @@ from q3edge.server.logprobs import TokenTexts
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import SamplingFields
 from q3edge.server.service import Service
+from q3edge.server.text_lengths import check_length, context_of
 from q3edge.server.text_or_ids import Ids, kind_of
 
-_Many = Field(min_length=1, max_length=MAX_PROMPTS)
+_Many = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
 
 
 _Prompt = Annotated[
@@ -95,6 +96,8 @@ def _prepare(fields: CompletionFields, model: Model, service: Service) -> list[S
         TokenTexts(model.tokenizer)  # here, where it stalls nobody
     with about("prompt"):
         for prompt in fields.prompts:
+            if isinstance(prompt, str):
+                check_length([prompt], model.tokenizer.encode_markup, context_of(model), "prompt")
             if fields.scored:
                 streams.append(model.stream_score(prompt, top=fields.logprobs or 0))
             streams += [model.stream_raw(prompt, settings.for_answer(index)) for index in range(fields.continued)]

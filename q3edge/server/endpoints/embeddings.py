@@ -19,9 +19,10 @@ from q3edge.server.limits import MAX_TEXTS
 from q3edge.server.models import EMBEDDING, Lease
 from q3edge.server.sampling_fields import Text, Whole
 from q3edge.server.service import Service
+from q3edge.server.text_lengths import check_length, check_total
 from q3edge.server.text_or_ids import Ids, kind_of
 
-_Many = Field(min_length=1, max_length=MAX_TEXTS)
+_Many = Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)
 
 
 class EmbeddingFields(ModelFields):
@@ -75,6 +76,9 @@ def _encoded(fields: EmbeddingFields, model: EmbeddingModel) -> list[list[int]]:
         if fields.input_type == "document" and fields.instruction is not None:
             raise bad_field("instruction", "it is for queries, and input_type is document")
         query = fields.input_type == "query"
+        check_total(fields.instruction or "", texts, "input")
+        for text in texts:
+            check_length([text], model.tokenizer.encode_text, model.context, "input")
         with about("input"):
             return model.encode(texts, query=query, instruction=fields.instruction)
     if fields.input_type == "query" or fields.instruction is not None:

@@ -21,6 +21,7 @@ from q3edge.server.models import RERANKING, Lease
 from q3edge.server.reading import Reading
 from q3edge.server.sampling_fields import Text
 from q3edge.server.service import Service
+from q3edge.server.text_lengths import check_length, check_total, context_of
 
 
 class TextDocument(Body):
@@ -33,7 +34,7 @@ class RerankFields(ModelFields):
     """A request's body; beyond the others': an instruction, which says what is looked for."""
 
     query: str
-    documents: Annotated[list[str | TextDocument], Field(min_length=1, max_length=MAX_TEXTS)]
+    documents: Annotated[list[str | TextDocument], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
     instruction: Text | None = None
@@ -58,12 +59,13 @@ async def _ranked(fields: RerankFields, lease: Lease, service: Service) -> dict[
         answers.close()
     scores = [probability(request) for request in asked]
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: fields.top_n]
+    texts = fields.texts
     read = sum(request.statistics.prompt_tokens for request in asked)
     return {
         "id": f"rerank-{uuid4().hex}", "object": "list", "model": lease.name,
         "results": [
             {"index": index, "relevance_score": scores[index]}
-            | ({"document": {"text": fields.texts[index]}} if fields.return_documents else {})
+            | ({"document": {"text": texts[index]}} if fields.return_documents else {})
             for index in best
         ],
         "usage": {"prompt_tokens": read, "total_tokens": read},
@@ -73,8 +75,13 @@ async def _ranked(fields: RerankFields, lease: Lease, service: Service) -> dict[
 def _prepared(fields: RerankFields, model: Model) -> list[TokenLogits]:
     with about("model"):
         reranker = Reranker.of(model)
+    texts = fields.texts
+    check_total(f"{fields.instruction or ''}{fields.query}", texts, "documents")
+    for param, some in (("query", [fields.query]), ("documents", texts)):
+        for text in some:
+            check_length([text], model.tokenizer.encode_text, context_of(model), param)
     with about("documents"):
-        return reranker.requests(fields.query, fields.texts, instruction=fields.instruction)
+        return reranker.requests(fields.query, texts, instruction=fields.instruction)
 
 
 ROUTES = [Route(path, rerank, methods=["POST"]) for path in ("/v1/rerank", "/v2/rerank", "/rerank")]

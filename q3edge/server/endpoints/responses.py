@@ -63,9 +63,11 @@ class ResponseFields(ThinkingFields):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     reasoning: ReasoningFields | None = None
     text: TextFields | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none"] | None = None
-    include: list[Literal["reasoning.encrypted_content"]] | None = None  # the thinking is there as it is
+    include: Annotated[list[Literal["reasoning.encrypted_content"]], Field(max_length=8, fail_fast=True)] | None = (
+        None  # the thinking is there as it is
+    )
     metadata: dict[str, str] | None = None
 
     missing: ClassVar[Mapping[str, str]] = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,7 +29,7 @@ class TokenizeFields(PromptFields):
 class DetokenizeFields(ModelFields):
     """Body of /detokenize."""
 
-    tokens: list[int]
+    tokens: Annotated[list[int], Field(fail_fast=True)]
 
 
 async def tokenize(request: Request) -> Response:
@@ -55,9 +56,13 @@ def _answer(fields: TokenizeFields, model: Model | EmbeddingModel, context: int)
 
 
 async def _detokenized(fields: DetokenizeFields, lease: Lease, service: Service) -> dict[str, Any]:
+    return {"prompt": await service.in_worker(_text, fields, lease)}
+
+
+def _text(fields: DetokenizeFields, lease: Lease) -> str:
     with about("tokens"):
         check_token_ids(fields.tokens, lease.config.vocab_size)
-        return {"prompt": await service.in_worker(lease.opened.tokenizer.decode, fields.tokens)}
+        return lease.opened.tokenizer.decode(fields.tokens)
 
 
 ROUTES = [Route("/tokenize", tokenize, methods=["POST"]), Route("/detokenize", detokenize, methods=["POST"])]

@@ -9,8 +9,17 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
-from q3edge.server.limits import MAX_BODY, MAX_HEADER, MAX_MESSAGES
+from q3edge.server.body import Body
+from q3edge.server.endpoints.chat_completions import ChatFields
+from q3edge.server.endpoints.completions import CompletionFields
+from q3edge.server.endpoints.embeddings import EmbeddingFields
+from q3edge.server.endpoints.rerank import RerankFields
+from q3edge.server.endpoints.tokenize import DetokenizeFields
+from q3edge.server.errors import ApiError
+from q3edge.server.limits import MAX_BODY, MAX_HEADER, MAX_MEMBERS, MAX_MESSAGES, MAX_NESTED, MAX_VALUES
+from q3edge.server.text_lengths import check_length
 from tests.helpers.server import RunningServer
 
 CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
@@ -118,6 +127,58 @@ def test_37_40_fields_of_the_wrong_kind_or_size_are_named(
 
 
 @pytest.mark.parametrize(
+    ("path", "name", "text"),
+    [
+        (CHAT, "messages", f'[{{"role": "user", "content": [{"{}," * MAX_NESTED}{{}}]}}]'),
+        (PLAIN, "prompt", f"[{'1,' * MAX_VALUES}1]"),
+        ("/detokenize", "tokens", f"[{'1,' * MAX_VALUES}1]"),
+        (CHAT, "tools", json.dumps([{"type": "function", "function": {str(i): 1 for i in range(MAX_MEMBERS + 1)}}])),
+        (CHAT, "chat_template_kwargs", json.dumps({str(i): 1 for i in range(MAX_MEMBERS + 1)})),
+    ],
+)
+def test_37_a_field_whose_check_would_take_long_is_refused(
+    client: httpx.Client, path: str, name: str, text: str
+) -> None:
+    error = refusal(client.post(path, content=f'{{"{name}": {text}}}', headers=JSON))
+    assert (error["param"], "too much to check" in error["message"]) == (name, True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (CompletionFields, {"prompt": [1, "", ""]}),
+        (CompletionFields, {"prompt": [[1], [""], [""]]}),
+        (CompletionFields, {"prompt": ["x", 1, 1]}),
+        (DetokenizeFields, {"tokens": ["", ""]}),
+        (EmbeddingFields, {"input": ["x", 1, 1]}),
+        (RerankFields, {"query": "x", "documents": [1, 1]}),
+        (ChatFields, {"messages": [USER], "tools": [{"x": 1}, {"x": 1}]}),
+    ],
+)
+def test_37_the_first_bad_value_of_a_list_ends_its_check(schema: type[Body], fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as found:
+        schema.model_validate(fields)
+    assert len({error["loc"][:3] for error in found.value.errors() if 1 in error["loc"]}) <= 1
+    assert all(2 not in error["loc"] for error in found.value.errors())
+
+
+def test_34_a_text_that_no_context_holds_is_not_encoded_as_a_whole() -> None:
+    encoded = 0
+
+    def encode(text: str) -> list[int]:
+        nonlocal encoded
+        encoded += len(text)
+        return [0] * (len(text) // 8)
+
+    check_length(["x" * 50_000], encode, 10_000, "prompt")
+    check_length(["x" * 80_000] * 2, encode, 10_000, "prompt")
+    assert encoded == 160_000
+    with pytest.raises(ApiError, match="far more than the 10000 tokens"):
+        check_length(["x" * 5_000_000], encode, 10_000, "prompt")
+    assert encoded < 400_000
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("chat_template", "{{ x }}"), ("template", "x"), ("functions", [{"name": "f"}]), ("prompt", "x"),
@@ -218,6 +279,20 @@ def test_39_a_large_header_is_refused(server: RunningServer) -> None:
         assert told.startswith(b"HTTP/1.1 431 ")
         assert b'"code": "invalid_http"' in told
     assert exchange(server, b"\x16\x03\x01nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"content-length: 5\r\ncontent-length: 6\r\n\r\n", b"transfer-encoding: gzip\r\n\r\n",
+        b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n", b"host: localhost\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_a_request_whose_end_is_in_doubt_is_refused(server: RunningServer, fields: bytes) -> None:
+    told = exchange(server, f"POST {PLAIN} HTTP/1.1\r\nhost: localhost\r\n".encode() + fields)
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert told.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hmac
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,9 @@ def two(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     (looping / "chat_template.jinja").write_text(LOOPING)
     (folder / "keys").write_text(f"# a comment\n{KEY}-other\n\n{KEY}\n")
     size = sum(record.size for record in Manifest.load(artifact).files.values())
-    first = "from q3edge.server import limits\nlimits.SEND_SECONDS, limits.IDLE_SECONDS = 0.3, 1"
+    first = (
+        "from q3edge.server import limits\nlimits.SEND_SECONDS, limits.IDLE_SECONDS, limits.READ_SECONDS = 0.3, 1, 0.5"
+    )
     options = ("--memory-limit", f"{int(size * 1.5)}B", "--api-key-file", str(folder / "keys"), "--threads", "1")
     names = ("--name", "demo", "--name", "looping", "--allow-origin", "https://ui.example")
     with running_server(artifact, looping, *options, *names, first=first) as server:
@@ -55,6 +58,13 @@ def failed(*arguments: str | Path) -> tuple[int, str]:
     result = subprocess.run(serve_command(*arguments), capture_output=True, text=True, timeout=120, check=False)
     assert result.stdout == ""
     return result.returncode, result.stderr
+
+
+def send_without_end(connection: socket.socket, data: bytes) -> None:
+    """Send the same again and again, a little slowly."""
+    while True:
+        connection.sendall(data)
+        time.sleep(0.01)
 
 
 def test_44_other_machines_need_a_key(artifact: Path) -> None:
@@ -188,6 +198,29 @@ def test_39_slow_senders_are_hung_up_on(two: RunningServer, data: bytes) -> None
         assert found.startswith(b"HTTP/1.1 408 ")
     else:
         assert found.count(b"HTTP/1.1 200") == data.count(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "more"),
+    [
+        (b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000\r\n\r\n", b" "),
+        (b"", b"GET /page/style.css HTTP/1.1\r\nhost: localhost\r\n\r\n" * 200),
+    ],
+    ids=["a body behind its refusal, byte by byte", "requests, and reads no answer"],
+)
+def test_39_who_sends_without_an_end_is_hung_up_on(two: RunningServer, request_: bytes, more: bytes) -> None:
+    address = urlsplit(two.address)
+    with socket.create_connection((address.hostname, address.port), 60) as connection:
+        connection.sendall(request_)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            send_without_end(connection, more)
+
+
+def test_a_log_that_cannot_be_written_changes_no_answer(artifact: Path) -> None:
+    with running_server(artifact, first="import sys\nsys.stderr = open('/dev/full', 'w')") as server:
+        for _ in range(2):
+            assert server.post(PLAIN, SHORT).status_code == 200
+        server.end()
 
 
 def test_16_a_template_that_does_not_end_is_killed_and_stalls_nobody(two: RunningServer, trusted: httpx.Client) -> None:
