@@ -44,21 +44,27 @@ class Soak:
 
     async def client(self, choice: random.Random, questions: list[str], until: float, leaving: float) -> None:
         """Ask until the time is over."""
-        limits = httpx.Limits(max_connections=1)
-        async with httpx.AsyncClient(base_url=self.address, timeout=120, trust_env=False, limits=limits) as client:
+        async with self._connected() as client:
             while time.monotonic() < until:
                 question, limit, stream = choice.choice(questions), choice.choice(_LIMITS), choice.random() < 0.5
-                asking = self._ask(client, question, limit, stream)
                 if choice.random() < leaving:
-                    try:
-                        await asyncio.wait_for(asking, choice.random() * 2)
-                        self.outcomes["done before it was given up"] += 1
-                    except TimeoutError:
-                        self.outcomes["given up"] += 1
+                    await self._give_up(question, limit, stream, choice.random() * 2)
                     continue
-                text = await asking
+                text = await self._ask(client, question, limit, stream)
                 if text is not None:
                     self.answers.setdefault((question, limit), Counter())[text] += 1
+
+    def _connected(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.address, timeout=120, trust_env=False, verify=False)
+
+    async def _give_up(self, question: str, limit: int, stream: bool, seconds: float) -> None:
+        """Ask, and hang up after so many seconds; on a connection of its own, as httpx loses one that is cancelled."""
+        async with self._connected() as client:
+            try:
+                await asyncio.wait_for(self._ask(client, question, limit, stream), seconds)
+                self.outcomes["done before it was given up"] += 1
+            except TimeoutError:
+                self.outcomes["given up"] += 1
 
     async def _ask(self, client: httpx.AsyncClient, question: str, limit: int, stream: bool) -> str | None:
         body = _body(question, limit) | {"stream": stream}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +17,7 @@ from q3edge.server.errors import GONE, ApiError
 from q3edge.server.metrics import Metrics
 from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
+from q3edge.server.workers import Workers
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -60,13 +60,13 @@ class Service:
         self.ready = False  # the first model is open
         self.draining = False
         self.held_bytes = 0  # of bodies of requests that are being carried out
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="prepare")
+        self._workers = Workers(_WORKERS)
 
     async def in_worker(
         self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
         """Run a function that takes its time in a thread, so that the event loop goes on."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *args, **kwargs))
+        return await self._workers.run(partial(function, *args, **kwargs))
 
     async def open_first(self) -> None:
         """Open the first model: from then on the server is ready. What keeps it from opening is raised as it is."""
@@ -89,8 +89,7 @@ class Service:
                 answers.end(ApiError(503, "the server is shutting down", code="shutting_down"))
 
     async def close(self) -> None:
-        """End the threads, close the models."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        """Close the models."""
         await self.models.close()
 
 

@@ -255,3 +255,21 @@ def test_models_are_opened_when_asked_for_and_the_idle_leave(two: RunningServer,
         if refused.status_code == 503:
             assert refused.json()["error"]["code"] == "model_busy"
             assert open_models() == ["demo"]
+
+
+ENDLESS_PREPARATION = """
+import time
+from q3edge.runtime.text.chat_encoding import ChatEncoder
+ChatEncoder.encode = lambda self, *args, **named: print("preparing", flush=True) or time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_request_that_is_being_prepared_does_not_keep_the_server_from_ending(artifact: Path) -> None:
+    with running_server(artifact, "--threads", "1", first=ENDLESS_PREPARATION) as server, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(server.post, CHAT, HELLO)
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == "preparing\n"
+        assert server.end() == 0
+        with pytest.raises(httpx.HTTPError):
+            asking.result().raise_for_status()
