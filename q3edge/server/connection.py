@@ -60,6 +60,9 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP: 431 where the header is too long."""
         error = sys.exc_info()[1]
+        if self.cycle is not None and not self.cycle.response_complete:  # its body turned out to be none
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         hint = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         status = hint if hint < 500 else 400  # of codings that nobody has to know: the client's mistake
         body = json.dumps(ApiError(status, f"not a valid HTTP request: {error}", code="invalid_http").body()).encode()

@@ -70,6 +70,11 @@ def bad_field(param: str, problem: str) -> ApiError:
     return ApiError(400, f"{param}: {problem}", param=param, code="invalid_value")
 
 
+def shutting_down() -> ApiError:
+    """Make the refusal of a server that ends."""
+    return ApiError(503, "the server is shutting down", code="shutting_down")
+
+
 def as_api_error(error: Exception, param: str | None = None) -> ApiError:
     """Make the answer for any error: 400 for what was asked, 503 where memory is short, else 500 without details.
 

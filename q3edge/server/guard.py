@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from q3edge.server import log
-from q3edge.server.errors import GONE, ApiError, as_api_error
+from q3edge.server.errors import GONE, ApiError, as_api_error, shutting_down
 from q3edge.server.limits import MAX_BODY, MAX_HELD, SEND_SECONDS
 from q3edge.server.service import RECORD, Record, Service
 
@@ -40,8 +40,16 @@ class Guard:
         began = time.perf_counter()
         try:
             self._check(scope)
-            await self._app(scope, carried.receive, carried.send)
-        except Exception as error:
+            self._service.live += 1
+            try:
+                await self._app(scope, carried.receive, carried.send)
+            finally:
+                self._service.live -= 1
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                if not self._service.draining:
+                    raise
+                error = shutting_down()
             refused = as_api_error(error)
             record.fail(refused, error)
             if carried.status is None:
@@ -65,7 +73,7 @@ class Guard:
             )  # fmt: skip
         if scope["method"] == "POST":
             if self._service.draining:
-                raise ApiError(503, "the server is shutting down", code="shutting_down")
+                raise shutting_down()
             kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
             if kind != "application/json":  # which a web page of another site may not send unasked
                 raise ApiError(

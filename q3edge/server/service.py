@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from q3edge.server import log
 from q3edge.server.body import Schema, read_body
-from q3edge.server.errors import GONE, ApiError
+from q3edge.server.errors import GONE, ApiError, shutting_down
 from q3edge.server.metrics import Metrics
 from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
@@ -59,6 +59,8 @@ class Service:
         self.metrics: Metrics = models.metrics
         self.ready = False  # the first model is open
         self.draining = False
+        self.hurried = False  # it ends, and waits for no answer
+        self.live = 0  # requests that are being carried out
         self.held_bytes = 0  # of bodies of requests that are being carried out
         self._workers = Workers(_WORKERS)
 
@@ -77,16 +79,12 @@ class Service:
         lease.release()
         self.ready = True
 
-    @property
-    def live(self) -> int:
-        """Number of requests with answers that are being computed."""
-        return sum(len(known.driver.live) for known in self.models.all if known.driver is not None)
-
     def end_answers(self) -> None:
         """End all answers early; each client is told."""
+        self.hurried = True
         for known in self.models.all:
             for answers in list(known.driver.live if known.driver is not None else ()):
-                answers.end(ApiError(503, "the server is shutting down", code="shutting_down"))
+                answers.end(shutting_down())
 
     async def close(self) -> None:
         """Close the models."""

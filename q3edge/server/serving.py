@@ -78,7 +78,7 @@ async def _drain(service: Service) -> None:
     log.write("ending", answers=service.live)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _DRAIN_SECONDS
-    while service.live and loop.time() < deadline:
+    while service.live and not service.hurried and loop.time() < deadline:
         await asyncio.sleep(_TICK)
     service.end_answers()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,6 +177,27 @@ def test_no_model_of_a_kind_is_told(client: httpx.Client) -> None:
     answer = client.post("/v1/embeddings", json={"input": "a"})
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.slow
+def test_47_a_server_that_ends_lets_texts_be_embedded_or_tells(folders: list[Path]) -> None:
+    first = """
+import time
+from q3edge.runtime.session.embedder import Embedder
+made = Embedder.forward
+Embedder.forward = lambda self, texts: (time.sleep(0.1), made(self, texts))[1]
+from q3edge.server import serving
+serving._CLOSE_SECONDS = 0.2
+"""
+    with running_server(*folders, "--threads", "1", first=first) as server, ThreadPoolExecutor(2) as pool:
+        few = pool.submit(server.post, "/v1/embeddings", {"input": ["the cat " * 100] * 4})
+        server.wait_for("q3edge_model_loads_total", 2)
+        many = pool.submit(server.post, "/v1/embeddings", {"input": ["the cat " * 100] * 2000})
+        time.sleep(0.1)  # so that it has begun, most often
+        assert server.end() == 0
+        assert few.result().status_code == 200
+        assert (many.result().status_code, many.result().json()["error"]["code"]) == (503, "shutting_down")
+    assert [line for line in server.events("library") if "trace" in line] == []
 
 
 def test_requests_side_by_side_get_their_own_vectors(kinds: RunningServer, embedder: EmbeddingModel) -> None:

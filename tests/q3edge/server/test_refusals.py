@@ -295,6 +295,15 @@ def test_a_request_whose_end_is_in_doubt_is_refused(server: RunningServer, field
     assert told.count(b"HTTP/1.1") == 1
 
 
+def test_a_body_that_turns_out_to_be_none_is_no_failure(server: RunningServer) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    for kind in ("text/plain", "application/json"):
+        told = exchange(server, head.replace("\r\n\r\n", f"\r\ncontent-type: {kind}\r\n\r\nx\r\n").encode())
+        assert told.startswith(b"HTTP/1.1 400 ")
+    assert server.post(PLAIN, {"prompt": "x", "max_tokens": 1}).status_code == 200
+    assert server.events("library") == []
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
