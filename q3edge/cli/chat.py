@@ -84,10 +84,10 @@ def _talk_at_terminal(talk: Conversation, reader: Reader) -> None:
     """Take messages to the end; an error, or Ctrl-C, ends an answer alone."""
     from q3edge.cli.talk.commands import ConversationOver
     from q3edge.cli.talk.conversation import StoppedError
-    from q3edge.cli.talk.interruptions import Interruptions
+    from q3edge.cli.talk.interruptions import Interruptions, terminal_restored
 
     say("[/help lists commands and keys, Ctrl-D ends]")
-    with Interruptions() as interruptions:
+    with terminal_restored(), Interruptions() as interruptions:
         while True:
             try:
                 with interruptions.allowed():

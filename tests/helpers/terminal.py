@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Mapping
 
 READY = "\x1b[?2004h"  # pasted text is marked from here on: prompt_toolkit waits for a message
@@ -53,8 +54,10 @@ class Terminal:
         """Whether the terminal itself echoes and edits lines, as programs find and leave it."""
         return bool(termios.tcgetattr(self._keyboard)[3] & termios.ICANON)
 
-    def type(self, keys: str) -> None:
-        """Type keys: Enter is \\r, Ctrl-C \\x03."""
+    def type(self, keys: str, *, at_prompt: bool = True) -> None:
+        """Type keys: Enter is \\r, Ctrl-C \\x03. at_prompt: once the command edits lines, so that each is a key."""
+        while at_prompt and self.edits_lines and self._process.poll() is None:
+            time.sleep(0.005)
         os.write(self._keyboard, keys.encode())
 
     def expect(self, text: str) -> str:

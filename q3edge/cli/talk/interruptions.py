@@ -1,11 +1,27 @@
-"""`Interruptions`: Ctrl-C while a conversation goes on in a terminal."""
+"""What may come between in a conversation in a terminal: Ctrl-C, and an end from outside."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+@contextmanager
+def terminal_restored() -> Iterator[None]:
+    """Leave the terminal as it was found, also where a signal ends the block between an editor's own steps."""
+    try:
+        import termios
+    except ImportError:  # there are none
+        yield
+        return
+    found = termios.tcgetattr(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, found)
 
 
 class Interruptions:

@@ -88,7 +88,7 @@ def test_u4_ctrl_c_ends_an_answer_and_not_the_conversation(chat: Chat, tmp_path:
         say(terminal, "/set min_new_tokens 40\r", "min_new_tokens 40")
         terminal.type("What is 3 + 4?\r")
         terminal.expect("held")
-        terminal.type(CTRL_C * 3)
+        terminal.type(CTRL_C * 3, at_prompt=False)
         terminal.expect("[stopped: what came of the answer stays in the conversation]")
         terminal.expect(READY)
         say(terminal, "/set min_new_tokens default\r", "temperature")
@@ -109,7 +109,7 @@ def test_an_answer_that_is_stopped_in_its_thinking_is_forgotten(chat: Chat, tmp_
         terminal.type("What is 3 + 4?\r")
         terminal.expect("\x1b[2m")  # dimmed
         terminal.expect("held")
-        terminal.type(CTRL_C)
+        terminal.type(CTRL_C, at_prompt=False)
         terminal.expect("[stopped: the message is forgotten]")
         terminal.expect(READY)
         say(terminal, f"{UP}\r")  # recalled, as this conversation's own messages are
@@ -158,5 +158,6 @@ def test_less_of_a_terminal_can_edit_recall_and_complete_too(
         terminal.expect("> " if environment["TERM"] == "dumb" else READY)
         terminal.type(("\x10" * 2 + "\r") if environment["TERM"] == "dumb" else UP * 2 + "\r")
         terminal.expect("of context")
+        terminal.expect("> " if environment["TERM"] == "dumb" else READY)
         terminal.type(CTRL_D)
         assert terminal.end() == 0

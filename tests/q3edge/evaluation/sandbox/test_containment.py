@@ -197,7 +197,7 @@ def test_r2_the_program_does_not_get_the_test(sandbox: Sandbox) -> None:
 
 def test_r2_the_environment_is_empty(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "1")
-    code = "import os\nleft = set(os.environ) - {'TMPDIR', 'LD_LIBRARY_PATH', 'LC_CTYPE'}"
+    code = "import os\nleft = set(os.environ) - {'TMPDIR', 'LD_LIBRARY_PATH', 'LC_CTYPE', 'ORT_DISABLE_TELEMETRY'}"
     code += "\nassert all(name.endswith('_NUM_THREADS') for name in left), left"
     assert judged(sandbox, doing(code)) == Outcome(True, "")
 
