@@ -15,8 +15,9 @@ from collections.abc import Mapping
 READY = "\x1b[?2004h"  # pasted text is marked from here on: prompt_toolkit waits for a message
 _HANGS = 100.0  # seconds
 _START = """
-import fcntl, sys, termios
+import fcntl, signal, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background inherit as ignored
 {patch}
 from q3edge.cli.start import entry_point
 entry_point()
