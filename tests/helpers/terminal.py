@@ -57,8 +57,10 @@ class Terminal:
 
     def type(self, keys: str, *, at_prompt: bool = True) -> None:
         """Type keys: Enter is \\r, Ctrl-C \\x03. at_prompt: once the command edits lines, so that each is a key."""
-        while at_prompt and self.edits_lines and self._process.poll() is None:
+        keys_read = 0  # looks in a row that found it so: between two prompts readline changes to and fro
+        while at_prompt and keys_read < 10 and self._process.poll() is None:
             time.sleep(0.005)
+            keys_read = 0 if self.edits_lines else keys_read + 1
         os.write(self._keyboard, keys.encode())
 
     def expect(self, text: str) -> str:
