@@ -65,9 +65,9 @@ class Model:
     defaults: GenerationSettings
     engine: Engine = field(repr=False)
     chat_defaults: Mapping[bool, GenerationSettings] = field(repr=False)
+    context: int  # most tokens of a prompt and its answer
     new_draft: Callable[[], Draft] | None = field(default=None, repr=False)  # for each generation; None: no drafting
     notices: tuple[Notice, ...] = ()  # what the checkpoint's files ask for in vain
-    context: int | None = None  # most tokens of prompt and answer, where it is less than the model's own
     _grammars: Grammars = field(init=False, repr=False)
     _closed: bool = field(default=False, init=False, repr=False)
 
@@ -120,15 +120,16 @@ class Model:
             small_slots, cost = Slots(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_slots, cost)
         own = checkpoint_settings(folder, config, tokenizer.result().id_of)
-        if context is not None and not 1 < context <= config.max_position_embeddings:
-            raise UsageError(f"context = {context}: expected 2 to {config.max_position_embeddings}, the model's own")
+        longest = config.max_position_embeddings
+        if context is not None and not 1 < context <= longest:
+            raise UsageError(f"context = {context}: expected 2 to {longest}, the model's own")
         budget = budget_tokens(decoder.cache_spec, kv_memory)
         stored = (budget or 0) // 2 if kept > 1 else 0
         slots = Slots(decoder, max_batch, kept=kept, stored=stored, budget=budget)
         engine = Engine(slots, deterministic=deterministic, strict=kv_memory is not None)
         return cls(
-            folder, decoder, tokenizer.result(), template, own.settings, engine, own.conversation, new_draft,
-            own.notices, context,
+            folder, decoder, tokenizer.result(), template, own.settings, engine, own.conversation, context or longest,
+            new_draft, own.notices,
         )  # fmt: skip
 
     def generate(self, prompt: str | Sequence[int], settings: Settings = None, **named: Any) -> Completion:
@@ -262,8 +263,7 @@ class Model:
         ids = tuple(self._prompt_ids(prompt))
         if not ids:
             raise UsageError("the text is empty; give at least one character")
-        context = self.context or self.decoder.config.max_position_embeddings
-        scoring = Scoring(ids if len(ids) > 1 else ids * 2, context, top=top)  # the last one is not read
+        scoring = Scoring(ids if len(ids) > 1 else ids * 2, self.context, top=top)  # the last one is not read
 
         def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:
             self._check_open()
@@ -380,11 +380,10 @@ class Model:
             return text.stopped
 
         draft = self.new_draft() if self.new_draft else None
-        context = self.context or self.decoder.config.max_position_embeddings
         thinking = None if settings.thinking_budget is None else ThinkingTokens.of(self.tokenizer)
         constraint = self._constraint(settings, openings)
         request = Request(
-            prompt_ids, settings, context, draft=draft, thinking=thinking, watch=watch, constraint=constraint
+            prompt_ids, settings, self.context, draft=draft, thinking=thinking, watch=watch, constraint=constraint
         )
 
         def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:

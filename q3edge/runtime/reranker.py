@@ -84,7 +84,7 @@ class Reranker:
         Arguments and errors are those of `score`.
         """
         prompts = self.encode(query, documents, instruction=instruction)
-        return [TokenLogits(ids, self._context, self.answers) for ids in prompts]
+        return [TokenLogits(ids, self.model.context, self.answers) for ids in prompts]
 
     def encode(self, query: str, documents: Sequence[str], *, instruction: str | None = None) -> list[list[int]]:
         """Encode the prompt of each document; arguments and errors are those of `score`.
@@ -104,7 +104,7 @@ class Reranker:
         for number, text in enumerate(asked, 1):
             check_unicode(text, f"the query or document {number}")
             prompts.append([*before, *tokenizer.encode_text(text), *behind])
-        context = self._context
+        context = self.model.context
         if too_long := next((number for number, ids in enumerate(prompts, 1) if len(ids) >= context), None):
             raise UsageError(
                 f"document {too_long} comes to {len(prompts[too_long - 1])} tokens with its query, but the model's "
@@ -123,10 +123,6 @@ class Reranker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def _context(self) -> int:
-        return self.model.context or self.model.decoder.config.max_position_embeddings
 
     def _check_open(self) -> None:
         if self._closed:

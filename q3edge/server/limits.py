@@ -17,7 +17,5 @@ MAX_CHOICES = 16  # answers to one prompt
 MAX_PROMPTS = 128  # in one request
 MAX_PREFIXES = 64  # saved of one model
 MAX_TEXTS = 2048  # in one request: to embed, or documents to rank
-MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 128
-MAX_BIASES = 1024  # tokens in one logit_bias
 MAX_STOP_IDS = 256

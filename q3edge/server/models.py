@@ -67,11 +67,6 @@ class Lease:
         known.users += 1
 
     @property
-    def context(self) -> int:
-        """Most tokens of a text, and of what is written behind it."""
-        return self.opened.context or self.config.max_position_embeddings
-
-    @property
     def model(self) -> Model:
         """The model, which writes."""
         assert isinstance(self.opened, Model)

@@ -15,7 +15,7 @@ from q3edge.server.computing import ModelFields
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
 from q3edge.server.limits import MAX_MESSAGES
-from q3edge.server.text_lengths import check_length, context_of
+from q3edge.server.text_lengths import check_length
 from q3edge.server.thinking_fields import TemplateFields
 from q3edge.server.tool_fields import ToolsFields
 
@@ -38,7 +38,7 @@ class PromptFields(ModelFields, ToolsFields):
         """
         if (self.prompt is None) == (self.messages is None):
             raise bad_field("prompt", "give it or messages")
-        context = model.context if isinstance(model, EmbeddingModel) else context_of(model)
+        context = model.context
         if self.prompt is not None:
             with about("prompt"):
                 check_unicode(self.prompt, "the prompt")

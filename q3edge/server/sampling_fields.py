@@ -7,13 +7,12 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.setting_table import MAX_STOP_STRINGS, SETTINGS
+from q3edge.runtime.generation.setting_table import MAX_BIASES, MAX_STOP_STRINGS, SETTINGS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.server.body import Body
 from q3edge.server.errors import bad_field
-from q3edge.server.limits import MAX_BIASES, MAX_CHOICES, MAX_STOP_IDS
-from q3edge.server.text_lengths import context_of
+from q3edge.server.limits import MAX_CHOICES, MAX_STOP_IDS
 
 _LARGEST = 2**63 - 1  # of whole numbers: seeds and counts
 Whole = Annotated[int, Field(ge=-(2**31), le=_LARGEST)]
@@ -75,7 +74,7 @@ class SamplingFields(Body):
             if value is not None:
                 _check(field, name, value)
                 given[name] = value
-        context = context_of(model)
+        context = model.context
         for field in ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens"):
             if (getattr(self, field, None) or 0) > context:
                 raise bad_field(field, f"the context of this model is {context} tokens")

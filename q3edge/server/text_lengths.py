@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from q3edge.runtime.model import Model
 from q3edge.server.errors import ApiError, bad_field
 from q3edge.server.limits import MAX_BODY
 
 _USUAL_CHARACTERS = 8  # of a token, at most: texts up to there are encoded at once
 _SURELY = 2  # times the tokens of parts are more than those of the whole, which may share some at the cuts
-
-
-def context_of(model: Model) -> int:
-    """Most tokens of a prompt and its answer."""
-    return model.context or model.decoder.config.max_position_embeddings
 
 
 def check_length(texts: Sequence[str], encode: Callable[[str], Sequence[int]], tokens: int, param: str) -> None:

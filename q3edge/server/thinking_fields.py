@@ -13,7 +13,7 @@ from q3edge.runtime.text.messages import Message, Tool, texts
 from q3edge.server.body import Body
 from q3edge.server.errors import bad_field
 from q3edge.server.sampling_fields import SamplingFields, Whole
-from q3edge.server.text_lengths import check_length, context_of
+from q3edge.server.text_lengths import check_length
 
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 EFFORTS: Mapping[Effort, int | None] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": None}
@@ -66,7 +66,7 @@ class ThinkingFields(SamplingFields):
         default_tokens: see `settings`; a budget of thinking comes on top.
         """
         said = [*texts([message.get("content") for message in messages]), *texts(tools)]  # templates may drop thinking
-        check_length(said, model.tokenizer.encode_text, context_of(model), "messages")
+        check_length(said, model.tokenizer.encode_text, model.context, "messages")
         chosen = {**self.settings(model, default_tokens, self.budget or 0), **settings}
         switch = model.template is not None and model.template.switches_thinking()
         # Of a budget of 0 a template with a switch has made a closed thinking already.

@@ -55,7 +55,7 @@ class Conversation:
     @property
     def context(self) -> int:
         """Tokens that the model's context has."""
-        return self.model.decoder.config.max_position_embeddings
+        return self.model.context
 
     @property
     def context_used(self) -> int:

@@ -16,12 +16,13 @@ from starlette.routing import Route
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.answer_format import response_format_settings
 from q3edge.runtime.generation.logprobs import TokenLogprobs
+from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.tool_calls import CalledTool
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
 from q3edge.server.generating import Json, Shape, generate, notices, timings, usage
-from q3edge.server.limits import MAX_MESSAGES, MAX_TOP_LOGPROBS
+from q3edge.server.limits import MAX_MESSAGES
 from q3edge.server.logprobs import TokenTexts
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import Whole
@@ -37,7 +38,7 @@ class ChatFields(ThinkingFields, ToolsFields):
     max_completion_tokens: Whole | None = None
     reasoning_effort: Effort | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     response_format: dict[str, Any] | None = None
 

@@ -12,16 +12,17 @@ from starlette.routing import Route
 
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.logprobs import TokenLogprobs
+from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.model import Model
 from q3edge.server.errors import about, bad_field
 from q3edge.server.generating import Json, Shape, generate, notices, usage
-from q3edge.server.limits import MAX_PROMPTS, MAX_TOP_LOGPROBS
+from q3edge.server.limits import MAX_PROMPTS
 from q3edge.server.logprobs import TokenTexts
 from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import SamplingFields
 from q3edge.server.service import Service
-from q3edge.server.text_lengths import check_length, context_of
+from q3edge.server.text_lengths import check_length
 from q3edge.server.text_or_ids import Ids, kind_of
 
 _Many = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
@@ -41,7 +42,7 @@ class CompletionFields(SamplingFields):
 
     prompt: _Prompt
     echo: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     missing: ClassVar[Mapping[str, str]] = {
         "suffix": "Qwen3 has no way to fill a gap", "messages": "give prompt, or ask /v1/chat/completions",
@@ -97,7 +98,7 @@ def _prepare(fields: CompletionFields, model: Model, service: Service) -> list[S
     with about("prompt"):
         for prompt in fields.prompts:
             if isinstance(prompt, str):
-                check_length([prompt], model.tokenizer.encode_markup, context_of(model), "prompt")
+                check_length([prompt], model.tokenizer.encode_markup, model.context, "prompt")
             if fields.scored:
                 streams.append(model.stream_score(prompt, top=fields.logprobs or 0))
             streams += [model.stream_raw(prompt, settings.for_answer(index)) for index in range(fields.continued)]

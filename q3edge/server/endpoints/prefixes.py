@@ -47,7 +47,7 @@ async def _saved(fields: PrefixFields, lease: Lease, service: Service) -> dict[s
     model, path = lease.model, SavedPrefixes(service.options.prefix_dir, lease.name).path(fields.name)
     ids = await service.in_worker(fields.ids, model, add_generation_prompt=False)
     with about("messages" if fields.prompt is None else "prompt"):
-        request = Generation(ids, GenerationSettings(max_new_tokens=1), lease.context)
+        request = Generation(ids, GenerationSettings(max_new_tokens=1), model.context)
     answers = lease.driver.submit([Reading(model.engine, request)])
     try:
         await answers.completions()

@@ -21,7 +21,7 @@ from q3edge.server.models import RERANKING, Lease
 from q3edge.server.reading import Reading
 from q3edge.server.sampling_fields import Text
 from q3edge.server.service import Service
-from q3edge.server.text_lengths import check_length, check_total, context_of
+from q3edge.server.text_lengths import check_length, check_total
 
 
 class TextDocument(Body):
@@ -79,7 +79,7 @@ def _prepared(fields: RerankFields, model: Model) -> list[TokenLogits]:
     check_total(f"{fields.instruction or ''}{fields.query}", texts, "documents")
     for param, some in (("query", [fields.query]), ("documents", texts)):
         for text in some:
-            check_length([text], model.tokenizer.encode_text, context_of(model), param)
+            check_length([text], model.tokenizer.encode_text, model.context, param)
     with about("documents"):
         return reranker.requests(fields.query, texts, instruction=fields.instruction)
 

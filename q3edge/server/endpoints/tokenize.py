@@ -43,12 +43,12 @@ async def detokenize(request: Request) -> Response:
 
 
 async def _tokenized(fields: TokenizeFields, lease: Lease, service: Service) -> dict[str, Any]:
-    return await service.in_worker(_answer, fields, lease.opened, lease.context)
+    return await service.in_worker(_answer, fields, lease.opened)
 
 
-def _answer(fields: TokenizeFields, model: Model | EmbeddingModel, context: int) -> dict[str, Any]:
+def _answer(fields: TokenizeFields, model: Model | EmbeddingModel) -> dict[str, Any]:
     ids = fields.ids(model, add_generation_prompt=fields.add_generation_prompt)
-    found = {"count": len(ids), "max_model_len": context, "tokens": ids}
+    found = {"count": len(ids), "max_model_len": model.context, "tokens": ids}
     if not fields.return_token_strs:
         return found
     names = {index: name for name, index in model.tokenizer.vocabulary().items()}
