@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.text.tokenizer import Tokenizer
-
-_BYTES: WeakKeyDictionary[Tokenizer, Mapping[int, bytes]] = WeakKeyDictionary()
 
 
 class TokenTexts:
@@ -17,10 +14,7 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Find them once for a tokenizer, which takes some tenths of a second."""
-        found = _BYTES.get(tokenizer)
-        if found is None:
-            found = _BYTES[tokenizer] = tokenizer.token_bytes()
-        self._bytes = found
+        self._bytes = tokenizer.token_bytes()
 
     def chat(self, entries: Iterable[TokenLogprobs | None]) -> dict[str, Any]:
         """Form of chat completions. Tokens that were forced have no probability, and are left out."""

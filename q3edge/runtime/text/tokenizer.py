@@ -38,6 +38,7 @@ class Tokenizer:
         byte-level, or with control tokens that could not be kept apart.
         """
         self._source = source
+        self._bytes: dict[int, bytes] | None = None  # of each token, once they were asked for
         with self._library():
             full.no_truncation()
             full.no_padding()
@@ -75,7 +76,8 @@ class Tokenizer:
         InputError: the tokenizer fails on this text.
         """
         with self._library():
-            return _encoded(self._plain, text, special=False)
+            ids: list[int] = _encoded(self._plain, text, special=False).ids
+        return ids
 
     def encode_markup(self, text: str) -> list[int]:
         """Encode a whole model input in which `<|im_end|>` is the control token; with BOS if the tokenizer adds one.
@@ -83,7 +85,8 @@ class Tokenizer:
         InputError: the tokenizer fails on this text.
         """
         with self._library():
-            return _encoded(self._full, text, special=True)
+            ids: list[int] = _encoded(self._full, text, special=True).ids
+        return ids
 
     def encode_whole(self, text: str) -> list[int]:
         """Encode plain text as `encode_text`, with what the tokenizer itself adds, as an embedding model's end token.
@@ -91,7 +94,7 @@ class Tokenizer:
         InputError: the tokenizer fails on this text.
         """
         with self._library():
-            ids: list[int] = self._full.post_process(self._plain.encode(text, add_special_tokens=False)).ids
+            ids: list[int] = self._full.post_process(_encoded(self._plain, text, special=False)).ids
         return ids
 
     def encode_marked(self, text: str, mark: str) -> list[int]:
@@ -119,8 +122,16 @@ class Tokenizer:
         vocabulary: dict[str, int] = self._full.get_vocab(with_added_tokens=True)
         return vocabulary
 
-    def token_bytes(self) -> dict[int, bytes]:
-        """What each token stands for in a text, which need not be whole characters; an added token for its name."""
+    def token_bytes(self) -> Mapping[int, bytes]:
+        """What each token stands for in a text, which need not be whole characters; an added token for its name.
+
+        Found once, which takes some tenths of a second.
+        """
+        if self._bytes is None:
+            self._bytes = self._find_bytes()
+        return self._bytes
+
+    def _find_bytes(self) -> dict[int, bytes]:
         added, byte_of = set(self.added_ids.values()), _byte_of()
         found = {}
         for name, index in self.vocabulary().items():
@@ -196,13 +207,11 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-def _encoded(tokenizer: tokenizers.Tokenizer, text: str, *, special: bool) -> list[int]:
+def _encoded(tokenizer: tokenizers.Tokenizer, text: str, *, special: bool) -> tokenizers.Encoding:
     """Encode a text. A long one does not stop Python's other threads, which `encode` does for all its time."""
     if len(text) < _LONG:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=special).ids
-    else:
-        ids = tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids
-    return ids
+        return tokenizer.encode(text, add_special_tokens=special)
+    return tokenizer.encode_batch_fast([text], add_special_tokens=special)[0]
 
 
 def _copy(token: tokenizers.AddedToken, special: bool) -> tokenizers.AddedToken:
