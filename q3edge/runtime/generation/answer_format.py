@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from q3edge.errors import UsageError
-from q3edge.runtime.text.message_checks import check_plain
+from q3edge.runtime.text.message_checks import check_plain, refuse_constant
 from q3edge.runtime.text.messages import members
 
 Kind = Literal["schema", "regex", "grammar"]
-ANY_OBJECT = '{"type": "object"}'
 _GREATEST = 2**53  # beyond it the library rounds numbers, or takes them for others
-_SCHEMA_FIELDS = ("name", "description", "schema", "strict")  # of OpenAI's json_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +40,6 @@ def schema_text(name: str, value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=dict)
 
 
-def response_format_settings(value: object, name: str = "response_format") -> dict[str, Any]:
-    """Settings for a `response_format` of OpenAI's API: `schema` for json_schema and json_object, none for text.
-
-    UsageError, which names the field: it is of no such form, or has a field that nothing here follows.
-    """
-    if not isinstance(value, Mapping):
-        raise UsageError(f'{name}: expected an object such as {{"type": "json_object"}}')
-    kind = value.get("type")
-    fields = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
-    if not isinstance(kind, str) or kind not in fields:
-        raise UsageError(f"{name}.type: expected one of {', '.join(fields)}")
-    if unknown := value.keys() - fields[kind]:
-        raise UsageError(f"{name}.{min(map(str, unknown))}: no field of the type {kind}; leave it out")
-    if kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"schema": ANY_OBJECT}
-    described = value.get("json_schema")
-    if not isinstance(described, Mapping) or not isinstance(described.get("schema"), Mapping):
-        raise UsageError(f"{name}.json_schema.schema: expected a JSON Schema")
-    if unknown := described.keys() - set(_SCHEMA_FIELDS):
-        raise UsageError(f"{name}.json_schema.{min(map(str, unknown))}: expected some of {', '.join(_SCHEMA_FIELDS)}")
-    return {"schema": schema_text(f"{name}.json_schema.schema", described["schema"])}
-
-
 def _check_numbers(value: object, name: str) -> None:
     if isinstance(value, float | int) and not abs(value) <= _GREATEST:  # NaN neither
         raise UsageError(f"{name} holds a number that is not between -{_GREATEST} and {_GREATEST}; leave it out")
@@ -76,11 +49,8 @@ def _check_numbers(value: object, name: str) -> None:
 
 
 def _parsed(name: str, text: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON")
-
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise UsageError(f"{name} is not JSON ({error.msg}, character {error.pos}); expected a JSON Schema") from None
     except (ValueError, RecursionError):

@@ -6,7 +6,7 @@ Misuse by a program (no list, no dicts) is a TypeError; the contents of a dict m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from q3edge.errors import UsageError
 from q3edge.runtime.text.messages import ROLES, Message, Tool, ToolCall, members
@@ -62,6 +62,11 @@ def check_unicode(text: str, what: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UsageError(f"{what} is not valid Unicode at character {error.start}; give UTF-8 text") from None
+
+
+def refuse_constant(constant: str) -> NoReturn:
+    """Refuse NaN and the infinities, which Python's reader of JSON takes. ValueError."""
+    raise ValueError(f"{constant} is no JSON")
 
 
 def check_plain(value: object, what: str, depth: int = 0) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from q3edge.runtime.text.message_checks import refuse_constant
 from q3edge.runtime.text.messages import FunctionCall, ToolCall
 
 CALL_START, CALL_END = "<tool_call>", "</tool_call>"
@@ -130,7 +131,7 @@ _OPEN_STRING = "a text in it does not end"
 def _called(body: str) -> CalledTool | str:
     """The call that a JSON text is, or what is wrong with it."""
     try:
-        found = json.loads(body.strip(), parse_constant=_refuse_constant)
+        found = json.loads(body.strip(), parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         return _OPEN_STRING if error.msg.startswith("Unterminated string") else f"it is not JSON ({error.msg})"
     except (ValueError, RecursionError) as error:
@@ -146,7 +147,3 @@ def _called(body: str) -> CalledTool | str:
     except UnicodeEncodeError:
         return "it is not valid Unicode"
     return CalledTool(found["name"], text)
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")

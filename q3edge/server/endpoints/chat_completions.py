@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from q3edge.runtime.completion import Completion, Piece, Stream
-from q3edge.runtime.generation.answer_format import response_format_settings
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.tool_calls import CalledTool
 from q3edge.server.conversation import read_messages
 from q3edge.server.errors import about, bad_field
+from q3edge.server.format_fields import response_format_settings
 from q3edge.server.generating import Json, Shape, generate, notices, timings, usage
 from q3edge.server.limits import MAX_MESSAGES
 from q3edge.server.logprobs import TokenTexts

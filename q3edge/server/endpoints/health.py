@@ -11,7 +11,7 @@ from q3edge.server.service import Service, service_of
 
 
 async def health(request: Request) -> Response:
-    """Answer 200 if it does, 503 while the first model loads, while a queue is full and while it ends."""
+    """Answer 200 if it does, 503 while the first model loads, a queue is full, it ends, or once a model has failed."""
     status = _status(service_of(request))
     if status == "ready":
         return JSONResponse({"status": status})

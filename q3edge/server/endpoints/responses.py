@@ -13,12 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from q3edge.runtime.completion import Completion, Piece, Stream
-from q3edge.runtime.generation.answer_format import response_format_settings
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.thinking import THINK_END
 from q3edge.server.body import Body
 from q3edge.server.errors import ApiError, about
+from q3edge.server.format_fields import response_format_settings
 from q3edge.server.generating import Json, Shape, generate, notices, usage
 from q3edge.server.input_items import read_items
 from q3edge.server.limits import MAX_MESSAGES, MAX_TOOLS

@@ -1,4 +1,4 @@
-"""Formats as people give them: schemas as dicts or texts, and OpenAI's response_format."""
+"""Formats as people give them: schemas as dicts or texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from q3edge.errors import UsageError
-from q3edge.runtime.generation.answer_format import AnswerFormat, response_format_settings
+from q3edge.runtime.generation.answer_format import AnswerFormat
 from q3edge.runtime.generation.settings import GenerationSettings
 
 SCHEMA = {"type": "object", "properties": {"é": {"type": "integer"}}}
@@ -56,31 +56,3 @@ def test_a_format_out_of_bounds_is_refused_before_anything_compiles_it(named: di
 def test_a_format_of_another_type_is_a_type_error(named: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=f"^{next(iter(named))}: give a"):
         GenerationSettings(**named)
-
-
-def test_response_formats_become_settings() -> None:
-    assert response_format_settings({"type": "text"}) == {}
-    assert response_format_settings({"type": "json_object"}) == {"schema": '{"type": "object"}'}
-    described = {"name": "answer", "description": "x", "strict": True, "schema": SCHEMA}
-    found = response_format_settings({"type": "json_schema", "json_schema": described})
-    assert json.loads(found["schema"]) == SCHEMA
-
-
-@pytest.mark.parametrize(
-    ("value", "field"),
-    [
-        ("json_object", "response_format"),
-        ({}, "response_format.type"),
-        ({"type": ["text"]}, "response_format.type"),
-        ({"type": "xml"}, "response_format.type"),
-        ({"type": "json_object", "schema": {}}, "response_format.schema"),
-        ({"type": "json_schema"}, "response_format.json_schema.schema"),
-        ({"type": "json_schema", "json_schema": {"schema": "{}"}}, "response_format.json_schema.schema"),
-        ({"type": "json_schema", "json_schema": {"schema": {}, "other": 1}}, "response_format.json_schema.other"),
-        ({"type": "json_schema", "json_schema": {"schema": {"a": float("nan")}}}, "response_format.json_schema.schema"),
-    ],
-)
-def test_a_response_format_that_is_none_names_the_field(value: object, field: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        response_format_settings(value)
-    assert str(caught.value).startswith(f"{field}{' ' if 'holds' in str(caught.value) else ':'}")
