@@ -76,7 +76,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     @property
     def max_length(self) -> int:
         """Context of the model in tokens."""
-        return self.model.decoder.config.max_position_embeddings
+        return self.model.context
 
     @property
     def tokenizer_name(self) -> str:

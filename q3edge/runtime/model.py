@@ -305,7 +305,7 @@ class Model:
         """
         self._check_open()
         ids = None if prompt is None else self._prompt_ids(prompt)
-        return len(save_prefix(self.engine, self.decoder, folder_path(path, "path"), ids))
+        return len(save_prefix(self.engine, self.decoder, folder_path(path, "path"), ids, self.context))
 
     def load_prefix(self, path: str | Path) -> int:
         """Restore what `save_prefix` wrote, in place of the last text; returns its number of tokens.

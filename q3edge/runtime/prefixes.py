@@ -14,11 +14,11 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.saved_prefix import opened_prefix, write_prefix
 
 
-def save_prefix(engine: Engine, decoder: Decoder, path: Path, ids: Sequence[int] | None) -> list[int]:
+def save_prefix(engine: Engine, decoder: Decoder, path: Path, ids: Sequence[int] | None, context: int) -> list[int]:
     """Write the keys and values of `ids` to a file; those that no slot holds are computed first, as a prompt's are.
 
     None: those of the text that has ended last. Returns the ids. UsageError: there is no such text, it leaves no room
-    in the context, or other requests took its place meanwhile. ResourceError: the file cannot be written.
+    in `context` tokens, or other requests took its place meanwhile. ResourceError: the file cannot be written.
     """
 
     def write(slots: Slots) -> list[int]:
@@ -33,7 +33,7 @@ def save_prefix(engine: Engine, decoder: Decoder, path: Path, ids: Sequence[int]
 
     written = engine.between_passes(write)
     if not written and ids is not None:
-        for _ in engine.generate(Request(ids, GenerationSettings(1), decoder.config.max_position_embeddings)):
+        for _ in engine.generate(Request(ids, GenerationSettings(1), context)):
             pass
         written = engine.between_passes(write)
     if not written:

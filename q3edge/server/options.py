@@ -59,7 +59,8 @@ def is_loopback(host: str) -> bool:
 def read_keys(path: Path) -> tuple[str, ...]:
     """Read keys, one a line; empty lines and those that begin with # do not count. InputError: none, or unfit."""
     try:
-        data = path.open("rb").read(_MAX_KEY_FILE + 1)
+        with path.open("rb") as file:
+            data = file.read(_MAX_KEY_FILE + 1)
         lines = [line.strip() for line in data.decode("ascii").splitlines()]
     except OSError as error:
         raise InputError(f"{path}: the file of keys cannot be read ({error.strerror})") from None

@@ -55,7 +55,7 @@ class OutputItems:
     def call(self, call: CalledTool) -> Iterator[Json]:
         """Add the call of a function."""
         yield from self.close()
-        item = {
+        item: Json = {
             "id": f"fc_{uuid4().hex}", "type": "function_call", "status": "in_progress",
             "call_id": f"call_{uuid4().hex}", "name": call.name, "arguments": "",
         }  # fmt: skip
@@ -65,7 +65,6 @@ class OutputItems:
         yield self.event("function_call_arguments.delta", **place, delta=call.arguments)
         yield self.event("function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
         item |= {"arguments": call.arguments, "status": "completed"}
-        self.items[-1] = item
         yield self._item_event("done")
 
     def close(self, status: str = "completed") -> Iterator[Json]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from q3edge.cli.tables.tables import counted
 from q3edge.cli.talk.conversation import Conversation
 from q3edge.cli.talk.saved import Saved, load, save
 from q3edge.errors import UsageError
@@ -100,16 +101,17 @@ def _save(talk: Conversation, argument: str) -> None:
     forced = argument == _FORCE or argument.startswith(f"{_FORCE} ")
     path = _path(argument.removeprefix(_FORCE).strip() if forced else argument)
     save(path, Saved(talk.whole, talk.thinking, talk.settings), force=forced)
-    say(f"[{_counted(len(talk.messages))} saved in {path}]")
+    say(f"[{counted(len(talk.messages), 'message')} saved in {path}]")
 
 
 def _load(talk: Conversation, argument: str) -> None:
     found = load(_path(argument))
     first = found.messages[0] if found.messages and found.messages[0]["role"] == "system" else None
+    talk.clear()
     talk.system = None if first is None else str(first["content"])
     talk.messages = list(found.messages[first is not None :])
     talk.thinking, talk.settings = found.thinking, dict(found.settings)
-    say(f"[{_counted(len(talk.messages))}, the system prompt and the settings are those of {argument}]")
+    say(f"[{counted(len(talk.messages), 'message')}, the system prompt and the settings are those of {argument}]")
 
 
 def _system(talk: Conversation, argument: str) -> None:
@@ -175,17 +177,13 @@ def _value(kind: str, text: str) -> Any:
 def _stats(talk: Conversation, _argument: str) -> None:
     speed = talk.new_tokens / talk.decode_seconds if talk.decode_seconds else 0.0
     say(
-        f"[{_counted(len(talk.messages))}; {talk.answered} answered with {talk.new_tokens} tokens at {speed:.1f} "
-        f"tokens/s; the last turn took {talk.context_used} of {talk.context} tokens of context]"
+        f"[{counted(len(talk.messages), 'message')}; {talk.answered} answered with {talk.new_tokens} tokens at "
+        f"{speed:.1f} tokens/s; the last turn took {talk.context_used} of {talk.context} tokens of context]"
     )
 
 
 def _exit(_talk: Conversation, _argument: str) -> None:
     raise ConversationOver
-
-
-def _counted(messages: int) -> str:
-    return f"{messages} message{'s' * (messages != 1)}"
 
 
 def _path(typed: str) -> Path:

@@ -33,7 +33,7 @@ class Conversation:
     """Messages so far, without the system prompt, and how the next is answered: all of it may be changed between two.
 
     as_json: an answer is one line of JSON on stdout. `answered`: the answers of this process that came to their end,
-    and `last` of them; `new_tokens` and `decode_seconds` are sums over them.
+    and `last` of this conversation; `new_tokens` and `decode_seconds` are sums over them.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Conversation:
     @property
     def context_used(self) -> int:
         """Tokens that the last turn took of it, its thinking too; 0 at the beginning."""
-        if self.last is None or not self.messages:
+        if self.last is None:
             return 0
         return self.last.stats.prompt_tokens + self.last.stats.new_tokens
 
@@ -90,7 +90,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget all messages but the system prompt."""
-        self.messages = []
+        self.messages, self.last = [], None
 
     def _show(self, stream: Stream, pieces: list[Piece]) -> None:
         """Show an answer; its pieces are in `pieces` before they are shown."""

@@ -154,7 +154,7 @@ def _continue(model: Model, item: Item, settings: GenerationSettings) -> Generat
 
 
 def _too_long(model: Model, prompt_ids: Sequence[int]) -> bool:
-    return len(prompt_ids) >= model.decoder.config.max_position_embeddings
+    return len(prompt_ids) >= model.context
 
 
 def _judge(item: Item, found: GeneratedAnswer, sandbox: Sandbox | None) -> GeneratedAnswer:

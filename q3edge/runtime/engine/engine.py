@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 _LOST = 1.0  # seconds after which who waits for a pass looks whether somebody makes it
 _OVERTAKEN = 8  # requests that may go before one that is patient: where there are always others, it has its turn too
 _MUCH_SHORTER = 4  # times: what is left of a prompt, for another to be read beside it
-SLOWDOWN = 3.0  # aim for the time between two tokens of a request while another's prompt is read, in times of that otherwise
+SLOWDOWN = 3.0  # aim for the time between two tokens while another's prompt is read, in times of that otherwise
 
 
 class EngineRequest(Protocol):

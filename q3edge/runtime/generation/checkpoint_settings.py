@@ -1,7 +1,7 @@
-"""Settings that a checkpoint's own files ask for, read as transformers reads them, and notices of what is not followed.
+"""Settings that a checkpoint's own files ask for, and notices of what is not followed.
 
-generation_config.json, the end tokens of config.json, and the one of tokenizer_config.json. Where they are silent on
-how to sample, conversations follow Qwen's recommendations.
+generation_config.json, the end tokens of config.json, and the one of tokenizer_config.json, read for plain text as
+transformers reads them. Where they are silent on how to sample, conversations follow Qwen's recommendations.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ export const key = {
 /** The models that can be talked to: [{id, loaded}]. */
 export async function listModels() {
   const models = (await (await request("v1/models")).json()).data;
-  return models.filter((model) => (model.kind ?? "language") === "language");
+  return models.filter((model) => model.kind === "language");
 }
 
 /** Events of an answer, chat.completion.chunk objects, as they come; `signal` ends it. */

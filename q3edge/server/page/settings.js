@@ -18,7 +18,7 @@ export function startSettings() {
 }
 
 /** Whether the answer is to think. */
-export const thinking = () => input("thinking").checked;
+const thinking = () => input("thinking").checked;
 
 /** Fields of a request for the next message of a conversation. */
 export function requestFields(messages) {
