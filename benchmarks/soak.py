@@ -4,9 +4,9 @@
 
 Every client asks one question of the built-in suite after another, greedily, half of them streamed, each with its own
 limit of tokens; a share of the requests is given up at a random moment. Afterwards: requests by outcome, answers that
-are not those of the model alone (in this process), resident memory of the server from the second minute (or fifth) to
-the last, and whether slots and queue are empty. Exit code 1: a slot is stuck, or an answer to one that asked again
-alone differs from the model's.
+are not those of the model alone (in this process), resident memory of the server behind the first fifth of the time
+and at its end, and whether slots and queue are empty. Exit code 1: a slot is stuck, or the server ended with another
+code than 0.
 """
 
 from __future__ import annotations

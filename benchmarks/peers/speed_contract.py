@@ -56,13 +56,6 @@ class Together:
     first: float | None = None
 
 
-class BatchEngine(Engine, Protocol):
-    """A loaded model that answers several requests at the same time."""
-
-    def run_together(self, prompts: Sequence[Sequence[int]], new: int) -> Together:
-        """Every prompt, and `new` greedy tokens for each that no end-of-text token cuts short."""
-
-
 class StepEngine(ABC):
     """An Engine for tools that let the caller run the loop."""
 
@@ -135,7 +128,10 @@ def link_files(checkpoint: Path, folder: Path) -> None:
 
 
 def _serve(engine: Any, vocabulary: int, reply: TextIO) -> None:
-    """Answer until stdin ends. No two prompts are alike: some tools remember what they have seen."""
+    """Answer until stdin ends. No two prompts are alike: some tools remember what they have seen.
+
+    engine: an Engine; for "together" it has `run_together(prompts, new) -> Together` too.
+    """
     choice = random.Random(0)
     for line in sys.stdin:
         if line.strip() == "peak":

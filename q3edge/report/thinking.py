@@ -115,7 +115,7 @@ def _point(found: _Answered, best: _Answered, front: bool) -> BudgetPoint:
 def _compared(questions: Sequence[str], own: BudgetResult, best: BudgetResult) -> tuple[Estimate, float]:
     wrong, best_wrong = set(own.wrong), set(best.wrong)
     lost = np.array([(name in wrong) - float(name in best_wrong) for name in questions], np.float64)
-    below = Bootstrap(np.arange(len(lost))).mean(lost, lambda mean: mean)
+    below = Bootstrap(np.arange(len(lost))).mean(lost)
     return below, mcnemar(int((lost > 0).sum()), int((lost < 0).sum()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -158,10 +157,6 @@ class Page:
         """HTML of elements in sight with text of a contrast below 4.5, WCAG 2.2's bound."""
         found: list[str] = self.value(_FAINT)
         return found
-
-    def screenshot(self, path: Path) -> None:
-        """Write what is seen as PNG."""
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def _read(self) -> Json:
         while b"\0" not in self._held:

@@ -7,6 +7,7 @@ import click
 from q3edge.cli.options.common import FILE, CommaSeparated, number, number_option, threads_option, together
 from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY, THINKING_BUDGETS
 
+_THINKING_BUDGETS = ",".join("none" if budget is None else str(budget) for budget in THINKING_BUDGETS)
 max_tokens_option = number_option("--max-tokens", "Largest number of tokens to measure on.", MAX_TOKENS)
 validation_options = together(
     click.option(
@@ -82,7 +83,7 @@ thinking_budget_option = click.option(
     flag_value=THINKING_BUDGETS,
     metavar="[N,N]",
     help="Let each ONNX model also answer every question with each of these thinking budgets in tokens, 0 for no "
-    "thinking and none for no limit (0,128,512,2048,none), and time the answers. Implies --generate, with "
+    f"thinking and none for no limit ({_THINKING_BUDGETS}), and time the answers. Implies --generate, with "
     f"{ANSWER_TOKENS} tokens more than the largest budget.",
 )
 gate_options = together(

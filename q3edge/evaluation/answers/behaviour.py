@@ -58,7 +58,7 @@ def behaviour(items: Sequence[Item], generated: Sequence[GeneratedAnswer]) -> Be
         ended=_share([found.finish_reason == "stop" for _, found in asked]),
         json_valid=_share([_is_json(found.answer) for item, found in asked if item.answer_format == "json"]),
         language_kept=_share([language_kept(item, found) for item, found in asked]),
-        length=Bootstrap(np.arange(len(asked))).mean(lengths, lambda mean: mean),
+        length=Bootstrap(np.arange(len(asked))).mean(lengths),
     )
 
 

@@ -128,7 +128,7 @@ def _result(column: _Column, answered: Sequence[tuple[_Asked, GeneratedAnswer]])
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    return Bootstrap(np.arange(len(values))).mean(np.array(values, np.float64), lambda mean: mean)
+    return Bootstrap(np.arange(len(values))).mean(np.array(values, np.float64))
 
 
 def _without_thinking(columns: Sequence[_Column]) -> tuple[Notice, ...]:

@@ -75,19 +75,18 @@ def summarize(windows: Sequence[TokenMetrics]) -> Comparison:
     """Estimates over all positions of the windows (at least one, none empty); percentile intervals, deterministic."""
     tokens = TokenMetrics.concatenate(windows)
     draws = Bootstrap(block_ids([len(window) for window in windows]))
-    identity: Callable[[Float64Array], Float64Array] = lambda mean: mean  # noqa: E731
     median, p99, p999 = draws.quantiles(tokens.kl, (0.5, 0.99, 0.999))
     return Comparison(
         tokens=len(tokens),
         windows=len(windows),
-        mean_kl=draws.mean(tokens.kl, identity),
+        mean_kl=draws.mean(tokens.kl),
         median_kl=median,
         p99_kl=p99,
         p999_kl=p999,
-        top1_agreement=draws.mean(tokens.top1_agreement, identity),
+        top1_agreement=draws.mean(tokens.top1_agreement),
         reference_perplexity=draws.mean(tokens.reference_nll, np.exp),
         candidate_perplexity=draws.mean(tokens.candidate_nll, np.exp),
-        log_perplexity_ratio=draws.mean(tokens.candidate_nll - tokens.reference_nll, identity),
+        log_perplexity_ratio=draws.mean(tokens.candidate_nll - tokens.reference_nll),
         rms_probability_change=draws.mean(np.square(tokens.probability_change), np.sqrt),
         max_logit_error=float(tokens.logit_error.max()),
     )
@@ -135,7 +134,9 @@ class Bootstrap:
         generator = np.random.default_rng(seed)
         self._weights = generator.multinomial(count, np.full(count, 1 / count), resamples)  # [resamples, blocks]
 
-    def mean(self, values: Float64Array, transform: Callable[[Float64Array], Float64Array]) -> Estimate:
+    def mean(
+        self, values: Float64Array, transform: Callable[[Float64Array], Float64Array] = lambda mean: mean
+    ) -> Estimate:
         """Mean over all values, transformed by `transform`, with its interval."""
         return self.resampled_mean(values, transform).estimate()
 

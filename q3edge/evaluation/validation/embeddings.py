@@ -106,7 +106,7 @@ def validate_embeddings(
     cosine = _cosines(expected, found)
     nearest, neighbours = (_kept(expected, found, most) for most in (1, min(NEIGHBOURS, len(passages) - 1)))
     draws = Bootstrap(np.arange(len(passages)))
-    report_cosine, kept = draws.mean(cosine, _same), draws.mean(neighbours, _same)
+    report_cosine, kept = draws.mean(cosine), draws.mean(neighbours)
     checks = [_check_padding(network, passages, rounded=bool(rounding.fixed or rounding.switchable))]
     if not any(rule["scheme"] for rule in network.manifest.recipe["rules"]):
         reason = f"largest 1 - cosine of a float export {1 - cosine.min():.3g}, at most {MAX_FLOAT_DISTANCE:g} expected"
@@ -116,7 +116,7 @@ def validate_embeddings(
         texts=len(passages),
         cosine=report_cosine,
         lowest_cosine=float(cosine.min()),
-        nearest=draws.mean(nearest, _same),
+        nearest=draws.mean(nearest),
         neighbours=kept,
         weights_part=None if exact is None else float(_cosines(expected, exact).mean()),
         activations_part=None if exact is None else float(_cosines(exact, found).mean()),
@@ -167,10 +167,6 @@ def _nearest(vectors: NDArray[np.float32], most: int) -> NDArray[np.int64]:
     np.fill_diagonal(products, -np.inf)
     order: NDArray[np.int64] = np.argsort(-products, axis=1, kind="stable")[:, :most]
     return order
-
-
-def _same(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    return mean
 
 
 def _verdict(cosine: float, neighbours: float) -> str:

@@ -44,14 +44,15 @@ def check_export(folder: Path, source: WeightSource) -> None:
     vocabulary = source.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocabulary, min(TOKENS, source.config.max_position_embeddings))
     rounding = ActivationRounding.read(folder / MODEL_FILE)
-    window = Window("check", np.append(ids, 0))
     if source.config.is_embedding:
+        what = "vectors"
         ends = [ids[: end + 1].tolist() for end in range(len(ids))]
         expected, found = (
             float_vectors(source, ends),
             Embedder(folder, exact_activations=rounding.switchable).forward(ends),
         )
     else:
+        what, window = "logits", Window("check", np.append(ids, 0))
         decoder = Decoder(folder, exact_activations=rounding.switchable)
         expected, found = (
             np.concatenate(list(model.logits([window])[0]))
@@ -60,7 +61,6 @@ def check_export(folder: Path, source: WeightSource) -> None:
     error = typical_error(found, expected) if rounding.fixed else relative_error(found, expected)
     limit = MAX_ERROR_INT8 if rounding.fixed else MAX_ERROR_EXACT
     if not error <= limit:  # also where it is NaN
-        what = "vectors" if source.config.is_embedding else "logits"
         raise ValidationError(
             f"{folder.name}: the ONNX model's {what} differ from the checkpoint's by {error:.2g} (limit {limit:g}); "
             "nothing was kept. Please report this with the model's config.json"

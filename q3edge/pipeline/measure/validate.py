@@ -23,7 +23,7 @@ from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.pipeline.measure.measurement import require_artifact
 from q3edge.runtime.text.tokenizer import Tokenizer
 
-PASSAGE_LENGTH = 64  # tokens of a text to embed: the built-in texts give a hundred of them
+PASSAGE_LENGTH = 64  # tokens of a text to embed: the built-in texts give some 128 of them
 
 
 def validate_against(

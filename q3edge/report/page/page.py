@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from q3edge.evaluation.distance.kl_names import KL_TITLES, KL_WORDS
 from q3edge.report.content import Report, Spread
-from q3edge.report.numbers import STYLES, Interval, budget_words
+from q3edge.report.numbers import STYLES, Interval
 from q3edge.report.page.figures import Figures, shown_tensors
 from q3edge.report.plain_text import visible
 from q3edge.report.slices import slice_table
@@ -43,7 +43,6 @@ def render_page(report: Report) -> str:
         "probability_bar": _probability_bar,
         "kl_titles": KL_TITLES,
         "kl_words": KL_WORDS,
-        "budget_words": budget_words,
     }
     environment.filters["shown"] = _shown
     css = _read("report.css")
