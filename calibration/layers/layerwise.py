@@ -220,5 +220,4 @@ def dequantize_layer(source: WeightSource, layer: int, result: LayerResult) -> L
             return torch.from_numpy(result.tensors[name].dequantize())
         return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
 
-    described = Layer.of(source.config, layer)
-    return LayerWeights(described, {field: read(described.name(field)) for field in described.tensors})
+    return LayerWeights.by(read, Layer.of(source.config, layer))

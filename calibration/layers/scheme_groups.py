@@ -1,4 +1,4 @@
-"""Scheme groups: tensors that get one scheme under a budget, an input group of a layer or embedding and head."""
+"""Scheme groups: tensors that get one scheme under a budget, of one role in a layer or embedding and head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ TABLES = "tables"
 
 @dataclass(frozen=True, slots=True)
 class SchemeGroup:
-    """Tensors with one scheme: one input group of one layer, or the embedding and the head (layer None)."""
+    """Tensors with one scheme: input groups of one role in a layer, or the embedding and the head (layer None).
+
+    A role has one input group, or one of each expert: an operator of experts has one width for all.
+    """
 
     layer: int | None
     role: str
@@ -29,6 +32,9 @@ class SchemeGroup:
 def scheme_groups(config: Qwen3Config) -> Iterator[SchemeGroup]:
     """All scheme groups of a model in the order of its layers, the embedding and the head last."""
     for layer in layers_of(config):
+        by_role: dict[str, list[str]] = {}
         for group in layer.groups:
-            yield SchemeGroup(layer.number, group.name, layer.names(group))
+            by_role.setdefault(group.role, []).extend(layer.names(group))
+        for role, names in by_role.items():
+            yield SchemeGroup(layer.number, role, tuple(names))
     yield SchemeGroup(None, TABLES, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD))

@@ -186,4 +186,4 @@ class ScaleTuner:
                 values[field] = self._parameters[name].stored
             else:
                 values[field] = read_tensor(self._quantized, name)
-        return LayerWeights(described, values), steps
+        return LayerWeights(described, values, partial(read_tensor, self._quantized)), steps

@@ -17,6 +17,7 @@ CONFIG_FILE = "config.json"
 EMBEDDING_ARCHITECTURE = "Qwen3Model"  # transformers' class without a head, which embedding models are run with
 _MAX_LAYERS = _MAX_EXPERTS = 4096
 _MAX_LAYER_TENSORS = 2**20  # a name is made for each; the largest released Qwen3 has 37 000
+_NUM_EXPERTS = ("num_experts", "num_local_experts")  # transformers 5 writes the second
 _FULL_ATTENTION = ("full_attention", "attention")  # the second is what transformers called it once
 _HEAD_DIM = 128  # of transformers' Qwen3Config, where config.json has none; its Qwen3MoeConfig divides
 
@@ -147,10 +148,13 @@ def _check_layer_types(fields: Fields, layers: int) -> None:
 
 
 def _read_moe(fields: Fields, layers: int) -> MoeConfig:
-    experts = fields.positive("num_experts", most=min(_MAX_EXPERTS, _MAX_LAYER_TENSORS // (3 * layers)))
+    named = next((name for name in _NUM_EXPERTS if fields.raw.get(name) is not None), _NUM_EXPERTS[0])
+    experts = fields.positive(named, most=min(_MAX_EXPERTS, _MAX_LAYER_TENSORS // (3 * layers)))
+    if fields.positive(_NUM_EXPERTS[1], default=experts) != experts:
+        raise fields.error(_NUM_EXPERTS[1], f"expected {experts}, as {named} says")
     top_k = fields.positive("num_experts_per_tok")
     if top_k > experts:
-        raise fields.error("num_experts_per_tok", f"expected at most num_experts = {experts}")
+        raise fields.error("num_experts_per_tok", f"expected at most {named} = {experts}")
     only = fields.raw.get("mlp_only_layers") or []
     if not isinstance(only, list) or len(only) > layers or not all(is_int(layer) for layer in only):
         raise fields.error("mlp_only_layers", "expected a list of layer numbers")

@@ -34,6 +34,11 @@ class Layer:
         """Input groups of all blocks, in the order of the forward pass."""
         return tuple(group for block in self.blocks for group in block.groups)
 
+    @cached_property
+    def of_experts(self) -> frozenset[str]:
+        """Fields of the experts' matrices: all of them together can be larger than memory."""
+        return frozenset(field for group in self.groups if group.expert is not None for field in group.matrices)
+
     @property
     def matrices(self) -> tuple[str, ...]:
         """Fields of the matrices that belong to an input group."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
+from q3edge.checkpoint.fused_experts import divide_fused_experts
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
 from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES
 from q3edge.checkpoint.safetensors.shards import Shards
@@ -35,6 +36,7 @@ class Checkpoint(SafetensorsFolder):
         _refuse_quantized(self._shards)
         self._stored, notices = canonical_names(self._shards)
         self._notices += notices + _drop_redundant(self._stored, self._shards, self.config)
+        self._notices += divide_fused_experts(self._stored, self._shards, self.config)
         self._tie_equal_head()
         expected = {name: (FLOAT_DTYPES, shape) for name, shape in tensor_shapes(self.config).items()}
         check_tensors(self._shards, self._stored, expected)

@@ -18,7 +18,7 @@ from q3edge import progress
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError
-from q3edge.reference.layer import check_computable, decoder_layer
+from q3edge.reference.layer import pass_layer
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
@@ -46,19 +46,17 @@ def hidden_states(
     undefined. Padding is computed only within the few sequences that go through a layer together, so neighbours should
     have similar lengths. watch: called with the input of every input group, for some sequences at a time.
 
-    InputError: token ids outside the vocabulary, or experts.
+    InputError: token ids outside the vocabulary.
     """
     config = source.config
-    check_computable(config)
     x = embed(source, token_ids)
     rotary = RotaryTables.of(config, token_ids.shape[1])
     parts = [x[rows, :columns] for rows, columns in _together(lengths or [token_ids.shape[1]] * len(token_ids))]
     with progress.task(label, config.num_hidden_layers) as advance:
         for layer in range(config.num_hidden_layers):
             weights = LayerWeights.read(source, layer)
-            for part in parts:
-                seen = None if watch is None else partial(_show, watch, weights, rotary)
-                part.copy_(decoder_layer(part, weights, config, rotary, watch=seen))
+            seen = None if watch is None else partial(_show, watch, weights, rotary)
+            pass_layer(parts, weights, config, rotary, watch=seen)
             advance(1)
     norm = read_tensor(source, FINAL_NORM)
     for part in parts:

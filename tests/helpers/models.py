@@ -31,6 +31,12 @@ def tiny_config(**overrides: Any) -> dict[str, Any]:
     return {**TINY, **overrides}
 
 
+MOE: dict[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+}  # fmt: skip
+
+
 def random_weights(config: Qwen3Config, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random bfloat16 tensors, large enough that every part of the model matters to the logits."""
     generator = torch.Generator().manual_seed(seed)
@@ -55,6 +61,21 @@ def edit_config(folder: Path, **fields: object) -> None:
     """Replace fields of a checkpoint's config.json."""
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, **fields}))
+
+
+def fused_experts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors, the matrices of all experts in one as transformers 5 holds them: [E, 2 I, H] and [E, H, I]."""
+    fused = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for prefix in {name.partition(".experts.")[0] for name in tensors if ".experts." in name}:
+        experts = range(sum(name.startswith(f"{prefix}.experts.") for name in tensors) // 3)
+
+        def part(number: int, matrix: str, prefix: str = prefix) -> torch.Tensor:
+            return tensors[f"{prefix}.experts.{number}.{matrix}_proj.weight"]
+
+        gate_up = [torch.cat([part(number, "gate"), part(number, "up")]) for number in experts]
+        fused[f"{prefix}.experts.gate_up_proj"] = torch.stack(gate_up)
+        fused[f"{prefix}.experts.down_proj"] = torch.stack([part(number, "down") for number in experts])
+    return fused
 
 
 class InMemoryWeights:

@@ -43,11 +43,21 @@ Fold = NormFold | RowFold
 
 @dataclass(frozen=True, slots=True)
 class InputGroup:
-    """Matrices that multiply the same input. fold: where a channel scaling is undone; None: it cannot be."""
+    """Matrices that multiply the same input.
+
+    fold: where a channel scaling of this group alone is undone; None: nowhere.
+    expert: number of the expert whose matrices they are; None: of none.
+    """
 
     name: str
     matrices: tuple[str, ...]
     fold: Fold | None
+    expert: int | None = None
+
+    @property
+    def role(self) -> str:
+        """Name without the expert's number: groups of one role in a layer differ in nothing else."""
+        return self.name if self.expert is None else self.name.replace(f".{self.expert}.", ".", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,9 @@ class Block:
 
     kind: key of its computation and export. norm: field of the norm before it. tensors, groups: in the order of the
     forward pass; the input of the first group is the norm's output, and the last group has one matrix, whose product is
-    added to the hidden states. state: what a runtime keeps between tokens (None: nothing).
+    added to the hidden states. state: what a runtime keeps between tokens (None: nothing). router: field of the matrix
+    that chooses each token's experts; None: there are none. With a router, the groups of each expert are such a
+    sequence, for the tokens that are routed to it, and the sum of the products is added, weighted by the router.
     """
 
     kind: str
@@ -72,3 +84,13 @@ class Block:
     norm: str
     groups: tuple[InputGroup, ...]
     state: KeyValueState | None = None
+    router: str | None = None
+
+    @property
+    def experts(self) -> tuple[tuple[InputGroup, ...], ...]:
+        """Groups of each expert in turn; none without a router."""
+        by_expert: dict[int, list[InputGroup]] = {}
+        for group in self.groups:
+            if group.expert is not None:
+                by_expert.setdefault(group.expert, []).append(group)
+        return tuple(map(tuple, by_expert.values()))

@@ -7,23 +7,23 @@ from q3edge.architecture.blocks.mlp import NORM, gated_groups, gated_tensors
 from q3edge.architecture.config import Qwen3Config
 
 KIND = "experts"
+ROUTER = "gate"
 
 
 def describe(config: Qwen3Config, layer: int) -> Block | None:
     """Describe the block of a layer with experts; None for others.
 
-    Its norm feeds all experts and the router, so no single input group can scale its channels.
+    Its norm feeds all experts and the router, so no input group alone can scale its channels.
     """
     if config.moe is None or not config.is_moe_layer(layer):
         return None
     width, hidden = config.moe.moe_intermediate_size, config.hidden_size
     tensors = [
         Tensor(NORM, f"{NORM}.weight", (hidden,)),
-        Tensor("gate", "mlp.gate.weight", (config.moe.num_experts, hidden)),
+        Tensor(ROUTER, f"mlp.{ROUTER}.weight", (config.moe.num_experts, hidden)),
     ]
     groups: list[InputGroup] = []
     for number in range(config.moe.num_experts):
-        expert = f"experts.{number}."
-        tensors += gated_tensors(config, width, expert)
-        groups += gated_groups(width, fold=None, expert=expert)
-    return Block(KIND, tuple(tensors), NORM, tuple(groups))
+        tensors += gated_tensors(config, width, expert=number)
+        groups += gated_groups(width, fold=None, expert=number)
+    return Block(KIND, tuple(tensors), NORM, tuple(groups), router=ROUTER)

@@ -22,16 +22,22 @@ def describe(config: Qwen3Config, layer: int) -> Block | None:
     )
 
 
-def gated_tensors(config: Qwen3Config, width: int, expert: str = "") -> tuple[Tensor, ...]:
-    """Tensors gate, up and down of one MLP `width` wide; expert: prefix of their fields, such as "experts.3."."""
-    hidden = config.hidden_size
+def expert_prefix(expert: int | None) -> str:
+    """Prefix of the fields of an expert's tensors, such as "experts.3."; none for a dense MLP."""
+    return "" if expert is None else f"experts.{expert}."
+
+
+def gated_tensors(config: Qwen3Config, width: int, *, expert: int | None = None) -> tuple[Tensor, ...]:
+    """Tensors gate, up and down of one MLP `width` wide, which is an expert with this number, or dense."""
+    hidden, prefix = config.hidden_size, expert_prefix(expert)
     shapes = {"gate_proj": (width, hidden), "up_proj": (width, hidden), "down_proj": (hidden, width)}
-    return tuple(Tensor(expert + name, f"mlp.{expert}{name}.weight", shape) for name, shape in shapes.items())
+    return tuple(Tensor(prefix + name, f"mlp.{prefix}{name}.weight", shape) for name, shape in shapes.items())
 
 
-def gated_groups(width: int, *, fold: NormFold | None, expert: str = "") -> tuple[InputGroup, ...]:
+def gated_groups(width: int, *, fold: NormFold | None, expert: int | None = None) -> tuple[InputGroup, ...]:
     """Input groups of one MLP: gate and up share the block's input; an input channel of down is a row of up."""
+    prefix = expert_prefix(expert)
     return (
-        InputGroup(f"{expert}gate_up", (f"{expert}gate_proj", f"{expert}up_proj"), fold),
-        InputGroup(f"{expert}down", (f"{expert}down_proj",), RowFold(f"{expert}up_proj", width, 1, 1)),
+        InputGroup(f"{prefix}gate_up", (f"{prefix}gate_proj", f"{prefix}up_proj"), fold, expert),
+        InputGroup(f"{prefix}down", (f"{prefix}down_proj",), RowFold(f"{prefix}up_proj", width, 1, 1), expert),
     )

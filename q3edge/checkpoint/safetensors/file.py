@@ -57,7 +57,7 @@ class SafetensorsFile:
         self._file = _open_regular(path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
-            self.entries: Mapping[str, TensorEntry] = _read_header(self._file, path, self.size)
+            self.entries = _read_header(self._file, path, self.size)
         except BaseException:
             self._file.close()
             raise
@@ -65,6 +65,14 @@ class SafetensorsFile:
     def close(self) -> None:
         """Close the file; later reads fail."""
         self._file.close()
+
+    def divide(self, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
+        """Replace the entry of a tensor by those of its `parts`, name -> shape, that lie in it one after another."""
+        entry = self.entries.pop(name)
+        offset, size = entry.offset, entry.nbytes // math.prod(entry.shape)
+        for part, shape in parts.items():
+            self.entries[part] = TensorEntry(entry.dtype, shape, offset, math.prod(shape) * size)
+            offset += math.prod(shape) * size
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
         """Read a range of rows (of the first dimension) in the stored dtype; BF16 as its bits, uint16.

@@ -61,6 +61,14 @@ class Shards:
         """Close every file."""
         self._stack.close()
 
+    def divide(self, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
+        """Replace a tensor by its `parts`, name -> shape, that lie in it one after another."""
+        file = self._holder.pop(name)
+        file.divide(name, parts)
+        del self.entries[name]
+        for part in parts:
+            self._holder[part], self.entries[part] = file, file.entries[part]
+
     def path_of(self, name: str) -> Path:
         """Path of the file that holds a tensor."""
         return self._holder[name].path

@@ -3,7 +3,7 @@
 Blocks are described in `q3edge.architecture.blocks`. The parts common to all kinds, the norm before the block and the
 product that is added to the hidden states, are in `q3edge.reference.layer`; a kind gives the steps between, one fewer
 than it has input groups: each computes the input of the next group from that of the one before. So calibration can
-observe the input of every matrix.
+observe the input of every matrix. Blocks with a router are computed by `q3edge.reference.blocks.experts`.
 """
 
 from __future__ import annotations

@@ -14,4 +14,9 @@ def gated_product(
     normed: torch.Tensor, weights: LayerWeights, config: Qwen3Config, rotary: RotaryTables
 ) -> torch.Tensor:
     """Compute the input of down_proj [B, S, I] from the normed input of gate/up [B, S, H]."""
-    return silu(linear(normed, weights["gate_proj"])).mul_(linear(normed, weights["up_proj"]))
+    return gated(normed, weights["gate_proj"], weights["up_proj"])
+
+
+def gated(normed: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Compute silu(x @ gate.T) * (x @ up.T) [..., I] of x [..., H]."""
+    return silu(linear(normed, gate)).mul_(linear(normed, up))

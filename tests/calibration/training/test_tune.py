@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,9 +63,7 @@ def naive_gradients(
         hidden = torch.from_numpy(source.read(EMBEDDING))[torch.from_numpy(ids)]
         rotary = RotaryTables.of(config, ids.shape[1])
         for layer in range(config.num_hidden_layers):
-            described = Layer.of(source.config, layer)
-            names = {field: described.name(field) for field in described.tensors}
-            weights = LayerWeights(described, {field: weight(source, name) for field, name in names.items()})
+            weights = LayerWeights.by(partial(weight, source), Layer.of(source.config, layer))
             hidden = decoder_layer(hidden, weights, config, rotary)
         head = torch.from_numpy(source.read(head_tensor(config)))
         return normalize(hidden, weight(source, FINAL_NORM), config) @ head.T

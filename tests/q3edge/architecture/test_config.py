@@ -35,6 +35,12 @@ def test_fields_of_a_dense_model() -> None:
     assert not config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("also", [{}, {"num_experts": 4}, {"num_experts": None}])
+def test_experts_as_transformers_5_counts_them(also: dict[str, Any]) -> None:
+    fields = {name: value for name, value in MOE.items() if name != "num_experts"}
+    assert read(**fields, **also, num_local_experts=4).moe == read(**MOE).moe
+
+
 def test_fields_of_a_mixture_of_experts() -> None:
     config = read(**MOE)
     assert config.moe == MoeConfig(4, 2, 32, True, 2, (3,))
@@ -122,6 +128,7 @@ def test_l4_layers_of_the_usual_kind(types: object) -> None:
     ("fields", "message"),
     [
         ({"num_hidden_layers": 2147483648}, "num_hidden_layers = 2147483648: expected a positive integer of at most"),
+        ({**MOE, "num_local_experts": 5}, "num_local_experts = 5: expected 4, as num_experts says"),
         ({**MOE, "num_experts": 2147483647}, "num_experts = 2147483647: expected a positive integer of at most 4096"),
         ({**MOE, "num_hidden_layers": 4096, "num_experts": 4096}, "num_experts = 4096: expected a positive integer of"),
         ({**MOE, "mlp_only_layers": [0] * 100_000}, "mlp_only_layers = [0, 0, 0, 0, 0, 0, ...]: expected a list"),

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from q3edge.checkpoint import open_float_model
 from q3edge.checkpoint.safetensors.shards import Shards
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.errors import InputError
-from tests.helpers.models import InMemoryWeights, edit_config, write_checkpoint
+from tests.helpers.models import MOE, InMemoryWeights, edit_config, fused_experts, tiny_config, write_checkpoint
 
 NORM = "model.norm.weight"
 Tensors = dict[str, torch.Tensor]
@@ -87,10 +86,58 @@ def test_every_tensor_is_read_as_it_was_written(tmp_path: Path, tied: bool, shar
 
 
 def test_mixture_of_experts(tmp_path: Path) -> None:
-    experts: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    write_checkpoint(tmp_path, model_type="qwen3_moe", **experts)
+    write_checkpoint(tmp_path, **MOE)
     checkpoint = open_float_model(tmp_path)
     assert checkpoint.read("model.layers.1.mlp.experts.3.down_proj.weight").shape == (64, 32)
+
+
+def test_experts_saved_as_transformers_saves_them(tmp_path: Path) -> None:
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**tiny_config(**MOE))).save_pretrained(tmp_path)
+    assert "num_experts" not in json.loads((tmp_path / "config.json").read_text())  # but num_local_experts
+    checkpoint = open_float_model(tmp_path)
+    assert checkpoint.config.moe is not None
+    assert checkpoint.config.moe.num_experts == MOE["num_experts"]
+    assert checkpoint.read("model.layers.1.mlp.experts.7.up_proj.weight").shape == (32, 64)
+
+
+def test_experts_in_one_tensor_are_read_as_each_experts_own(tmp_path: Path) -> None:
+    expected = open_float_model(write_checkpoint(tmp_path / "plain", **MOE))
+    fused = write_checkpoint(tmp_path / "fused", **MOE)
+    tensors = fused_experts(load_file(fused / "model.safetensors"))
+    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, fused / "model.safetensors")
+    checkpoint = open_float_model(fused)
+    for name in tensor_shapes(expected.config):
+        assert_array_equal(checkpoint.read(name), expected.read(name), strict=True)
+        assert_array_equal(checkpoint.read(name, slice(5, 9)), expected.read(name)[5:9], strict=True)
+    assert {n.code: n.count for n in checkpoint.notices}["experts-divided"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (
+            "experts.gate_up_proj",
+            (8, 64, 32),
+            r"gate_up_proj\): shape \[8, 64, 32\], config.json asks for \[8, 64, 64\]",
+        ),
+        ("experts.down_proj", (7, 64, 32), r"down_proj\): shape \[7, 64, 32\], config.json asks for \[8, 64, 32\]"),
+        (
+            "experts.3.up_proj.weight",
+            (32, 64),
+            "also there as model.layers.1.mlp.experts.3.up_proj.weight; expected it",
+        ),
+        ("experts.gate_proj", (8, 32, 64), "do not belong to the model of config.json"),
+    ],
+)
+def test_unfit_experts_in_one_tensor(tmp_path: Path, name: str, shape: tuple[int, ...], message: str) -> None:
+    folder = write_checkpoint(tmp_path, **MOE)
+    tensors = fused_experts(load_file(folder / "model.safetensors"))
+    tensors[f"model.layers.1.mlp.{name}"] = torch.zeros(shape, dtype=torch.bfloat16)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=message):
+        open_float_model(folder)
 
 
 def test_files_behind_links_are_read(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -12,16 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from q3edge.architecture.config import MoeConfig
 from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, LM_HEAD, tensor_shapes
 from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.reference.blocks.experts import Routing, mixture
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights
-from tests.helpers.models import InMemoryWeights, tiny_config
+from tests.helpers.models import MOE, InMemoryWeights, fused_experts, tiny_config
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}  # as Qwen's model cards give it
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -33,6 +32,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "linear rope": {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
     "yarn rope": {"rope_scaling": YARN, "max_position_embeddings": 40960},
     "short yarn rope": {"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}},
+    "experts": MOE,
+    "experts, untied": {**MOE, "tie_word_embeddings": False},
+    "experts, shares as they are": {**MOE, "norm_topk_prob": False},
+    "experts, every second layer": {**MOE, "num_hidden_layers": 4, "decoder_sparse_step": 2},
+    "experts, but for one layer": {**MOE, "mlp_only_layers": [1], "num_experts_per_tok": 5},
+    "experts, all of them": {**MOE, "num_experts_per_tok": 8},
     "large eps, untied": {"rms_norm_eps": 1e-2, "tie_word_embeddings": False},
 }
 LENGTH = 40
@@ -41,13 +46,14 @@ LENGTH = 40
 def transformers_logits(
     source: InMemoryWeights, ids: NDArray[np.int64], mask: NDArray[np.bool_] | None = None, **overrides: Any
 ) -> NDArray[np.float32]:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     raw = deepcopy(tiny_config(**overrides))  # transformers writes into the dicts it is given
-    config = Qwen3Config(**raw, attn_implementation="eager")
+    experts = source.config.moe is not None
+    config = (Qwen3MoeConfig if experts else Qwen3Config)(**raw, attn_implementation="eager")
     config.dtype = torch.float32
-    model = Qwen3ForCausalLM(config).eval()
-    state = {name: torch.from_numpy(source.read(name)) for name in tensor_shapes(source.config)}
+    model = (Qwen3MoeForCausalLM if experts else Qwen3ForCausalLM)(config).eval()
+    state = fused_experts({name: torch.from_numpy(source.read(name)) for name in tensor_shapes(source.config)})
     if source.config.tie_word_embeddings:
         state[LM_HEAD] = state[EMBEDDING]
     model.load_state_dict(state, strict=True)
@@ -189,8 +195,77 @@ def test_token_outside_the_vocabulary(ids: list[list[int]]) -> None:
         hidden_states(InMemoryWeights.random(), np.array(ids))
 
 
-def test_experts_are_refused() -> None:
-    dense = InMemoryWeights.random()
-    moe = dataclasses.replace(dense.config, model_type="qwen3_moe", moe=MoeConfig(4, 2, 32, True, 1, ()))
-    with pytest.raises(InputError, match=r"'qwen3_moe': layer 0 has experts; .* not available yet"):
-        hidden_states(InMemoryWeights(moe, dense.tensors), random_ids(1))
+def test_experts_are_read_once_for_all_sequences_and_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("q3edge.reference.model._TOKENS_AT_ONCE", 2 * LENGTH)
+
+    class Counting(InMemoryWeights):
+        reads: list[str]
+
+        def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+            self.reads.append(name)
+            return super().read(name, rows)
+
+    source = InMemoryWeights.random(5, **MOE)
+    counting = Counting(source.config, source.tensors)
+    counting.reads = []
+    ids = random_ids(7)
+    together = hidden_states(counting, ids).numpy()
+    alone = np.concatenate([hidden_states(source, ids[i : i + 1]).numpy() for i in range(len(ids))])
+    assert relative_error(together, alone) < 1e-6
+    experts = [name for name in counting.reads if ".experts." in name]
+    assert len(experts) == len(set(experts)) == 2 * 8 * 3
+    assert experts == [name for name in tensor_shapes(source.config) if ".experts." in name]  # one after another
+
+
+def test_an_expert_without_tokens_is_not_read() -> None:
+    source = InMemoryWeights.random(6, **MOE)
+    router = source.tensors["model.layers.0.mlp.gate.weight"]
+    assert isinstance(router, np.ndarray)
+    weights = LayerWeights.read(source, 0)
+    (block,) = (block for block in weights.layer.blocks if block.router)
+    normed = torch.from_numpy(np.abs(np.random.default_rng(0).standard_normal((9, 64))).astype(np.float32))
+    router[:] = -1.0  # of positive states the last two, with zeros, are the largest
+    router[6:] = 0.0
+    seen: list[str] = []
+    mixture(normed, block, LayerWeights.read(source, 0), source.config, lambda name, _: seen.append(name))
+    assert seen == ["experts.6.gate_up", "experts.6.down", "experts.7.gate_up", "experts.7.down"]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_mixture_equals_every_expert_computed_for_every_token(normalize: bool) -> None:
+    source = InMemoryWeights.random(7, **{**MOE, "norm_topk_prob": normalize, "num_experts_per_tok": 3})
+    config, weights = source.config, LayerWeights.read(source, 1)
+    assert config.moe is not None
+    (block,) = (block for block in weights.layer.blocks if block.router)
+    x = np.random.default_rng(0).standard_normal((11, 64))
+    scores = np.exp(x @ source.read("model.layers.1.mlp.gate.weight").T.astype(np.float64))
+    scores /= scores.sum(-1, keepdims=True)
+    dense = []
+    for number in range(8):
+        gate, up, down = (
+            source.read(f"model.layers.1.mlp.experts.{number}.{m}_proj.weight") for m in ("gate", "up", "down")
+        )
+        inner = x @ gate.T
+        dense.append((inner / (1 + np.exp(-inner)) * (x @ up.T)) @ down.T)
+    expected = np.zeros_like(x)
+    for token in range(len(x)):
+        chosen = np.argsort(-scores[token])[:3]
+        shares = scores[token, chosen] / (scores[token, chosen].sum() if normalize else 1)
+        expected[token] = sum(share * dense[number][token] for share, number in zip(shares, chosen))
+    found = mixture(torch.from_numpy(x.astype(np.float32)), block, weights, config)
+    assert relative_error(found.numpy(), expected.astype(np.float32)) < 1e-5
+
+
+def test_routing_is_float32_under_autocast() -> None:
+    source = InMemoryWeights.random(8, **MOE)
+    assert source.config.moe is not None
+    router = torch.from_numpy(source.read("model.layers.0.mlp.gate.weight"))
+    normed = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Routing.of(normed, router, source.config.moe)
+    expected = Routing.of(normed, router, source.config.moe)
+    assert torch.equal(found.experts, expected.experts)
+    assert torch.equal(found.shares, expected.shares)
+    assert found.counts(8).sum() == 2 * 50
+    counts = [len(found.tokens_of(expert)[0]) for expert in range(8)]
+    assert counts == found.counts(8).tolist()
