@@ -14,13 +14,21 @@ CUT_IN_THINKING = "cut-in-thinking"  # code of the notice for an answer that nev
 
 
 class AnswerText:
-    """Text of one answer: `thinking`, `answer` and `calls` of tools so far; `stopped`: a stop string ended it."""
+    """Text of one answer: `thinking`, `answer` and `calls` so far; `stopped`: a stop string or call ended it."""
 
-    def __init__(self, splitter: Splitter, stop_strings: Sequence[str], *, has_tools: bool = False) -> None:
-        """Begin; without tools, what looks like a call of one is text."""
+    def __init__(
+        self,
+        splitter: Splitter,
+        stop_strings: Sequence[str],
+        *,
+        has_tools: bool = False,
+        parallel_tool_calls: bool = True,
+    ) -> None:
+        """Begin; without tools, what looks like a call of one is text. Without parallel calls, the first ends it."""
         self.stopped = False
         self.calls: list[CalledTool] = []
         self._calls = CallSplitter() if has_tools else None
+        self._parallel = parallel_tool_calls
         self._broken: list[str] = []
         self._length = 0  # of the answer, calls included
         self._splitter = splitter
@@ -85,7 +93,7 @@ class AnswerText:
         elif text:
             self._seen.append(text)
             yield from self._answered(self._stops.push(text))
-            if self._stops.found is not None:
+            if self._stops.found is not None and not self.stopped:
                 self.stopped = True
                 yield from self._end_answer()
 
@@ -94,6 +102,9 @@ class AnswerText:
         self._length += len(text)
         for found in (text,) if self._calls is None else self._calls.push(text):
             yield from self._given(found)
+            if self.calls and not self._parallel:
+                self.stopped = True
+                return
 
     def _end_answer(self) -> Iterator[Piece]:
         """Give what was held back of the answer, which has ended for now."""

@@ -21,6 +21,7 @@ from q3edge.runtime.engine.engine import Engine, Generation
 from q3edge.runtime.engine.kv_memory import budget_tokens
 from q3edge.runtime.engine.model_draft import ModelDraft, open_draft, relative_cost
 from q3edge.runtime.engine.slots import Slots
+from q3edge.runtime.generation.answer_format import AnswerFormat
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.generation.constraint import Constraint, Openings, answer_openings
 from q3edge.runtime.generation.grammars import Grammars
@@ -30,6 +31,7 @@ from q3edge.runtime.generation.scoring import Scoring
 from q3edge.runtime.generation.setting_table import MAX_LOGPROBS
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.speculation import Draft
+from q3edge.runtime.generation.tool_format import FREE, tool_format
 from q3edge.runtime.prefixes import load_prefix, save_prefix
 from q3edge.runtime.session.decoder import Decoder, note_slow_products
 from q3edge.runtime.session.loader import note_edits, open_graph
@@ -192,10 +194,12 @@ class Model:
 
         `thinking` None: the template's default; `tools`: functions that the model may call, in the form of OpenAI's
         API. Its calls are apart from the text, and an answer that has to follow a format may call tools instead.
+        Named, too: `tool_choice`, "auto", "required" for an answer that is nothing but calls, or the name of the tool
+        to call, with arguments by their schemas then; `parallel_tool_calls` False: the first call ends the answer.
         TypeError: neither a str nor messages. UsageError: a message is invalid or the template refuses it, the
         prompt leaves no room in the context, the answer's format is invalid or too complex, or there is a
-        thinking_budget for a model that has no thinking. InputError: no template, or a bad one. ResourceError: a format
-        is given, and llguidance is not installed.
+        thinking_budget for a model that has no thinking, or no such tool. InputError: no template, or a bad one.
+        ResourceError: a format is given, or a tool has to be called, and llguidance is not installed.
         """
         return self.streams(messages, 1, settings, thinking=thinking, tools=tools, **named)[0]
 
@@ -207,6 +211,8 @@ class Model:
         *,
         thinking: bool | None = None,
         tools: Sequence[Tool] | None = None,
+        tool_choice: str = FREE,
+        parallel_tool_calls: bool = True,
         **named: Any,
     ) -> list[Stream]:
         """Answer a conversation `n` times, at least once; other arguments and errors are those of `stream`.
@@ -225,12 +231,18 @@ class Model:
         chosen = self.settings(settings, thinks=thinks, **named)
         if thinks and chosen.thinking_budget == 0:
             chosen = self.settings(settings, thinks=False, **named)
-        openings = None if chosen.answer_format is None else self._openings(prompt_ids, has_tools=bool(tools))
+        calls = tool_format(tools, tool_choice, parallel=parallel_tool_calls)
+        answer_format = calls or chosen.answer_format
+        openings = None
+        if answer_format is not None:
+            openings = self._openings(prompt_ids, may_call=bool(tools) and calls is None)
 
         def answer(index: int) -> Stream:
             own, splitter = chosen.for_answer(index), ThinkingSplitter(self.tokenizer, prompt_ids)
-            text = AnswerText(splitter, own.stop_strings, has_tools=bool(tools))
-            return self._stream(prompt_ids, text, own, openings, notices)
+            text = AnswerText(
+                splitter, own.stop_strings, has_tools=bool(tools), parallel_tool_calls=parallel_tool_calls
+            )
+            return self._stream(prompt_ids, text, own, answer_format, openings, notices)
 
         return [answer(index) for index in range(n)]
 
@@ -244,7 +256,7 @@ class Model:
         self._check_open()
         chosen = self.settings(settings, **named)
         text = AnswerText(PlainText(self.tokenizer), chosen.stop_strings)
-        return self._stream(self._prompt_ids(prompt), text, chosen)
+        return self._stream(self._prompt_ids(prompt), text, chosen, chosen.answer_format)
 
     def score(self, prompt: str | Sequence[int], *, top: int = 0) -> Score:
         """Read a text, as `stream_raw` takes it, and tell the log probability of each of its tokens but the first.
@@ -349,19 +361,21 @@ class Model:
         check_token_ids(prompt, self.decoder.config.vocab_size)
         return prompt
 
-    def _openings(self, prompt_ids: Sequence[int], *, has_tools: bool) -> Openings:
-        """How an answer to this conversation may begin where it has to follow a format."""
+    def _openings(self, prompt_ids: Sequence[int], *, may_call: bool) -> Openings:
+        """How an answer to this conversation may begin where it has to follow a format, or may call tools instead."""
         assert self.template is not None
         hybrid, newlines = self.template.switches_thinking(), self._grammars.newlines()
         thinking, call = ThinkingTokens.of(self.tokenizer), self.tokenizer.added_ids.get(CALL_START)
-        freeing = frozenset[int]() if call is None or not has_tools else frozenset({call})
+        freeing = frozenset[int]() if call is None or not may_call else frozenset({call})
         return answer_openings(thinking, prompt_ids, newlines=newlines, hybrid=hybrid, freeing=freeing)
 
-    def _constraint(self, settings: GenerationSettings, openings: Openings | None) -> Constraint | None:
+    def _constraint(
+        self, answer_format: AnswerFormat | None, settings: GenerationSettings, openings: Openings | None
+    ) -> Constraint | None:
         """Constraint of an answer, None where it has no format. openings None: it holds from the first token."""
-        if settings.answer_format is None:
+        if answer_format is None:
             return None
-        matcher = self._grammars.matcher(settings.answer_format)
+        matcher = self._grammars.matcher(answer_format)
         return Constraint(matcher, sorted(settings.stop_token_ids or ()), openings)
 
     def _stream(
@@ -369,6 +383,7 @@ class Model:
         prompt_ids: Sequence[int],
         text: AnswerText,
         settings: GenerationSettings,
+        answer_format: AnswerFormat | None,
         openings: Openings | None = None,
         notices: tuple[Notice, ...] = (),
     ) -> Stream:
@@ -381,7 +396,7 @@ class Model:
 
         draft = self.new_draft() if self.new_draft else None
         thinking = None if settings.thinking_budget is None else ThinkingTokens.of(self.tokenizer)
-        constraint = self._constraint(settings, openings)
+        constraint = self._constraint(answer_format, settings, openings)
         request = Request(
             prompt_ids, settings, self.context, draft=draft, thinking=thinking, watch=watch, constraint=constraint
         )

@@ -20,7 +20,7 @@ _FOLDERS = re.compile(r"(?<!\S)(?:/[^/\s:]+)*/(?=[^/\s:]+: )")  # of a file that
 _FIELDS = {
     "schema": "response_format", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "stop_strings": "stop",
 }  # fmt: skip
-_SETTING = re.compile(rf"(?:{'|'.join(SETTINGS)}|response_format[\w.]*)(?=[ :=])")
+_SETTING = re.compile(rf"(?:{'|'.join(SETTINGS)}|response_format[\w.]*|tools|tool_choice)(?=[ :=])")
 GONE = 499  # status of an answer that nobody reads, in logs alone
 RETRY_SECONDS = 2  # after which a client that found no room may try again
 

@@ -17,6 +17,8 @@ from q3edge.artifact import Notice
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
+from q3edge.runtime.text.thinking import THINK_END
+from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.server.driver import Answers
 from q3edge.server.errors import ApiError, as_api_error
 from q3edge.server.limits import READ_SECONDS
@@ -158,16 +160,31 @@ def _note(record: Record, completions: Sequence[Completion], answers: Answers) -
     record.first_token_seconds = answers.first_seconds and round(answers.first_seconds, 4)
 
 
-def usage(completions: Sequence[Completion], answers_per_prompt: int) -> Json:
-    """Counts of tokens in OpenAI's form; a prompt counts once, however many answers it has."""
+def usage(completions: Sequence[Completion], answers_per_prompt: int, tokenizer: Tokenizer | None = None) -> Json:
+    """Counts of tokens in OpenAI's form; a prompt counts once, however many answers it has.
+
+    tokenizer: that of answers that may think, by which the tokens of their thinking are counted.
+    """
     prompts = completions[::answers_per_prompt]
     prompt = sum(each.stats.prompt_tokens for each in prompts)
     new = sum(each.stats.new_tokens for each in completions)
     cached = sum(each.stats.reused_tokens for each in prompts)
-    return {
+    counted: Json = {
         "prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new,
         "prompt_tokens_details": {"cached_tokens": cached},
     }  # fmt: skip
+    if tokenizer is not None:
+        end = tokenizer.added_ids.get(THINK_END)
+        counted["completion_tokens_details"] = {"reasoning_tokens": sum(_thought(each, end) for each in completions)}
+    return counted
+
+
+def _thought(completion: Completion, end: int | None) -> int:
+    """Number of tokens of the thinking, its end included."""
+    if not completion.thinking:
+        return 0
+    ids = completion.token_ids
+    return ids.index(end) + 1 if end in ids else len(ids)
 
 
 def notices(completions: Sequence[Completion], of_all: Sequence[Notice] = ()) -> Json:

@@ -58,12 +58,13 @@ class ThinkingFields(SamplingFields):
         model: Model,
         messages: Sequence[Message],
         default_tokens: int | None,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool] | None,
+        calling: Mapping[str, Any],
         **settings: Any,
     ) -> list[Stream]:
         """Answer a conversation `n` times, thinking as the fields say. Errors are those of `Model.streams`.
 
-        default_tokens: see `settings`; a budget of thinking comes on top.
+        default_tokens: see `settings`; a budget of thinking comes on top. calling: how tools are called, by name.
         """
         said = [*texts([message.get("content") for message in messages]), *texts(tools)]  # templates may drop thinking
         check_length(said, model.tokenizer.encode_text, model.context, "messages")
@@ -71,4 +72,5 @@ class ThinkingFields(SamplingFields):
         switch = model.template is not None and model.template.switches_thinking()
         # Of a budget of 0 a template with a switch has made a closed thinking already.
         chosen["thinking_budget"] = None if self.budget == 0 and switch else self.budget
-        return model.streams(messages, self.n, chosen, thinking=self.thinking if switch else None, tools=tools)
+        thinking = self.thinking if switch else None
+        return model.streams(messages, self.n, chosen, thinking=thinking, tools=tools, **calling)

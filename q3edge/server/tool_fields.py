@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from q3edge.artifact import Notice
+from q3edge.runtime.generation.tool_format import FORCED, FREE
 from q3edge.runtime.text.message_checks import check_tools
 from q3edge.server.body import Body
-from q3edge.server.errors import about
+from q3edge.server.errors import about, bad_field
+from q3edge.server.format_fields import check_formats
 from q3edge.server.limits import MAX_TOOLS
 
-_STRICT = "arguments of tools are not held to their schemas: strict has no effect"
+_STRICT = "arguments of tools are held to their schemas only where a call is required: strict has no effect"
+Name = Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")]
 
 
 class Function(Body):
-    """Description of a function; parameters: a JSON Schema, which the model reads and nothing enforces."""
+    """Description of a function; parameters: a JSON Schema, to which a call that is required is held."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[\w.:-]{1,128}$")]
+    name: Name
     description: Annotated[str, Field(max_length=20_000)] | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -40,11 +43,38 @@ class ToolFields(FunctionType):
     function: Function
 
 
+class NamedFunction(Body):
+    """Name of a function."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
+class NamedTool(FunctionType):
+    """The tool that has to be called."""
+
+    function: NamedFunction
+
+
+def text_or_object(value: object) -> str:
+    """Tag of the kind that a choice of a tool is meant to be."""
+    return "str" if isinstance(value, str) else "dict"
+
+
+Mode = Annotated[Literal["auto", "none", "required"], Tag("str")]
+Choice = Annotated[
+    Mode | Annotated[NamedTool, Tag("dict")],
+    Discriminator(text_or_object),
+]
+
+
 class ToolsFields(Body):
     """Fields of a request that may offer tools."""
 
     tools: Annotated[list[ToolFields], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool = True
 
     @property
     def offered(self) -> list[dict[str, Any]] | None:
@@ -57,7 +87,26 @@ class ToolsFields(Body):
         return found
 
     @property
+    def calling(self) -> dict[str, Any]:
+        """How the tools are called, as `Model.streams` takes it.
+
+        ApiError 400: there is no such tool, or no call can be forced here.
+        """
+        choice = FREE if self.tool_choice == "none" else self.tool_choice or FREE
+        if isinstance(choice, NamedTool):
+            choice = choice.function.name
+            if choice not in [tool.function.name for tool in self.tools or ()]:
+                raise bad_field("tool_choice", f"there is no tool {choice!r} in tools")
+        elif choice == FORCED and not self.tools:
+            raise bad_field("tool_choice", "there are no tools to call; give tools")
+        if choice != FREE:
+            check_formats("tool_choice")
+        return {"tool_choice": choice, "parallel_tool_calls": self.parallel_tool_calls}
+
+    @property
     def tool_notices(self) -> tuple[Notice, ...]:
         """What is not done that the tools ask for."""
+        if self.tool_choice not in (None, "auto"):
+            return ()
         strict = sum(bool(tool.function.strict) for tool in self.tools or ())
         return (Notice("tool-not-strict", strict, _STRICT),) if strict else ()

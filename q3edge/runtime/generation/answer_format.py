@@ -1,4 +1,4 @@
-"""`AnswerFormat`: what an answer has to look like: JSON of a schema, a regular expression, or a grammar."""
+"""`AnswerFormat`: what an answer has to look like: JSON of a schema, a regular expression, a grammar or calls."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from q3edge.errors import UsageError
 from q3edge.runtime.text.message_checks import check_plain, refuse_constant
 from q3edge.runtime.text.messages import members
 
-Kind = Literal["schema", "regex", "grammar"]
+Kind = Literal["schema", "regex", "grammar", "tools"]
+# White space between two parts of JSON is a space, or a line end and an indent: models that may write more often go on.
+JSON_OPTIONS: Any = {"whitespace_pattern": r"(\x20|\n[\x20\t]{0,16})?", "lenient": False}
 _GREATEST = 2**53  # beyond it the library rounds numbers, or takes them for others
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """Format of an answer; text: a JSON Schema as JSON, a regular expression, or a grammar in Lark's notation."""
+    """Format of an answer; text: a JSON Schema as JSON, a regular expression, or a grammar in Lark's notation.
+
+    That of calls of tools (`tool_format`) leaves open what `open` and `close` are, the tags around one.
+    """
 
     kind: Kind
     text: str

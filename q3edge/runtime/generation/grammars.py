@@ -8,9 +8,12 @@ library's own limits bound the work for each token after that.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +23,9 @@ from q3edge.errors import ResourceError, UsageError
 from q3edge.machine.extras import install_line
 from q3edge.machine.worker_process import Worker, WorkerDiedError
 from q3edge.plain_line import plain_line
-from q3edge.runtime.generation.answer_format import AnswerFormat
+from q3edge.runtime.generation.answer_format import JSON_OPTIONS, AnswerFormat
 from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.runtime.text.tool_calls import CALL_END, CALL_START
 
 if TYPE_CHECKING:
     import llguidance
@@ -31,8 +35,6 @@ COMPILE_SECONDS = 2.0
 _LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}
 _REMEMBERED = 1024  # formats of which is known whether they are fit
 _WORKER = Path(__file__).with_name("grammar_worker.py")
-# White space between two parts of JSON is a space, or a line end and an indent: models that may write more often go on.
-_JSON_OPTIONS: Any = {"whitespace_pattern": r"(\x20|\n[\x20\t]{0,16})?", "lenient": False}
 _LONGEST_REASON = 200  # characters
 _NOTHING_FITS = ("NoExtension", "NoExtensionBias")  # the library's words where no token can follow
 
@@ -59,6 +61,8 @@ class Grammars:
         grammar = _grammar(answer_format)
         if reason := self._verdict(grammar):
             raise UsageError(f"{answer_format.kind}: {plain_line(reason)}; change it")
+        if answer_format.kind == "tools":
+            grammar = _grammar(answer_format, self._tokenizer.added_ids)
         return TokenMatcher(library, grammar, answer_format.kind, self._vocab_size)
 
     def newlines(self) -> frozenset[int]:
@@ -139,17 +143,22 @@ class TokenMatcher:
             raise UsageError(f"{self._kind}: the answer cannot go on: {_short(self._matcher.get_error())}; change it")
 
 
-def _grammar(answer_format: AnswerFormat) -> str:
+def _grammar(answer_format: AnswerFormat, added_ids: Mapping[str, int] = MappingProxyType({})) -> str:
+    """Grammar of a format. added_ids: tokens that tags of calls are, which are else spelled out."""
     from llguidance import LLMatcher
 
     if answer_format.kind == "schema":
         try:
-            return LLMatcher.grammar_from_json_schema(answer_format.text, overrides=_JSON_OPTIONS)
+            return LLMatcher.grammar_from_json_schema(answer_format.text, overrides=JSON_OPTIONS)
         except ValueError as error:
             raise UsageError(f"schema: {_short(str(error))}; change it") from None
     if answer_format.kind == "regex":
         return LLMatcher.grammar_from_regex(answer_format.text)
-    return LLMatcher.grammar_from_lark(answer_format.text)
+    text = answer_format.text
+    if answer_format.kind == "tools":
+        for rule, tag in (("open", CALL_START), ("close", CALL_END)):
+            text += f"\n{rule}: " + (f"<[{added_ids[tag]}]>" if tag in added_ids else json.dumps(tag))
+    return LLMatcher.grammar_from_lark(text)
 
 
 def _short(error: str) -> str:

@@ -44,7 +44,7 @@ class ChatFields(ThinkingFields, ToolsFields):
 
     missing: ClassVar[Mapping[str, str]] = {
         "functions": "give tools", "function_call": "give tool_choice", "chat_template": "no request may bring one",
-        "parallel_tool_calls": "the model may call several", "guided_json": "give response_format",
+        "guided_json": "give response_format",
         "prompt": "give messages, or ask /v1/completions", "enable_thinking": "give it in chat_template_kwargs",
     }  # fmt: skip
 
@@ -66,12 +66,12 @@ def _prepare(fields: ChatFields, model: Model, service: Service) -> list[Stream]
         raise bad_field("top_logprobs", "needs logprobs: true")
     if fields.logprobs:
         TokenTexts(model.tokenizer)  # here, where it stalls nobody
-    messages, tools = read_messages(fields.messages), fields.offered
+    messages, tools, calling = read_messages(fields.messages), fields.offered, fields.calling
     settings: Json = {"logprobs": (fields.top_logprobs or 0) if fields.logprobs else None}
     with about("response_format"):
         settings |= {} if fields.response_format is None else response_format_settings(fields.response_format)
     with about("messages"):
-        return fields.answers(model, messages, service.options.max_new_tokens, tools, **settings)
+        return fields.answers(model, messages, service.options.max_new_tokens, tools, calling, **settings)
 
 
 class _Chat(Shape):
@@ -81,6 +81,7 @@ class _Chat(Shape):
         self._fields = fields
         self._common = common | {"id": f"chatcmpl-{common['id']}"}
         self._calls: dict[int, int] = {}  # number of the last call in each answer
+        self._tokenizer = lease.model.tokenizer
         self._texts = TokenTexts(lease.model.tokenizer) if fields.logprobs else None
 
     def whole(self, completions: Sequence[Completion]) -> Json:
@@ -92,7 +93,7 @@ class _Chat(Shape):
             }
             for index, each in enumerate(completions)
         ]  # fmt: skip
-        counted = {"usage": usage(completions, self._fields.n)}
+        counted = {"usage": usage(completions, self._fields.n, self._tokenizer)}
         told = self._notices(completions) | timings(completions)
         return self._common | {"object": "chat.completion", "choices": choices} | counted | told
 
@@ -123,7 +124,7 @@ class _Chat(Shape):
     def end(self, completions: Sequence[Completion]) -> Iterator[Json]:
         """Counts of tokens, if the request asks for them."""
         if self._fields.stream_options is not None and self._fields.stream_options.include_usage:
-            yield self._event([]) | {"usage": usage(completions, self._fields.n)}
+            yield self._event([]) | {"usage": usage(completions, self._fields.n, self._tokenizer)}
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
         return self._event([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}])

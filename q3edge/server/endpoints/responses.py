@@ -15,7 +15,6 @@ from starlette.routing import Route
 from q3edge.runtime.completion import Completion, Piece, Stream
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.model import Model
-from q3edge.runtime.text.thinking import THINK_END
 from q3edge.server.body import Body
 from q3edge.server.errors import ApiError, about
 from q3edge.server.format_fields import response_format_settings
@@ -26,7 +25,17 @@ from q3edge.server.models import Lease
 from q3edge.server.output_items import ANSWER, SUMMARY, THINKING, OutputItems
 from q3edge.server.service import Service
 from q3edge.server.thinking_fields import Effort, ThinkingFields
-from q3edge.server.tool_fields import Function, FunctionType, ToolFields, ToolsFields
+from q3edge.server.tool_fields import (
+    Choice,
+    Function,
+    FunctionType,
+    Mode,
+    NamedFunction,
+    NamedTool,
+    ToolFields,
+    ToolsFields,
+    text_or_object,
+)
 
 
 class ReasoningFields(Body):
@@ -51,6 +60,10 @@ class FunctionTool(Function, FunctionType):
     """A tool."""
 
 
+class FunctionChoice(NamedFunction, FunctionType):
+    """The tool that has to be called."""
+
+
 class ResponseFields(ThinkingFields):
     """A request's body."""
 
@@ -64,7 +77,8 @@ class ResponseFields(ThinkingFields):
     reasoning: ReasoningFields | None = None
     text: TextFields | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Annotated[Mode | Annotated[FunctionChoice, Tag("dict")], Discriminator(text_or_object)] | None = None
+    parallel_tool_calls: bool = True
     include: Annotated[list[Literal["reasoning.encrypted_content"]], Field(max_length=8, fail_fast=True)] | None = (
         None  # the thinking is there as it is
     )
@@ -75,7 +89,7 @@ class ResponseFields(ThinkingFields):
         "conversation": "nothing is stored; send the whole conversation as input",
         "prompt": "nothing is stored; give input", "messages": "give input", "max_tokens": "give max_output_tokens",
         "n": "there is one answer", "response_format": "give text.format", "reasoning_effort": "give reasoning.effort",
-        "parallel_tool_calls": "the model may call several", "background": "answers come when they are asked for",
+        "background": "answers come when they are asked for",
         "chat_template": "no request may bring one", "top_logprobs": "ask /v1/chat/completions for them",
     }  # fmt: skip
 
@@ -91,7 +105,12 @@ class ResponseFields(ThinkingFields):
             ToolFields(type="function", function=Function(**tool.model_dump(exclude={"type"})))
             for tool in self.tools or ()
         ]
-        return ToolsFields(tools=tools, tool_choice=self.tool_choice)
+        choice: Choice | None = None
+        if isinstance(self.tool_choice, FunctionChoice):
+            choice = NamedTool(type="function", function=NamedFunction(name=self.tool_choice.name))
+        else:
+            choice = self.tool_choice
+        return ToolsFields(tools=tools, tool_choice=choice, parallel_tool_calls=self.parallel_tool_calls)
 
 
 async def responses(request: Request) -> Response:
@@ -106,8 +125,9 @@ def _prepare(fields: ResponseFields, model: Model, service: Service) -> list[Str
         asked = {"type": "json_schema", "json_schema": {name: asked[name] for name in asked if name != "type"}}
     with about("text.format"):
         settings = {} if asked is None else response_format_settings(asked, "text.format")
+    calling = fields.functions.calling
     with about("input"):
-        return fields.answers(model, messages, service.options.max_new_tokens, tools, **settings)
+        return fields.answers(model, messages, service.options.max_new_tokens, tools, calling, **settings)
 
 
 class _Response(Shape):
@@ -119,7 +139,7 @@ class _Response(Shape):
         self._fields, self._common = fields, common
         self._items = OutputItems()
         self._thinking = SUMMARY if fields.reasoning and fields.reasoning.summary else THINKING
-        self._think_end = lease.model.tokenizer.added_ids.get(THINK_END)
+        self._tokenizer = lease.model.tokenizer
 
     def whole(self, completions: Sequence[Completion]) -> Json:
         """One object."""
@@ -163,38 +183,34 @@ class _Response(Shape):
     def _finished(self, completion: Completion) -> Json:
         cut = completion.finish_reason == "length"
         found = self._object("incomplete" if cut else "completed", settings=completion.settings)
-        counted = usage([completion], 1)
+        counted = usage([completion], 1, self._tokenizer)
         found["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
         found["completed_at"] = None if cut else int(time.time())
         found["usage"] = {
             "input_tokens": counted["prompt_tokens"],
             "input_tokens_details": {**counted["prompt_tokens_details"], "cache_write_tokens": 0},
             "output_tokens": counted["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": self._thought(completion)},
+            "output_tokens_details": counted["completion_tokens_details"],
             "total_tokens": counted["total_tokens"],
         }
         return found | notices([completion], self._fields.functions.tool_notices)
-
-    def _thought(self, completion: Completion) -> int:
-        """Number of tokens of the thinking, its end included."""
-        if not completion.thinking:
-            return 0
-        ids = completion.token_ids
-        return ids.index(self._think_end) + 1 if self._think_end in ids else len(ids)
 
     def _object(self, status: str, *, error: Json | None = None, settings: Any = None) -> Json:
         fields = self._fields
         chosen = fields if settings is None else settings
         asked = fields.text.format if fields.text else None
+        choice = (
+            fields.tool_choice.model_dump() if isinstance(fields.tool_choice, FunctionChoice) else fields.tool_choice
+        )
         return {
             "id": f"resp_{self._common['id']}", "object": "response", "created_at": self._common["created"],
             "status": status, "error": error, "incomplete_details": None, "instructions": fields.instructions,
             "max_output_tokens": fields.max_output_tokens, "metadata": fields.metadata or {},
             "model": self._common["model"], "output": [dict(item) for item in self._items.items],
-            "parallel_tool_calls": True, "previous_response_id": None,
+            "parallel_tool_calls": fields.parallel_tool_calls, "previous_response_id": None,
             "reasoning": {"effort": fields.effort, "summary": fields.reasoning.summary if fields.reasoning else None},
             "store": False, "temperature": chosen.temperature, "text": {"format": asked or {"type": "text"}},
-            "tool_choice": fields.tool_choice or "auto", "tools": [tool.model_dump() for tool in fields.tools or ()],
+            "tool_choice": choice or "auto", "tools": [tool.model_dump() for tool in fields.tools or ()],
             "top_p": chosen.top_p, "truncation": "disabled", "usage": None,
         }  # fmt: skip
 

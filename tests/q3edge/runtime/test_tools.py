@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from q3edge.errors import UsageError
 from q3edge.runtime.completion import Completion
 from q3edge.runtime.generation.sampling import Sampler
 from q3edge.runtime.model import Model
@@ -104,6 +105,61 @@ def test_an_answer_in_a_format_may_call_tools_instead(caller: Model, monkeypatch
     assert (done.tool_calls, done.answer, codes(done)) == ((CALLED,), "", [])
     monkeypatch.setattr(Sampler, "__call__", lambda _sampler, scores: int(np.argmax(scores)))
     assert caller.chat("the cat", regex="yes|no").answer in ("yes", "no")  # no tools, no calls
+
+
+def choosing(monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
+    """Make the model choose tokens that have to be allowed, then the best of those that are."""
+    left = iter(ids)
+
+    def choose(_sampler: object, scores: Any) -> int:
+        chosen = next(left, int(np.argmax(scores)))
+        assert scores[chosen] > -np.inf
+        return chosen
+
+    monkeypatch.setattr(Sampler, "__call__", choose)
+
+
+def test_a_required_call_is_all_of_the_answer(caller: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance", reason="the extra structured is not installed")
+    sit: Tool = {"type": "function", "function": {"name": "sit", "parameters": {"properties": {}}}}
+    both = [*TOOLS, sit]
+    choosing(monkeypatch, [*caller.tokenizer.encode_markup(f"{CALL}\n{OTHER}"), 297])
+    done = caller.chat("the cat", tools=both, tool_choice="required")
+    assert (done.tool_calls, done.answer, codes(done)) == ((CALLED, SAT), "", [])
+    choosing(monkeypatch, caller.tokenizer.encode_markup(OTHER))
+    done = caller.chat("the cat", tools=both, tool_choice="sit", parallel_tool_calls=False)
+    assert (done.tool_calls, done.answer, done.finish_reason) == ((SAT,), "", "tool_calls")
+    for text, choice in ((CALL, "sit"), ("the cat", "required"), (f"{OTHER}\n{CALL}", "sit"), ("\n", "required")):
+        choosing(monkeypatch, caller.tokenizer.encode_markup(text))
+        with pytest.raises(AssertionError):
+            caller.chat("the cat", tools=both, tool_choice=choice)
+    choosing(monkeypatch, caller.tokenizer.encode_markup(CALL)[:9])
+    done = caller.chat("the cat", tools=both, tool_choice="required", max_new_tokens=8)
+    assert (done.finish_reason, "format-unfinished" in codes(done)) == ("length", True)
+
+
+def test_without_parallel_calls_the_first_ends_the_answer(caller: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws(caller, monkeypatch, f"I look.\n{CALL}\n{OTHER}")
+    done = caller.chat("the cat", tools=TOOLS, parallel_tool_calls=False)
+    assert (done.answer, done.tool_calls, done.finish_reason) == ("I look.", (CALLED,), "tool_calls")
+    assert done.text == f"I look.\n{CALL}"
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice", "problem"),
+    [
+        (TOOLS, "other", "there is no such tool"),
+        ([], "required", "there is no such tool"),
+        ([{"type": "function"}], "required", "no function with a name"),
+        ([{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}], "f", "no JSON Schema"),
+        ([{"type": "function", "function": {"name": "f", "parameters": {"x": "y" * 2**18}}}], "f", "at most"),
+        ([{"type": "function", "function": {"name": "f", "parameters": {"$ref": "http://x"}}}], "f", "tools: "),
+    ],
+)
+def test_a_call_that_cannot_be_required(caller: Model, tools: list[Tool], choice: str, problem: str) -> None:
+    pytest.importorskip("llguidance", reason="the extra structured is not installed")
+    with pytest.raises(UsageError, match=problem):
+        caller.chat("the cat", tools=tools, tool_choice=choice)
 
 
 def test_calls_and_results_go_back_in_as_the_model_wrote_them(caller: Model, monkeypatch: pytest.MonkeyPatch) -> None:

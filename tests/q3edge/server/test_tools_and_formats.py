@@ -11,6 +11,9 @@ import httpx
 import openai
 import pytest
 
+from q3edge.server import format_fields
+from q3edge.server.errors import ApiError
+from q3edge.server.tool_fields import ToolsFields
 from tests.helpers.server import RunningServer, running_server, scripted_model
 
 CHAT = "/v1/chat/completions"
@@ -24,10 +27,23 @@ ADD: Any = {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
     },
 }
+TAKE: Any = {  # what an answer of chance holds soon enough
+    "type": "function",
+    "function": {
+        "name": "take",
+        "strict": True,
+        "parameters": {"properties": {"fruit": {"$ref": "#/$defs/fruit"}}, "required": ["fruit"],
+                       "additionalProperties": False, "$defs": {"fruit": {"enum": ["apple", "pear"]}}},
+    },
+}  # fmt: skip
 CALLS = [{"a": 2, "b": 3}, {"a": 4, "b": 5}]
 SAID = "Two sums.\n" + "\n".join(
     f'<tool_call>\n{{"name": "add", "arguments": {json.dumps(call)}}}\n</tool_call>' for call in CALLS
 )
+
+
+def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +100,13 @@ def test_a_strict_tool_is_noticed_as_not_enforced(scripted: RunningServer) -> No
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "a", "x": 1}}]}, "tools[0].function.x"),
         ({"tools": [ADD] * 200}, "tools"),
-        ({"tools": [ADD], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice"),
-        ({"tools": [ADD], "parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": "always"}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tools": [ADD], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"tools": [tool("f", {"type": "array"})], "tool_choice": "required"}, "tools"),
+        ({"tools": [tool("f", {"properties": {"a": {"$ref": "https://x"}}})], "tool_choice": "required"}, "tools"),
         ({"response_format": "json"}, "response_format"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
@@ -95,6 +115,62 @@ def test_a_strict_tool_is_noticed_as_not_enforced(scripted: RunningServer) -> No
 def test_tools_and_formats_that_are_invalid(client: httpx.Client, fields: dict[str, Any], param: str) -> None:
     refused = client.post(CHAT, json={"messages": ASKED, **fields})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+def test_without_parallel_calls_the_first_ends_the_answer(scripted: RunningServer) -> None:
+    asked = {"messages": ASKED, "tools": [ADD], "parallel_tool_calls": False, **NO_THINKING}
+    (choice,) = scripted.post(CHAT, asked).json()["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "Two sums.")
+    assert [json.loads(call["function"]["arguments"]) for call in choice["message"]["tool_calls"]] == CALLS[:1]
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "take"}}])
+def test_a_call_that_is_required_comes_with_arguments_by_its_schema(
+    client: httpx.Client, choice: Any, thinking: bool
+) -> None:
+    pytest.importorskip("llguidance", reason="the extra structured is not installed")
+    asked = {
+        "messages": ASKED, "tools": [TAKE, TAKE if choice == "required" else ADD], "tool_choice": choice,
+        "parallel_tool_calls": False, "temperature": 0, "max_tokens": 200, "thinking_budget": 5 * thinking,
+    }  # fmt: skip
+    (answer,) = (told := client.post(CHAT, json=asked).raise_for_status().json())["choices"]
+    assert (answer["finish_reason"], answer["message"]["content"]) == ("tool_calls", None)
+    (call,) = answer["message"]["tool_calls"]
+    assert call["function"]["name"] == "take"
+    assert json.loads(call["function"]["arguments"])["fruit"] in {"apple", "pear"}
+    assert "tool-not-strict" not in [notice["code"] for notice in told.get("notices", ())]
+    function = asked["tools"][0]["function"]
+    of_responses = {
+        "input": "x", "tools": [{"type": "function", **function}], "parallel_tool_calls": False, "temperature": 0,
+        "tool_choice": choice if choice == "required" else {"type": "function", "name": "take"},
+        "max_output_tokens": 200, "chat_template_kwargs": {"enable_thinking": False},
+    }  # fmt: skip
+    found = client.post("/v1/responses", json=of_responses).raise_for_status().json()
+    assert (found["tool_choice"], found["parallel_tool_calls"]) == (of_responses["tool_choice"], False)
+    assert [(item["type"], item["name"]) for item in found["output"]] == [("function_call", "take")]
+
+
+def test_tokens_of_the_thinking_are_counted(client: httpx.Client) -> None:
+    asked = {"messages": ASKED, "temperature": 0, "max_tokens": 60}
+    for fields, most in (({"thinking_budget": 5}, 60), (NO_THINKING, 0)):
+        answer = client.post(CHAT, json=asked | fields).raise_for_status().json()
+        counted = answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
+        assert bool(counted) == bool(most)
+        assert counted <= min(most, answer["usage"]["completion_tokens"])
+
+
+def test_formats_are_refused_where_nothing_holds_an_answer_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(format_fields, "find_spec", lambda _name: None)
+    with pytest.raises(ApiError, match="has no llguidance") as refused:
+        format_fields.response_format_settings({"type": "json_object"})
+    assert (refused.value.status, refused.value.param) == (400, "response_format")
+    offering = ToolsFields.model_validate({"tools": [ADD], "tool_choice": "required"})
+    with pytest.raises(ApiError, match="has no llguidance") as refused:
+        offering.calling  # noqa: B018
+    assert (refused.value.status, refused.value.param) == (400, "tool_choice")
+    assert format_fields.response_format_settings({"type": "text"}) == {}
+    assert ToolsFields.model_validate({"tools": [ADD]}).calling["tool_choice"] == "auto"
 
 
 @pytest.mark.parametrize("tool", [{"type": "object", "a": [[[[[[{}]]]]]]}, {"x": "y" * 10_000}])
