@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from threading import Lock, get_ident
 from typing import Any, Literal, Self
 from weakref import finalize
 
@@ -130,6 +131,8 @@ class Stream(Iterator[Piece]):
         self._at_drop: finalize[..., Any] | None = None
         self._completion: Completion | None = None
         self._closed = False
+        self._lock = Lock()
+        self._reader: int | None = None  # the thread that takes pieces
 
     def start(self, *, patient: bool = False, on_news: Callable[[], None] | None = None) -> None:
         """Queue the generation, if that has not happened: it is computed along with what others wait for.
@@ -149,33 +152,33 @@ class Stream(Iterator[Piece]):
         return self._completion is not None
 
     def __next__(self) -> Piece:
-        """Compute the next piece. UsageError: the model is closed."""
+        """Compute the next piece. UsageError: the model is closed, or another thread is taking a piece."""
         self.start()
         if self._closed or self._generation is None:
             raise StopIteration
-        with self._closed_by_errors():
+        with self._read_alone(), self._closed_by_errors():
             while not self._pieces and not self.finished:
                 if next(self._generation, None) is None:
                     self._completion = self._end()
-        if self._pieces:
-            return self._pieces.popleft()
+            if self._pieces:
+                return self._pieces.popleft()
         self.close()
         raise StopIteration
 
     def take(self) -> list[Piece]:
         """Take the pieces that others' passes have computed, without waiting: none, or the last if it has `finished`.
 
-        Raises the error that ended the generation. UsageError: the model is closed.
+        Raises the error that ended the generation. UsageError: as of the next piece.
         """
         if self._closed or self._generation is None:
             return []
-        with self._closed_by_errors():
+        found = []
+        with self._read_alone(), self._closed_by_errors():
             self._generation.take()
             if self._generation.ended and not self.finished:
                 self._completion = self._end()
-        found = []
-        while self._pieces:
-            found.append(self._pieces.popleft())
+            while self._pieces:
+                found.append(self._pieces.popleft())
         return found
 
     @property
@@ -206,6 +209,19 @@ class Stream(Iterator[Piece]):
         if self._generation is not None and self._at_drop is not None:
             self._generation.close()
             self._at_drop.detach()
+
+    @contextmanager
+    def _read_alone(self) -> Iterator[None]:
+        """Refuse a second thread beside the one that takes a piece, and leave that one alone."""
+        me = get_ident()
+        with self._lock:
+            if self._reader not in (None, me):
+                raise UsageError("another thread is reading this stream; give each thread a stream of its own")
+            self._reader = me
+        try:
+            yield
+        finally:
+            self._reader = None
 
     @contextmanager
     def _closed_by_errors(self) -> Iterator[None]:

@@ -39,11 +39,12 @@ async def compute(
     kinds: tuple[Kind, ...],
     work: Callable[[Fields, Lease, Service], Coroutine[Any, Any, dict[str, Any]]],
     *,
-    queued: bool = True,
+    places: Callable[[Fields], int] = lambda _fields: 1,
 ) -> Response:
     """Answer a request with what `work` finds; it ends where it waits, should the client go away.
 
-    kinds: models that it fits, none: all. queued: it takes a place among the answers that run and wait. ApiError: the
+    kinds: models that it fits, none: all. places: how many it takes among the answers that run and wait, at
+    most all. ApiError: the
     request is refused.
     """
     service, record = service_of(request), record_of(request)
@@ -51,7 +52,7 @@ async def compute(
     lease = await service.models.lease(fields.model, kinds)
     try:
         record.model = lease.name
-        lease.admit(1 if queued else 0)
+        lease.admit(min(places(fields), service.models.room))
         found = await unless_gone(request, work(fields, lease, service))
         if found is None:
             return NOBODY

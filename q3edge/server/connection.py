@@ -1,4 +1,4 @@
-"""`Connection`: uvicorn's HTTP/1.1 connection, with limits of time for both ways, and refusals in OpenAI's shape."""
+"""`Connection`: uvicorn's HTTP/1.1 connection, with limits of number and time, and refusals in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -8,10 +8,34 @@ import sys
 from http import HTTPStatus
 
 import h11
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from q3edge.server.errors import ApiError
-from q3edge.server.limits import READ_SECONDS, SEND_SECONDS
+from q3edge.server.limits import MAX_CONNECTIONS, READ_SECONDS, SEND_SECONDS
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
+
+def most_sockets() -> int:
+    """Number of connections that may be open, those of which each request is refused included.
+
+    Half of the files that the process may have open are left for everything else.
+    """
+    if resource is None:
+        return 2 * MAX_CONNECTIONS
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2 * MAX_CONNECTIONS if allowed == resource.RLIM_INFINITY else min(2 * MAX_CONNECTIONS, allowed // 2)
+
+
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    refused = ApiError(
+        503, "too many connections at once; try again later", code="overloaded", headers={"Connection": "close"}
+    )
+    await refused.response()(scope, receive, send)
 
 
 class Connection(H11Protocol):
@@ -24,8 +48,12 @@ class Connection(H11Protocol):
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
+        """Wait for the first request; refuse it where there are too many connections, and hang up beyond that."""
         super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self.app = _full
+        if len(self.connections) > most_sockets():
+            transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from q3edge.server.errors import ApiError
 from q3edge.server.metrics import Load, Metrics
 from q3edge.server.options import ServerOptions
 from q3edge.server.saved_prefixes import SavedPrefixes
+from q3edge.server.workers import Workers
 
 Kind = Literal["language", "reranker", "embedding"]
 WRITING: tuple[Kind, ...] = ("language", "reranker")  # a reranker is a language model
@@ -110,6 +112,7 @@ class Models:
         self._limit = options.memory_limit if options.memory_limit is not None else available_memory()
         self._known = {name: self._look_at(name, folder) for name, folder in options.folders.items()}
         self._opening = asyncio.Lock()
+        self._workers = Workers(1)  # so that a server ends at once, whatever it is loading
 
     @property
     def all(self) -> Iterator[Known]:
@@ -179,7 +182,7 @@ class Models:
         await self._make_room(known)
         began = time.monotonic()
         try:
-            model = await asyncio.to_thread(self._opened, known)
+            model = await self._workers.run(partial(self._opened, known))
         except (Q3EdgeError, OSError, MemoryError) as error:
             log.write("model cannot be opened", model=known.name, error=describe_error(error)[0])
             raise ApiError(503, f"the model {known.name!r} cannot be opened", code="model_unavailable") from error

@@ -17,7 +17,7 @@ import uvicorn
 from q3edge.errors import ResourceError, UsageError
 from q3edge.server import log
 from q3edge.server.app import make_app
-from q3edge.server.connection import Connection
+from q3edge.server.connection import Connection, most_sockets
 from q3edge.server.limits import IDLE_SECONDS, MAX_CONNECTIONS, MAX_HEADER
 from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
@@ -45,7 +45,7 @@ async def _serve(options: ServerOptions, listener: socket.socket, on_ready: Call
         uvicorn.Config(
             make_app(service), http=Connection, ws="none", lifespan="off", log_config=None, access_log=False,
             server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=_CLOSE_SECONDS, limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=_CLOSE_SECONDS, backlog=min(MAX_CONNECTIONS, most_sockets() // 2),
             h11_max_incomplete_event_size=MAX_HEADER,
         )
     )  # fmt: skip

@@ -266,9 +266,11 @@ class Slots:
     def _free(self, slot: Slot, *, store: bool = True) -> None:
         """Give up an idle slot; its text is stored, as far as there is room."""
         self._slots.remove(slot)
-        if store:
-            self._store(slot)
-        self._cache.give_back(slot.row)
+        try:
+            if store:
+                self._store(slot)
+        finally:  # where there is no memory to store it in, too
+            self._cache.give_back(slot.row)
 
     def _store(self, slot: Slot) -> None:
         if self._stored.limit:

@@ -183,6 +183,7 @@ class Request:
         if self._speculation and self._speculates:
             self._speculation.observe(len(self._draft_tokens), accepted, end - self._began)
         found.decode_steps += 1
+        found.decode_tokens += len(self._input) - len(self._draft_tokens) + accepted
         found.decode_seconds += end - self._asked
         found.drafted_tokens += len(self._draft_tokens)
         found.accepted_tokens += accepted

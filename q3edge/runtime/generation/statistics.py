@@ -14,6 +14,7 @@ class Statistics:
     tokens of the prompt. decode_steps: forward passes after the prefill, the one that yields the stop token included.
     Each yields a token, and one more for each accepted draft token: accepted_tokens of drafted_tokens. forced_tokens:
     those of new_tokens that a thinking budget put there, computed in one pass, or one by one in shared passes.
+    decode_tokens: all that decode steps went on by, forced ones too.
     """
 
     prompt_tokens: int = 0
@@ -22,6 +23,7 @@ class Statistics:
     waiting_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_steps: int = 0
+    decode_tokens: int = 0
     decode_seconds: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
@@ -41,5 +43,5 @@ class Statistics:
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Tokens yielded by decode steps per second; 0 when there was no step."""
-        return (self.decode_steps + self.accepted_tokens) / self.decode_seconds if self.decode_seconds else 0.0
+        """Tokens that decode steps went on by per second; 0 when there was no step."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0

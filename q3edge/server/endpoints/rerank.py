@@ -23,6 +23,8 @@ from q3edge.server.sampling_fields import Text
 from q3edge.server.service import Service
 from q3edge.server.text_lengths import check_length, check_total
 
+_DOCUMENTS_A_PLACE = 32
+
 
 class TextDocument(Body):
     """Document as an object."""
@@ -44,10 +46,15 @@ class RerankFields(ModelFields):
         """Texts of the documents."""
         return [each if isinstance(each, str) else each.text for each in self.documents]
 
+    @property
+    def places(self) -> int:
+        """Places that it takes in the queue: reading so many documents takes as long as an answer."""
+        return -(-len(self.documents) // _DOCUMENTS_A_PLACE)
+
 
 async def rerank(request: Request) -> Response:
     """Rank documents."""
-    return await compute(request, RerankFields, RERANKING, _ranked)
+    return await compute(request, RerankFields, RERANKING, _ranked, places=lambda fields: fields.places)
 
 
 async def _ranked(fields: RerankFields, lease: Lease, service: Service) -> dict[str, Any]:

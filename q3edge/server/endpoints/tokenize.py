@@ -34,12 +34,12 @@ class DetokenizeFields(ModelFields):
 
 async def tokenize(request: Request) -> Response:
     """Tell the token ids of a prompt."""
-    return await compute(request, TokenizeFields, (), _tokenized, queued=False)
+    return await compute(request, TokenizeFields, (), _tokenized, places=lambda _fields: 0)
 
 
 async def detokenize(request: Request) -> Response:
     """Tell the text of token ids."""
-    return await compute(request, DetokenizeFields, (), _detokenized, queued=False)
+    return await compute(request, DetokenizeFields, (), _detokenized, places=lambda _fields: 0)
 
 
 async def _tokenized(fields: TokenizeFields, lease: Lease, service: Service) -> dict[str, Any]:

@@ -92,6 +92,18 @@ def test_a_texts_tokens_are_those_that_are_embedded(http: httpx.Client, embedder
     assert found == {"tokens": embedder.encode(TEXTS[0])[0], "count": found["count"], "max_model_len": embedder.context}
 
 
+def test_many_documents_take_more_places_in_the_queue(folders: list[Path]) -> None:
+    many = {"query": QUERY, "documents": ["the cat"] * 100}
+    with running_server(folders[2], "--max-batch", "1", "--max-queue", "2", first=SLOW_PASSES) as server:
+        with ThreadPoolExecutor(1) as pool:
+            ranking = pool.submit(server.post, "/v1/rerank", many)
+            server.wait_for("q3edge_answers_running", 1)
+            refused = server.post("/v1/rerank", {"query": QUERY, "documents": ["the dog"]})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+            assert len(ranking.result().raise_for_status().json()["results"]) == 100
+        server.post("/v1/rerank", {"query": QUERY, "documents": ["the dog"]}).raise_for_status()
+
+
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
 def test_documents_are_ranked_as_the_library_scores_them(http: httpx.Client, reranker: Reranker, path: str) -> None:
     documents: list[Any] = [TEXTS[0], {"text": TEXTS[1]}, *TEXTS[2:]]

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,6 +132,70 @@ def test_41_a_client_that_leaves_while_it_sends_is_no_failure(slow: RunningServe
         time.sleep(0.01)
     assert slow.events("request")[-1]["outcome"] == "cancelled"
     assert slow.events("internal error") == []
+
+
+FEW = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+from q3edge.server import limits
+limits.MAX_CONNECTIONS = 8
+"""
+
+
+def connect(server: RunningServer, stack: ExitStack) -> socket.socket:
+    address = urlsplit(server.address)
+    return stack.enter_context(socket.create_connection((address.hostname, address.port), 60))
+
+
+def answer_to(connection: socket.socket) -> bytes:
+    """Ask for the health on a connection, and read until it is closed; empty: it was hung up on."""
+    found = b""
+    with suppress(ConnectionError):
+        connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        while part := connection.recv(65536):
+            found += part
+    return found
+
+
+def test_connections_above_the_limit_are_refused_in_the_usual_shape(artifact: Path) -> None:
+    with running_server(artifact, first=FEW.replace("FILES", "256")) as server:
+        with ExitStack() as stack:
+            before = [connect(server, stack) for _ in range(8)]
+            over = [connect(server, stack) for _ in range(8)]
+            beyond = connect(server, stack)
+            told = answer_to(over[0])
+            assert told.startswith(b"HTTP/1.1 503 ")
+            assert json.loads(told.partition(b"\r\n\r\n")[2])["error"]["code"] == "overloaded"
+            assert b"connection: close" in told
+            assert answer_to(beyond) == b""
+            before[0].sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert before[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+        with server.client() as client:
+            while not answered(client):  # the others' ends are still to be read
+                time.sleep(0.01)
+        assert server.events("library") == []
+
+
+def test_connections_without_number_leave_files_for_all_else(artifact: Path) -> None:
+    first = FEW.replace("FILES", "256").replace("= 8", "= 1024")
+    with running_server(artifact, first=first) as server:
+        with ExitStack() as stack:
+            for _ in range(400):
+                connect(server, stack)
+            assert server.process.poll() is None
+        with server.client() as client:
+            while not answered(client):
+                time.sleep(0.01)
+            client.post(PLAIN, json=SHORT).raise_for_status()
+        assert server.events("library") == []
+
+
+def answered(client: httpx.Client) -> bool:
+    """Whether the server takes a connection again."""
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_model_that_has_failed_is_told(artifact: Path) -> None:

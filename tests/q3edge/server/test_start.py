@@ -264,6 +264,25 @@ ChatEncoder.encode = lambda self, *args, **named: print("preparing", flush=True)
 """
 
 
+ENDLESS_LOADING = """
+import time
+from q3edge.runtime.model import Model
+Model.open = classmethod(lambda *args, **named: print("loading", flush=True) or time.sleep(600))
+"""
+
+
+def test_a_model_that_is_being_opened_does_not_keep_the_server_from_ending(artifact: Path) -> None:
+    command = serve_command(artifact, first=ENDLESS_LOADING)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loading\n"
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_a_request_that_is_being_prepared_does_not_keep_the_server_from_ending(artifact: Path) -> None:
     with running_server(artifact, "--threads", "1", first=ENDLESS_PREPARATION) as server, ThreadPoolExecutor(1) as pool:

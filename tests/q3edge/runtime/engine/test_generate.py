@@ -151,7 +151,7 @@ def test_a_cached_prefix_changes_nothing_but_the_work(turns: list[tuple[int, lis
 def test_only_computed_tokens_count_for_the_prefill_speed() -> None:
     statistics = Statistics(prompt_tokens=30, reused_tokens=20, prefill_seconds=2.0)
     assert statistics.prefill_tokens_per_second == 5
-    statistics = Statistics(decode_steps=10, accepted_tokens=5, decode_seconds=3.0)
+    statistics = Statistics(decode_steps=10, decode_tokens=15, decode_seconds=3.0)
     assert statistics.decode_tokens_per_second == 5
 
 

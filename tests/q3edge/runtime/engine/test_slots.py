@@ -187,3 +187,24 @@ def test_what_was_released_does_not_count_as_held_after_an_interruption(monkeypa
     with pytest.raises(KeyboardInterrupt):
         slots.take(text[:20], 18)
     assert len(first.ids) == 18
+
+
+def test_a_text_that_there_is_no_memory_to_store_loses_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = FakeDecoder(1)
+    slots = slots_of(decoder, 2, kept=1, stored=1000)
+    taken = []
+    for ids in ([1, 2, 3], [4, 5, 6]):
+        slot = slots.take(ids, 0)
+        assert slot is not None
+        slots.read(slot, ids)
+        taken.append(slot)
+    slots.give_back(taken[0])
+
+    def read(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(decoder.caches[0], "read", read)
+    with pytest.raises(MemoryError):
+        slots.give_back(taken[1])
+    check(decoder, slots)
+    assert slots.left == 2

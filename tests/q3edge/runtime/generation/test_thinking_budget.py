@@ -262,3 +262,18 @@ def test_a_budget_for_a_model_without_thinking_is_refused() -> None:
         generate(decoder, [1], GenerationSettings(thinking_budget=7))
     chosen = GenerationSettings(9, thinking_budget=0)
     assert tuple(generate(decoder, [1, START], chosen, thinking=TOKENS))[:4] == EMPTY
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 256])
+def test_tokens_that_are_forced_count_alike_however_many_go_through_a_pass(at_most: int) -> None:
+    decoder, prompt = a_decoder(1), [0, START]
+    decoder.logits[:, :, [START, END, STOP]] = -100  # so that the budget ends the thinking
+    request = Request(prompt, GenerationSettings(20, thinking_budget=3), CONTEXT, thinking=TOKENS)
+    while not request.finished:
+        ids = request.next_ids(at_most)
+        request.advance(decoder.logits[0, 0][None] if ids else np.empty(0, np.float32))
+    found = request.statistics
+    assert found.forced_tokens == len(EARLY_STOP)
+    assert found.decode_tokens == found.new_tokens - 1  # the first came of the prompt
+    together = 1 + len(EARLY_STOP)  # the token before them has not gone through a pass either
+    assert found.decode_steps == found.decode_tokens - together + -(-together // at_most)
