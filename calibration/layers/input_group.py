@@ -19,10 +19,10 @@ from q3edge.calibration.rounding.gptq import InverseFactor, factorize, round_cha
 from q3edge.calibration.rounding.grid import Grid, as_tensor, choose_grid, dequantized, round_to_grid
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.calibration.rounding.refine import descend, refit_scales
+from q3edge.cluster.place import spread
 from q3edge.progress import Advance, portion, unheard
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.parallel import ordered_map
 
 EXPONENTS = (0.0, 0.25, 0.35, 0.5, 0.65)  # of a channel's RMS; 0 leaves the channels as they are
 SWEEPS = 1
@@ -173,7 +173,7 @@ def _best_exponent(
         return total
 
     losses = {}
-    for found, exponent in zip(ordered_map(loss, channel_scales), channel_scales):
+    for found, exponent in zip(spread(loss, list(channel_scales)), channel_scales):
         losses[exponent] = found
         advance(1)
     return min(losses, key=lambda exponent: losses[exponent])
@@ -207,7 +207,7 @@ def sampled_losses(
         steps, grid = problem.gptq(rows, scheme, channel_scale)
         return problem.loss(rows, dequantized(steps, grid))
 
-    return list(ordered_map(loss, schemes))
+    return list(spread(loss, schemes))
 
 
 def _solve_matrix(
@@ -242,17 +242,16 @@ def _solve_matrix(
     starts = range(0, count, _ROWS)
     compared = starts[:: -(-len(starts) // _COMPARED_BLOCKS)]
     solved = {}
-    for block, start in zip(ordered_map(lambda start: solve(start, _CANDIDATES), compared), compared):
+    for block, start in zip(spread(lambda start: solve(start, _CANDIDATES), compared), compared):
         solved[start] = block
         advance(length(start))
     losses = [sum(block.candidates[number].loss for block in solved.values()) for number in _CANDIDATES]
     best = min(_CANDIDATES, key=lambda number: losses[number])
-    blocks = []
-    for block, start in zip(
-        ordered_map(lambda start: solved.pop(start, None) or solve(start, (best,)), starts), starts
-    ):
-        blocks.append(block)
-        advance(0 if start in compared else length(start))
+    others = [start for start in starts if start not in solved]
+    for block, start in zip(spread(lambda start: solve(start, (best,)), others), others):
+        solved[start] = block
+        advance(length(start))
+    blocks = [solved[start] for start in starts]
     power = max(sum(block.power for block in blocks), torch.finfo(torch.float32).tiny)
     report = TensorReport(
         scheme=scheme,

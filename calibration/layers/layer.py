@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from q3edge.architecture.blocks import Block, InputGroup
 from q3edge.calibration.layers.predicted_work import LayerWork
 from q3edge.calibration.layers.rounded import LayerResult, RoundedLayer
-from q3edge.calibration.layers.streams import StateStream, Tokens
+from q3edge.calibration.layers.streams import SpilledStream, StateStream, Tokens
 from q3edge.calibration.rounding.moments import Moments
 from q3edge.checkpoint.source import WeightSource
-from q3edge.progress import Advance, portion
+from q3edge.progress import Advance, portion, unheard
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import block_output, first_input, next_input
 from q3edge.reference.rotary import RotaryTables
@@ -65,11 +66,9 @@ class LayerSolver:
                 obsolete.append(spilled)
                 values = spilled.read
             last = block is self._rounded.layer.blocks[-1]
-            stream = after if last else self._stream(f"after-{block.kind}", self._config.hidden_size)
-            hidden = _Spilled(stream, partial(self._output, block, hidden, values))
-        advance = portion(self._advance, self._work.output, self._tokens.sequences)
-        for part, _ in self._tokens.map(hidden.read):
-            advance(part.stop - part.start)
+            output = after if last else self._stream(f"after-{block.kind}", self._config.hidden_size)
+            hidden = _Spilled(output, partial(self._output, block, hidden, values))
+        self._tokens.run(hidden.read, portion(self._advance, self._work.output, self._tokens.sequences))
         for spilled in obsolete:
             spilled.delete()
         return self._rounded.result
@@ -82,13 +81,14 @@ class LayerSolver:
         """Round a group for the inputs that `inputs` gives; returns the channel scale [K] that was folded."""
         schemes = self._rounded.schemes_of(group)
         rounds_inputs = any(scheme.activations != "float" for scheme in schemes.values())
-        moments = Moments.empty(self._width(group), keeps_samples=rounds_inputs)
+        empty = partial(Moments.empty, self._width(group), keeps_samples=rounds_inputs)
         number = self._rounded.layer.groups.index(group)
         advance = portion(self._advance, self._work.reading(number), self._tokens.sequences)
-        for part, values in self._tokens.map(inputs):
-            if schemes:  # inputs of a group that stays float are still computed and stored
-                moments.add(values.flatten(0, 1), held_out=self._tokens.is_held_out(part))
-            advance(part.stop - part.start)
+        if schemes:
+            moments = self._tokens.sum(inputs, empty, advance)
+        else:  # inputs of a group that stays float are still computed and stored
+            self._tokens.run(inputs, advance)
+            moments = empty()
         channel_scale = self._rounded.round(group, moments, self._advance)
         if self._last is not None:
             self._rounded.release(self._last)
@@ -108,8 +108,11 @@ class LayerSolver:
     def _width(self, group: InputGroup) -> int:
         return self._rounded.layer.tensors[group.matrices[0]].shape[1]
 
-    def _stream(self, name: str, width: int) -> StateStream:
-        return StateStream(self._folder / f"{name}.bin", self._tokens, width)
+    def _stream(self, name: str, width: int) -> SpilledStream:
+        return SpilledStream(self._folder / f"{name}.bin", self._tokens, width)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_advance": unheard}  # progress is told here, wherever inputs are computed
 
 
 class _Spilled:

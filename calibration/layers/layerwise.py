@@ -12,6 +12,7 @@ at the start if its header or its length shows it, and else when it is read: non
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -196,11 +197,11 @@ class LayerwiseCalibration:
         Those of a tied embedding come from its rows rounded to nearest, as the tied matrix does not exist before.
         """
         config, norm = self._source.config, read_tensor(self._source, FINAL_NORM)
-        moments = Moments.empty(config.hidden_size)
-        read = portion(advance, self._work.head_moments, self.tokens.sequences)
-        for part, final in self.tokens.map(lambda part: normalize(states.read(part), norm, config)):
-            moments.add(final.flatten(0, 1), held_out=self.tokens.is_held_out(part))
-            read(part.stop - part.start)
+        moments = self.tokens.sum(
+            lambda part: normalize(states.read(part), norm, config),
+            partial(Moments.empty, config.hidden_size),
+            portion(advance, self._work.head_moments, self.tokens.sequences),
+        )
         layers = (dequantize_layer(self._source, layer, self._result(layer)) for layer in range(self._layers))
         share = embedding_share(self._source, layers, self._token_ids, scheme, bfloat16=self.tokens.bfloat16)
         tensor, report = solve_head(self._source, scheme, moments, share, advance)

@@ -1,7 +1,7 @@
 """Hidden states of all calibration sequences, spilled to disk, and work on them a few sequences at a time.
 
 Files are read and written, not mapped: mapped pages would count as the process's memory. One thread works on one piece,
-so results do not depend on the number of threads.
+and sums are formed block by block, so results depend neither on the number of threads nor on where a block is computed.
 """
 
 from __future__ import annotations
@@ -9,22 +9,40 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 
+from q3edge.cluster.place import Rows, RowValues, present_place
+from q3edge.progress import Advance, unheard
 from q3edge.reference.parallel import ordered_map
 from q3edge.storage.raw_bytes import bytes_of, read_at, read_up_to, write_at
 from q3edge.storage.regular_files import BINARY
 from q3edge.storage.whole_files import partial_path, writable
 
 _TOKENS_AT_ONCE = 1024
+_BLOCKS = 7  # of the sequences that are solved for: with the held-out eighth as one more, all are of one size
 _ADVICE = "move it away or choose another disk"
 Result = TypeVar("Result")
+
+
+class Sum(Protocol):
+    """Sum over tokens that is formed in blocks, such as Moments."""
+
+    def add(self, inputs: torch.Tensor, *, held_out: bool) -> None:
+        """Add tokens, float32 [T, K]."""
+
+    def merge(self, later: Self) -> None:
+        """Add the sum over the tokens that come after these; it is used up."""
+
+
+Total = TypeVar("Total", bound=Sum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +65,89 @@ class Tokens:
         starts = [*range(0, train, step), *range(train, self.sequences, step)]
         return [slice(start, end) for start, end in zip(starts, [*starts[1:], self.sequences])]
 
+    @property
+    def blocks(self) -> list[Rows]:
+        """All parts in blocks of consecutive ones, over which sums are formed; the held-out ones are one."""
+        solved = [part for part in self.parts if not self.is_held_out(part)]
+        held_out = self.parts[len(solved) :]
+        edges = [number * len(solved) // _BLOCKS for number in range(_BLOCKS + 1)]
+        blocks = [*(solved[start:stop] for start, stop in pairwise(edges)), held_out]
+        return [block for block in blocks if block]
+
     def is_held_out(self, part: slice) -> bool:
         """Tell whether a range of `parts` is held out."""
         return bool(part.start >= self.sequences - self.held_out)
 
     def map(self, function: Callable[[slice], Result], *, held_out: bool = False) -> Iterator[tuple[slice, Result]]:
-        """Apply `function` to every part, or every held-out part, on all cores; yields (part, result) in order."""
+        """Apply `function` to every part, or every held-out part, on all cores here; yields (part, result) in order."""
+        return self._apply(function, [part for part in self.parts if not held_out or self.is_held_out(part)])
+
+    def run(self, function: Callable[[slice], object], advance: Advance = unheard) -> None:
+        """Apply `function`, which writes values of its rows, to every part, at the present place.
+
+        advance: called with the number of sequences of every block that is done.
+        """
+        for _, block in zip(present_place().run_rows(partial(self._run, function), self.blocks), self.blocks):
+            advance(_length(block))
+
+    def sum(
+        self, inputs: Callable[[slice], torch.Tensor], empty: Callable[[], Total], advance: Advance = unheard
+    ) -> Total:
+        """Sum over all tokens of their `inputs`, float32 [n, S, K] for a part, at the present place.
+
+        Tokens of a block are added in order to a sum that `empty` makes, and the blocks' sums in order. advance: as for
+        `run`.
+        """
+        total = empty()
+        sums = present_place().run_rows(partial(self._sum, inputs, empty), self.blocks)
+        for found, block in zip(sums, self.blocks):
+            total.merge(found)
+            advance(_length(block))
+        return total
+
+    def _run(self, function: Callable[[slice], object], blocks: Sequence[Rows]) -> Iterator[None]:
+        for block in blocks:
+            for _ in self._apply(lambda part: _discard(function(part)), block):
+                pass
+            yield None
+
+    def _sum(
+        self, inputs: Callable[[slice], torch.Tensor], empty: Callable[[], Total], blocks: Sequence[Rows]
+    ) -> Iterator[Total]:
+        values = self._apply(inputs, [part for block in blocks for part in block])
+        for block in blocks:
+            total = empty()
+            for part, found in zip(block, (found for _, found in values)):
+                total.add(found.flatten(0, 1), held_out=self.is_held_out(part))
+                del found
+            yield total
+
+    def _apply(self, function: Callable[[slice], Result], parts: Sequence[slice]) -> Iterator[tuple[slice, Result]]:
+        """Apply `function` to every part on all cores here; yields (part, result) in order."""
 
         @torch.no_grad()
         def run(part: slice) -> tuple[slice, Result]:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):  # a thread has settings of its own
                 return part, function(part)
 
-        return ordered_map(run, (part for part in self.parts if not held_out or self.is_held_out(part)))
+        return ordered_map(run, parts)
 
 
-class StateStream:
+def _length(block: Rows) -> int:
+    return int(block[-1].stop - block[0].start)
+
+
+def _discard(_: object) -> None:
+    """Drop a value that waits for nobody."""
+
+
+class StateStream(RowValues):
     """Hidden states in a file, float32 [sequences, length, width], read and written in ranges of sequences.
 
     Its user deletes it at the end.
     """
+
+    stays = False
 
     def __init__(self, path: Path, tokens: Tokens, width: int) -> None:
         """Open the file `path`, or create it under the name of a partial file. ResourceError: it cannot be opened."""
@@ -102,6 +183,12 @@ class StateStream:
 
     def _offset(self, sequence: int) -> int:
         return 4 * sequence * math.prod(self._shape)
+
+
+class SpilledStream(StateStream):
+    """A stream for a while: what is computed elsewhere may stay there."""
+
+    stays = True
 
 
 class CheckedStateStream(StateStream):

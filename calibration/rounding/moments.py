@@ -21,7 +21,7 @@ _MOST_SAMPLES = 512
 class Moments:
     """Sums of x x^T over the inputs x of one input group, float32 [K, K], K = input width.
 
-    hessian: of the tokens that weights are solved for. held_out: of held-out tokens, `held_out_tokens` of them. Where
+    hessian: of the `tokens` that weights are solved for. held_out: of held-out tokens, `held_out_tokens` of them. Where
     a group rounds its inputs too, some held-out inputs are kept as they are: `sampled`, blocks of float32 [n, K].
     """
 
@@ -30,6 +30,7 @@ class Moments:
     keeps_samples: bool = False
     sampled: list[torch.Tensor] = field(default_factory=list)
     held_out_tokens: int = 0
+    tokens: int = 0
 
     @classmethod
     def empty(cls, width: int, *, keeps_samples: bool = False) -> Moments:
@@ -41,8 +42,25 @@ class Moments:
         add_products(self.held_out if held_out else self.hessian, inputs)
         if held_out:
             self.held_out_tokens += len(inputs)
-            if self.keeps_samples and sum(map(len, self.sampled)) < _MOST_SAMPLES:
-                self.sampled.append(inputs[(len(inputs) - 1) % _SAMPLED :: _SAMPLED].clone())
+            if self.keeps_samples:
+                self._keep(inputs[(len(inputs) - 1) % _SAMPLED :: _SAMPLED].clone())
+        else:
+            self.tokens += len(inputs)
+
+    def merge(self, later: Moments) -> None:
+        """Add the sums over tokens that come after these; `later` is used up."""
+        if later.tokens:
+            self.hessian = self.hessian.add_(later.hessian) if self.tokens else later.hessian
+        if later.held_out_tokens:
+            self.held_out = self.held_out.add_(later.held_out) if self.held_out_tokens else later.held_out
+        self.tokens += later.tokens
+        self.held_out_tokens += later.held_out_tokens
+        for inputs in later.sampled:
+            self._keep(inputs)
+
+    def _keep(self, inputs: torch.Tensor) -> None:
+        if sum(map(len, self.sampled)) < _MOST_SAMPLES:
+            self.sampled.append(inputs)
 
 
 def add_products(total: torch.Tensor, inputs: torch.Tensor, sign: int = 1) -> None:
