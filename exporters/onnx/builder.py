@@ -74,6 +74,12 @@ class GraphBuilder:
         self.op_into(outputs, "Split", x, self.int64(*sizes), axis=-1)
         return tuple(outputs)
 
+    def largest(self, x: ir.Value, count: int) -> tuple[ir.Value, ir.Value]:
+        """Find the `count` largest values of the last axis, and their places."""
+        values, places = self._value(), self._value()
+        self.op_into([values, places], "TopK", x, self.int64(count), axis=-1)
+        return values, places
+
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         """Add a named tensor to the graph."""
         return self._root.initializer(tensor)

@@ -18,7 +18,7 @@ from q3edge.artifact import DATA_FILE
 from q3edge.exporters.onnx.export import check_exportable, serialized
 from q3edge.exporters.onnx.external_data import DataLayout
 from q3edge.exporters.onnx.stored import TensorSpec, float_specs
-from q3edge.formats import CacheType
+from q3edge.formats import CacheType, ExpertOperators
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
@@ -40,12 +40,17 @@ class ExportPlan:
         return self.graph_bytes + self.data_bytes
 
 
-def dry_run(config: Qwen3Config, schemes: Mapping[str, Scheme | None], cache: CacheType = "float32") -> ExportPlan:
+def dry_run(
+    config: Qwen3Config,
+    schemes: Mapping[str, Scheme | None],
+    cache: CacheType = "float32",
+    experts: ExpertOperators = "qmoe",
+) -> ExportPlan:
     """Plan the export of a model whose tensors have these schemes; errors are those of `export_decoder`."""
     check_exportable(config)
     layout = DataLayout(DATA_FILE.rpartition("/")[2])
     source = Unread(config, schemes)
-    graph = serialized(source, layout, _unit_scales(config) if cache == "int8" else None)
+    graph = serialized(source, layout, _unit_scales(config) if cache == "int8" else None, experts=experts)
     vectors = [spec for name, shape in source.shapes.items() if len(shape) == 1 for spec in float_specs((name,), shape)]
     return ExportPlan(len(graph), layout.end, (*layout.specs, *vectors))
 

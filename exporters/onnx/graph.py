@@ -13,12 +13,13 @@ from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, NUM_LOGITS_T
 from q3edge.exporters.onnx.builder import GraphBuilder
 from q3edge.exporters.onnx.cached_attention import CachedAttention, Heads
 from q3edge.exporters.onnx.linear import Matrices
+from q3edge.formats import ExpertOperators
 
 
 class DecoderGraph:
     """Graph under construction, of a decoder or of an embedding model, which has no cache.
 
-    inputs, presents: in order of use; ids, mask: token ids, and which of them are real.
+    inputs, presents: in order of use; ids, mask: token ids, and which of them are real; experts: operators of experts.
     """
 
     def __init__(
@@ -29,12 +30,13 @@ class DecoderGraph:
         kv_scales: KVScales | None = None,
         *,
         last_logits: bool = False,
+        experts: ExpertOperators = "qmoe",
     ) -> None:
         """Add token ids and attention mask as inputs; `kv_scales` makes a decoder's KV cache int8.
 
-        last_logits: the graph gives the logits of the last position, in place of all.
+        last_logits: the graph gives the logits of the last position, in place of all. experts: operators of experts.
         """
-        self._last_logits = last_logits
+        self._last_logits, self.experts = last_logits, experts
         self.config, self.builder, self.matrices = config, builder, matrices
         self.inputs: list[ir.Value] = []
         self.presents: list[ir.Value] = []

@@ -1,34 +1,41 @@
-"""Matrices of the model as ONNX operators: linear layers, the embedding, and their weights on disk.
+"""Matrices of the model as ONNX operators: linear layers, experts, the embedding, and their weights on disk.
 
 Chooses the operator of a `Scheme` and the layout of its weights; the forward pass is in `decoder`.
-Operators: onnxruntime's contrib schemas MatMulNBits, MatMulIntegerToFloat, FusedMatMul.
+Operators: onnxruntime's contrib schemas MatMulNBits, MatMulIntegerToFloat, FusedMatMul, QMoE, MoE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import UsageError
 from q3edge.exporters.onnx.block_weights import BlockWeights, looked_up, widened_scales
 from q3edge.exporters.onnx.builder import MICROSOFT, GraphBuilder
+from q3edge.exporters.onnx.expert_matrices import ExpertMatrices, expert_matrices
 from q3edge.exporters.onnx.external_data import DataLayout
-from q3edge.exporters.onnx.stored import block_specs, float_specs, int8_specs, label_of
+from q3edge.exporters.onnx.stored import TensorSpec, block_specs, expert_specs, float_specs, int8_specs, label_of
 from q3edge.progress import Advance
 from q3edge.quantization.packing import pack_blocks, pack_zero_points
 from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
-from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.quantization.tensor import QuantizedTensor, rows_in_turn
 
 _BLOCK_WEIGHTS = 1 << 22  # weights in memory at a time
 _INT8_RANGE = 127.0
 _SMALLEST_MAX = 1e-30  # keeps an all-zero token from dividing by zero
+_EXPERTS: dict[str, Any] = {
+    "activation_type": "swiglu", "activation_alpha": 1.0, "activation_beta": 0.0,  # silu(gate) * up
+    "swiglu_fusion": 1,  # rows of gate and up in turn
+    "normalize_routing_weights": 1,  # the CPU's kernels do so anyway
+}  # fmt: skip
 
 
 class Matrices:
@@ -69,6 +76,38 @@ class Matrices:
         if len({self._source.scheme(name) for name in names}) > 1:
             return tuple(self.linear(x, name) for name in names)
         return self._builder.split(self._multiply(x, tuple(names)), [self._shapes[name][0] for name in names])
+
+    def routed(self, x: ir.Value, router: ir.Value, layer: Layer, chosen: int) -> ir.Value:
+        """Add a layer's experts by their own operator: the sum over the `chosen` likeliest ones of each token.
+
+        x, result: float32 [B, S, H]; router: logits float32 [B*S, E]. Experts are weighted by their probabilities over
+        the sum of those of the chosen. InputError: the operator cannot have their schemes.
+        """
+        found = expert_matrices(layer, self._source.scheme)
+        assert found is not None, f"layer {layer.number} has no experts"
+        attributes = _EXPERTS | {"k": chosen}
+        if found[0].scheme is None:
+            fc1, fc2 = map(self._store_float_experts, found)
+            return self._builder.op("MoE", x, router, fc1, None, fc2, domain=MICROSOFT, **attributes)
+        gate_up, down = map(self._store_experts, found)
+        inputs = [
+            *(x, router),
+            *(gate_up.codes, widened_scales(self._builder, gate_up.scales), None),
+            *(down.codes, widened_scales(self._builder, down.scales), None),
+            *(None, None, None),  # gate and up are one
+            *(gate_up.zero_points, down.zero_points),
+        ]
+        return self._builder.op(
+            "QMoE",
+            *_without_trailing_none(inputs),
+            domain=MICROSOFT,
+            expert_weight_bits=found[0].scheme.bits,
+            block_size=found[0].scheme.group_size,
+            quant_type="int",
+            weights_prepacked=0,  # codes as MatMulNBits has them
+            accuracy_level=self._accuracy_level,
+            **attributes,
+        )
 
     def _multiply(self, x: ir.Value, names: tuple[str, ...]) -> ir.Value:
         scheme = self._source.scheme(names[0])
@@ -113,7 +152,7 @@ class Matrices:
         label = label_of(names)
         if label not in self._float_weights:
             (tensor,) = self._data.store(
-                float_specs(names, self._shape(names)), ((values,) for values in self._float_blocks(names))
+                float_specs(names, self._shape(names)), ((values,) for values in self._float_blocks(_alone(names)))
             )
             self._float_weights[label] = self._builder.initializer(tensor)
         return self._float_weights[label]
@@ -125,12 +164,31 @@ class Matrices:
         """
         label = label_of(names)
         if label not in self._block_weights:
-            packed = (_packed(block) for block in self._blocks(names))
-            codes, *stored = self._data.store(block_specs(names, self._shape(names), scheme), packed)
-            parts = [self._builder.initializer(tensor) for tensor in stored]
-            zero_points = None if scheme.symmetric else parts.pop()
-            self._block_weights[label] = BlockWeights(self._builder.initializer(codes), tuple(parts), zero_points)
+            specs = block_specs(names, self._shape(names), scheme)
+            self._block_weights[label] = self._stored_blocks(specs, self._blocks(_alone(names)), scheme)
         return self._block_weights[label]
+
+    def _stored_blocks(
+        self, specs: Sequence[TensorSpec], blocks: Iterator[QuantizedTensor], scheme: Scheme
+    ) -> BlockWeights:
+        codes, *stored = self._data.store(specs, (_packed(block) for block in blocks))
+        parts = [self._builder.initializer(tensor) for tensor in stored]
+        zero_points = None if scheme.symmetric else parts.pop()
+        return BlockWeights(self._builder.initializer(codes), tuple(parts), zero_points)
+
+    def _store_experts(self, matrices: ExpertMatrices) -> BlockWeights:
+        """Store codes uint8 [E, N, K*bits/8], scales [E, N, K/G], packed zero points [E, N, ceil(K/G*bits/8)]."""
+        scheme = matrices.scheme
+        assert scheme is not None
+        specs = expert_specs(matrices.label, matrices.experts, matrices.shape, scheme)
+        blocks = (block.regrouped(scheme) for block in self._blocks(matrices.experts))
+        return self._stored_blocks(specs, blocks, scheme)
+
+    def _store_float_experts(self, matrices: ExpertMatrices) -> ir.Value:
+        """Store experts as float32 [E, N, K]."""
+        specs = expert_specs(matrices.label, matrices.experts, matrices.shape, None)
+        (tensor,) = self._data.store(specs, ((values,) for values in self._float_blocks(matrices.experts)))
+        return self._builder.initializer(tensor)
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
         """Store codes int8 [K, N] (MatMulInteger takes no transpose) and scales [N]; both as values of the graph."""
@@ -142,7 +200,7 @@ class Matrices:
         rows, width = self._shape(names)
         codes, scales = np.empty((width, rows), np.int8), np.empty(rows, np.float16)
         done = 0
-        for block in self._blocks(names):
+        for block in self._blocks(_alone(names)):
             part = slice(done, done + block.shape[0])
             codes[:, part] = (block.codes ^ np.uint8(scheme.implicit_zero_point)).view(np.int8).T
             scales[part] = block.scales[:, 0]
@@ -152,22 +210,28 @@ class Matrices:
     def _shape(self, names: tuple[str, ...]) -> tuple[int, int]:
         return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
 
-    def _float_blocks(self, names: tuple[str, ...]) -> Iterator[NDArray[np.float32]]:
-        for name, rows in self._row_ranges(names):
-            yield self._source.read(name, rows)
+    def _float_blocks(self, runs: Iterable[tuple[str, ...]]) -> Iterator[NDArray[np.float32]]:
+        for names, rows in self._row_ranges(runs):
+            yield rows_in_turn([self._source.read(name, rows) for name in names])
 
-    def _blocks(self, names: tuple[str, ...]) -> Iterator[QuantizedTensor]:
-        for name, rows in self._row_ranges(names):
-            yield self._source.read_quantized(name, rows)
+    def _blocks(self, runs: Iterable[tuple[str, ...]]) -> Iterator[QuantizedTensor]:
+        for names, rows in self._row_ranges(runs):
+            yield QuantizedTensor.in_turn([self._source.read_quantized(name, rows) for name in names])
 
-    def _row_ranges(self, names: tuple[str, ...]) -> Iterator[tuple[str, slice]]:
-        for name in names:
-            rows, width = self._shapes[name]
-            step = max(1, _BLOCK_WEIGHTS // width)
+    def _row_ranges(self, runs: Iterable[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], slice]]:
+        """Yield ranges of rows of matrices whose rows come in turn, run after run."""
+        for names in runs:
+            rows, width = self._shapes[names[0]]
+            step = max(1, _BLOCK_WEIGHTS // (width * len(names)))
             for start in range(0, rows, step):
                 stop = min(start + step, rows)
-                yield name, slice(start, stop)
-                self._advance((stop - start) * width)
+                yield names, slice(start, stop)
+                self._advance((stop - start) * width * len(names))
+
+
+def _alone(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Runs of one matrix each: all rows of it before those of the next."""
+    return ((name,) for name in names)
 
 
 def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
@@ -178,5 +242,7 @@ def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
     return parts
 
 
-def _without_trailing_none(inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
-    return list(inputs[:-1]) if inputs[-1] is None else list(inputs)
+def _without_trailing_none(inputs: list[ir.Value | None]) -> list[ir.Value | None]:
+    while inputs[-1] is None:
+        inputs = inputs[:-1]
+    return inputs

@@ -6,12 +6,13 @@ graph, so this module needs no package of ONNX.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
@@ -24,6 +25,8 @@ class TensorSpec:
     """Stored tensor: one part of one or more of the model's weights, their rows one after another.
 
     part: "codes", "scales", "exponents", "zero_points", or "values" where the weights stay float.
+    is_transposed: rows of weights are its columns.
+    in_turn: so many weights after each other give their rows in turn: the first row of each, then the second of each.
     """
 
     name: str
@@ -31,16 +34,35 @@ class TensorSpec:
     weights: tuple[str, ...]
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    is_transposed: bool = False  # rows of weights are its columns
+    is_transposed: bool = False
+    in_turn: int = 1
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole tensor."""
         return prod(self.shape) * self.dtype.itemsize
 
+    def rows_of(
+        self, values: NDArray[np.generic], shapes: Mapping[str, tuple[int, ...]]
+    ) -> Iterator[tuple[str, NDArray[np.generic]]]:
+        """Yield the weights in a tensor of this kind, each with its rows of `values`; shapes: of the weights."""
+        rows = values.T if self.is_transposed else values
+        if rows.ndim > 2:
+            rows = rows.reshape(sum(shapes[name][0] for name in self.weights), -1)
+        start = 0
+        for first in range(0, len(self.weights), self.in_turn):
+            names = self.weights[first : first + self.in_turn]
+            stop = start + sum(shapes[name][0] for name in names)
+            for place, name in enumerate(names):
+                yield name, rows[start + place : stop : self.in_turn]
+            start = stop
+
 
 def weight_bytes(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, int]:
-    """Bytes of every weight of the model by name: its codes, scales and zero points, or its float32 values."""
+    """Bytes of every weight of the model by name: its codes, scales and zero points, or its float32 values.
+
+    Each as a tensor of its own; experts' operator may store a scale more than once (`expert_matrices`).
+    """
     shapes = tensor_shapes(config)
     return {
         name: 4 * shape[0] if len(shape) == 1 else group_bytes(shapes, (name,), schemes[name])
@@ -88,6 +110,26 @@ def int8_specs(names: tuple[str, ...], shape: tuple[int, int]) -> list[TensorSpe
     return [
         replace(_part(names, "codes", np.dtype(np.int8), (width, rows)), is_transposed=True),
         _part(names, "scales", np.dtype(np.float16), (rows,)),
+    ]
+
+
+def expert_specs(
+    label: str, experts: Sequence[tuple[str, ...]], shape: tuple[int, int, int], scheme: Scheme | None
+) -> list[TensorSpec]:
+    """Tensors of all experts' matrices, [E, N, K] together: as of one matrix [E * N, K], cut into experts.
+
+    experts: for each, its matrices whose rows come in turn. Codes are uint8 [E, N, K*bits/8], scales [E, N, K/G].
+    """
+    count, rows, width = shape
+    names = tuple(name for matrices in experts for name in matrices)
+    return [
+        replace(
+            spec,
+            name=label if scheme is None else f"{label}.{spec.part}",
+            shape=(count, rows, prod(spec.shape[1:])),
+            in_turn=len(experts[0]),
+        )
+        for spec in specs_of(names, (count * rows, width), scheme)
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from q3edge.artifact.files import FileRecord, contained_file, file_record, own_file
 from q3edge.errors import InputError
+from q3edge.formats import EXPERT_OPERATORS, ExpertOperators
 from q3edge.plain_line import plain_line
 from q3edge.storage.digests import json_digest
 from q3edge.storage.json_files import read_json_object
@@ -29,8 +30,8 @@ ArtifactKind = Literal["quantized", "onnx", "embedding"]  # the last two are ONN
 BEHAVIOUR_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")  # q3edge reads them
 EDITABLE_FILES = (*BEHAVIOUR_FILES, "README.md", "genai_config.json")
 _METRICS: Mapping[str, type] = {  # those that are read back
-    "bits_per_weight": float, "lost_scales": dict, "model_bytes": int, "tensors": dict, "validation": dict,
-    "weight_bytes": int,
+    "bits_per_weight": float, "experts": str, "lost_scales": dict, "model_bytes": int, "tensors": dict,
+    "validation": dict, "weight_bytes": int,
 }  # fmt: skip
 _LOST = ("lost", "groups", "share")  # of a tensor's groups whose scale could not be stored
 
@@ -104,6 +105,15 @@ class Manifest:
         if type(found) is not int:
             raise InputError(f"{MANIFEST_FILE}: metrics.model_bytes = {found!r}: expected a number; export again")
         return found
+
+    @property
+    def experts(self) -> ExpertOperators:
+        """Operators of the experts of an ONNX export. InputError: the manifest names others."""
+        found = self.metrics.get("experts", "qmoe")
+        for known in EXPERT_OPERATORS:
+            if found == known:
+                return known
+        raise InputError(f"{MANIFEST_FILE}: metrics.experts = {found!r}: expected one of {', '.join(EXPERT_OPERATORS)}")
 
     def verify(self, folder: Path, *, but: Collection[str] = ()) -> None:
         """Check all content; InputError at the first file that is missing, outside the folder, or was changed.

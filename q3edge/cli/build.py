@@ -12,6 +12,7 @@ from q3edge.cli.console import emit_json, show, show_notices
 from q3edge.cli.options.calibration import calibration_options
 from q3edge.cli.options.common import (
     MODEL,
+    experts_option,
     json_option,
     last_logits_option,
     output_option,
@@ -32,6 +33,7 @@ from q3edge.terminal import say
 @calibration_options
 @validation_options
 @last_logits_option
+@experts_option
 @threads_option
 @overwrite_option
 @json_option

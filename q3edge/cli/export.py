@@ -8,8 +8,15 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, show_notices
-from q3edge.cli.options.common import MODEL, json_option, last_logits_option, output_option, overwrite_option
-from q3edge.formats import FLOAT
+from q3edge.cli.options.common import (
+    MODEL,
+    experts_option,
+    json_option,
+    last_logits_option,
+    output_option,
+    overwrite_option,
+)
+from q3edge.formats import FLOAT, ExpertOperators
 from q3edge.terminal import say
 
 
@@ -23,17 +30,29 @@ from q3edge.terminal import say
     help="Export a float MODEL as it is, in float32; a QDIR carries its own format.",
 )
 @last_logits_option
+@experts_option
 @overwrite_option
 @json_option
 def export(
-    source: str, output: Path, format_name: str | None, last_logits: bool, overwrite: bool, as_json: bool
+    source: str,
+    output: Path,
+    format_name: str | None,
+    last_logits: bool,
+    experts: ExpertOperators,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Export a quantized checkpoint (or a float MODEL) as an ONNX model, with a KV cache if it writes text.
 
     The model is not run: `q3edge validate DIR --reference MODEL` measures its accuracy.
     """
     manifest = q3edge.export(
-        source, output, as_float=format_name == FLOAT, last_logits=last_logits, overwrite=overwrite
+        source,
+        output,
+        as_float=format_name == FLOAT,
+        last_logits=last_logits,
+        experts=experts,
+        overwrite=overwrite,
     )
     show_notices(manifest.notices)
     if as_json:

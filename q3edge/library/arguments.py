@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
-from q3edge.formats import CACHE_TYPES
+from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS
 from q3edge.machine.extras import install_line
 from q3edge.progress import Listener, report_to
 from q3edge.storage.locks import output_lock
@@ -145,6 +145,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     # models and folders
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
     "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG, "last_logits": FLAG,
+    "experts": OneOf(EXPERT_OPERATORS),
     "repository": TEXT, "private": FLAG,
     # formats
     "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": OneOf(METHODS),

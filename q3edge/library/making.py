@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from q3edge.defaults import DEMO_FOLDER, MAX_TOKENS, SAMPLES, SEQ_LEN
-from q3edge.formats import FLOAT, CacheType
+from q3edge.formats import FLOAT, CacheType, ExpertOperators
 from q3edge.library.arguments import public
 from q3edge.library.requests import (
     Method,
@@ -83,18 +83,22 @@ def export(
     *,
     as_float: bool = False,
     last_logits: bool = False,
+    experts: ExpertOperators = "qmoe",
     overwrite: bool = False,
     progress: bool | Listener = False,
 ) -> Manifest:
     """Export what `quantize` wrote, or with `as_float` a float checkpoint, as an ONNX model in the folder `output`.
 
     last_logits: the graph gives logits of the last position only, for runtimes that cannot ask for it.
+    experts: "plain" gives a mixture of experts an MLP for each, for runtimes without onnxruntime's operator QMoE.
     The model is not run here; `validate` measures its accuracy. Returns the manifest that was written.
     Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     from q3edge.pipeline.export import export_artifact
 
-    return export_artifact(str(source), Path(output), as_float=as_float, last_logits=last_logits, overwrite=overwrite)
+    return export_artifact(
+        str(source), Path(output), as_float=as_float, last_logits=last_logits, experts=experts, overwrite=overwrite
+    )
 
 
 @public()
@@ -121,13 +125,14 @@ def build(
     max_kl: float | None = None,
     threads: int | None = None,
     last_logits: bool = False,
+    experts: ExpertOperators = "qmoe",
     overwrite: bool = False,
     progress: bool | Listener = False,
 ) -> BuildResult:
     """Turn the float checkpoint `model` (folder or hub id) into a verified ONNX model in the folder `output`.
 
     Quantizes as `quantize` does (recipe "float" keeps the weights), exports, and validates on `texts` (none: built in).
-    last_logits: as in `export`.
+    last_logits, experts: as in `export`.
     Returns the manifest that was written and the validation report. Raises UsageError, InputError, ResourceError, and
     ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
     """
@@ -150,6 +155,7 @@ def build(
         max_kl=max_kl,
         threads=threads,
         last_logits=last_logits,
+        experts=experts,
         overwrite=overwrite,
     )
 

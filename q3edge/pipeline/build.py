@@ -19,6 +19,7 @@ from q3edge.evaluation.validation.embeddings import EmbeddingReport, validate_em
 from q3edge.evaluation.validation.results import ValidationReport, require_passed
 from q3edge.evaluation.validation.validate import validate_artifact
 from q3edge.exporters.onnx.export import check_exportable
+from q3edge.formats import ExpertOperators
 from q3edge.pipeline.export import finish_artifact, write_artifact
 from q3edge.pipeline.measure.checks import check_export
 from q3edge.pipeline.measure.validate import refuse_max_kl, text_passages, text_windows
@@ -50,14 +51,15 @@ def build_artifact(
     max_kl: float | None = None,
     threads: int | None = None,
     last_logits: bool = False,
+    experts: ExpertOperators = "qmoe",
     overwrite: bool = False,
 ) -> BuildResult:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
     It is validated on `windows`, or else on `texts` (none: built in), which are read before any work.
     reference_states: keeps the float model's hidden states, so that another build on the same windows does not compute
-    them again (None: not kept). last_logits: as in `export_artifact`. ValidationError: a check failed; then `output` is
-    as it was.
+    them again (None: not kept). last_logits, experts: as in `export_artifact`. ValidationError: a check failed; then
+    `output` is as it was.
     """
     read_texts(texts)  # before the model, which may be a download
     manifest: Manifest | None = None
@@ -75,8 +77,8 @@ def build_artifact(
             refuse_max_kl(max_kl)
         passages = text_passages(*given) if is_embedding else []
         chosen = windows or (() if is_embedding else text_windows(*given))
-        with _quantize_into(checkpoint, recipe, calibration, output) as source:
-            manifest = write_artifact(source, staging, last_logits=last_logits)
+        with _quantize_into(checkpoint, recipe, calibration, output, experts) as source:
+            manifest = write_artifact(source, staging, last_logits=last_logits, experts=experts)
             manifest = manifest.save(staging)  # a decoder opens no folder without one
             check_export(staging, source)
         report: ValidationReport | EmbeddingReport
@@ -99,12 +101,13 @@ def _quantize_into(
     recipe: Recipe | None,
     calibration: CalibrationOptions | None,
     output: Path,
+    experts: ExpertOperators,
 ) -> Iterator[ModelFolder]:
     """Quantize the checkpoint into a temporary folder on the output's disk; unchanged if `recipe` is None."""
     if recipe is None:
         yield checkpoint
         return
     with partial_folder(output.with_name(f"{output.name}.quantized")) as folder:
-        write_quantized(checkpoint, recipe, folder, calibration, work=work_folder(output), exported=True)
+        write_quantized(checkpoint, recipe, folder, calibration, work=work_folder(output), exported=experts)
         with open_quantized_model(folder) as quantized:
             yield quantized

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.layer import layers_of
 from q3edge.artifact import DATA_FILE, MODEL_FILE, ArtifactKind, Manifest, Notice, manifest_digest, staged_directory
 from q3edge.artifact.side_files import TOKENIZER_FILE, copy_side_files, write_float_config
 from q3edge.checkpoint import ModelFolder, open_model
@@ -15,6 +16,7 @@ from q3edge.errors import UsageError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.exporters.tokenizer_config import widen_tokenizer_config
+from q3edge.formats import ExpertOperators
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.runnable import check_runnable
 from q3edge.quantization.recipe import Recipe
@@ -27,14 +29,26 @@ _TRANSFORMERS_JS = {"transformers.js_config": {"dtype": "fp32", "use_external_da
 _LAST_LOGITS = Notice(
     "last-logits", 1, "logits of the last position only: other runtimes than q3edge cannot score texts with this model"
 )
+_PLAIN_EXPERTS = "layers have an MLP for each expert in place of onnxruntime's operator: for other runtimes, and slower"
+_EXPERTS_BY_BLOCK = (
+    "matrices of experts read int8 activations with a scale for each block of up to 256 values, not for each token: "
+    "onnxruntime's operator for experts has no other 8 bits"
+)
 
 
 def export_artifact(
-    source: str, output: Path, *, as_float: bool = False, last_logits: bool = False, overwrite: bool = False
+    source: str,
+    output: Path,
+    *,
+    as_float: bool = False,
+    last_logits: bool = False,
+    experts: ExpertOperators = "qmoe",
+    overwrite: bool = False,
 ) -> Manifest:
     """Export a QDIR, or with `as_float` a float MODEL, into `output`; returns the manifest written there.
 
     last_logits: of the last position only, for runtimes that cannot ask for it; q3edge reads all the same.
+    experts: "plain" for runtimes without onnxruntime's operators for experts.
 
     The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
     UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
@@ -51,18 +65,24 @@ def export_artifact(
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         check_runnable(checkpoint)
         with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
-            return finish_artifact(staging, write_artifact(checkpoint, staging, last_logits=last_logits))
+            return finish_artifact(
+                staging, write_artifact(checkpoint, staging, last_logits=last_logits, experts=experts)
+            )
 
 
-def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = False) -> Manifest:
+def write_artifact(
+    source: ModelFolder, folder: Path, *, last_logits: bool = False, experts: ExpertOperators = "qmoe"
+) -> Manifest:
     """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet.
 
-    UsageError: last_logits of an embedding model, which gives none.
+    UsageError: last_logits of an embedding model, which gives none; plain experts of a model without any.
     """
+    if experts == "plain" and source.config.moe is None:
+        raise UsageError("--experts plain: the model has no experts; leave it out")
     if last_logits and source.config.is_embedding:
         raise UsageError("--last-logits: an embedding model gives no logits; leave it out")
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
-    export_decoder(source, folder, kv_scales=kv_scales, last_logits=last_logits)
+    export_decoder(source, folder, kv_scales=kv_scales, last_logits=last_logits, experts=experts)
     write_float_config(source.raw_config, folder, **_TRANSFORMERS_JS)
     is_embedding = source.config.is_embedding
     notices = (
@@ -71,6 +91,7 @@ def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = Fal
         *widen_tokenizer_config(folder),
         *(_end_token(source.config, folder) if is_embedding else write_genai_config(source.config, folder)),
         *((_LAST_LOGITS,) if last_logits else ()),
+        *_expert_notices(source, experts),
     )
     recipe: Mapping[str, Any] = Recipe((), "float").to_json()
     parent = source.digest()
@@ -79,10 +100,23 @@ def write_artifact(source: ModelFolder, folder: Path, *, last_logits: bool = Fal
         quantized = Manifest.load(source.folder)
         recipe, metrics, parent = quantized.recipe, dict(quantized.metrics), manifest_digest(source.folder)
         notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
+    if source.config.moe is not None:
+        metrics["experts"] = experts
     metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
     versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
     kind: ArtifactKind = "embedding" if is_embedding else "onnx"
     return Manifest(kind, parent, recipe, notices=notices, metrics=metrics, versions=versions)
+
+
+def _expert_notices(source: ModelFolder, experts: ExpertOperators) -> Iterator[Notice]:
+    """Yield what the operators of experts do otherwise than the schemes say, or slower than could be."""
+    layers = [layer for layer in layers_of(source.config) if layer.of_experts]
+    if layers and experts == "plain":
+        yield Notice("plain-experts", len(layers), _PLAIN_EXPERTS)
+        return
+    schemes = (source.scheme(layer.name(field)) for layer in layers for field in layer.of_experts)
+    if by_token := sum(scheme is not None and scheme.activations == "int8_per_token" for scheme in schemes):
+        yield Notice("experts-by-block", by_token, _EXPERTS_BY_BLOCK)
 
 
 def _end_token(config: Qwen3Config, folder: Path) -> tuple[Notice, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from q3edge.quantization.scheme import Scheme
 UInt8Array = NDArray[np.uint8]
 Float16Array = NDArray[np.float16]
 Float32Array = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,25 @@ class QuantizedTensor:
             blocks[0].scheme,
         )
 
+    @classmethod
+    def in_turn(cls, blocks: Sequence[QuantizedTensor]) -> QuantizedTensor:
+        """Interleave the rows of blocks alike in shape and scheme: the first of each, then the second of each."""
+        zero_points = [block.zero_points for block in blocks if block.zero_points is not None]
+        return cls(
+            rows_in_turn([block.codes for block in blocks]),
+            rows_in_turn([block.scales for block in blocks]),
+            rows_in_turn(zero_points) if zero_points else None,
+            blocks[0].scheme,
+        )
+
+    def regrouped(self, scheme: Scheme) -> QuantizedTensor:
+        """Same values by a scheme with smaller groups, each of which repeats the scale and zero point of its own."""
+        times = scheme.groups(self.shape[1]) // self.scales.shape[1]
+        if times == 1 and scheme == self.scheme:
+            return self
+        zero_points = None if self.zero_points is None else self.zero_points.repeat(times, axis=1)
+        return QuantizedTensor(self.codes, self.scales.repeat(times, axis=1), zero_points, scheme)
+
     def dequantize(self) -> Float32Array:
         """Dequantize to float32 [N, K]: (code - zero_point) * scale, one float32 product each.
 
@@ -78,3 +99,10 @@ class QuantizedTensor:
             codes -= self.zero_points[:, :, None].astype(np.float32)
         codes *= self.scales[:, :, None].astype(np.float32)
         return codes.reshape(rows, width)
+
+
+def rows_in_turn(arrays: Sequence[NDArray[Number]]) -> NDArray[Number]:
+    """Interleave the rows of arrays of one shape [N, ...]: the first of each, then the second of each."""
+    if len(arrays) == 1:
+        return arrays[0]
+    return np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])

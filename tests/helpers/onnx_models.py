@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, KVCacheSpec
 from q3edge.artifact import MODEL_FILE
 from q3edge.exporters.onnx.export import export_decoder
+from q3edge.formats import ExpertOperators
 from q3edge.machine.cpu import int8_products_saturate
 from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
@@ -67,8 +68,10 @@ def session(model: Path | bytes, folder: Path | None = None) -> onnxruntime.Infe
 class ExportedDecoder:
     """An exported source that is run; past and present are plain arrays that grow."""
 
-    def __init__(self, source: InMemoryWeights, folder: Path, accuracy_level: int = 4) -> None:
-        export_decoder(source, folder, accuracy_level=accuracy_level)
+    def __init__(
+        self, source: InMemoryWeights, folder: Path, accuracy_level: int = 4, experts: ExpertOperators = "qmoe"
+    ) -> None:
+        export_decoder(source, folder, accuracy_level=accuracy_level, experts=experts)
         self.session = session(folder / MODEL_FILE)
         self._file = folder / MODEL_FILE
         self.cache = KVCacheSpec.of(source.config)

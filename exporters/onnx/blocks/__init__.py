@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from q3edge.architecture.blocks import attention as attention_description
+from q3edge.architecture.blocks import experts as experts_description
 from q3edge.architecture.blocks import mlp as mlp_description
 from q3edge.architecture.layer import Layer
 from q3edge.exporters.onnx.blocks.attention import self_attention
+from q3edge.exporters.onnx.blocks.experts import mixed_experts
 from q3edge.exporters.onnx.blocks.mlp import gated_mlp
 from q3edge.exporters.onnx.graph import DecoderGraph
 
@@ -33,4 +35,5 @@ class BlockExporter:
 EXPORTERS: dict[str, BlockExporter] = {
     attention_description.KIND: BlockExporter("self_attn", self_attention),
     mlp_description.KIND: BlockExporter("mlp", gated_mlp),
+    experts_description.KIND: BlockExporter("mlp", mixed_experts),
 }

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from q3edge.formats import EXPERT_OPERATORS
 from q3edge.library.arguments import ARGUMENTS, Number
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -94,6 +95,13 @@ last_logits_option = click.option(
     "--last-logits",
     is_flag=True,
     help="Give logits of the last position only: less memory for prompts where a runtime cannot ask for it.",
+)
+experts_option = click.option(
+    "--experts",
+    type=click.Choice(EXPERT_OPERATORS),
+    default="qmoe",
+    show_default=True,
+    help="Operators of a mixture of experts: onnxruntime's QMoE, or an MLP for each expert, for runtimes without it.",
 )
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")

@@ -10,6 +10,8 @@ import onnx
 from q3edge.evaluation.validation.graph_file import read_graph
 
 _INT8_ONLY = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat")
+_ROUNDED = ("accuracy_level", 4)
+_TWO_BIT_EXPERTS = ("expert_weight_bits", 2)  # computed from tables of products, at any accuracy_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,8 @@ class ActivationRounding:
     def read(cls, model_file: Path) -> ActivationRounding:
         """Read the nodes, not the weights. InputError: not an ONNX model."""
         nodes = read_graph(model_file).node
-        fixed = sorted({node.op_type for node in nodes} & set(_INT8_ONLY))
-        return cls(tuple(fixed), any(_rounds_activations(node) for node in nodes))
+        fixed = {node.op_type for node in nodes if node.op_type in _INT8_ONLY or _has(node, *_TWO_BIT_EXPERTS)}
+        return cls(tuple(sorted(fixed)), any(_has(node, *_ROUNDED) for node in nodes))
 
     @property
     def inseparable_reason(self) -> str | None:
@@ -40,5 +42,5 @@ class ActivationRounding:
         return None
 
 
-def _rounds_activations(node: onnx.NodeProto) -> bool:
-    return any(attribute.name == "accuracy_level" and attribute.i == 4 for attribute in node.attribute)
+def _has(node: onnx.NodeProto, attribute: str, value: int) -> bool:
+    return any(found.name == attribute and found.i == value for found in node.attribute)

@@ -5,7 +5,7 @@ A dry run of the exporter says which tensor of the file holds which weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +54,14 @@ def weights_alike(folder: Path, config: Qwen3Config) -> dict[str, bool]:
     sign. InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
     """
     path = folder / MODEL_FILE
-    graph, specs = read_graph(path), _expected_tensors(folder, config)
+    graph, specs, shapes = read_graph(path), _expected_tensors(folder, config), tensor_shapes(config)
     alike: dict[str, bool] = {}
     for tensor in graph.initializer:
         spec = specs.get(tensor.name.removesuffix(_OLD_TABLE_SUFFIX).removesuffix(".weight"))
         if spec is None and uses_external_data(tensor):
             raise InputError(f"{path}: tensor {tensor.name!r} is of no export of its recipe; export again")
         if spec is not None and spec.part in _JUDGED:
-            for name, rows in _rows(spec, _values(tensor, path), config):
+            for name, rows in spec.rows_of(_values(tensor, path), shapes):
                 is_zero = spec.part != "codes" and not rows.flat[0]
                 if _is_constant(rows) and (is_zero or (spec.part != "scales" and rows.ndim > 1)):
                     alike[name] = alike.get(name, False) or is_zero
@@ -101,8 +101,9 @@ def _is_alike(reference: WeightSource, name: str, scheme: Scheme | None, is_zero
 
 
 def _expected_tensors(folder: Path, config: Qwen3Config) -> dict[str, TensorSpec]:
-    recipe = Recipe.from_json(Manifest.load(folder).recipe)
-    plan = dry_run(config, recipe.resolve(config), recipe.kv_cache)
+    manifest = Manifest.load(folder)
+    recipe = Recipe.from_json(manifest.recipe)
+    plan = dry_run(config, recipe.resolve(config), recipe.kv_cache, manifest.experts)
     return {spec.name: spec for spec in plan.tensors}
 
 
@@ -112,20 +113,6 @@ def _values(tensor: onnx.TensorProto, model: Path) -> NDArray[np.generic]:
     where: Mapping[str, str] = {entry.key: entry.value for entry in tensor.external_data}
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     return np.memmap(model.parent / where["location"], dtype, "r", int(where.get("offset", 0)), tuple(tensor.dims))
-
-
-def _rows(
-    spec: TensorSpec, values: NDArray[np.generic], config: Qwen3Config
-) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Weights that a tensor holds, each with its rows."""
-    shapes = tensor_shapes(config)
-    if spec.is_transposed:
-        values = values.T
-    start = 0
-    for name in spec.weights:
-        stop = start + shapes[name][0]
-        yield name, values[start:stop]
-        start = stop
 
 
 def _is_constant(values: NDArray[np.generic]) -> bool:

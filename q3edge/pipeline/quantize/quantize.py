@@ -25,6 +25,7 @@ from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scale
 from q3edge.errors import InputError, resumable
 from q3edge.evaluation.validation.lost_scales import LOST_SCALES, worst_tensors
 from q3edge.exporters.onnx.stored import weight_bytes
+from q3edge.formats import ExpertOperators
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.quantize.calibrate import (
     CalibrationOptions,
@@ -73,11 +74,12 @@ def write_quantized(
     calibration: CalibrationOptions | None = None,
     *,
     work: Path,
-    exported: bool = False,
+    exported: ExpertOperators | None = None,
 ) -> Manifest:
     """Quantize into the existing empty `folder`; a calibration keeps its finished layers in `work`.
 
-    exported: an ONNX model is made from `folder` next, beside it; counted in the forecast of disk space.
+    exported: an ONNX model with these operators of experts is made from `folder` next, beside it; counted in the
+    forecast of disk space. InputError: they cannot have the recipe's schemes.
     """
     shadowed = recipe.without_effect(checkpoint.config)
     recipe, left_float = recipe.for_model(checkpoint.config).fitted_to(checkpoint.config)
@@ -86,15 +88,17 @@ def write_quantized(
         rules = ", ".join(f"{number} ({match})" for number, match in shadowed.items())
         detail = f"recipe rules that have no effect, as earlier ones decide all of their tensors: {rules}"
         notices += (Notice("rule-without-effect", len(shadowed), detail),)
-    if not exported:
-        notices += _not_exportable(checkpoint.config)
+    has_budget = calibration is not None and calibration.budget is not None  # which chooses the schemes
+    notices += _exportable(checkpoint.config, None if has_budget else recipe.resolve(checkpoint.config), exported)
     if left_float:
         detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"
         notices += (Notice("no-group-size-fits", len(left_float), detail),)
     digest = checkpoint.digest()
     with (
         resumable(lambda: keeps_work(work, recipe.method)),
-        _calibration_for(checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported) as found,
+        _calibration_for(
+            checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported is not None
+        ) as found,
     ):
         schemes = found.recipe.resolve(checkpoint.config)
         tokens = found.tokens
@@ -128,13 +132,17 @@ def write_quantized(
         return manifest.save(folder)
 
 
-def _not_exportable(config: Qwen3Config) -> tuple[Notice, ...]:
-    """Notice on a model that can be quantized, for other programs, but not exported by q3edge."""
+def _exportable(
+    config: Qwen3Config, schemes: Mapping[str, Scheme | None] | None, exported: ExpertOperators | None
+) -> tuple[Notice, ...]:
+    """Refuse what an export that follows will; where none does, a notice: the weights may be for other programs."""
     from q3edge.exporters.onnx.export import check_exportable  # loads the exporter, which nothing else here needs
 
     try:
-        check_exportable(config)
+        check_exportable(config, schemes, exported or "qmoe")
     except InputError as error:
+        if exported:
+            raise
         return (Notice("not-exportable", 1, f"`q3edge export` will refuse this checkpoint: {error}"),)
     return ()
 

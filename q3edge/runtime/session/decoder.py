@@ -20,7 +20,6 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
 from q3edge.machine.cpu import default_threads, slow_block_products
-from q3edge.runtime.session.exact_activations import with_exact_activations
 from q3edge.runtime.session.idle_rows import QUERY_SEQLENS, with_idle_rows
 from q3edge.runtime.session.kv_cache import KVCache
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
@@ -56,9 +55,9 @@ class Decoder:
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE
         model = with_idle_rows(with_logits_to_keep(path.read_bytes()))
-        if exact_activations:
-            model = with_exact_activations(model)
-        self._session, self._weights = open_session(folder, checked, model, self.threads)
+        self._session, self._weights = open_session(
+            folder, checked, model, self.threads, exact_activations=exact_activations
+        )
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
         # Whether rows of a pass may be idle; False for a graph whose attention is not as q3edge writes it.
         self.idle_rows = any(node.name == QUERY_SEQLENS for node in self._session.get_inputs())

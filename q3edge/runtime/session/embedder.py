@@ -13,7 +13,6 @@ from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMB
 from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.machine.cpu import default_threads
-from q3edge.runtime.session.exact_activations import with_exact_activations
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
 from q3edge.runtime.session.network import failed_run, open_session
 
@@ -40,9 +39,9 @@ class Embedder:
         self.threads = threads or default_threads()
         self._path = folder / MODEL_FILE
         model = self._path.read_bytes()
-        if exact_activations:
-            model = with_exact_activations(model)
-        self._session, self._weights = open_session(folder, checked, model, self.threads)
+        self._session, self._weights = open_session(
+            folder, checked, model, self.threads, exact_activations=exact_activations
+        )
         names = [node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())]
         if sorted(names) != sorted((INPUT_IDS, ATTENTION_MASK, SENTENCE_EMBEDDING)):
             found = ", ".join(names[:4])

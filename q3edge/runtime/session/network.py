@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnxruntime as ort
@@ -10,6 +11,7 @@ import onnxruntime as ort
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, shortage, unreadable
 from q3edge.machine.cpu import int8_products_saturate
+from q3edge.runtime.session.exact_activations import exact_experts, with_exact_activations
 from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
@@ -25,14 +27,18 @@ _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
 def open_session(
-    folder: Path, checked: CheckedGraph, model: bytes, threads: int
+    folder: Path, checked: CheckedGraph, model: bytes, threads: int, *, exact_activations: bool = False
 ) -> tuple[ort.InferenceSession, LentWeights]:
     """Open a session of the graph `model` on the weights in `folder`, which are hashed meanwhile.
+
+    exact_activations: block-quantized products read float32 activations in place of int8 ones.
 
     Returns also the weights, which have to live as long: onnxruntime reads those that it does not pack. InputError:
     they were changed, or onnxruntime cannot load the model. ResourceError: memory ran out.
     """
     path, options = folder / MODEL_FILE, _options(threads)
+    if exact_activations:
+        model = with_exact_activations(model)
     lent = LentWeights(folder / DATA_FILE, checked.external_data)
     lent.lend(options)
     with (
@@ -40,6 +46,7 @@ def open_session(
         return_freed_memory(),
         lent.folder() as data_folder,
         lent.drop_read_pages(),
+        exact_experts() if exact_activations else nullcontext(),
     ):
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(data_folder))
         weights = pool.submit(checked.manifest.verify_content, folder, DATA_FILE)

@@ -167,16 +167,6 @@ def test_the_interface_is_what_other_runtimes_expect(pair: Pair) -> None:
     assert [value.name for value in graph.get_outputs()] == ["logits", *present]
 
 
-def test_mixture_of_experts_is_refused(tmp_path: Path) -> None:
-    moe: dict[str, Any] = {
-        "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-        "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
-    }  # fmt: skip
-    with pytest.raises(InputError, match="mixture-of-experts models cannot be exported yet"):
-        export_decoder(InMemoryWeights.random(**moe), tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_head_dim_without_a_kernel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"head_dim = 24: cannot be exported.* multiple of 16"):
         export_decoder(InMemoryWeights.random(head_dim=24), tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -37,7 +37,8 @@ from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.runtime.session.decoder import Decoder
-from tests.helpers.models import tiny_config, write_checkpoint
+from tests.helpers.models import MOE, tiny_config, write_checkpoint
+from tests.helpers.runtime import write_tokenizer
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
@@ -57,9 +58,12 @@ def test_a_float_export_that_is_off_by_a_percent_is_never_promoted(
 ) -> None:
     right = Matrices._float_blocks
 
-    def scaled(self: Matrices, names: tuple[str, ...]) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-        factor = np.float32(1.01 if "down_proj" in names[0] else 1)
-        return (block * factor for block in right(self, names))
+    def scaled(
+        self: Matrices, runs: Iterable[tuple[str, ...]]
+    ) -> Iterator[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+        stored = list(runs)
+        factor = np.float32(1.01 if "down_proj" in stored[0][0] else 1)
+        return (block * factor for block in right(self, stored))
 
     monkeypatch.setattr(Matrices, "_float_blocks", scaled)
     with pytest.raises(ValidationError, match=r"logits differ from the checkpoint's by 0\.0\d+ \(limit 0\.001\)"):
@@ -181,11 +185,20 @@ def test_unfit_texts_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_experts_are_refused_before_any_work(tmp_path: Path) -> None:
-    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-    model = write_checkpoint(tmp_path / "model", **tiny_config(model_type="qwen3_moe", **moe))
-    with pytest.raises(InputError, match="mixture-of-experts models cannot be exported yet"):
-        build_artifact(str(model), tmp_path / "out", Recipe.for_format("int4"))
+def test_schemes_that_no_operator_of_experts_has_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("weights were written before the schemes were checked")
+
+    monkeypatch.setattr("q3edge.pipeline.quantize.quantize._write_weights", never)
+    model = write_checkpoint(tmp_path / "model", **MOE)
+    write_tokenizer(model)
+    down = Rule("*.experts.*.down_proj", Scheme(8, 32))
+    recipe = Recipe((down, *Recipe.for_format("int4").rules), "rtn")
+    with pytest.raises(InputError, match="takes the same number of bits for gate, up and down; give all experts"):
+        build_artifact(str(model), tmp_path / "out", recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_damaged_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -231,8 +244,7 @@ def test_row_blocks_cover_every_row_once_in_multiples_of_32() -> None:
 
 
 def test_experts_can_be_quantized_and_inspected(tmp_path: Path) -> None:
-    moe = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-    model = write_checkpoint(tmp_path / "model", **tiny_config(model_type="qwen3_moe", **moe))
+    model = write_checkpoint(tmp_path / "model", **MOE)
     quantize_checkpoint(str(model), tmp_path / "q", Recipe.for_format("int4"))
     with Checkpoint.open(model) as floats, QuantizedCheckpoint.open(tmp_path / "q") as quantized:
         for name in floats.names():
@@ -241,8 +253,7 @@ def test_experts_can_be_quantized_and_inspected(tmp_path: Path) -> None:
         assert quantized.scheme("model.layers.0.mlp.experts.3.down_proj.weight") == Scheme(4, 32, symmetric=False)
         assert quantized.scheme("model.layers.0.mlp.gate.weight") is None
     inspection = inspect_model(str(model))
-    assert inspection.predictions == ()
-    assert set(inspection.not_possible) == {"float", *FORMATS}
+    assert [prediction.format for prediction in inspection.predictions] == ["float", *FORMATS]
 
 
 def test_scales_out_of_range_are_counted_in_the_manifest(tmp_path: Path) -> None:
