@@ -3,6 +3,7 @@
 One pass over the float layers. Each group is rounded alone at one width, and the KL that this causes at the model's end
 is measured; its other widths cost in proportion to their output error, which like the KL is quadratic in the error of
 the weights. The embedding and the head affect everything at once, so each of their widths is solved whole and measured.
+All experts of a layer have one width: they are rounded together, for the inputs of any of them.
 """
 
 from __future__ import annotations
@@ -117,7 +118,12 @@ class Sensitivity:
 
     def _rounding(self, layer: int) -> int:
         """Work of rounding a layer's groups, one after another."""
-        return sum(group.choosing + group.solving for group in self._work[layer].groups)
+        shapes = tensor_shapes(self._config)
+        work = [
+            GroupWork(shapes[group.tensors[0]][1], sum(shapes[name][0] for name in group.tensors))
+            for group in self._groups(layer)
+        ]
+        return sum(group.choosing + group.solving for group in work)
 
     def _passing(self, layer: int, variants: int) -> int:
         """Work of taking so many variants through a layer."""
@@ -163,16 +169,20 @@ class Sensitivity:
         return decoder_layer(states, weights, self._config, self._rotary[states.shape[1]])
 
     def _moments(self, weights: LayerWeights, advance: Advance) -> dict[str, Moments]:
-        """Moments of every group's input, for the solved sequences, which go through the layer, and the probed ones."""
+        """Moments of each role's input, for the solved sequences, which go through the layer, and the probed ones."""
         layer = weights.layer
-        moments = {g.name: Moments.empty(layer.tensors[g.matrices[0]].shape[1]) for g in layer.groups}
+        roles = {group.name: group.role for group in layer.groups}
+        moments = {g.role: Moments.empty(layer.tensors[g.matrices[0]].shape[1]) for g in layer.groups}
 
-        def inputs(x: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-            seen: dict[str, torch.Tensor] = {}
-            output = decoder_layer(x, weights, self._config, self._rotary[x.shape[1]], watch=seen.__setitem__)
-            return {name: values.float() for name, values in seen.items()}, output
+        def inputs(x: torch.Tensor) -> tuple[dict[str, list[torch.Tensor]], torch.Tensor]:
+            seen: dict[str, list[torch.Tensor]] = {}
 
-        def solved(part: slice) -> dict[str, torch.Tensor]:
+            def watch(group: str, values: torch.Tensor) -> None:
+                seen.setdefault(roles[group], []).append(values.float().flatten(0, -2))
+
+            return seen, decoder_layer(x, weights, self._config, self._rotary[x.shape[1]], watch=watch)
+
+        def solved(part: slice) -> dict[str, list[torch.Tensor]]:
             groups, output = inputs(self._states.read(part))
             self._states.write(part, output)
             return groups
@@ -183,8 +193,8 @@ class Sensitivity:
             (self._probe_tokens(1), lambda part: inputs(self._variants.read(part))[0], True),
         ):
             for part, groups in tokens.map(function):
-                for name, values in groups.items():
-                    moments[name].add(values.flatten(0, 1), held_out=held_out)
+                for role, values in groups.items():
+                    moments[role].add(torch.cat(values), held_out=held_out)
                 read(part.stop - part.start)
         return moments
 
@@ -195,11 +205,11 @@ class Sensitivity:
         widths = self._widths[group]
         scheme = widths[_probed_width(widths)]
         assert scheme is not None
-        input_group = next(found for found in weights.layer.groups if found.name == group.role)
-        matrices = {name: weights[name] for name in input_group.matrices}
-        allowed = partial(nearest_foldable, fold=input_group.fold)
+        groups = [found for found in weights.layer.groups if found.role == group.role]
+        matrices = {name: weights[name] for found in groups for name in found.matrices}
+        allowed = partial(nearest_foldable, fold=groups[0].fold if len(groups) == 1 else None)
         solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), moments, allowed, advance)
-        self._losses[group] = sampled_losses(list(matrices.values()), widths, moments, solution.channel_scale)
+        self._losses[group] = sampled_losses(matrices, widths, moments, solution.channel_scale)
         values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
         return weights.replaced({name: value / solution.channel_scale for name, value in values.items()})
 

@@ -27,7 +27,7 @@ from q3edge.quantization.tensor import QuantizedTensor
 EXPONENTS = (0.0, 0.25, 0.35, 0.5, 0.65)  # of a channel's RMS; 0 leaves the channels as they are
 SWEEPS = 1
 _ROWS = 512  # solved at a time by one thread; fixed, so that results do not depend on the number of threads
-_SAMPLED_ROWS = 256  # on which the channel scale is chosen
+SAMPLED_ROWS = 256  # on which the channel scale is chosen
 _CANDIDATES = range(SWEEPS + 2)  # for a block of rows: GPTQ, sweeps, rounding to nearest
 _COMPARED_BLOCKS = 16  # on which the best candidate is chosen: all of most matrices, a sample of a head's
 _INT8_MAX = 127.0
@@ -65,6 +65,11 @@ class Solution:
     tensors: Mapping[str, QuantizedTensor]
     channel_scale: torch.Tensor
     reports: Mapping[str, TensorReport]
+
+    def values(self, field: str, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Values float32 [N, K] of a matrix: dequantized, or those of `weights` where it stays float."""
+        rounded = self.tensors.get(field)
+        return weights[field] if rounded is None else torch.from_numpy(rounded.dequantize())
 
 
 class _Candidate(NamedTuple):
@@ -118,20 +123,54 @@ def solve_input_group(
     advance: called as the work goes on, with `choosing` and `solving` of its GroupWork in all.
     """
     work = GroupWork(len(moments.hessian), sum(map(len, weights.values())))
+    problem = _Problem(moments, factorize(moments.hessian))
+    choosing = portion(advance, work.choosing, len(EXPONENTS))
+    exponent, channel_scale = _best_channel_scale(_sampled(weights), schemes, problem, allowed, choosing)
     solved = portion(advance, work.solving, work.rows)
-    factor = factorize(moments.hessian)
-    problem = _Problem(moments, factor)
-    rms = factor.importance.sqrt()
-    channel_scales = {exponent: allowed(channel_scale_of(rms, exponent)) for exponent in EXPONENTS}
-    exponent = _best_exponent(
-        weights, schemes, problem, channel_scales, portion(advance, work.choosing, len(EXPONENTS))
-    )
+    return _solve_all(weights, schemes, problem, channel_scale, exponent, solved)
+
+
+def choose_channel_scale(
+    sample: Mapping[str, torch.Tensor], schemes: Mapping[str, Scheme], moments: Moments
+) -> tuple[float, torch.Tensor]:
+    """Choose a channel scale [K] for the input that `moments` were taken of, by a sample of rows [n, K] of each matrix.
+
+    Returns its exponent too. Nothing is scaled that the schemes leave float.
+    """
+    return _best_channel_scale(sample, schemes, _Problem(moments, factorize(moments.hessian)), lambda scale: scale)
+
+
+def solve_scaled_group(
+    weights: Mapping[str, torch.Tensor],
+    schemes: Mapping[str, Scheme],
+    moments: Moments,
+    exponent: float,
+    advance: Advance = unheard,
+) -> Solution:
+    """Round matrices as `solve_input_group` does, whose channels are scaled already, with this `exponent`.
+
+    advance: called with `solving` of the GroupWork in all.
+    """
+    work = GroupWork(len(moments.hessian), sum(map(len, weights.values())))
+    problem, ones = _Problem(moments, factorize(moments.hessian)), torch.ones(len(moments.hessian))
+    return _solve_all(weights, schemes, problem, ones, exponent, portion(advance, work.solving, work.rows))
+
+
+def _solve_all(
+    weights: Mapping[str, torch.Tensor],
+    schemes: Mapping[str, Scheme],
+    problem: _Problem,
+    channel_scale: torch.Tensor,
+    exponent: float,
+    solved: Advance,
+) -> Solution:
+    """Solve every matrix; solved: called with the number of rows of every block."""
     tensors, reports = {}, {}
     for name, matrix in weights.items():
         tensors[name], reports[name] = _solve_matrix(
-            matrix.__getitem__, len(matrix), schemes[name], problem, channel_scales[exponent], exponent, solved
+            matrix.__getitem__, len(matrix), schemes[name], problem, channel_scale, exponent, solved
         )
-    return Solution(tensors, channel_scales[exponent], reports)
+    return Solution(tensors, channel_scale, reports)
 
 
 def solve_unscaled(
@@ -148,21 +187,22 @@ def solve_unscaled(
     return _solve_matrix(read, rows, scheme, problem, torch.ones(len(moments.hessian)), 0.0, solved)
 
 
-def _best_exponent(
-    weights: Mapping[str, torch.Tensor],
+def _best_channel_scale(
+    sample: Mapping[str, torch.Tensor],
     schemes: Mapping[str, Scheme],
     problem: _Problem,
-    channel_scales: Mapping[float, torch.Tensor],
-    advance: Advance,
-) -> float:
-    """Exponent whose GPTQ result on a sample of rows has the smallest held-out loss, rounded inputs included.
+    allowed: Callable[[torch.Tensor], torch.Tensor],
+    advance: Advance = unheard,
+) -> tuple[float, torch.Tensor]:
+    """Exponent, and its channel scale, whose GPTQ result on sampled rows has the smallest held-out loss.
 
-    advance: called with 1 after each exponent.
+    Rounded inputs are included. advance: called with 1 after each exponent.
     """
-    sample = dict(zip(weights, _sampled(list(weights.values()))))
+    rms = problem.factor.importance.sqrt()
+    channel_scales = {exponent: allowed(channel_scale_of(rms, exponent)) for exponent in EXPONENTS}
     samples = {
-        scheme: torch.cat([sample[name] for name in weights if schemes[name] == scheme])
-        for scheme in dict.fromkeys(schemes.values())
+        scheme: torch.cat([rows for name, rows in sample.items() if schemes[name] == scheme])
+        for scheme in dict.fromkeys(schemes[name] for name in sample)
     }
 
     def loss(exponent: float) -> float:
@@ -176,13 +216,25 @@ def _best_exponent(
     for found, exponent in zip(spread(loss, list(channel_scales)), channel_scales):
         losses[exponent] = found
         advance(1)
-    return min(losses, key=lambda exponent: losses[exponent])
+    best = min(losses, key=lambda exponent: losses[exponent])
+    return best, channel_scales[best]
 
 
-def _sampled(matrices: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Every n-th row of each matrix, about _SAMPLED_ROWS in all."""
-    step = max(1, sum(map(len, matrices)) // _SAMPLED_ROWS)
-    return [matrix[step // 2 :: step] for matrix in matrices]
+def _sampled(matrices: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every n-th row of each matrix, about SAMPLED_ROWS in all."""
+    step = max(1, sum(map(len, matrices.values())) // SAMPLED_ROWS)
+    return {name: matrix[step // 2 :: step] for name, matrix in matrices.items()}
+
+
+def spaced_rows(matrix: torch.Tensor, count: int) -> torch.Tensor:
+    """Take about `count` rows of a matrix [N, K], evenly spaced."""
+    step = max(1, len(matrix) // count)
+    return matrix[step // 2 :: step]
+
+
+def rounds_inputs(schemes: Mapping[str, Scheme]) -> bool:
+    """Tell whether any of the schemes rounds the inputs too."""
+    return any(scheme.activations != "float" for scheme in schemes.values())
 
 
 def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
@@ -192,14 +244,17 @@ def token_rounding_errors(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def sampled_losses(
-    matrices: Sequence[torch.Tensor], schemes: Sequence[Scheme | None], moments: Moments, channel_scale: torch.Tensor
+    matrices: Mapping[str, torch.Tensor],
+    schemes: Sequence[Scheme | None],
+    moments: Moments,
+    channel_scale: torch.Tensor,
 ) -> list[float]:
     """Held-out losses of GPTQ at each scheme (0 for None, float), on a sample of the rows of `matrices` [N, K].
 
     Squared output errors of the sampled rows; only comparable between schemes.
     """
     problem = _Problem(moments, factorize(moments.hessian))
-    rows = torch.cat(_sampled(matrices))
+    rows = torch.cat([*_sampled(matrices).values()])
 
     def loss(scheme: Scheme | None) -> float:
         if scheme is None:

@@ -12,6 +12,7 @@ at the start if its header or its length shows it, and else when it is read: non
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -20,11 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
+from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor, of_head
 from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.predicted_work import CalibrationWork
-from q3edge.calibration.layers.rounded import LayerResult
+from q3edge.calibration.layers.rounded import ExpertsReport, LayerResult
+from q3edge.calibration.layers.routed import pass_experts
 from q3edge.calibration.layers.streams import Boundary, StateStream, Tokens
 from q3edge.calibration.layers.tables import embed_quantized, embedding_share, solve_head
 from q3edge.calibration.layers.work_folder import LayerSummary, WorkFolder
@@ -35,7 +38,8 @@ from q3edge.errors import InputError
 from q3edge.progress import Advance, portion
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.layer import decoder_layer
+from q3edge.reference.blocks.experts import Routing
+from q3edge.reference.layer import after_sequence
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
 
@@ -68,7 +72,13 @@ class LayerwiseCalibration:
         self._head, self._head_scheme = head_tensor(source.config), of_head(source.config, schemes)
         self.tokens = Tokens(sequences, length, held_out_rows(sequences), bfloat16)
         self._reconstruct = reconstruct
+        self._with_target = reconstruct or source.config.moe is not None  # whose router the rounded one is compared to
         self._work = CalibrationWork(source.config, schemes, self.tokens, epochs=EPOCHS if reconstruct else 0)
+
+    @property
+    def config(self) -> Qwen3Config:
+        """Configuration of the model."""
+        return self._source.config
 
     def run(self) -> StateStream:
         """Solve what is not solved yet; returns the hidden states after the last layer."""
@@ -153,7 +163,7 @@ class LayerwiseCalibration:
 
     def _boundary(self, number: int) -> Boundary:
         width = self._source.config.hidden_size
-        return Boundary(self._journal.folder, number, self.tokens, width, with_target=self._reconstruct)
+        return Boundary(self._journal.folder, number, self.tokens, width, with_target=self._with_target)
 
     def _embed(self, states: Boundary) -> None:
         """Write the rows of the embedding, rounded by its scheme, and for the target as they are."""
@@ -166,8 +176,10 @@ class LayerwiseCalibration:
     def _solve(self, layer: int, before: Boundary, after: Boundary, advance: Advance) -> LayerResult:
         solver = LayerSolver(self._source, layer, self._schemes, self.tokens, self._journal.folder, advance)
         result = solver.solve(before.own, after.own)
-        self._pass_float(layer, before, after)
-        if after.target is not None and result.tensors:
+        routing = self._pass_float(layer, before, after)
+        if routing is not None and solver.routing is not None:
+            result = replace(result, experts=_experts_report(solver.routing, routing, self._source.config))
+        if self._reconstruct and after.target is not None and result.tensors:
             trainer = LayerTrainer(self._source.config, self.tokens, before.own, after.target)
             epochs = self._work.training(layer) - self._work.passing(layer)
             result = trainer.run(result, solver.scaled_layer, portion(advance, epochs, TRAINING_STEPS))
@@ -177,19 +189,40 @@ class LayerwiseCalibration:
             advance(self._work.training(layer))
         return result
 
-    def _pass_float(self, layer: int, before: Boundary, after: Boundary) -> None:
-        """Take the float model's hidden states, if they are computed, through a float layer."""
-        if before.target is not None and after.target is not None:
-            self._pass_through(LayerWeights.read(self._source, layer), before.target, after.target)
+    def _pass_float(self, layer: int, before: Boundary, after: Boundary) -> Routing | None:
+        """Take the float model's hidden states, if they are computed, through a float layer; returns its routing."""
+        if before.target is None or after.target is None:
+            return None
+        return self._pass_through(LayerWeights.read(self._source, layer), before.target, after.target)
 
-    def _pass_through(self, weights: LayerWeights, before: StateStream, after: StateStream) -> None:
-        rotary = RotaryTables.of(self._source.config, self.tokens.length)
+    def _pass_through(self, weights: LayerWeights, before: StateStream, after: StateStream) -> Routing | None:
+        """Take hidden states through a layer; returns the routing of its experts, None where there are none.
+
+        Experts come last, and are computed one after another for all tokens.
+        """
+        config, folder = self._source.config, self._journal.folder
+        rotary = RotaryTables.of(config, self.tokens.length)
+        blocks, last = weights.layer.blocks, weights.layer.blocks[-1]
+        reached = after
+        if last.router is not None:
+            blocks, reached = blocks[:-1], StateStream(folder / "attended.bin", self.tokens, config.hidden_size)
+        assert all(block.router is None for block in blocks)
 
         def forward(part: slice) -> None:
-            after.write(part, decoder_layer(before.read(part), weights, self._source.config, rotary))
+            states = before.read(part)
+            for block in blocks:
+                states = after_sequence(states, block, weights, config, rotary)
+            reached.write(part, states)
 
         for _ in self.tokens.map(forward):
             pass
+        if reached is after:
+            return None
+        sums = StateStream(folder / "sums.bin", self.tokens, config.hidden_size)
+        routing = pass_experts(last, reached, after, sums, weights, config, self.tokens)
+        for stream in (reached, sums):
+            stream.delete()
+        return routing
 
     def _solve_head(self, states: StateStream, scheme: Scheme, advance: Advance) -> LayerResult:
         """Solve the head for `states`, the hidden states after the last layer.
@@ -206,6 +239,12 @@ class LayerwiseCalibration:
         share = embedding_share(self._source, layers, self._token_ids, scheme, bfloat16=self.tokens.bfloat16)
         tensor, report = solve_head(self._source, scheme, moments, share, advance)
         return LayerResult({self._head: tensor}, {}, {self._head: report})
+
+
+def _experts_report(own: Routing, wanted: Routing, config: Qwen3Config) -> ExpertsReport:
+    assert config.moe is not None
+    same = (own.experts.unsqueeze(-1) == wanted.experts.unsqueeze(-2)).any(dim=-1)
+    return ExpertsReport(tuple(own.counts(config.moe.num_experts).tolist()), float(same.double().mean()))
 
 
 def held_out_rows(sequences: int) -> int:

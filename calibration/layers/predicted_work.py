@@ -27,21 +27,27 @@ _RECONSTRUCT = 1.6  # by operation: weights made anew for every batch, and moved
 
 @dataclass(frozen=True, slots=True)
 class GroupWork:
-    """Work on the matrices that share an input of `width` channels; `rows` of them in all are rounded."""
+    """Work on the matrices that share an input of `width` channels; `rows` of them in all are rounded.
+
+    share: of all tokens, that these matrices multiply. is_scaled: a channel scale is chosen for this group alone.
+    """
 
     width: int
     rows: int
+    share: float = 1.0
+    is_scaled: bool = True
 
     def moments(self, tokens: int) -> int:
-        """Work of summing the second moments of the input over so many tokens."""
-        return round(tokens * _HESSIAN_SHARE * self.width**2) if self.rows else 0
+        """Work of summing the second moments of the input over those of so many tokens that come here."""
+        return round(tokens * self.share * _HESSIAN_SHARE * self.width**2) if self.rows else 0
 
     @property
     def choosing(self) -> int:
         """Work of factoring the moments and choosing the channel scale."""
         if not self.rows:
             return 0
-        return round(_FACTOR * self.width**3 + _SAMPLED_ROWS * self._row + self.width * _LOOPS / 2)
+        trials = _SAMPLED_ROWS * self._row + self.width * _LOOPS / 2 if self.is_scaled else 0.0
+        return round(_FACTOR * self.width**3 + trials)
 
     @property
     def solving(self) -> int:
@@ -68,15 +74,21 @@ class LayerWork:
     @classmethod
     def of(cls, config: Qwen3Config, layer: Layer, schemes: Mapping[str, Scheme | None], tokens: Tokens) -> LayerWork:
         """Predict the work on a layer; schemes by tensor name, None: it stays float."""
-        weights = [sum(math.prod(layer.tensors[field].shape) for field in group.matrices) for group in layer.groups]
+        routed = config.moe.num_experts_per_tok / config.moe.num_experts if config.moe else 1.0
+        shares = [1.0 if group.expert is None else routed for group in layer.groups]
+        weights = [
+            share * sum(math.prod(layer.tensors[field].shape) for field in group.matrices)
+            for group, share in zip(layer.groups, shares)
+        ]
         # Attention is causal, so a token attends to half of its row on average.
         attention = 2 * tokens.length * config.num_attention_heads * config.head_dim
         count = tokens.sequences * tokens.length
         gain = BFLOAT16_GAIN if tokens.bfloat16 else 1.0
         groups = []
-        for group in layer.groups:
+        for group, share in zip(layer.groups, shares):
             rows = sum(layer.tensors[f].shape[0] for f in group.matrices if schemes.get(layer.name(f)) is not None)
-            groups.append(GroupWork(layer.tensors[group.matrices[0]].shape[1], rows))
+            width = layer.tensors[group.matrices[0]].shape[1]
+            groups.append(GroupWork(width, rows, share, is_scaled=group.fold is not None))
         return cls(
             forward=round(count * (attention + 2 * sum(weights)) / gain),
             shares=(0.0, *(found / sum(weights) for found in weights)),
@@ -96,8 +108,12 @@ class LayerWork:
     @property
     def solving(self) -> int:
         """All of it: reading and rounding of every group, and the output."""
-        rounding = sum(group.choosing + group.solving for group in self.groups)
-        return sum(map(self.reading, range(len(self.groups)))) + rounding + self.output
+        return sum(map(self.of_group, range(len(self.groups)))) + self.output
+
+    def of_group(self, group: int) -> int:
+        """Work of reading and rounding this group, counted from 0."""
+        found = self.groups[group]
+        return self.reading(group) + found.choosing + found.solving
 
 
 class CalibrationWork:

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -58,6 +59,16 @@ class Tokens:
     bfloat16: bool
 
     @property
+    def count(self) -> int:
+        """Number of all tokens."""
+        return self.sequences * self.length
+
+    @property
+    def solved_for(self) -> int:
+        """Number of the tokens that are not held out, which come first."""
+        return (self.sequences - self.held_out) * self.length
+
+    @property
     def parts(self) -> list[slice]:
         """Ranges of sequences of about a thousand tokens, to work on at a time; none is partly held out."""
         train = self.sequences - self.held_out
@@ -77,6 +88,12 @@ class Tokens:
     def is_held_out(self, part: slice) -> bool:
         """Tell whether a range of `parts` is held out."""
         return bool(part.start >= self.sequences - self.held_out)
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Compute a forward pass inside the block; for the thread that enters it, whose settings are its own."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            yield
 
     def map(self, function: Callable[[slice], Result], *, held_out: bool = False) -> Iterator[tuple[slice, Result]]:
         """Apply `function` to every part, or every held-out part, on all cores here; yields (part, result) in order."""
@@ -125,9 +142,8 @@ class Tokens:
     def _apply(self, function: Callable[[slice], Result], parts: Sequence[slice]) -> Iterator[tuple[slice, Result]]:
         """Apply `function` to every part on all cores here; yields (part, result) in order."""
 
-        @torch.no_grad()
         def run(part: slice) -> tuple[slice, Result]:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):  # a thread has settings of its own
+            with self.forward():
                 return part, function(part)
 
         return ordered_map(run, parts)
@@ -166,6 +182,19 @@ class StateStream(RowValues):
     def write(self, part: slice, values: torch.Tensor) -> None:
         """Store float32 [n, length, width]."""
         write_at(self._fd, bytes_of(values.contiguous().numpy()), self._offset(part.start))
+
+    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read float32 [n, width] of some tokens, int64 [n], counted through all sequences."""
+        out = np.empty((len(tokens), self._shape[1]), np.float32)
+        for row, token in zip(out, tokens.tolist()):
+            read_at(self._fd, bytes_of(row), token * row.nbytes)
+        return torch.from_numpy(out)
+
+    def add(self, tokens: torch.Tensor, values: torch.Tensor) -> None:
+        """Add float32 [n, width] to the stored values of different tokens, int64 [n], counted through all sequences."""
+        sums = (self.gather(tokens) + values).numpy()
+        for row, token in zip(sums, tokens.tolist()):
+            write_at(self._fd, bytes_of(row), token * row.nbytes)
 
     def commit(self) -> None:
         """Flush to disk and give the file its final name."""

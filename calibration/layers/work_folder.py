@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 from numpy.typing import NDArray
 
 from q3edge.calibration.layers.input_group import TensorReport
-from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
+from q3edge.calibration.layers.rounded import ExpertsReport, LayerResult, ReconstructionReport
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
@@ -44,6 +44,7 @@ class LayerSummary:
 
     reports: Mapping[str, TensorReport]
     reconstruction: ReconstructionReport | None
+    experts: ExpertsReport | None
     floats: tuple[str, ...]
 
 
@@ -106,9 +107,13 @@ class WorkFolder:
                 if (values := getattr(tensor, part)) is not None:
                     arrays[f"{name}:{part}"] = values
         reports = {name: report.to_json() for name, report in result.reports.items()}
-        reconstruction = None if result.reconstruction is None else asdict(result.reconstruction)
-        floats = list(result.floats)
-        note = {"layer": layer, "reports": reports, "reconstruction": reconstruction, "floats": floats}
+        note = {
+            "layer": layer,
+            "reports": reports,
+            "reconstruction": None if result.reconstruction is None else asdict(result.reconstruction),
+            "experts": None if result.experts is None else asdict(result.experts),
+            "floats": list(result.floats),
+        }
         write_arrays(self._layer_file(layer), arrays, note, _ADVICE)
 
     def finished_layers(self) -> list[int]:
@@ -179,13 +184,14 @@ class WorkFolder:
 
 
 def _summary(note: Mapping[str, Any]) -> LayerSummary:
-    found = note["reconstruction"]
+    trained, experts = note["reconstruction"], note["experts"]
     return LayerSummary(
         reports={
             name: TensorReport(**{**fields, "scheme": Scheme(**fields["scheme"])})
             for name, fields in note["reports"].items()
         },
-        reconstruction=None if found is None else ReconstructionReport(**found),
+        reconstruction=None if trained is None else ReconstructionReport(**trained),
+        experts=None if experts is None else ExpertsReport(tuple(experts["tokens"]), experts["agreement"]),
         floats=tuple(note["floats"]),
     )
 
@@ -203,4 +209,4 @@ def _result(
             )
     summary = _summary(note)
     floats = {name: arrays[name] for name in summary.floats}
-    return LayerResult(tensors, floats, summary.reports, summary.reconstruction)
+    return LayerResult(tensors, floats, summary.reports, summary.reconstruction, summary.experts)

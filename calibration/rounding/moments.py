@@ -62,6 +62,19 @@ class Moments:
         if sum(map(len, self.sampled)) < _MOST_SAMPLES:
             self.sampled.append(inputs)
 
+    def add_share(self, other: Moments, factor: float) -> None:
+        """Add `factor` times the moments of other tokens."""
+        self.hessian.add_(other.hessian, alpha=factor)
+        self.held_out.add_(other.held_out, alpha=factor)
+        self.held_out_tokens += round(factor * other.held_out_tokens)
+        self.sampled += other.sampled
+
+    def of_scaled(self, channel_scale: torch.Tensor) -> Moments:
+        """Moments of the same inputs divided by a channel scale [K]."""
+        square = channel_scale.outer(channel_scale)
+        sampled = [values / channel_scale for values in self.sampled]
+        return Moments(self.hessian / square, self.held_out / square, self.keeps_samples, sampled, self.held_out_tokens)
+
 
 def add_products(total: torch.Tensor, inputs: torch.Tensor, sign: int = 1) -> None:
     """Add sign * inputs^T @ inputs to `total` [K, K] in place, for inputs [T, K]; both halves."""

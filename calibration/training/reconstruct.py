@@ -50,7 +50,7 @@ class _Layer:
 
     def __init__(self, tensors: Mapping[str, QuantizedTensor], wanted: LayerWeights) -> None:
         self._layer = wanted.layer
-        names = {field: self._layer.name(field) for field in wanted.tensors}
+        names = {field: self._layer.name(field) for field in self._layer.tensors}
         self._codes = {field: _Codes(tensors[name], wanted[field]) for field, name in names.items() if name in tensors}
         self._norms = {field: Parameter(wanted[field]) for field in names if field.endswith("norm")}
         self._rest = wanted.replaced(dict.fromkeys(self.learned, torch.empty(0)))
@@ -89,7 +89,7 @@ class _Layer:
         """Result with the trained tensors and norms in place of those of `before`."""
         tensors = {self._layer.name(field): matrix.tensor for field, matrix in self._codes.items()}
         norms = {self._layer.name(field): norm.numpy() for field, norm in self._norm_values.items()}
-        return LayerResult(tensors, {**before.floats, **norms}, before.reports, found)
+        return replace(before, tensors=tensors, floats={**before.floats, **norms}, reconstruction=found)
 
     @property
     def _norm_values(self) -> dict[str, torch.Tensor]:

@@ -132,7 +132,8 @@ def layer_gradients(
         x = piece[0].detach().requires_grad_()
         with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             output = decoder_layer(x, weights, config, rotary)
-        return torch.autograd.grad(output, [x, *leaves], upstream(output.detach(), piece[1]))
+        by_output = upstream(output.detach(), piece[1])
+        return torch.autograd.grad(output, [x, *leaves], by_output, materialize_grads=True)  # experts without tokens
 
     by_input: list[torch.Tensor] = []
     totals: list[torch.Tensor] = []

@@ -32,7 +32,7 @@ def decoder_layer(
     """
     for block in weights.layer.blocks:
         if block.router is None:
-            x = _after_sequence(x, block, weights, config, rotary, watch)
+            x = after_sequence(x, block, weights, config, rotary, watch)
         else:
             normed = first_input(x, block, weights, config)
             x = x + mixture(normed.flatten(0, 1), block, weights, config, watch).view_as(x)
@@ -54,7 +54,7 @@ def pass_layer(
     for block in weights.layer.blocks:
         if block.router is None:
             for part in parts:
-                part.copy_(_after_sequence(part, block, weights, config, rotary, watch))
+                part.copy_(after_sequence(part, block, weights, config, rotary, watch))
         else:
             normed = torch.cat([first_input(part, block, weights, config).flatten(0, 1) for part in parts])
             added = mixture(normed, block, weights, config, watch)
@@ -63,15 +63,15 @@ def pass_layer(
                 part += found.view_as(part)
 
 
-def _after_sequence(
+def after_sequence(
     x: torch.Tensor,
     block: Block,
     weights: LayerWeights,
     config: Qwen3Config,
     rotary: RotaryTables,
-    watch: Watch | None,
+    watch: Watch | None = None,
 ) -> torch.Tensor:
-    """Compute the hidden states [B, S, H] after a block without a router."""
+    """Compute the hidden states [B, S, H] after a block without a router; watch: as for `decoder_layer`."""
     values = first_input(x, block, weights, config)
     for number, group in enumerate(block.groups):
         if number:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import count_weights, tensor_shapes
 from q3edge.artifact import Manifest, Notice
 from q3edge.artifact.side_files import TOKENIZER_FILE
@@ -25,6 +26,7 @@ from q3edge.calibration.data import (
     load_token_file,
     require_readers,
 )
+from q3edge.calibration.layers.experts import ENOUGH
 from q3edge.calibration.layers.input_group import TensorReport
 from q3edge.calibration.layers.layerwise import LayerwiseCalibration
 from q3edge.calibration.layers.rounded import LayerResult, ReconstructionReport
@@ -119,7 +121,7 @@ def choose_method(
 ) -> tuple[Recipe, tuple[Notice, ...]]:
     """Decide the method of a recipe. auto: gptq if calibration was asked for or a large model loses much, else rtn.
 
-    InputError: calibration is needed, but the model has experts or no tokenizer. UsageError: rtn with options of it, or
+    InputError: calibration is needed, but the model has no tokenizer. UsageError: rtn with options of it, or
     an embedding model with what is for language models.
     """
     if checkpoint.config.is_embedding:
@@ -167,8 +169,6 @@ def _check_for_embedding(recipe: Recipe, calibration: CalibrationOptions | None)
 
 
 def _obstacle(checkpoint: Checkpoint) -> str | None:
-    if checkpoint.config.moe is not None:
-        return "mixture-of-experts models cannot be calibrated yet"
     if not (checkpoint.folder / TOKENIZER_FILE).is_file():
         return f"calibration needs {TOKENIZER_FILE}, which is not there"
     return None
@@ -241,20 +241,26 @@ def solved_layers(recipe: Recipe, calibrated: LayerwiseCalibration, tokens: Cali
     """Collect results, notices and metrics of a finished calibration."""
     reports: dict[str, TensorReport] = {}
     reconstructions: dict[int, ReconstructionReport] = {}
+    experts: dict[str, dict[str, Any]] = {}
     scaled_floats = set[str]()
     for layer, summary in enumerate(calibrated.summaries()):
         reports |= summary.reports
+        if summary.experts is not None:
+            experts[str(layer)] = asdict(summary.experts) | _expert_losses(calibrated.config, layer, summary.reports)
         scaled_floats |= {*summary.floats}
         if summary.reconstruction is not None:
             reconstructions[layer] = summary.reconstruction
     metrics: dict[str, Any] = {
         "calibration": tokens.to_json()
         | {"held_out": calibrated.tokens.held_out, "bfloat16": calibrated.tokens.bfloat16},
-        "tensors": {name: report.to_json() for name, report in reports.items()},
+        "tensors": {name: report.to_json() for name, report in reports.items() if ".experts." not in name},
     }
+    if experts:
+        metrics["experts"] = experts
     if reconstructions:
         metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
     notices = tokens.notices + _report_notices(reports, reconstructions.values())
+    notices += _expert_notices(calibrated.config, [found["tokens"] for found in experts.values()])
     return SolvedLayers(
         recipe,
         calibrated.results,
@@ -264,6 +270,31 @@ def solved_layers(recipe: Recipe, calibrated: LayerwiseCalibration, tokens: Cali
         tokens.token_ids,
         calibrated.tokens.held_out,
     )
+
+
+def _expert_losses(config: Qwen3Config, layer: int, reports: Mapping[str, TensorReport]) -> dict[str, list[float]]:
+    """Mean held-out loss of each expert's matrices by role, in the order of the experts; none where they are float."""
+    losses: dict[str, list[float]] = {}
+    described = Layer.of(config, layer)
+    for group in described.groups:
+        found = [reports[name].loss for name in described.names(group) if name in reports]
+        if group.expert is not None and found:
+            losses.setdefault(f"{group.role.rpartition('.')[2]}_loss", []).append(sum(found) / len(found))
+    return losses
+
+
+def _expert_notices(config: Qwen3Config, tokens: Sequence[Sequence[int]]) -> tuple[Notice, ...]:
+    """Notices of experts that saw no token, or few; tokens: of each expert of each layer."""
+    counts = [count for layer in tokens for count in layer]
+    few = sum(0 < count < ENOUGH * config.hidden_size for count in counts)
+    notices = []
+    if unseen := counts.count(0):
+        detail = "experts saw no calibration token: they were solved for the inputs of all tokens"
+        notices.append(Notice("experts-unseen", unseen, detail))
+    if few:
+        detail = f"of {len(counts)} experts saw fewer than {ENOUGH} tokens for each input channel; all tokens stand in"
+        notices.append(Notice("experts-seen-rarely", few, detail))
+    return tuple(notices)
 
 
 def require_texts(texts: Sequence[Path]) -> None:

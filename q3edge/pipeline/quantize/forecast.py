@@ -13,6 +13,7 @@ from dataclasses import KW_ONLY, dataclass
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import count_weights, of_head, tensor_shapes
+from q3edge.calibration.layers.experts import SAMPLED_TOKENS
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
 from q3edge.calibration.layers.layerwise import HELD_OUT
 from q3edge.calibration.layers.predicted_work import BFLOAT16_GAIN, GroupWork, LayerWork, training_work
@@ -42,6 +43,7 @@ _SOLVED_ROW_FLOATS = 14 * 512  # by channel, for every thread
 _GROUP_PAIR_FLOATS = 2 * 512  # by pair of groups of a row, for every thread
 _RESULT_FLOATS = 1.5  # by weight of the matrix that is solved: all candidates' codes
 _WAITING = 3  # results by thread
+_UNEVEN = 3  # tokens of the busiest expert by those of the mean
 _PARAMETER_FLOATS = 6  # by trained value: optimizer, best state so far
 _TRAINED_WEIGHTS = 4  # by weight of a layer that is reconstructed
 _GRADIENT_WEIGHTS = 2.5  # by weight of a layer, for every thread, beside the weights themselves and their steps
@@ -96,6 +98,11 @@ class Workload:
         """Number of all tokens, held-out ones included."""
         return self.sequences * self.length
 
+    @property
+    def keeps_float_states(self) -> bool:
+        """Whether the float model's hidden states are computed too: to train towards, or to compare the routing."""
+        return self.reconstructed or self.config.moe is not None
+
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
@@ -104,6 +111,7 @@ class _Matrix:
     rows: int
     width: int
     scheme: Scheme | None
+    is_of_expert: bool = False
 
     @property
     def weights(self) -> int:
@@ -134,7 +142,8 @@ def work_folder_bytes(work: Workload) -> int:
     config, layers = work.config, _work_folder_bytes(work)
     hidden, boundary = _stream_bytes(work, config.hidden_size), _boundary_bytes(work)
     attended = boundary + hidden + _stream_bytes(work, config.num_attention_heads * config.head_dim)
-    written = boundary + 2 * hidden + _stream_bytes(work, config.intermediate_size)
+    widest = config.intermediate_size if config.moe is None else 2 * config.hidden_size  # or two sums of experts
+    written = boundary + 2 * hidden + _stream_bytes(work, widest)
     last = sum(layers[:-1]) + max(attended, written)
     return max(last, sum(layers) + 2 * boundary, _finished_bytes(work))
 
@@ -149,7 +158,7 @@ def _finished_bytes(work: Workload) -> int:
 
 def _boundary_bytes(work: Workload) -> int:
     """Bytes of the hidden states between two layers, doubled where the float model's are kept too."""
-    return (1 + work.reconstructed) * _stream_bytes(work, work.config.hidden_size)
+    return (1 + work.keeps_float_states) * _stream_bytes(work, work.config.hidden_size)
 
 
 def _stream_bytes(work: Workload, width: int) -> int:
@@ -193,7 +202,7 @@ def _input_groups(work: Workload, layer: int) -> _InputGroups:
 
     def matrix(field: str) -> _Matrix:
         rows, width = described.tensors[field].shape
-        return _Matrix(rows, width, work.schemes[described.name(field)])
+        return _Matrix(rows, width, work.schemes[described.name(field)], field in described.of_experts)
 
     return [[matrix(field) for field in group.matrices] for group in described.groups]
 
@@ -213,6 +222,8 @@ def _seconds(work: Workload, machine: Machine, finished: int) -> float:
     calibrating = float(sum(forward[finished:]))
     if work.reconstructed:
         calibrating += training_work(calibrating, HELD_OUT, RECONSTRUCTION_EPOCHS)
+    elif work.keeps_float_states:
+        calibrating *= 2
     calibrating /= BFLOAT16_GAIN if machine.bfloat16 else 1.0
     writing = _WRITE_WEIGHT * count_weights(work.config)
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
@@ -242,10 +253,14 @@ def _ram_bytes(work: Workload, threads: int) -> int:
 def _calibrating_floats(work: Workload, groups: _InputGroups, threads: int) -> float:
     """Peak float32 numbers of an input group: weights not yet released, second moments, solving, and activations.
 
-    Activations are freed before solving begins, but the allocator keeps their memory.
+    Activations are freed before solving begins, but the allocator keeps their memory. Of experts each thread has one.
     """
     part = max(p.stop - p.start for p in Tokens(work.sequences, work.length, 1, False).parts) * work.length
     most = 0.0
+    routed = [group for group in groups if group[0].is_of_expert]
+    if routed:
+        groups = [group for group in groups if not group[0].is_of_expert]
+        most = _experts_floats(work, routed, threads)
     for number, group in enumerate(groups):
         alive = groups[max(0, number - 1) :]  # the input group before is released when this one is solved
         width = group[0].width
@@ -254,6 +269,21 @@ def _calibrating_floats(work: Workload, groups: _InputGroups, threads: int) -> f
         solving = max(2.0 * width**2, *(_solving_floats(matrix, threads) for matrix in group))
         most = max(most, weights + activations + solving)
     return most
+
+
+def _experts_floats(work: Workload, groups: _InputGroups, threads: int) -> float:
+    """Peak float32 numbers while a layer's experts are solved: one by each thread, and the codes of all."""
+    assert work.config.moe is not None
+    first, last = groups[:2]
+    share = work.config.moe.num_experts_per_tok / work.config.moe.num_experts
+    tokens = _UNEVEN * share * work.tokens
+    kept = tokens * (first[0].width + last[0].rows)  # by every result that waits to be added
+    sampled = min(work.tokens, SAMPLED_TOKENS) * last[0].width
+    one = sum(matrix.weights for group in (first, last) for matrix in group)
+    solving = max(_solving_floats(matrix, 1) for group in (first, last) for matrix in group)
+    codes = sum(matrix.weights for group in groups for matrix in group if matrix.scheme) / 4
+    each = 2 * one + solving + kept + 2 * tokens * last[0].width + sampled
+    return threads * (each + _WAITING * kept) + codes + 2 * first[0].width ** 2
 
 
 def _solving_floats(matrix: _Matrix, threads: int) -> float:
