@@ -256,7 +256,7 @@ def solved_layers(recipe: Recipe, calibrated: LayerwiseCalibration, tokens: Cali
         "tensors": {name: report.to_json() for name, report in reports.items() if ".experts." not in name},
     }
     if experts:
-        metrics["experts"] = experts
+        metrics["expert_layers"] = experts
     if reconstructions:
         metrics["reconstruction"] = {str(layer): asdict(found) for layer, found in reconstructions.items()}
     notices = tokens.notices + _report_notices(reports, reconstructions.values())
