@@ -253,7 +253,7 @@ class Model:
         neither text nor ids. UsageError: the prompt is empty, no valid Unicode, holds an id that the model does not
         have, or leaves no room in the context.
         """
-        self._check_open()
+        self.check_open()
         chosen = self.settings(settings, **named)
         text = AnswerText(PlainText(self.tokenizer), chosen.stop_strings)
         return self._stream(self._prompt_ids(prompt), text, chosen, chosen.answer_format)
@@ -269,7 +269,7 @@ class Model:
 
     def stream_score(self, prompt: str | Sequence[int], *, top: int = 0) -> Stream:
         """Read a text as `score` does, as a stream without pieces: its completion has the text's ids and logprobs."""
-        self._check_open()
+        self.check_open()
         if not 0 <= top <= MAX_LOGPROBS:
             raise UsageError(f"top = {top}: expected 0-{MAX_LOGPROBS}")
         ids = tuple(self._prompt_ids(prompt))
@@ -278,14 +278,14 @@ class Model:
         scoring = Scoring(ids if len(ids) > 1 else ids * 2, self.context, top=top)  # the last one is not read
 
         def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:
-            self._check_open()
+            self.check_open()
             return self.engine.generate(scoring, patient=patient, on_news=on_news)
 
         def end() -> Completion:
             found = (None, *scoring.logprobs)[: len(ids)]
             return Completion("", "", "", ids, scoring.statistics, logprobs=found)
 
-        return Stream(begin, deque(), end, self._check_open)
+        return Stream(begin, deque(), end, self.check_open)
 
     def encode_chat(
         self,
@@ -300,7 +300,7 @@ class Model:
         Control tokens spelled out in a message stay plain text. `add_generation_prompt`: end with the beginning of an
         assistant's message.
         """
-        self._check_open()
+        self.check_open()
         check_thinking(thinking)
         encoder = ChatEncoder(self.tokenizer, self.template, str(self.folder))
         return encoder.encode(
@@ -315,7 +315,7 @@ class Model:
         generations wait while it is written.
         UsageError: no text is cached, or as `stream_raw`. ResourceError: the file cannot be written.
         """
-        self._check_open()
+        self.check_open()
         ids = None if prompt is None else self._prompt_ids(prompt)
         return len(save_prefix(self.engine, self.decoder, folder_path(path, "path"), ids, self.context))
 
@@ -325,7 +325,7 @@ class Model:
         A prompt that begins with its tokens is computed from where it differs. InputError: the file is missing,
         damaged, or of another model. UsageError: it exceeds kv_memory, or the model is `deterministic`.
         """
-        self._check_open()
+        self.check_open()
         return len(load_prefix(self.engine, self.decoder, folder_path(path, "path")))
 
     def settings(self, settings: Settings = None, /, *, thinks: bool | None = None, **named: Any) -> GenerationSettings:
@@ -344,13 +344,14 @@ class Model:
             self.template.close()
 
     def __enter__(self) -> Self:
-        self._check_open()
+        self.check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise UsageError if the model is closed."""
         if self._closed:
             raise UsageError(f"the model of {self.folder} is closed; open it again")
 
@@ -402,7 +403,7 @@ class Model:
         )
 
         def begin(patient: bool, on_news: Callable[[], None] | None) -> Generation:
-            self._check_open()
+            self.check_open()
             return self.engine.generate(request, patient=patient, on_news=on_news)
 
         def end() -> Completion:
@@ -426,4 +427,4 @@ class Model:
         def prompt_progress() -> tuple[int, int]:
             return min(request.computed, len(prompt_ids)), len(prompt_ids)
 
-        return Stream(begin, pieces, end, self._check_open, request.logprobs, prompt_progress)
+        return Stream(begin, pieces, end, self.check_open, request.logprobs, prompt_progress)

@@ -6,11 +6,12 @@ Reference: the card of Qwen3-Reranker-0.6B: its prompt, and the probability of "
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from q3edge.defaults import MAX_BATCH
 from q3edge.errors import InputError, UsageError
@@ -18,6 +19,7 @@ from q3edge.runtime.arguments import check_texts
 from q3edge.runtime.generation.token_logits import TokenLogits
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.message_checks import check_unicode
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 _BEFORE = (
@@ -36,7 +38,6 @@ class Reranker:
 
     model: Model
     answers: tuple[int, ...]  # token ids of no and yes
-    _closed: bool = field(default=False, init=False, repr=False)
 
     @classmethod
     def open(
@@ -51,8 +52,7 @@ class Reranker:
 
         Whether the model was trained for it, its files do not say.
         """
-        found = [model.tokenizer.id_of(answer) for answer in _ANSWERS]
-        answers = tuple(token for token in found if token is not None)
+        answers = answer_ids(model.tokenizer)
         if len(answers) < len(_ANSWERS):
             raise InputError(
                 f"{model.folder}: its tokenizer has no token for {' or '.join(_ANSWERS)}, which rerankers answer with; "
@@ -91,19 +91,13 @@ class Reranker:
 
         Control tokens spelled out in a text are text.
         """
-        self._check_open()
+        self.model.check_open()
         if not isinstance(query, str):
             raise TypeError(f"query: give a str, not {type(query).__name__}")
         if isinstance(documents, str):
             raise TypeError("documents: give a list of texts, not a str")
         check_texts(documents, "documents")
-        tokenizer = self.model.tokenizer
-        before, behind = (tokenizer.encode_marked(text, _NO_MARK) for text in (_BEFORE, _BEHIND))
-        asked = [_ASKED.format(instruction or DEFAULT_INSTRUCTION, query, document) for document in documents]
-        prompts = []
-        for number, text in enumerate(asked, 1):
-            check_unicode(text, f"the query or document {number}")
-            prompts.append([*before, *tokenizer.encode_text(text), *behind])
+        prompts = encode_pairs(self.model.tokenizer, [(query, document) for document in documents], instruction)
         context = self.model.context
         if too_long := next((number for number, ids in enumerate(prompts, 1) if len(ids) >= context), None):
             raise UsageError(
@@ -114,22 +108,41 @@ class Reranker:
 
     def close(self) -> None:
         """Close the model, and refuse every later call."""
-        self._closed = True
         self.model.close()
 
     def __enter__(self) -> Self:
-        self._check_open()
+        self.model.check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError(f"the model of {self.model.folder} is closed; open it again")
+
+def answer_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids of no and yes, as far as there are such tokens."""
+    found = [tokenizer.id_of(answer) for answer in _ANSWERS]
+    return tuple(token for token in found if token is not None)
+
+
+def encode_pairs(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], instruction: str | None = None
+) -> list[list[int]]:
+    """Encode the prompt of each query and document. UsageError: a text is no valid Unicode."""
+    before, behind = (tokenizer.encode_marked(text, _NO_MARK) for text in (_BEFORE, _BEHIND))
+    prompts = []
+    for number, (query, document) in enumerate(pairs, 1):
+        text = _ASKED.format(instruction or DEFAULT_INSTRUCTION, query, document)
+        check_unicode(text, f"the query or document {number}")
+        prompts.append([*before, *tokenizer.encode_text(text), *behind])
+    return prompts
 
 
 def probability(request: TokenLogits) -> float:
     """Probability of "yes" against "no", 0 to 1, by a request that is finished."""
-    no, yes = request.found.astype(np.float64)
+    return probability_of_yes(request.found)
+
+
+def probability_of_yes(logits: NDArray[np.float32]) -> float:
+    """Probability of "yes", 0 to 1, by the logits [2] of no and yes."""
+    no, yes = logits.astype(np.float64)
     return float(1 / (1 + np.exp(no - yes)))

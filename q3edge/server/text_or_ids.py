@@ -1,7 +1,8 @@
-"""What a schema needs for a field that is a text, token ids, or a list of either."""
+"""What a field needs that is a text, token ids, or a list of either: `kind_of` for its schema, `as_list`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -15,3 +16,8 @@ def kind_of(value: object) -> str:
         return "str"
     first = value[0] if value else ""
     return "list[list[int]]" if isinstance(first, list) else "list[str]" if isinstance(first, str) else "list[int]"
+
+
+def as_list(value: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]) -> Sequence[str | Sequence[int]]:
+    """All of a field's texts or token ids, of a single one too."""
+    return [value] if isinstance(value, str) or isinstance(value[0], int) else value  # type: ignore[list-item,return-value]

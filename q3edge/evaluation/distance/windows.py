@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from q3edge.areas import AREAS
 from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import InputError, UsageError
-from q3edge.runtime.session.embedder import right_padded
+from q3edge.runtime.padding import right_padded
 from q3edge.storage.text_files import read_utf8
 
 WINDOW_LENGTH = 512

@@ -23,7 +23,8 @@ from q3edge.evaluation.validation.checks import require_same_architecture
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.reference.model import hidden_states
-from q3edge.runtime.session.embedder import Embedder, right_padded
+from q3edge.runtime.padding import right_padded
+from q3edge.runtime.session.embedder import Embedder
 from q3edge.runtime.session.loader import open_graph
 
 NEIGHBOURS = 10

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from q3edge.artifact import MODEL_FILE
+from q3edge.artifact.sentence_files import stated_kind
 from q3edge.checkpoint.source import WeightSource
 from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.metrics import TokenMetrics
@@ -25,10 +26,12 @@ from q3edge.evaluation.validation.checks import (
 )
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.evaluation.validation.lost_scales import check_lost_scales
+from q3edge.evaluation.validation.reranking import check_scores
 from q3edge.evaluation.validation.results import CheckResult, ValidationReport
 from q3edge.evaluation.validation.verdict import verdict
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
+from q3edge.runtime.text.tokenizer import Tokenizer
 
 # Of the float model, the artifact, and the artifact with exact activations: all error, the weights', the activations'.
 _PAIRS = ((0, 1), (0, 2), (2, 1))
@@ -59,11 +62,16 @@ def validate_artifact(
         decoder, exact, reference, windows, float_model=float_model,
         inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
     )  # fmt: skip
+    scores: tuple[CheckResult, ...] = ()
+    if stated_kind(folder) == "reranker":
+        tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
+        scores = (check_scores(decoder, tokenizer, reference, windows, rounded=not is_float),)
     calibrated = None if is_float else decoder.manifest.recipe["method"] != "rtn"
     return replace(
         report,
         checks=(
             *report.checks,
+            *scores,
             check_dead_matrices(folder, decoder.config, reference),
             *check_lost_scales(decoder.manifest, report.overall),
         ),

@@ -32,6 +32,7 @@ from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.evaluation.validation.checks import require_same_architecture
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
+from q3edge.evaluation.validation.results import CheckResult
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.answers import compare_answers, compare_budgets
 from q3edge.pipeline.measure.identity import identity_of
@@ -89,21 +90,10 @@ def evaluate(
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
         with resumable(lambda: use_cache), _journal(cache, inputs, encoded, opened.state) as journal:
             run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
-        dead = check_dead_matrices(folder, decoder.config, opened.weights)
+        read = _Read(tokenizer, encoded, run, check_dead_matrices(folder, decoder.config, opened.weights))
     read_seconds = time.perf_counter() - start
-    answers = None
-    if asking is not None:
-        beginnings = [text_before(place) for place in worst_places(judged_passages(encoded, run))]
-        with resumable(lambda: use_cache):
-            answers = compare_answers(
-                folder, opened.folder, opened.digest, chosen, asking, beginnings,
-                threads=threads, cache=cache,
-            )  # fmt: skip
-    scorecard = assemble(identity, encoded, run, tokenizer, (dead,), answers)
-    if asking is not None and budgets:
-        with resumable(lambda: use_cache):
-            found, notices = compare_budgets(folder, chosen, asking, threads=threads, cache=cache)
-        scorecard = replace(scorecard, thinking_budgets=found, notices=(*scorecard.notices, *notices))
+    with resumable(lambda: use_cache):
+        scorecard = _scored(folder, opened, inputs, read, asking, threads, cache)
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
@@ -152,6 +142,39 @@ class _EvaluationInputs:
         nameless = replace(self.identity, artifact="", reference="")
         items = hashlib.sha256(repr([suite.items for suite in self.suites]).encode()).hexdigest()
         return cache_key(identity=asdict(nameless), items=items, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What both models made of all suites, teacher-forced, and the search for dead matrices."""
+
+    tokenizer: Tokenizer
+    encoded: Encoded
+    run: ReadingRun
+    dead: CheckResult
+
+
+def _scored(
+    folder: Path,
+    opened: _OpenReference,
+    inputs: _EvaluationInputs,
+    read: _Read,
+    asking: AnswerOptions | None,
+    threads: int,
+    cache: EvaluationCache | None,
+) -> Scorecard:
+    """Score what was read, and answers that are generated now if there are options for them."""
+    answers = None
+    if asking is not None:
+        beginnings = [text_before(place) for place in worst_places(judged_passages(read.encoded, read.run))]
+        answers = compare_answers(
+            folder, opened.folder, opened.digest, inputs.suites, asking, beginnings, threads=threads, cache=cache
+        )
+    scorecard = assemble(inputs.identity, read.encoded, read.run, read.tokenizer, (read.dead,), answers)
+    if asking is None or not asking.thinking_budgets:
+        return scorecard
+    found, notices = compare_budgets(folder, inputs.suites, asking, threads=threads, cache=cache)
+    return replace(scorecard, thinking_budgets=found, notices=(*scorecard.notices, *notices))
 
 
 @contextmanager

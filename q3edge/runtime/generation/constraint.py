@@ -122,6 +122,6 @@ def answer_openings(
     """
     if thinking is None:
         return Openings(freeing=freeing)
-    opened = thinking.opened(prompt_ids) is not None
-    thinks = opened or (hybrid and not thinking.marked(prompt_ids))
-    return Openings((thinking.start, thinking.end) if thinks else None, opened, newlines, freeing)
+    begun = thinking.begun(prompt_ids)
+    thinks = begun or (hybrid and begun is None)
+    return Openings((thinking.start, thinking.end) if thinks else None, bool(begun), newlines, freeing)

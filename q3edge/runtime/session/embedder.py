@@ -13,6 +13,7 @@ from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMB
 from q3edge.artifact import MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.machine.cpu import default_threads
+from q3edge.runtime.padding import right_padded
 from q3edge.runtime.session.loader import CheckedGraph, open_graph
 from q3edge.runtime.session.network import failed_run, open_session
 
@@ -64,11 +65,3 @@ class Embedder:
             raise failed_run(self._path, error) from error
         vectors: NDArray[np.float32] = found
         return vectors
-
-
-def right_padded(texts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Token ids of all texts, int64 [B, S], shorter ones padded on the right with 0."""
-    padded = np.zeros((len(texts), max(map(len, texts))), np.int64)
-    for row, ids in zip(padded, texts):
-        row[: len(ids)] = ids
-    return padded

@@ -49,9 +49,10 @@ class ThinkingTokens:
         place = _last_mark(prompt_ids, (self.start, self.end), self.special)
         return None if place is None or prompt_ids[place] == self.end else len(prompt_ids) - place - 1
 
-    def marked(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether the prompt has opened its answer's thinking, or opened and ended it."""
-        return _last_mark(prompt_ids, (self.start, self.end), self.special) is not None
+    def begun(self, prompt_ids: Sequence[int]) -> bool | None:
+        """Whether the prompt opens the thinking of its answer (True) or has ended it (False); None: neither."""
+        mark = _last_mark(prompt_ids, (self.start, self.end), self.special)
+        return None if mark is None else prompt_ids[mark] == self.start
 
 
 class Splitter(Protocol):

@@ -23,7 +23,7 @@ from q3edge.server.models import Lease
 from q3edge.server.sampling_fields import SamplingFields
 from q3edge.server.service import Service
 from q3edge.server.text_lengths import check_length
-from q3edge.server.text_or_ids import Ids, kind_of
+from q3edge.server.text_or_ids import Ids, as_list, kind_of
 
 _Many = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
 
@@ -52,9 +52,7 @@ class CompletionFields(SamplingFields):
     @property
     def prompts(self) -> Sequence[str | Sequence[int]]:
         """All prompts."""
-        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt
+        return as_list(self.prompt)
 
     @property
     def scored(self) -> bool:

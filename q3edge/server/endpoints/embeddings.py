@@ -20,7 +20,7 @@ from q3edge.server.models import EMBEDDING, Lease
 from q3edge.server.sampling_fields import Text, Whole
 from q3edge.server.service import Service
 from q3edge.server.text_lengths import check_length, check_total
-from q3edge.server.text_or_ids import Ids, kind_of
+from q3edge.server.text_or_ids import Ids, as_list, kind_of
 
 _Many = Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)
 
@@ -70,8 +70,7 @@ async def _embedded(fields: EmbeddingFields, lease: Lease, service: Service) -> 
 
 def _encoded(fields: EmbeddingFields, model: EmbeddingModel) -> list[list[int]]:
     """Token ids of each text; those that a client gives are taken as they are."""
-    single = isinstance(fields.input, str) or isinstance(fields.input[0], int)
-    texts: Any = [fields.input] if single else fields.input
+    texts: Any = as_list(fields.input)
     if isinstance(texts[0], str):
         if fields.input_type == "document" and fields.instruction is not None:
             raise bad_field("instruction", "it is for queries, and input_type is document")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,16 +91,28 @@ def test_a_texts_tokens_are_those_that_are_embedded(http: httpx.Client, embedder
     assert found == {"tokens": embedder.encode(TEXTS[0])[0], "count": found["count"], "max_model_len": embedder.context}
 
 
-def test_many_documents_take_more_places_in_the_queue(folders: list[Path]) -> None:
-    many = {"query": QUERY, "documents": ["the cat"] * 100}
-    with running_server(folders[2], "--max-batch", "1", "--max-queue", "2", first=SLOW_PASSES) as server:
+def test_many_documents_take_more_places_in_the_queue(folders: list[Path], tmp_path: Path) -> None:
+    first = f"""
+import time
+from pathlib import Path
+from q3edge.runtime.engine.engine import Engine
+made = Engine._pass
+def wait_and_pass(self):
+    while not Path({str(tmp_path / "go")!r}).exists():
+        time.sleep(0.01)
+    made(self)
+Engine._pass = wait_and_pass
+"""
+    one, many = ({"query": QUERY, "documents": ["the cat"] * count} for count in (1, 100))
+    with running_server(folders[2], "--max-batch", "1", "--max-queue", "2", first=first) as server:
         with ThreadPoolExecutor(1) as pool:
             ranking = pool.submit(server.post, "/v1/rerank", many)
-            server.wait_for("q3edge_answers_running", 1)
-            refused = server.post("/v1/rerank", {"query": QUERY, "documents": ["the dog"]})
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+            server.wait_for("q3edge_answers_waiting", 100)
+            refused = server.post("/v1/rerank", one)
+            (tmp_path / "go").touch()
             assert len(ranking.result().raise_for_status().json()["results"]) == 100
-        server.post("/v1/rerank", {"query": QUERY, "documents": ["the dog"]}).raise_for_status()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+        server.post("/v1/rerank", one).raise_for_status()
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
@@ -199,13 +210,17 @@ from q3edge.runtime.session.embedder import Embedder
 made = Embedder.forward
 Embedder.forward = lambda self, texts: (time.sleep(0.1), made(self, texts))[1]
 from q3edge.server import serving
+from q3edge.server.endpoints import embeddings
 serving._CLOSE_SECONDS = 0.2
+encode = embeddings._encoded
+embeddings._encoded = lambda *given: (print("begun", flush=True), encode(*given))[1]
 """
     with running_server(*folders, "--threads", "1", first=first) as server, ThreadPoolExecutor(2) as pool:
         few = pool.submit(server.post, "/v1/embeddings", {"input": ["the cat " * 100] * 4})
-        server.wait_for("q3edge_model_loads_total", 2)
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == "begun\n"
         many = pool.submit(server.post, "/v1/embeddings", {"input": ["the cat " * 100] * 2000})
-        time.sleep(0.1)  # so that it has begun, most often
+        assert server.process.stdout.readline() == "begun\n"
         assert server.end() == 0
         assert few.result().status_code == 200
         assert (many.result().status_code, many.result().json()["error"]["code"]) == (503, "shutting_down")
