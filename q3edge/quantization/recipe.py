@@ -155,11 +155,9 @@ class Recipe:
         rules: list[Rule] = []
         for number, rule in enumerate(self.rules, 1):
             matched = [name for name in (*names, *((LM_HEAD,) if tied else ())) if rule.matches(name)]
-            if not matched and rule.spends_head and rule.match == _DOWN:
-                continue  # nobody wrote it: a model of experts alone has no such matrix
-            if not matched:
+            if not matched and not (rule.spends_head and rule.match == _DOWN):  # that nobody wrote: experts have none
                 raise InputError(f"recipe rule {number}, match = {rule.match!r}: {_matches_nothing(rule.match, names)}")
-            if rule.scheme is not None and all(map(_is_never_quantized, matched)):
+            if rule.scheme is not None and matched and all(map(_is_never_quantized, matched)):
                 raise InputError(
                     f"recipe rule {number}, match = {rule.match!r}: norms and routers stay float; leave the rule out"
                 )
@@ -198,12 +196,12 @@ class Recipe:
     def fitted_to(self, config: Qwen3Config) -> tuple[Recipe, tuple[str, ...]]:
         """Fit int8-dynamic and int4-mixed to a model; returns also the names of tables that stay float.
 
-        int4-mixed: the layers that a rule with `spends_head` is for are named. int8-dynamic: its matrices have one
-        scale per row, its embedding and head have groups of 32, which nobody chose: a width that 32 does not divide
-        gets 16, or else a float table. Other recipes are returned as they are.
+        int4-mixed: the layers that a rule with `spends_head` is for are named; in a mixture of experts it is int4.
+        int8-dynamic: its matrices have one scale per row, its embedding and head have groups of 32, which nobody chose:
+        a width that 32 does not divide gets 16, or else a float table. Other recipes are returned as they are.
         """
         if any(rule.spends_head for rule in self.rules):
-            return self._with_head_spent(config), ()
+            return (self if config.moe is None else self._as_int4())._with_head_spent(config), ()
         width, table = config.hidden_size, Scheme(8, _LARGEST_TABLE_GROUP)
         by_row = any(rule.scheme is not None and rule.scheme.group_size is None for rule in self.rules)
         if not by_row or width % _LARGEST_TABLE_GROUP == 0:
@@ -215,6 +213,19 @@ class Recipe:
         if narrower is not None or fitted == self:
             return fitted, ()
         return fitted, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
+
+    def _as_int4(self) -> Recipe:
+        """Copy with the rules of int4 in place of those of int4-mixed.
+
+        Experts of a layer have one width, and a token reads few of the bytes that more bits would take for all of them.
+        """
+        if not self._ends_with_a_format():
+            return self
+        own, linear = self.rules[: -len(_FILLED_IN)], self.rules[-len(_FILLED_IN)].scheme
+        if linear is None or not own or own[-1].match != _DOWN:
+            return self
+        filled_in = Recipe.for_format("int4", linear.group_size, linear.symmetric).rules
+        return replace(self, rules=own[:-1] + filled_in)
 
     def _with_head_spent(self, config: Qwen3Config) -> Recipe:
         """Copy whose rules with `spends_head` name their layers, unless they are for all."""

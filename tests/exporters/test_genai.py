@@ -18,7 +18,7 @@ from q3edge.quantization.scheme import Scheme
 from q3edge.runtime.engine.generate import generate
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings
 from q3edge.runtime.session.decoder import Decoder
-from tests.helpers.models import tiny_config
+from tests.helpers.models import MOE, tiny_config
 from tests.helpers.onnx_models import ExportedDecoder, quantized_model
 from tests.helpers.runtime import seal, write_tokenizer
 
@@ -119,16 +119,25 @@ def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
         write_genai_config(Qwen3Config.from_dict(tiny_config()), tmp_path)
 
 
+@pytest.mark.parametrize("overrides", [{}, MOE], ids=["dense", "experts"])
 @pytest.mark.parametrize(
     "scheme", [Scheme(4, 32, symmetric=False), Scheme(8, None, activations="int8_per_token"), None], ids=str
 )
-def test_onnxruntime_genai_gives_the_same_greedy_tokens(tmp_path: Path, scheme: Scheme | None) -> None:
+def test_onnxruntime_genai_gives_the_same_greedy_tokens(
+    tmp_path: Path, scheme: Scheme | None, overrides: dict[str, Any]
+) -> None:
     """One row, and a right-padded batch of three; genai shares past and present buffers, our loop does not."""
     genai = pytest.importorskip("onnxruntime_genai")
-    source = quantized_model(lambda name: Scheme(8, 32) if scheme and "layers" not in name else scheme)
+
+    def scheme_for(name: str) -> Scheme | None:
+        if name.endswith(".mlp.gate.weight"):
+            return None
+        return Scheme(8, 32) if scheme and "layers" not in name else scheme
+
+    source = quantized_model(scheme_for, **overrides)
     decoder = ExportedDecoder(source, tmp_path)
     write_genai_config(source.config, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(tiny_config()))
+    (tmp_path / "config.json").write_text(json.dumps(tiny_config(**overrides)))
     model = genai.Model(str(tmp_path))
     prompts = [list(np.random.default_rng(n).integers(2, 320, n)) for n in (9, 4, 6)]
     expected = [greedy(decoder, prompt, 8) for prompt in prompts]

@@ -15,7 +15,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.formats import FORMATS
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.models import tiny_config
+from tests.helpers.models import MOE, tiny_config
 
 CONFIG = Qwen3Config.from_dict(tiny_config())
 Q_PROJ, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
@@ -92,6 +92,19 @@ def test_int4_mixed_spends_what_the_head_saves_on_the_outermost_down_projections
     one_more -= Scheme(4, 32, symmetric=False).stored_bytes(*tensor_shapes(config)[DOWN])
     assert room >= 0
     assert room < one_more or expected == config.num_hidden_layers
+
+
+def test_int4_mixed_is_int4_where_there_are_experts(tmp_path: Path) -> None:
+    config = Qwen3Config.from_dict(tiny_config(**MOE))
+    mixed, plain = (Recipe.for_format(name).for_model(config).fitted_to(config)[0] for name in ("int4-mixed", "int4"))
+    assert mixed == plain
+    assert Recipe.for_format("int4-mixed", 16, True).fitted_to(config)[0] == Recipe.for_format("int4", 16, True)
+    own = '[[rule]]\nmatch = "model.embed_tokens"\nbits = 4\ngroup_size = 16\n'
+    recipe = Recipe.load(write(tmp_path, f'format = "int4-mixed"\n{own}')).for_model(config).fitted_to(config)[0]
+    assert recipe.resolve(config)[EMBEDDING] == Scheme(4, 16)
+    assert recipe.without_effect(config) == {}
+    part = Qwen3Config.from_dict(tiny_config(**MOE | {"mlp_only_layers": [0]}))
+    assert Recipe.for_format("int4-mixed").for_model(part).fitted_to(part)[0] == Recipe.for_format("int4")
 
 
 def test_int4_mixed_has_nothing_to_spend_where_a_recipe_keeps_the_head_in_8_bits(tmp_path: Path) -> None:

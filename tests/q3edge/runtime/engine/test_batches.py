@@ -1,4 +1,7 @@
-"""Batches on the embedded model, in each type of cache: tokens are those of each request alone, but for near ties."""
+"""Batches: tokens are those of each request alone, but for near ties.
+
+On the embedded model, in each type of cache, and on a mixture of experts.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,22 @@ from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.session.decoder import Decoder
+from tests.helpers.models import MOE, write_checkpoint
 
 DEMO_MODEL = files("q3edge.data") / "demo_model"
 # Share of the largest logit by which the token of one run may lie below that of another. An activation that kernels for
 # one row and for several round to different codes changes logits by more than the order of sums does; so does a key
 # that is read before it is rounded in one run, and after it in the other.
-TIE = {"float": 1e-4, "int4-fast": 0.05, "int8 kv8": 0.05}
+TIE = {"float": 1e-4, "int4-fast": 0.05, "int8 kv8": 0.05, "experts": 1e-4}
 
 
 @pytest.fixture(scope="module", params=list(TIE))
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Decoder]:
     name, folder = request.param, tmp_path_factory.mktemp("batches")
+    if name == "experts":
+        model = write_checkpoint(folder / "model", **MOE, vocab_size=1200)
+        q3edge.export(model, folder / "out", as_float=True)
+        return name, Decoder(folder / "out", threads=1)
     if name == "float":
         q3edge.export(str(DEMO_MODEL), folder / "model", as_float=True)
     else:
