@@ -80,6 +80,10 @@ def validation_table(report: ValidationReport | EmbeddingReport) -> str:
     if report.weights_part is not None and report.activations_part is not None:
         rows.append(("  KL from the weights alone", estimate(report.weights_part.mean_kl)))
         rows.append(("  KL from int8 activations", estimate(report.activations_part.mean_kl)))
+    if report.routing:
+        shares = [100 * found.agreement for found in report.routing]
+        rows.append(("experts chosen as by the float model (%)", f"{sum(shares) / len(shares):.4g}"))
+        rows.append(("  in the layer where fewest are", f"{min(shares):.4g}"))
     title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
     verdict = [report.verdict.replace("; ", ";\n"), *_foreign(overall)]
     parts = [*verdict, title, table(("metric", "value"), rows), _by_text(report), check_lines(report.checks)]

@@ -51,20 +51,26 @@ def weights_alike(folder: Path, config: Qwen3Config) -> dict[str, bool]:
 
     In the graph's order, each with whether it is zero for certain. The first block that differs ends a reading, so it
     is fast. A quantized matrix of zeros has its zero point in every code, whatever the scales; so equal codes are the
-    sign. InputError: not an ONNX model, or one with a tensor of weights that no export of its recipe has.
+    sign. InputError: not an ONNX model, one with a tensor of weights that no export of its recipe has, or one in which
+    a weight of the model is nowhere: none goes unjudged.
     """
     path = folder / MODEL_FILE
     graph, specs, shapes = read_graph(path), _expected_tensors(folder, config), tensor_shapes(config)
     alike: dict[str, bool] = {}
+    judged = set[str]()
     for tensor in graph.initializer:
         spec = specs.get(tensor.name.removesuffix(_OLD_TABLE_SUFFIX).removesuffix(".weight"))
         if spec is None and uses_external_data(tensor):
             raise InputError(f"{path}: tensor {tensor.name!r} is of no export of its recipe; export again")
         if spec is not None and spec.part in _JUDGED:
+            judged |= {*spec.weights}
             for name, rows in spec.rows_of(_values(tensor, path), shapes):
                 is_zero = spec.part != "codes" and not rows.flat[0]
                 if _is_constant(rows) and (is_zero or (spec.part != "scales" and rows.ndim > 1)):
                     alike[name] = alike.get(name, False) or is_zero
+    if missing := [name for name in shapes if name not in judged]:
+        names = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise InputError(f"{path}: {len(missing)} weights are in no tensor of the graph: {names}; export again")
     return alike
 
 

@@ -35,12 +35,24 @@ def require_passed(subject: str, checks: Iterable[CheckResult]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerRouting:
+    """Routing in one layer: how many of the compared tokens the float model's router sends to each expert.
+
+    agreement: share of the experts that the artifact chooses, over all tokens, that the float model chooses too.
+    """
+
+    layer: int
+    tokens: tuple[int, ...]
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationReport:
     """Comparison of an artifact with the float model it came from.
 
     overall, by_text: the artifact as it runs. weights_part: the same weights with exact float32 activations against
     the float model; activations_part: the artifact as it runs against that. None where a check says why not.
-    verdict: what it comes to, in words.
+    verdict: what it comes to, in words. routing: of each layer with experts; empty for a model without any.
     """
 
     KEY: ClassVar = "validation"  # among a manifest's metrics
@@ -51,6 +63,7 @@ class ValidationReport:
     activations_part: Comparison | None
     checks: tuple[CheckResult, ...]
     verdict: str
+    routing: tuple[LayerRouting, ...] = ()
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import MODEL_FILE
 from q3edge.artifact.sentence_files import stated_kind
 from q3edge.checkpoint.source import WeightSource
@@ -28,7 +29,9 @@ from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.evaluation.validation.lost_scales import check_lost_scales
 from q3edge.evaluation.validation.reranking import check_scores
 from q3edge.evaluation.validation.results import CheckResult, ValidationReport
+from q3edge.evaluation.validation.routing import check_routing, compare_routing
 from q3edge.evaluation.validation.verdict import verdict
+from q3edge.machine.cpu import default_threads
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.loader import open_graph
 from q3edge.runtime.text.tokenizer import Tokenizer
@@ -53,11 +56,14 @@ def validate_artifact(
     are NaN or infinite. A failed check is in the report, not raised.
     """
     checked = open_graph(folder)
+    config = Qwen3Config.load(folder)
+    require_same_architecture(folder, config, reference.config)
+    is_float = not any(rule["scheme"] for rule in checked.manifest.recipe["rules"])
+    # First, so that its session is gone before the others are there.
+    routing = compare_routing(folder, checked, config, reference, windows, threads or default_threads())
     decoder = Decoder(folder, threads=threads, checked=checked)
     reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
     exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
-    is_float = not any(rule["scheme"] for rule in decoder.manifest.recipe["rules"])
-    require_same_architecture(folder, decoder.config, reference.config)
     report = validate_decoders(
         decoder, exact, reference, windows, float_model=float_model,
         inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
@@ -74,7 +80,9 @@ def validate_artifact(
             *scores,
             check_dead_matrices(folder, decoder.config, reference),
             *check_lost_scales(decoder.manifest, report.overall),
+            *([check_routing(routing, is_float=is_float)] if routing else []),
         ),
+        routing=routing,
         verdict=verdict(report.overall, calibrated=calibrated),
     )
 
