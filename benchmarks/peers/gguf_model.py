@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,9 @@ _PARTS = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
 }  # fmt: skip
+_EXPERT = re.compile(r"(?P<block>.*\.mlp)\.experts\.\d+\.(?P<part>gate|up|down)_proj\.weight")
 
 
 def gguf_name(name: str) -> str:
@@ -28,13 +30,23 @@ def gguf_name(name: str) -> str:
     if name in fixed:
         return fixed[name] + ".weight"
     _, _, layer, part = name.removesuffix(".weight").split(".", 3)
+    if found := _EXPERT.fullmatch(name):
+        return f"blk.{layer}.ffn_{found['part']}_exps.weight"
     return f"blk.{layer}.{_PARTS[part]}.weight"
 
 
 def write_float(checkpoint: Path, path: Path) -> None:
-    """As convert_hf_to_gguf.py writes a Qwen3 model: matrices float16, vectors float32. No tokenizer: ids go in."""
+    """As convert_hf_to_gguf.py writes a Qwen3 model: matrices float16, vectors and routers float32.
+
+    All experts of a layer are one tensor. No tokenizer: ids go in.
+    """
     shape = config(checkpoint)
-    writer = gguf.GGUFWriter(path, "qwen3")
+    experts = shape.get("num_experts")
+    writer = gguf.GGUFWriter(path, "qwen3moe" if experts else "qwen3", use_temp_file=True)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(shape["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(shape["moe_intermediate_size"])
     writer.add_block_count(shape["num_hidden_layers"])
     writer.add_context_length(shape["max_position_embeddings"])
     writer.add_embedding_length(shape["hidden_size"])
@@ -47,9 +59,14 @@ def write_float(checkpoint: Path, path: Path) -> None:
     writer.add_layer_norm_rms_eps(shape["rms_norm_eps"])
     writer.add_vocab_size(shape["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
-    for name, tensor in float_tensors(checkpoint).items():
-        values = tensor.float().numpy()
-        writer.add_tensor(gguf_name(name), values.astype(np.float16) if values.ndim == 2 else values)
+    tensors = float_tensors(checkpoint)
+    for name, tensor in tensors.items():
+        if (found := _EXPERT.fullmatch(name)) is None:
+            is_float = tensor.dim() == 1 or name.endswith("mlp.gate.weight")
+            writer.add_tensor(gguf_name(name), tensor.to(torch.float32 if is_float else torch.float16).numpy())
+        elif ".experts.0." in name:
+            parts = (f"{found['block']}.experts.{number}.{found['part']}_proj.weight" for number in range(experts))
+            writer.add_tensor(gguf_name(name), torch.stack([tensors[part].half() for part in parts]).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -35,6 +35,18 @@ def count_weights(config: Qwen3Config) -> int:
     return sum(map(math.prod, tensor_shapes(config).values()))
 
 
+def count_active_weights(config: Qwen3Config) -> float:
+    """Number of weights that one token makes use of: of the experts, those of as many as are chosen for it."""
+    return sum(math.prod(shape) * active_share(name, config) for name, shape in tensor_shapes(config).items())
+
+
+def active_share(name: str, config: Qwen3Config) -> float:
+    """Share of tokens that make use of a tensor: of an expert's, if all are chosen alike often, below 1."""
+    if config.moe is None or ".experts." not in name:
+        return 1.0
+    return config.moe.num_experts_per_tok / config.moe.num_experts
+
+
 def head_tensor(config: Qwen3Config) -> str:
     """Name of the tensor that gives the logits: the embedding's where the weights are tied."""
     return EMBEDDING if config.tie_word_embeddings else LM_HEAD

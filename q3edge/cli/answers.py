@@ -38,12 +38,20 @@ def _text_of(path: Path) -> str:
 
 
 def open_model(
-    folder: Path, *, threads: int | None, draft: Path | None, no_speculate: bool, chat_template: Path | None
+    folder: Path,
+    *,
+    threads: int | None,
+    draft: Path | None,
+    no_speculate: bool,
+    chat_template: Path | None,
+    offload: bool | None,
 ) -> Model:
     """Open the model as the flags say; its notices go to stderr. UsageError: --draft beside --no-speculate."""
     if draft is not None and no_speculate:
         raise UsageError("--draft proposes draft tokens and --no-speculate forbids them: give one")
-    model = q3edge.load(folder, threads=threads, speculate=not no_speculate, draft=draft, chat_template=chat_template)
+    model = q3edge.load(
+        folder, threads=threads, speculate=not no_speculate, draft=draft, chat_template=chat_template, offload=offload
+    )
     show_notices(model.notices)
     return model
 

@@ -38,6 +38,7 @@ def chat(
     chat_template: Path | None,
     draft: Path | None,
     no_speculate: bool,
+    offload: bool | None,
     threads: int | None,
     cache_file: Path | None,
     cache_file_ro: bool,
@@ -58,7 +59,7 @@ def chat(
     if terminal and as_json:
         raise UsageError("--json is for messages that are piped in: q3edge chat DIR --json < FILE")
     with open_model(
-        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template
+        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template, offload=offload
     ) as model:
         kept = CacheFile(model, cache_file, read_only=cache_file_ro)
         talk = Conversation(model, system, thinking, settings_given(flags), as_json=as_json)

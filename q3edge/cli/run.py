@@ -56,6 +56,7 @@ def run(
     chat_template: Path | None,
     draft: Path | None,
     no_speculate: bool,
+    offload: bool | None,
     threads: int | None,
     cache_file: Path | None,
     cache_file_ro: bool,
@@ -84,7 +85,7 @@ def run(
     settings = settings_given(flags)
 
     with open_model(
-        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template
+        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template, offload=offload
     ) as model:
         kept = CacheFile(model, cache_file, read_only=cache_file_ro)
         if raw:

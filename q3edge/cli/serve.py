@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.options.common import FILE, FOLDER, MODEL_FOLDER, number_option, threads_option
+from q3edge.cli.options.common import FILE, FOLDER, MODEL_FOLDER, number_option, offload_option, threads_option
 from q3edge.defaults import MAX_BATCH, MAX_QUEUE, PORT
 
 
@@ -28,6 +28,7 @@ from q3edge.defaults import MAX_BATCH, MAX_QUEUE, PORT
 @click.option("--allow-origin", "allow_origins", multiple=True, help="Web site that may use it (repeat).")
 @click.option("--prefix-dir", type=FOLDER, metavar="DIR", help="Where clients may save prefixes (default: nowhere).")
 @click.option("--log-prompts", is_flag=True, help="Write what clients send into the log.")
+@offload_option
 @threads_option
 def serve(folders: tuple[Path, ...], **options: Any) -> None:
     """Serve the ONNX models in DIR..., folders or ids of models on the hub, until Ctrl-C or SIGTERM.

@@ -6,7 +6,6 @@ and deleting any of it costs only the time to make it again. An entry is removed
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.storage.array_file import DamagedFileError, read_arrays, write_arrays
 from q3edge.storage.code_digest import code_digest
 from q3edge.storage.digests import json_digest
+from q3edge.storage.kept_folder import kept_folder
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import writable
 
@@ -40,11 +40,8 @@ _CODE: Mapping[str, tuple[str, ...]] = {  # what computes each kind of entry
 
 
 def cache_folder() -> Path:
-    """Folder of the cache: evaluations in $Q3EDGE_CACHE, else in $XDG_CACHE_HOME/q3edge, else in ~/.cache/q3edge."""
-    if own := os.environ.get("Q3EDGE_CACHE"):
-        return Path(own).expanduser() / "evaluations"
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "q3edge" / "evaluations"
+    """Folder of the cache."""
+    return kept_folder("evaluations")
 
 
 def cache_key(**parts: Any) -> str:

@@ -169,7 +169,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     # running
     "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
     "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
-    "chat_template": PATH, "dimensions": AT_LEAST_ONE,
+    "chat_template": PATH, "dimensions": AT_LEAST_ONE, "offload": FLAG,
 }  # fmt: skip
 
 

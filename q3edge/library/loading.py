@@ -26,6 +26,7 @@ def load(
     kv_memory: str | int | None = None,
     deterministic: bool = False,
     chat_template: PathLike | None = None,
+    offload: bool | None = None,
 ) -> Model:
     """Open the ONNX model in the folder `path_or_id`, or with that id on the hub; a context manager.
 
@@ -34,8 +35,10 @@ def load(
     that is computed alone faster, and the same but for near ties. max_batch: most answers that are computed at once.
     kv_memory: bytes for the keys and values of all, or "2GB"; an answer that may need more is refused (None: half of
     the free memory, which a single answer may exceed). deterministic: each answer is exactly what it is alone, at the
-    speed of one after another. chat_template: a Jinja file to use in place of the model's own. Raises InputError if a
-    file is missing or unfit, UsageError for a memory too small.
+    speed of one after another. chat_template: a Jinja file to use in place of the model's own. offload: leave a
+    mixture's experts on the disk, from where those that a token needs are read (None: where they would not fit in
+    memory). Raises InputError if a file is missing or unfit, UsageError for a memory too small, or offload without
+    experts.
     """
     from q3edge.runtime.model import Model
 
@@ -43,7 +46,7 @@ def load(
     return Model.open(
         artifact_at(path_or_id), threads=threads, speculate=speculate, draft=small, max_batch=max_batch,
         kv_memory=None if kv_memory is None else parse_size(kv_memory, "kv_memory"), deterministic=deterministic,
-        chat_template=None if chat_template is None else Path(chat_template),
+        chat_template=None if chat_template is None else Path(chat_template), offload=offload,
     )  # fmt: skip
 
 

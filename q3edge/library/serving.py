@@ -30,6 +30,7 @@ def serve(
     threads: int | None = None,
     log_prompts: bool = False,
     prefix_dir: PathLike | None = None,
+    offload: bool | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve ONNX models, folders or ids on the hub, over HTTP as OpenAI's API does, until SIGTERM or Ctrl-C.
@@ -42,7 +43,7 @@ def serve(
     the keys and values of one model; memory_limit: for all models that are open at once ("8GB"). on_ready: called with
     the address once requests are taken. Logs to stderr, a JSON object a line; log_prompts: with what clients send.
     prefix_dir: a folder, made if there is none, where clients may save prefixes, which are restored from it (None: they
-    may not).
+    may not). offload: leave the experts of mixtures on the disk (None: where they would not fit in memory).
     Raises InputError for a folder that is no model or a bad file of keys, ResourceError for a port in use, UsageError
     for another host without keys.
     """
@@ -57,6 +58,6 @@ def serve(
         words(allow_hosts or ()), words(allow_origins or ()), max_batch, max_queue, max_new_tokens, context,
         None if kv_memory is None else parse_size(kv_memory, "kv_memory"),
         None if memory_limit is None else parse_size(memory_limit, "memory_limit"), threads, log_prompts,
-        None if prefix_dir is None else made_folder(Path(prefix_dir)),
+        None if prefix_dir is None else made_folder(Path(prefix_dir)), offload,
     )  # fmt: skip
     run_server(options, on_ready or (lambda address: None))

@@ -32,21 +32,32 @@ def free_memory() -> int | None:
         free = 1024 * _entry(_PROC / "meminfo", "MemAvailable:")
     except (OSError, ValueError):
         return None
-    for group in _control_groups():
-        with suppress(OSError, ValueError):  # no limit: no such file, or the word "max"
-            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-            free = min(free, limit - used + _entry(group / "memory.stat", "inactive_file"))
+    for root, own, names in _control_groups():
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # no limit: no such file, or the word "max"
+                limit, used = (int((root / group / f"memory.{name}").read_text()) for name in names[:2])
+                free = min(free, limit - used + _entry(root / group / "memory.stat", names[2]))
     return max(0, free)
 
 
-def _control_groups() -> list[Path]:
-    """Folders of the process's control group and of those around it (Linux's cgroups, version 2)."""
-    own = Path()
+def _control_groups() -> list[tuple[Path, Path, tuple[str, str, str]]]:
+    """Control groups of this process, of version 2 and of version 1, whose limits also hold for groups in them.
+
+    For each the folder of all groups, the own one below it, and names: of the limit, of what is used, and of the pages
+    of files among that which are given up first.
+    """
+    own = Path(), Path()
     with suppress(OSError):
         for line in (_PROC / "self/cgroup").read_text().splitlines():
-            if line.startswith("0::/"):
-                own = Path(line.removeprefix("0::/"))
-    return [_CONTROL_GROUP / group for group in (own, *own.parents)]
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                own = Path(path.removeprefix("/")), own[1]
+            elif "memory" in controllers.split(","):
+                own = own[0], Path(path.removeprefix("/"))
+    return [
+        (_CONTROL_GROUP, own[0], ("max", "current", "inactive_file")),
+        (_CONTROL_GROUP / "memory", own[1], ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")),
+    ]
 
 
 def require_address_space(needed: int, what: str) -> None:

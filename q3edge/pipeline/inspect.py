@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
-from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, count_weights, tensor_shapes
+from q3edge.architecture.tensors import EMBEDDING, count_active_weights, count_weights, tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.artifact.sentence_files import stated_kind
 from q3edge.checkpoint import Checkpoint, open_float_model
@@ -22,7 +22,7 @@ from q3edge.exporters.onnx.dry_run import dry_run
 from q3edge.formats import FLOAT, FORMATS
 from q3edge.machine.cpu import default_threads, slow_block_products
 from q3edge.machine.speed import read_bandwidth
-from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
+from q3edge.pipeline.footprint import weight_bytes_per_token, weights_in_memory
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 
@@ -53,13 +53,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Result of `q3edge inspect`. `not_possible`: format -> why it does not fit this model."""
+    """Result of `q3edge inspect`. `not_possible`: format -> why it does not fit this model.
+
+    active_weights: those that one token makes use of; fewer than all where experts are chosen for it.
+    """
 
     model: str
     config: Qwen3Config
     dtypes: Mapping[str, int]  # stored dtype -> number of tensors
     stored_bytes: int
     weights: int
+    active_weights: int
     embedding_weights: int
     kv_bytes_per_token: int
     predictions: tuple[Prediction, ...]
@@ -88,6 +92,7 @@ def inspect_model(model: str) -> Inspection:
             dtypes=checkpoint.dtype_counts(),
             stored_bytes=checkpoint.stored_bytes,
             weights=count_weights(checkpoint.config),
+            active_weights=round(count_active_weights(checkpoint.config)),
             embedding_weights=math.prod(shapes[EMBEDDING]),
             kv_bytes_per_token=_kv_bytes_per_token(checkpoint.config),
             predictions=predictions,
@@ -119,7 +124,7 @@ def _predict_all(
             schemes: Mapping[str, Scheme | None] = dict.fromkeys(shapes)
             if name != FLOAT:
                 schemes = Recipe.for_format(name).fitted_to(config)[0].resolve(config)
-            predictions.append(_predict(name, config, shapes, schemes, bandwidth))
+            predictions.append(_predict(name, config, schemes, bandwidth))
         except (UsageError, InputError) as error:  # group sizes that do not fit, shapes that no operator takes
             not_possible[name] = str(error)
     return tuple(predictions), not_possible
@@ -128,14 +133,10 @@ def _predict_all(
 def _predict(
     name: str,
     config: Qwen3Config,
-    shapes: Mapping[str, tuple[int, ...]],
     schemes: Mapping[str, Scheme | None],
     bandwidth: float,
 ) -> Prediction:
     disk_bytes = dry_run(config, schemes).model_bytes
-    ram = {tensor: resident_bytes(shapes[tensor], schemes[tensor]) for tensor in shapes}
-    if config.tie_word_embeddings and not config.is_embedding:
-        ram[LM_HEAD] = ram[EMBEDDING]  # the head's kernel keeps its own packing of the table
     weights = count_weights(config)
     cache = cache_tokens(config) * _kv_bytes_per_token(config)
     speed = _BANDWIDTH_SHARE[name != FLOAT] * bandwidth * default_threads() / weight_bytes_per_token(config, schemes)
@@ -143,7 +144,7 @@ def _predict(
         format=name,
         disk_bytes=disk_bytes,
         bits_per_weight=8 * disk_bytes / weights,
-        ram_bytes=int(_RUNTIME_BYTES + sum(ram.values()) + cache),
+        ram_bytes=int(_RUNTIME_BYTES + weights_in_memory(config, schemes) + cache),
         tokens_per_second=None if config.is_embedding else speed,
         build_seconds=rounding_seconds(name, weights, bandwidth),
     )

@@ -90,6 +90,7 @@ class Model:
         chat_template: str | Path | None = None,
         context: int | None = None,
         kept: int = 1,
+        offload: bool | None = None,
     ) -> Self:
         """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
@@ -100,8 +101,10 @@ class Model:
         a single one may exceed). `deterministic`: each generation computes as it would alone, in passes of its own.
         `chat_template`: a Jinja file to use in place of the folder's template. `context`: most tokens of a prompt and
         its answer (None: the model's own). `kept`: how many texts that have ended stay cached; of more than one, those
-        that lose their place are stored, in up to half of the budget for keys and values. UsageError: max_batch or
-        kv_memory is not above 0, or the context is more than the model's.
+        that lose their place are stored, in up to half of the budget for keys and values. `offload`: a mixture's
+        experts stay on the disk, from where onnxruntime maps what a token needs (None: where they would not fit in
+        memory). UsageError: max_batch or kv_memory is not above 0, the context is more than the model's, or there are
+        no experts to offload.
         """
         if max_batch < 1:
             raise UsageError(f"max_batch = {max_batch}: give at least 1")
@@ -115,7 +118,7 @@ class Model:
         with ThreadPoolExecutor(1) as pool:
             template_text = template.template if template else ""
             tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size, template_text)
-            decoder = Decoder(folder, threads=threads, checked=checked)
+            decoder = Decoder(folder, threads=threads, offload=offload, checked=checked)
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:
             small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result())

@@ -200,7 +200,7 @@ class Models:
             return EmbeddingModel.open(known.folder, threads=options.threads)
         model = Model.open(
             known.folder, threads=options.threads, speculate=True, max_batch=options.max_batch,
-            kv_memory=options.kv_memory, context=options.context, kept=options.max_batch,
+            kv_memory=options.kv_memory, context=options.context, kept=options.max_batch, offload=options.offload,
         )  # fmt: skip
         SavedPrefixes(options.prefix_dir, known.name).restore(model)
         return model

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from q3edge.cli.options.common import FILE, FOLDER, Command, threads_option, together
+from q3edge.cli.options.common import FILE, FOLDER, Command, offload_option, threads_option, together
 from q3edge.runtime.generation.setting_table import SETTINGS
 
 _TYPES: Mapping[str, type] = {"whole": int, "number": float, "texts": str, "text": str}
@@ -59,5 +59,6 @@ answering_options = together(
         is_flag=True,
         help="Compute every token by itself: no draft tokens from what the text repeats.",
     ),
+    offload_option,
     threads_option,
 )

@@ -105,4 +105,10 @@ experts_option = click.option(
 )
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
+offload_option = click.option(
+    "--offload/--no-offload",
+    default=None,
+    help="Leave a mixture's experts on the disk, and read those that a token needs (default: where they would not fit "
+    "in memory).",
+)
 threads_option = number_option("--threads", "Threads for onnxruntime (default: the physical cores at hand).")

@@ -138,6 +138,7 @@ def inspection_table(inspection: Inspection) -> str:
         f"({inspection.embedding_weights / 1e6:.1f} M in the embedding, "
         f"{_head_of(config)})",
         f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {heads}, vocabulary {config.vocab_size}",
+        *_experts_of(inspection),
         f"context {config.context_length} tokens, {config.rope.rope_type} RoPE, "
         + ("no KV cache" if not kv_bytes else f"KV cache {kv_bytes / 1024:.0f} KiB per token"),
         f"stored as {dtypes}: {inspection.stored_bytes / 1e6:.1f} MB",
@@ -164,6 +165,17 @@ def inspection_table(inspection: Inspection) -> str:
         "for rounding to nearest (--method rtn); calibration says how long it takes when it starts."
     )
     return "\n\n".join(parts)
+
+
+def _experts_of(inspection: Inspection) -> list[str]:
+    config = inspection.config
+    if (moe := config.moe) is None:
+        return []
+    layers = sum(map(config.is_moe_layer, range(config.num_hidden_layers)))
+    return [
+        f"{moe.num_experts} experts of width {moe.moe_intermediate_size} in {counted(layers, 'layer')}, "
+        f"{moe.num_experts_per_tok} a token, which uses {inspection.active_weights / 1e6:.1f} M of the weights"
+    ]
 
 
 def _head_of(config: Qwen3Config) -> str:

@@ -46,7 +46,8 @@ def artifact_speed(folder: Path, threads: int | None = None) -> Speed:
 def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None = None) -> Speed:
     """Time the matrix products of a token, layer by layer, so that only one layer is in memory.
 
-    An upper bound of tokens/s: attention, norms and Python are left out, and a layer may stay in the CPU's cache.
+    Of experts the first ones stand for those that are chosen. An upper bound of tokens/s: attention, norms and Python
+    are left out, and a layer may stay in the CPU's cache.
     """
     threads = threads or default_threads()
     with torch_threads(threads), quiet(), torch.no_grad():
@@ -58,10 +59,17 @@ def baseline_speed(baseline: Baseline, source: WeightSource, threads: int | None
 
 def _layer_seconds(baseline: Baseline, source: WeightSource, layer: Layer) -> list[float]:
     products = []
-    for field in layer.matrices:
+    for field in _used(layer, source.config):
         weights = read_tensor(source, layer.name(field))
         products.append((baseline.make(weights), weights.shape[1]))
     return _seconds(products)
+
+
+def _used(layer: Layer, config: Qwen3Config) -> list[str]:
+    """Matrices that one token is multiplied with; of experts as many as are chosen for it."""
+    chosen = 0 if config.moe is None else config.moe.num_experts_per_tok
+    groups = (group for group in layer.groups if group.expert is None or group.expert < chosen)
+    return [field for group in groups for field in group.matrices]
 
 
 def _head(baseline: Baseline, source: WeightSource) -> tuple[Product, int]:

@@ -37,13 +37,15 @@ class Decoder:
         *,
         threads: int | None = None,
         exact_activations: bool = False,
+        offload: bool | None = None,
         checked: CheckedGraph | None = None,
     ) -> None:
         """Check and load `folder`; `threads` defaults to the physical cores this process may use.
 
         `exact_activations` computes block-quantized products with float32 instead of int8 activations, to separate the
-        kernel's error from the weights'. `checked`: the result of open_graph(folder), if already called. InputError: a
-        file is missing, changed or unlisted in the manifest, or onnxruntime cannot load the model.
+        kernel's error from the weights'. `offload`: experts stay on the disk (None: where they would not fit in
+        memory). `checked`: the result of open_graph(folder), if already called. InputError: a file is missing, changed
+        or unlisted in the manifest, or onnxruntime cannot load the model. UsageError: offload, and no experts.
         """
         checked = checked or open_graph(folder)
         self.manifest = checked.manifest
@@ -56,7 +58,7 @@ class Decoder:
         self._path = path = folder / MODEL_FILE
         model = with_idle_rows(with_logits_to_keep(path.read_bytes()))
         self._session, self._weights = open_session(
-            folder, checked, model, self.threads, exact_activations=exact_activations
+            folder, checked, model, self.threads, exact_activations=exact_activations, offload=offload
         )
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
         # Whether rows of a pass may be idle; False for a graph whose attention is not as q3edge writes it.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from q3edge.runtime.session.wire_format import Message, field_bytes, fields
 
-INT32, INT64 = 6, 7  # of TensorProto.DataType
+FLOAT32, INT32, INT64 = 1, 6, 7  # of TensorProto.DataType
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _GRAPH_INPUT, _TENSOR_NAME = 7, 5, 11, 8
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR = 1, 2, 1
 _TENSOR_ELEMENTS, _TENSOR_SHAPE, _SHAPE_AXIS, _AXIS_SIZE, _AXIS_NAME = 1, 2, 1, 1, 2
@@ -29,9 +29,13 @@ def graph_input(name: str, data_type: int, size: int | str) -> bytes:
     """
     axis = field_bytes(_AXIS_SIZE, size) if isinstance(size, int) else field_bytes(_AXIS_NAME, size.encode())
     shape = field_bytes(_TENSOR_SHAPE, field_bytes(_SHAPE_AXIS, axis))
+    return field_bytes(_MODEL_GRAPH, field_bytes(_GRAPH_INPUT, value_info(name, data_type, shape)))
+
+
+def value_info(name: str, data_type: int, shape: bytes = b"") -> bytes:
+    """Serialized ValueInfoProto of a tensor; without the field of a shape it may have any."""
     tensor = field_bytes(_TYPE_TENSOR, field_bytes(_TENSOR_ELEMENTS, data_type) + shape)
-    value = field_bytes(_VALUE_NAME, name.encode()) + field_bytes(_VALUE_TYPE, tensor)
-    return field_bytes(_MODEL_GRAPH, field_bytes(_GRAPH_INPUT, value))
+    return field_bytes(_VALUE_NAME, name.encode()) + field_bytes(_VALUE_TYPE, tensor)
 
 
 def _names(parts: Iterable[tuple[int, int | Message]], field: int, name_field: int) -> frozenset[str]:

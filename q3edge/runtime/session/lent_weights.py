@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +37,7 @@ class LentWeights:
     def __init__(self, path: Path, tensors: Iterable[ExternalTensor]) -> None:
         """Map `path`; those of `tensors` that lie in it and have a known type and the right size will be lent."""
         tensors = tuple(tensors)
-        self._path, self._wanted = path, frozenset(data.tensor for data in tensors)
+        self._path, self._places = path, {data.tensor: data for data in tensors}
         self._tensors: dict[str, ort.OrtValue] = {}
         self._file: mmap.mmap | None = None
         inside = [data for data in tensors if data.location == path.name and _size(data) == data.length]
@@ -54,25 +54,41 @@ class LentWeights:
         """Names of the tensors that are lent."""
         return frozenset(self._tensors)
 
-    def lend(self, options: ort.SessionOptions) -> None:
-        """Add the tensors to a session's options as initializers; the session must not outlive this object."""
+    def lend(self, options: ort.SessionOptions, only: Container[str] | None = None) -> None:
+        """Add the tensors, or `only` some, to a session's options; the session must not outlive this object."""
         for name, value in self._tensors.items():
-            options.add_initializer(name, value)
+            if only is None or name in only:
+                options.add_initializer(name, value)
+
+    def require_all(self, otherwise: str) -> None:
+        """Raise InputError if onnxruntime has to read a tensor itself; otherwise: what is said then, with its name."""
+        if missing := sorted(self._places.keys() - self.names):
+            raise InputError(f"{self._path}: {otherwise.format(missing[0])}")
+
+    def copy_to(self, folder: Path, names: Iterable[str]) -> None:
+        """Make a file of the same name and size in `folder` that holds these tensors alone, and holes."""
+        with (folder / self._path.name).open("wb") as file:
+            file.truncate(self._path.stat().st_size)
+            for name in sorted(self._places.keys() & names):
+                data = self._places[name]
+                if self._file is not None and data.length is not None:
+                    file.seek(data.offset)
+                    file.write(self._file[data.offset : data.offset + data.length])
 
     @contextmanager
-    def folder(self) -> Iterator[Path]:
+    def folder(self, read: Iterable[str] = ()) -> Iterator[Path]:
         """Folder in which onnxruntime may look for the weights of a model that it gets as bytes.
 
-        It refuses a file that is a link out of the folder, as in the hub's cache. All tensors being lent, it reads none
-        of them, so an empty file of the same name will do. InputError: it would have to read one.
+        It refuses a file that is a link out of the folder, as in the hub's cache. All tensors being lent, a file of the
+        same name will do that holds those which the graph computes with as it is loaded: `read`, by name. InputError:
+        a tensor cannot be lent.
         """
         if self._path.resolve().parent == self._path.parent.resolve():
             yield self._path.parent
             return
-        if missing := sorted(self._wanted - self.names):
-            raise InputError(f"{self._path}: is a link, and {missing[0]!r} cannot be read through it; copy the folder")
+        self.require_all("is a link, and {!r} cannot be read through it; copy the folder")
         with TemporaryDirectory() as folder:
-            (Path(folder) / self._path.name).touch()
+            self.copy_to(Path(folder), read)
             yield Path(folder)
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import onnxruntime as ort
@@ -12,9 +13,12 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, shortage, unreadable
 from q3edge.machine.cpu import int8_products_saturate
 from q3edge.runtime.session.exact_activations import exact_experts, with_exact_activations
+from q3edge.runtime.session.expert_graph import folded_tensors
 from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
+from q3edge.runtime.session.offload import packed_on_disk, stays_on_disk
+from q3edge.runtime.session.packed_experts import PackedExperts
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _PACK_ON_ALL_THREADS = "session.prepack.enable_parallel"  # from onnxruntime 1.32 on; earlier ones ignore it
@@ -23,43 +27,68 @@ _NO_KLEIDIAI = "mlas.disable_kleidiai"
 # A thread that waits for the others loops for so long before it sleeps. 50 spans the gaps in a pass while all cores are
 # free; the default, with no end in sight, takes the core from whom it waits for where another process runs.
 _SPIN_MICROSECONDS = "session.intra_op.spin_duration_us"
+_DAMAGED = "pre-packed weights"  # in onnxruntime's message where those of a file are not what it would make
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
 def open_session(
-    folder: Path, checked: CheckedGraph, model: bytes, threads: int, *, exact_activations: bool = False
+    folder: Path,
+    checked: CheckedGraph,
+    model: bytes,
+    threads: int,
+    *,
+    exact_activations: bool = False,
+    offload: bool | None = False,
 ) -> tuple[ort.InferenceSession, LentWeights]:
     """Open a session of the graph `model` on the weights in `folder`, which are hashed meanwhile.
 
-    exact_activations: block-quantized products read float32 activations in place of int8 ones.
+    exact_activations: block-quantized products read float32 activations in place of int8 ones. offload: experts stay on
+    the disk (None: where they would not fit in memory).
 
     Returns also the weights, which have to live as long: onnxruntime reads those that it does not pack. InputError:
-    they were changed, or onnxruntime cannot load the model. ResourceError: memory ran out.
+    they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out. UsageError: offload
+    is asked for a model without quantized experts.
     """
-    path, options = folder / MODEL_FILE, _options(threads)
     if exact_activations:
         model = with_exact_activations(model)
     lent = LentWeights(folder / DATA_FILE, checked.external_data)
-    lent.lend(options)
+    experts = stays_on_disk(folder, checked, model, offload)
     with (
         ThreadPoolExecutor(1) as pool,
         return_freed_memory(),
-        lent.folder() as data_folder,
+        lent.folder(folded_tensors(model)) as data_folder,
         lent.drop_read_pages(),
         exact_experts() if exact_activations else nullcontext(),
     ):
-        options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(data_folder))
         weights = pool.submit(checked.manifest.verify_content, folder, DATA_FILE)
+        packed = None
+        if experts is not None:
+            options = partial(_options, threads, lent, data_folder, sparing=True)
+            variant = "exact" if exact_activations else "rounded"
+            lent.require_all("has experts that stay on the disk, and {!r} cannot be lent to onnxruntime; export again")
+            packed = packed_on_disk(folder, checked, model, lent, experts, options, variant, weights.result)
+            model, data_folder = packed.applied_to(model), packed.folder
+        options = _options(threads, lent, data_folder, sparing=packed is not None)
         try:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
-            size = (folder / DATA_FILE).stat().st_size
-            if short := shortage(error, f"{path} is loaded in about {2 * size / 2**30:.1f} GiB, twice its weights"):
-                raise short from None
-            weights.result()  # damage explains more than what onnxruntime makes of it
-            raise InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})") from None
+            reason = _not_loaded(folder, error, packed)
+            if isinstance(reason, InputError):
+                weights.result()  # damage explains more than what onnxruntime makes of it
+            raise reason from None
         weights.result()
     return session, lent
+
+
+def _not_loaded(folder: Path, error: Exception, packed: PackedExperts | None) -> Exception:
+    path = folder / MODEL_FILE
+    size = (folder / DATA_FILE).stat().st_size
+    if short := shortage(error, f"{path} is loaded in about {2 * size / 2**30:.1f} GiB, twice its weights"):
+        return short
+    if packed is not None and _DAMAGED in str(error):
+        packed.remove()
+        return InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")
+    return InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})")
 
 
 def failed_run(path: Path, error: RuntimeError) -> Exception:
@@ -69,12 +98,17 @@ def failed_run(path: Path, error: RuntimeError) -> Exception:
     )
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(
+    threads: int, lent: LentWeights, data_folder: Path, only: frozenset[str] | None = None, *, sparing: bool
+) -> ort.SessionOptions:
+    """Make options of a session that is lent weights (all, or `only` some); sparing: of memory, at the cost of time."""
     options = ort.SessionOptions()
+    lent.lend(options, only)
+    options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, str(data_folder))
     options.intra_op_num_threads = threads
     options.log_severity_level = _FATAL_ONLY
     options.enable_mem_pattern = False  # it would keep one memory plan per sequence length
-    options.add_session_config_entry(_PACK_ON_ALL_THREADS, "1")
+    options.add_session_config_entry(_PACK_ON_ALL_THREADS, "0" if sparing else "1")
     options.add_session_config_entry(_NO_KLEIDIAI, "1")
     options.add_session_config_entry(_SPIN_MICROSECONDS, "50")
     if int8_products_saturate():

@@ -12,15 +12,18 @@ import pytest
 import torch
 
 from q3edge.architecture.tensors import tensor_shapes
+from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import ResourceError
 from q3edge.evaluation import baselines
 from q3edge.evaluation.baselines import BASELINES, Baseline, BaselineDecoder, quiet
 from q3edge.evaluation.distance.streams import decoder_logits
 from q3edge.evaluation.distance.windows import Window
 from q3edge.machine.extras import install_line
+from q3edge.pipeline.measure import speed
 from q3edge.pipeline.measure.speed import baseline_speed
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.models import InMemoryWeights
+from q3edge.reference.weights import read_tensor
+from tests.helpers.models import MOE, InMemoryWeights
 
 
 def needs(baseline: Baseline) -> Baseline:
@@ -148,3 +151,18 @@ def test_speed_is_of_products_only() -> None:
     assert speed.products_only
     assert 0 < speed.tokens_per_second.low <= speed.tokens_per_second.median <= speed.tokens_per_second.high
     assert speed.peak_bytes is None
+
+
+def test_of_experts_only_those_of_one_token_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = InMemoryWeights.random(**MOE)
+    read: list[str] = []
+
+    def noted(source: WeightSource, name: str) -> torch.Tensor:
+        read.append(name)
+        return read_tensor(source, name)
+
+    monkeypatch.setattr(speed, "read_tensor", noted)
+    baseline_speed(BASELINES["torch-int8"], source, threads=1)
+    experts = {name.split(".experts.")[1].split(".")[0] for name in read if ".experts." in name}
+    assert len(experts) == MOE["num_experts_per_tok"]
+    assert sum(".experts." in name for name in read) == 2 * 3 * len(experts)

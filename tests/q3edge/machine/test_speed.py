@@ -52,6 +52,17 @@ def test_a_service_and_what_is_around_it_may_leave_less(service: str, slice_: st
     assert available_memory() == expected * MIB
 
 
+def test_groups_of_version_1_count_with_those_around_them(system: Path) -> None:
+    (system / "self" / "cgroup").write_text("5:cpuset:/x\n4:memory,hugetlb:/slice/job\n0::/\n")
+    for name, limit, used, files in (("slice/job", 1 << 62, 0, 0), ("slice", 300 * MIB, 200 * MIB, 50 * MIB)):
+        group = system / "memory" / name
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (group / "memory.usage_in_bytes").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"inactive_file 0\ntotal_inactive_file {files}\n")
+    assert available_memory() == (25 + 150) * MIB
+
+
 def test_a_group_outside_the_container_s_view_is_passed_over(system: Path) -> None:
     (system / "self" / "cgroup").write_text("0::/docker/1234\n")
     (system / "memory.max").write_text(f"{300 * MIB}\n")

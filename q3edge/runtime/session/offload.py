@@ -1,0 +1,77 @@
+"""Whether the experts of a model stay on the disk, and their packed weights there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime as ort
+
+from q3edge import progress
+from q3edge.artifact import DATA_FILE, MODEL_FILE
+from q3edge.errors import UsageError
+from q3edge.machine.cpu import instruction_sets
+from q3edge.machine.memory import available_memory
+from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.loader import CheckedGraph
+from q3edge.runtime.session.packed_experts import (
+    ExpertBytes,
+    Options,
+    PackedExperts,
+    expert_bytes,
+    pack_experts,
+    read_packed,
+)
+from q3edge.storage.digests import json_digest
+from q3edge.storage.kept_folder import kept_folder
+
+_RUNTIME_BYTES = 64 << 20  # Python, onnxruntime, tokenizer
+_OTHER_WEIGHTS = 1.4  # bytes in memory for each byte of other weights on the disk: their groups' scales are widened
+
+
+def stays_on_disk(folder: Path, checked: CheckedGraph, model: bytes, offload: bool | None) -> ExpertBytes | None:
+    """Decide whether a model's experts stay on the disk: their sizes if so, else None; model: the serialized graph.
+
+    offload None: only where the model would need more memory than this process may have, which is said. UsageError:
+    offload is asked for, and there are no quantized experts.
+    """
+    experts = expert_bytes(model, checked.external_data) if offload is not False else None
+    if experts is None or offload:
+        if offload and experts is None:
+            raise UsageError(f"{folder}: has no quantized experts that could stay on the disk; leave out offload")
+        return experts
+    available = available_memory()
+    others = checked.manifest.files[DATA_FILE].size - experts.stored
+    needed = _RUNTIME_BYTES + experts.packed + int(_OTHER_WEIGHTS * others)
+    if available is None or needed <= available:
+        return None
+    progress.note(
+        f"note: {folder}: needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} are at hand: its "
+        "experts stay on the disk, and tokens are as fast as what they read from there"
+    )
+    return experts
+
+
+def packed_on_disk(
+    folder: Path,
+    checked: CheckedGraph,
+    model: bytes,
+    lent: LentWeights,
+    experts: ExpertBytes,
+    options: Options,
+    variant: str,
+    verify: Callable[[], object],
+) -> PackedExperts:
+    """Find the packed experts of a model for this onnxruntime and CPU, or pack them, once and for all.
+
+    variant: how the operators are set up, beside the graph. verify: checks the weights, before they are packed.
+    ResourceError: the disk is full, or cannot be written.
+    """
+    sources = [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)]
+    digest = json_digest([*sources, ort.__version__, instruction_sets(), variant])
+    place = kept_folder("experts") / digest[:32]
+    if (found := read_packed(place)) is not None:
+        return found
+    verify()
+    progress.note(f"packing the experts of {folder} for this CPU, once: {experts.packed / 1e9:.1f} GB in {place}")
+    return pack_experts(place, model, lent, options, experts.packed)
