@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.layer import Layer, layer_prefix, layers_of
+from q3edge.architecture.layer import layer_prefix, layers_of
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -57,13 +57,10 @@ def of_head(config: Qwen3Config, by_tensor: Mapping[str, Value | None]) -> Value
     return None if config.is_embedding else by_tensor.get(head_tensor(config))
 
 
-def component_of(name: str, config: Qwen3Config) -> str:
-    """Component that a tensor belongs to: embed_tokens, lm_head, norms, or the kind of its block."""
-    if name in (EMBEDDING, LM_HEAD):
-        return name.removeprefix("model.").removesuffix(".weight")
-    if name.endswith("norm.weight"):
-        return "norms"
-    number = int(name.removeprefix("model.layers.").partition(".")[0])
-    layer = Layer.of(config, number)
-    path = name.removeprefix(layer_prefix(number))
-    return next(block.kind for block in layer.blocks if path in {tensor.path for tensor in block.tensors})
+def components(config: Qwen3Config) -> dict[str, str]:
+    """Component that each tensor belongs to, by name: embed_tokens, lm_head, norms, or the kind of its block."""
+    shapes = tensor_shapes(config)
+    found = {name: name.removeprefix("model.").removesuffix(".weight") for name in (EMBEDDING, LM_HEAD)}
+    for layer in layers_of(config):
+        found |= {layer.name(tensor.field): block.kind for block in layer.blocks for tensor in block.tensors}
+    return {name: "norms" if len(shape) == 1 else found[name] for name, shape in shapes.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import component_of
+from q3edge.architecture.tensors import components
 from q3edge.artifact import Manifest, Notice, shown_path
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.defaults import MAX_TOKENS
@@ -130,8 +130,9 @@ def _scheme_changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[SchemeC
 def _sizes(manifest: Manifest, config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, int]:
     """Bytes of the weights as the recipe stores them, by component, and of graph and weights on disk."""
     sizes: Counter[str] = Counter()
+    component = components(config)
     for name, size in weight_bytes(config, schemes).items():
-        sizes[component_of(name, config)] += size
+        sizes[component[name]] += size
     return {**sizes, "graph and weights on disk": manifest.model_bytes}
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from q3edge.architecture.kv_cache import KVCacheSpec, KVScales
-from q3edge.architecture.tensors import component_of, tensor_shapes
+from q3edge.architecture.tensors import components, tensor_shapes
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError
 from q3edge.exporters.onnx.dry_run import dry_run
@@ -84,7 +84,7 @@ def test_a_group_of_matrices_takes_what_its_matrices_take() -> None:
 
 def test_components_are_the_blocks_and_what_is_beside_them() -> None:
     config = quantized_model(lambda _: None, tie_word_embeddings=False).config
-    found = {component_of(name, config) for name in tensor_shapes(config)}
+    found = set(components(config).values())
     assert found == {"embed_tokens", "lm_head", "norms", "attention", "mlp"}
 
 

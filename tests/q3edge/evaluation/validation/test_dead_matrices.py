@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from q3edge.artifact import Manifest
 from q3edge.calibration.rounding.rtn import round_to_nearest
+from q3edge.errors import InputError
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.exporters.onnx.export import export_decoder
 from q3edge.quantization.recipe import Recipe
-from tests.helpers.models import InMemoryWeights
+from tests.helpers.models import MOE, InMemoryWeights
 
 FORMATS = ["float", "int4", "int8", "int8-dynamic"]
 _LAYER = "model.layers.1"
@@ -92,3 +93,11 @@ def test_q5_a_sound_artifact_has_no_weight_that_is_alike(tmp_path: Path) -> None
     source = InMemoryWeights.random(3)
     check = check_dead_matrices(exported(source, tmp_path / "a", "int4"), source.config, source)
     assert (check.status, check.reason) == ("pass", "no weight is all alike")
+
+
+def test_a_tensor_of_other_operators_is_an_error(tmp_path: Path) -> None:
+    source = InMemoryWeights.random(3, **MOE)
+    folder = exported(source, tmp_path / "a", "float")
+    Manifest.load(folder).with_metrics({"experts": "plain"}).save(folder)
+    with pytest.raises(InputError, match=r"'model\.layers\.0\.mlp\.experts\.gate_up_proj' is of no export of its reci"):
+        check_dead_matrices(folder, source.config, source)
