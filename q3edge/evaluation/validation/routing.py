@@ -24,7 +24,7 @@ from q3edge.evaluation.validation.graph_file import read_graph
 from q3edge.evaluation.validation.results import CheckResult, LayerRouting
 from q3edge.quantization.recipe import Recipe
 from q3edge.reference.routing import chosen_experts
-from q3edge.runtime.session.embedder import right_padded
+from q3edge.runtime.padding import right_padded
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
 from q3edge.runtime.session.network import failed_run, open_session
