@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 import q3edge
 from q3edge.runtime.embedding_model import EmbeddingModel
+from q3edge.runtime.engine.engine import Engine
 from q3edge.runtime.reranker import Reranker
+from q3edge.server.app import hosted_app
+from q3edge.server.options import ServerOptions
 from tests.helpers.embedding import write_embedding_checkpoint, write_reranker_checkpoint
 from tests.helpers.server import SLOW_PASSES, RunningServer, running_server
 
@@ -91,28 +97,20 @@ def test_a_texts_tokens_are_those_that_are_embedded(http: httpx.Client, embedder
     assert found == {"tokens": embedder.encode(TEXTS[0])[0], "count": found["count"], "max_model_len": embedder.context}
 
 
-def test_many_documents_take_more_places_in_the_queue(folders: list[Path], tmp_path: Path) -> None:
-    first = f"""
-import time
-from pathlib import Path
-from q3edge.runtime.engine.engine import Engine
-made = Engine._pass
-def wait_and_pass(self):
-    while not Path({str(tmp_path / "go")!r}).exists():
-        time.sleep(0.01)
-    made(self)
-Engine._pass = wait_and_pass
-"""
+def test_many_documents_take_more_places_in_the_queue(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    may_pass, made = Event(), Engine._pass
+    monkeypatch.setattr(Engine, "_pass", lambda engine: (may_pass.wait(60), made(engine)))
     one, many = ({"query": QUERY, "documents": ["the cat"] * count} for count in (1, 100))
-    with running_server(folders[2], "--max-batch", "1", "--max-queue", "2", first=first) as server:
-        with ThreadPoolExecutor(1) as pool:
-            ranking = pool.submit(server.post, "/v1/rerank", many)
-            server.wait_for("q3edge_answers_waiting", 100)
-            refused = server.post("/v1/rerank", one)
-            (tmp_path / "go").touch()
-            assert len(ranking.result().raise_for_status().json()["results"]) == 100
+    app = hosted_app(ServerOptions({"reranker": folders[2]}, max_batch=1, max_queue=2, threads=1))
+    with TestClient(app, "http://localhost") as client, ThreadPoolExecutor(1) as pool:
+        ranking = pool.submit(client.post, "/v1/rerank", json=many)
+        while client.get("/health").json()["status"] != "full":
+            time.sleep(0.01)
+        refused = client.post("/v1/rerank", json=one)
+        may_pass.set()
+        assert len(ranking.result().raise_for_status().json()["results"]) == 100
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
-        server.post("/v1/rerank", one).raise_for_status()
+        client.post("/v1/rerank", json=one).raise_for_status()
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])

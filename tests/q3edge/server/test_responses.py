@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +11,6 @@ import pytest
 from pydantic import BaseModel
 
 from q3edge.runtime.model import Model
-from tests.helpers.server import running_server, scripted_model
 
 PATH = "/v1/responses"
 JAPAN = "What is the capital of Japan?"
@@ -22,17 +19,6 @@ ADD: dict[str, Any] = {
     "type": "function", "name": "add", "description": "Add two numbers.", "strict": False,
     "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
 }  # fmt: skip
-CALLED = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
-
-
-@pytest.fixture(scope="module")
-def calling(artifact: Path) -> Iterator[openai.OpenAI]:
-    """A model that says a sum is needed, and calls a tool for it."""
-    with (
-        running_server(artifact, first=scripted_model(f"A sum.\n{CALLED}")) as running,
-        openai.OpenAI(base_url=f"{running.address}/v1", api_key="none") as client,
-    ):
-        yield client
 
 
 def test_the_official_client_gets_what_the_library_says(official: openai.OpenAI, model: Model) -> None:
@@ -116,24 +102,6 @@ def test_items_become_the_messages_that_they_are(client: httpx.Client, model: Mo
     ]  # fmt: skip
     assert counted is not None
     assert counted.input_tokens == len(model.encode_chat(messages))
-
-
-def test_functions_are_called_and_their_results_go_back(calling: openai.OpenAI) -> None:
-    asked: dict[str, Any] = {"tools": [ADD], "reasoning": {"effort": "none"}, **GREEDY}
-    answer = calling.responses.create(input="What is 2 + 3?", **asked)
-    text, call = answer.output
-    assert (text.type, answer.output_text) == ("message", "A sum.")
-    assert call.type == "function_call"
-    assert (call.name, json.loads(call.arguments)) == ("add", {"a": 2, "b": 3})
-    with calling.responses.stream(input="What is 2 + 3?", **asked) as stream:
-        done = [event for event in stream if event.type == "response.function_call_arguments.done"]
-        final = stream.get_final_response()
-    assert [json.loads(event.arguments) for event in done] == [{"a": 2, "b": 3}]
-    assert [item.type for item in final.output] == ["message", "function_call"]
-    history: list[Any] = [{"role": "user", "content": "What is 2 + 3?"}]
-    history += [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in answer.output]
-    history.append({"type": "function_call_output", "call_id": call.call_id, "output": "5"})
-    assert calling.responses.create(input=history, **asked).status == "completed"
 
 
 def test_an_answer_has_the_format_asked_for(official: openai.OpenAI) -> None:

@@ -78,6 +78,28 @@ def test_calls_of_tools_are_apart_from_the_text(scripted: RunningServer) -> None
         assert again.status_code == 200, again.text
 
 
+def test_functions_of_responses_are_called_and_their_results_go_back(scripted: RunningServer) -> None:
+    asked: dict[str, Any] = {
+        "model": "demo", "temperature": 0, "tools": [{"type": "function", "strict": False, **ADD["function"]}],
+        "reasoning": {"effort": "none"}, "parallel_tool_calls": False,
+    }  # fmt: skip
+    with openai.OpenAI(base_url=f"{scripted.address}/v1", api_key="none") as client:
+        answer = client.responses.create(input="What is 2 + 3?", **asked)
+        text, call = answer.output
+        assert (text.type, answer.output_text) == ("message", "Two sums.")
+        assert call.type == "function_call"
+        assert (call.name, json.loads(call.arguments)) == ("add", CALLS[0])
+        with client.responses.stream(input="What is 2 + 3?", **asked) as stream:
+            done = [event for event in stream if event.type == "response.function_call_arguments.done"]
+            final = stream.get_final_response()
+        assert [json.loads(event.arguments) for event in done] == CALLS[:1]
+        assert [item.type for item in final.output] == ["message", "function_call"]
+        history: list[Any] = [{"role": "user", "content": "What is 2 + 3?"}]
+        history += [item.model_dump(exclude_none=True, exclude={"parsed_arguments"}) for item in answer.output]
+        history.append({"type": "function_call_output", "call_id": call.call_id, "output": "5"})
+        assert client.responses.create(input=history, **asked).status == "completed"
+
+
 @pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": [ADD], "tool_choice": "none"}])
 def test_without_tools_nothing_is_looked_for(scripted: RunningServer, fields: dict[str, Any]) -> None:
     (choice,) = scripted.post(CHAT, {"messages": ASKED, **NO_THINKING, **fields}).json()["choices"]
