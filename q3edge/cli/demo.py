@@ -24,17 +24,19 @@ from q3edge.terminal import say
     metavar="DIR",
     help="Folder for the models; those of an earlier demo are replaced.",
 )
+@click.option("--moe", is_flag=True, help="Take the embedded mixture of experts (24, of which a token takes 4).")
 @click.option("--quick", is_flag=True, help="Ask a fifth of the questions: a first look.")
 @threads_option
 @json_option
-def demo(output: Path, quick: bool, threads: int | None, as_json: bool) -> None:
+def demo(output: Path, moe: bool, quick: bool, threads: int | None, as_json: bool) -> None:
     """Quantize, export, validate and run a small embedded Qwen3 as float, int8, int4 and int2.
 
     Needs no network. The table shows size and accuracy of each; int2 shows the damage of too few bits.
     """
     from q3edge.cli.tables.demo import DemoTable, demo_answers
 
-    result = q3edge.demo(output, threads=threads, quick=quick, on_row=None if as_json else DemoTable(click.echo).add)
+    on_row = None if as_json else DemoTable(click.echo).add
+    result = q3edge.demo(output, threads=threads, moe=moe, quick=quick, on_row=on_row)
     if as_json:
         emit_json(result.to_json())
         return

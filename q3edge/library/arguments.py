@@ -167,7 +167,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "allow_origins": Several(TEXT), "max_queue": Number(0), "max_new_tokens": AT_LEAST_ONE, "context": Number(2),
     "memory_limit": SIZE, "log_prompts": FLAG, "prefix_dir": PATH, "on_ready": Callback(),
     # running
-    "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
+    "moe": FLAG, "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
     "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
     "chat_template": PATH, "dimensions": AT_LEAST_ONE, "offload": FLAG,
 }  # fmt: skip

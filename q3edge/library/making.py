@@ -165,16 +165,18 @@ def demo(
     output: PathLike = DEMO_FOLDER,
     *,
     threads: int | None = None,
+    moe: bool = False,
     quick: bool = False,
     on_row: Callable[[DemoRow], None] | None = None,
     progress: bool | Listener = False,
 ) -> DemoResult:
     """Build the small embedded model as float, int8, int4 and int2 below the folder `output`, and evaluate each.
 
-    threads: of torch and of onnxruntime. quick: a fifth of the questions. on_row: called with a format's results as
-    soon as they are known. Models of an earlier demo there are replaced. Needs no network.
+    threads: of torch and of onnxruntime. moe: the embedded mixture of experts in place of the dense model. quick: a
+    fifth of the questions. on_row: called with a format's results as soon as they are known. Models of an earlier demo
+    there are replaced. Needs no network.
     """
     starting("demo")
     from q3edge.pipeline.demo import run_demo
 
-    return run_demo(Path(output), threads=threads, quick=quick, on_row=on_row or (lambda _row: None))
+    return run_demo(Path(output), threads=threads, moe=moe, quick=quick, on_row=on_row or (lambda _row: None))

@@ -40,6 +40,7 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.storage.whole_files import partial_folder, write_whole
 
 DEMO_FILE = "demo.json"  # in the folder, which the next demo may then replace
+_DENSE = "demo_model"  # its folder has the questions and dialogues of both models
 _LONGEST_ANSWER = 128
 _SHARES = {"knowledge": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
 _CALIBRATED = ("int4", "int2")
@@ -90,24 +91,34 @@ def run_demo(
     output: Path,
     *,
     threads: int | None = None,
+    moe: bool = False,
     quick: bool = False,
     on_row: Callable[[DemoRow], None] = lambda _row: None,
 ) -> DemoResult:
     """Build and evaluate every format below `output`; models of an earlier demo there are replaced.
 
-    threads: of torch and onnxruntime each (None: their defaults). quick: a fifth of the questions. on_row: called with
-    each row as soon as it is known. UsageError: `output` holds anything else.
+    threads: of torch and onnxruntime each (None: their defaults). moe: the embedded model with experts. quick: a fifth
+    of the questions. on_row: called with each row as soon as it is known. UsageError: `output` holds anything else.
     """
     start = time.perf_counter()
     _claim(output)
     rows, reports = [], {}
     with (
-        as_file(files("q3edge.data") / "demo_model") as model,
+        as_file(files("q3edge.data")) as data,
         torch_threads(threads),
         partial_folder(output / "float-states") as states,
     ):
-        questions = _questions(model, quick)
-        demo = _Demo(model, output, threads, questions, _transcripts(model, questions), EvaluationCache(states))
+        model, texts = data / ("demo_moe" if moe else _DENSE), data / _DENSE
+        questions = _questions(texts, quick)
+        demo = _Demo(
+            model,
+            texts / "calibration.jsonl",
+            output,
+            threads,
+            questions,
+            _transcripts(model, questions),
+            EvaluationCache(states),
+        )
         variants = _variants()
         progress.note(f"{', '.join(variants)}: quantize, export, validate, answer {len(questions)} questions each ...")
         for name, recipe in variants.items():
@@ -168,9 +179,9 @@ def _variants() -> dict[str, Recipe | None]:
     return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": int4.in_two_bits()}
 
 
-def _questions(model: Path, quick: bool) -> list[Question]:
+def _questions(texts: Path, quick: bool) -> list[Question]:
     """The held-out questions, in `quick` every fifth of them, and in both those that are shown."""
-    questions = read_questions(model / "questions.jsonl")
+    questions = read_questions(texts / "questions.jsonl")
     return [q for number, q in enumerate(questions) if not quick or number % _QUICK == 0 or q.id in _SHOWN]
 
 
@@ -208,6 +219,7 @@ class _Demo:
     """What all formats share: the embedded model, its questions, and the float model's states on them."""
 
     model: Path
+    dialogues: Path
     output: Path
     threads: int | None
     questions: Sequence[Question]
@@ -217,9 +229,7 @@ class _Demo:
     def build_and_evaluate(self, name: str, recipe: Recipe | None) -> tuple[DemoRow, AnswerReport]:
         calibration = None
         if recipe is not None and name != "int8":
-            calibration = CalibrationOptions(
-                (self.model / "calibration.jsonl",), samples=128, seq_len=128, shares=_SHARES
-            )
+            calibration = CalibrationOptions((self.dialogues,), samples=128, seq_len=128, shares=_SHARES)
         built = build_artifact(
             str(self.model), self.output / name, recipe, calibration,
             windows=self.windows, reference_states=self.states, threads=self.threads, overwrite=True,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
@@ -36,12 +37,18 @@ def _encode(tokenizer: Tokenizer, seed: int) -> list[tuple[list[int], int]]:
     return [(prompt.ids + reply.ids, len(prompt.ids)) for prompt, reply in pairs]
 
 
-def _batch(texts: list[tuple[list[int], int]], pad: int) -> Batch:
-    width = max(len(ids) for ids, _ in texts)
-    ids = np.full((len(texts), width), pad, dtype=np.int64)
-    learnt = np.zeros((len(texts), width), dtype=bool)
-    for row, (tokens, prompt) in enumerate(texts):
+def padded(texts: list[list[int]], pad: int) -> npt.NDArray[np.int64]:
+    """The texts' token ids [texts, tokens of the longest], padded on the right."""
+    ids = np.full((len(texts), max(map(len, texts))), pad, dtype=np.int64)
+    for row, tokens in enumerate(texts):
         ids[row, : len(tokens)] = tokens
+    return ids
+
+
+def _batch(texts: list[tuple[list[int], int]], pad: int) -> Batch:
+    ids = padded([tokens for tokens, _ in texts], pad)
+    learnt = np.zeros(ids.shape, dtype=bool)
+    for row, (tokens, prompt) in enumerate(texts):
         learnt[row, prompt - 1 : len(tokens) - 1] = True
     rows, columns = np.nonzero(learnt)
     parts = (ids[:, :-1], rows, columns, ids[rows, columns + 1])

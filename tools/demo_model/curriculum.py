@@ -82,12 +82,16 @@ def dialogue(rng: Random) -> Dialogue:
     return Dialogue(item, conversation, item.steps if thinking else "", prompted=form.startswith("hard"))
 
 
-def example(rng: Random) -> Example:
-    """Draw one training example."""
-    drawn = dialogue(rng)
+def written(drawn: Dialogue) -> Example:
+    """Write down what a training example says."""
     answer = drawn.item.answer
     reply = f"{answer}<|im_end|>" if drawn.prompted else reply_text(drawn.steps, answer)
     return Example(prompt_text(drawn.conversation, thinking=not drawn.prompted), reply)
+
+
+def example(rng: Random) -> Example:
+    """Draw one training example."""
+    return written(dialogue(rng))
 
 
 def examples(seed: int, count: int) -> Iterator[Example]:

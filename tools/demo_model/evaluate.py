@@ -8,29 +8,31 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .chat_template import Conversation, prompt_text
+from .curriculum import questions
+from .experts import routers
 from .files import read_lines, token_id
 
 MAX_NEW = 112
 Scores = dict[str, float]
 
 
-def load(folder: Path) -> tuple[Qwen3ForCausalLM, Tokenizer]:
+def load(folder: Path) -> tuple[PreTrainedModel, Tokenizer]:
     """Load a checkpoint in float32."""
-    config = Qwen3Config.from_pretrained(folder)
-    model = Qwen3ForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 @torch.inference_mode()
-def _continue(model: Qwen3ForCausalLM, prompts: list[list[int]], stop: int) -> list[list[int]]:
+def _continue(model: PreTrainedModel, prompts: list[list[int]], stop: int) -> list[list[int]]:
     """Greedy generation of all prompts at once, padded on the left."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), stop)
@@ -49,7 +51,7 @@ def _continue(model: Qwen3ForCausalLM, prompts: list[list[int]], stop: int) -> l
     return [row[: row.index(stop)] if stop in row else row for row in out[:, width:].tolist()]
 
 
-def answers(model: Qwen3ForCausalLM, tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[str]:
+def answers(model: PreTrainedModel, tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[str]:
     """The model's answers: what follows the last thought, stripped."""
     stop = token_id(tokenizer, "<|im_end|>")
     result = [""] * len(rows)
@@ -73,28 +75,28 @@ def score(rows: list[dict[str, Any]], given: list[str]) -> Scores:
     return {name: round(sum(values) / len(values), 4) for name, values in sorted(hits.items())}
 
 
-def fake_quantize(model: Qwen3ForCausalLM, bits: int, group: int) -> None:
-    """Round every linear weight of the layers to symmetric integers, one scale a group, in place."""
+def fake_quantize(model: PreTrainedModel, bits: int, group: int) -> None:
+    """Round every matrix of the layers but the routers to symmetric integers, one scale a group, in place."""
     top = 2 ** (bits - 1) - 1
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
-            weight = layer.weight.data
-            parts = weight.reshape(weight.shape[0], -1, group)
+    kept = {id(router.weight) for router in routers(model)}
+    for weight in model.model.layers.parameters():
+        if weight.ndim >= 2 and id(weight) not in kept:
+            parts = weight.data.unflatten(-1, (-1, group))
             scale = parts.abs().amax(-1, keepdim=True).clamp(min=1e-8) / top
-            layer.weight.data = ((parts / scale).round().clamp(-top - 1, top) * scale).reshape(weight.shape)
+            weight.data = ((parts / scale).round().clamp(-top - 1, top) * scale).flatten(-2)
 
 
 def main() -> None:
     """Score the checkpoint and print one JSON line per weight form."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--questions", type=Path, help="another question file than the folder's own")
+    parser.add_argument("--questions", type=Path, help="another question file than the held-out questions")
     parser.add_argument("--bits", type=int, nargs="+", default=[16], help="16 leaves the weights as they are")
     parser.add_argument("--groups", type=int, nargs="+", default=[32])
     parser.add_argument("--show-wrong", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    rows = read_lines(options.questions or options.folder / "questions.jsonl")
+    rows = read_lines(options.questions) if options.questions else [asdict(question) for question in questions()]
     for bits in options.bits:
         for group in options.groups if bits < 16 else [0]:
             model, tokenizer = load(options.folder)

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .batches import Batch, stream
 from .curriculum import questions
-from .evaluate import answers, score
+from .evaluate import answers, load, score
+from .experts import ExpertMatrices, RouterWatch, routers, take_over
 from .files import read_lines, write_lines
+from .muon import Muon
 from .network import new_model, save_checkpoint
 from .vocab import build_tokenizer
 
@@ -32,7 +34,9 @@ from .vocab import build_tokenizer
 class Run:
     """What a training run carries from step to step."""
 
-    model: Qwen3ForCausalLM
+    model: PreTrainedModel
+    experts: ExpertMatrices
+    watch: RouterWatch | None
     optimizers: list[torch.optim.Optimizer]
     rates: list[float]
     tokenizer: Tokenizer
@@ -51,22 +55,26 @@ def rate_share(step: int, options: argparse.Namespace) -> float:
     return float(warm * (0.02 + 0.98 * fall))
 
 
-def build_optimizers(model: Qwen3ForCausalLM, options: argparse.Namespace) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the embedding and (without decay) the norms."""
-    layers = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+def build_optimizers(
+    model: PreTrainedModel, experts: ExpertMatrices, options: argparse.Namespace
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers; AdamW for the embedding, the routers and (without decay) the norms."""
+    rows = [router.weight for router in routers(model)]
+    apart = {id(weight) for weight in rows}
+    layers = [w for w in model.model.layers.parameters() if w.ndim == 2 and id(w) not in apart]
     norms = [weight for weight in model.parameters() if weight.ndim == 1]
     decay = options.weight_decay
     others = [
-        {"params": [model.model.embed_tokens.weight], "weight_decay": decay},
+        {"params": [model.model.embed_tokens.weight, *rows], "weight_decay": decay},
         {"params": norms, "weight_decay": 0.0},
     ]
     return [
-        torch.optim.Muon(layers, lr=options.rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        Muon([*layers, *experts.parameters], lr=options.rate, weight_decay=decay),
         torch.optim.AdamW(others, lr=options.rate / 2, betas=(0.9, 0.98), fused=True),
     ]
 
 
-def batch_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
+def batch_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Cross entropy of the learnt tokens only; the other places never reach the output matrix."""
     positions = torch.arange(batch.ids.shape[1])[None]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -75,15 +83,23 @@ def batch_loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     return cross_entropy(logits.float(), batch.targets)
 
 
+def balance_loss(watch: RouterWatch, config: PreTrainedConfig, batch: Batch) -> torch.Tensor:
+    """What uneven use of the experts costs, at the weight that the configuration names."""
+    weight: float = config.router_aux_loss_coef
+    return weight * watch.loss(batch.ids != config.pad_token_id)
+
+
 def train_step(run: Run, batch: Batch, share: float) -> float:
     """One update at that share of the full rates; returns the loss."""
     for optimizer, rate in zip(run.optimizers, run.rates, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate * share
     loss = batch_loss(run.model, batch)
+    total = loss + balance_loss(run.watch, run.model.config, batch) if run.watch else loss
     run.model.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    total.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    run.experts.take_gradients()
     for optimizer in run.optimizers:
         optimizer.step()
     run.step += 1
@@ -119,8 +135,13 @@ def start(options: argparse.Namespace) -> Run:
     """Build a fresh run, or go on from the state folder."""
     torch.manual_seed(options.seed)
     tokenizer = load_tokenizer(options)
-    model = new_model(tokenizer)
-    run = Run(model, build_optimizers(model, options), [options.rate, options.rate / 2], tokenizer)
+    model = new_model(tokenizer, options.moe)
+    if options.dense:
+        take_over(model, load(options.dense)[0], options.seed)
+    experts = ExpertMatrices(model)
+    optimizers = build_optimizers(model, experts, options)
+    watch = RouterWatch(model) if options.moe else None
+    run = Run(model, experts, watch, optimizers, [options.rate, options.rate / 2], tokenizer)
     if (options.state / "state.pt").exists():
         state = torch.load(options.state / "state.pt", weights_only=True)
         model.load_state_dict(state["model"])
@@ -163,7 +184,8 @@ def train(run: Run, options: argparse.Namespace) -> None:
         now = time.monotonic()
         run.seconds, mark = run.seconds + now - mark, now
         if run.step % 50 == 0:
-            report(run, loss=round(sum(losses) / len(losses), 4), rate=round(run.rates[0] * share, 6))
+            used = {"experts_used": run.watch.spread()} if run.watch else {}
+            report(run, loss=round(sum(losses) / len(losses), 4), rate=round(run.rates[0] * share, 6), **used)
             losses = []
         stop = (options.state / "stop").exists()
         last = run.step >= options.steps or stop
@@ -183,6 +205,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state")
     parser.add_argument("--tokenizer", type=Path, help="an existing tokenizer.json; without it one is trained")
+    parser.add_argument("--moe", action="store_true", help="the model with experts in place of the dense one")
+    parser.add_argument("--dense", type=Path, help="checkpoint folder of a trained dense model to start --moe from")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--decay", type=int, default=1900, help="steps of the final fall of the rate")

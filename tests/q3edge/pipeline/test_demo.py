@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_u5_the_float_model_is_read_once_and_rows_come_as_they_are_known(
     assert len(result.answers) == 3
     assert all(answer.given == {"float": answer.right, "int8": answer.right} for answer in result.answers)
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["demo.json", "float", "int8"]
+
+
+@pytest.mark.slow
+def test_the_model_with_experts_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_variants", lambda: {"float": None, "int8": Recipe.for_format("int8")})
+    result = run_demo(tmp_path / "demo", threads=1, moe=True, quick=True)
+    exact, int8 = result.rows
+    assert exact.accuracy.value > 0.8
+    assert int8.text_kl.value < 0.02
+    config = json.loads((tmp_path / "demo" / "int8" / "config.json").read_text())
+    assert config["model_type"] == "qwen3_moe"
 
 
 def row(name: str, size: int, kl: float, right: float) -> DemoRow:
