@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,11 @@ class Qwen3Config:
     def context_length(self) -> int:
         """Longest context in tokens: max_position_embeddings, or what YaRN stretches the original length to."""
         return self.rope.reach(self.max_position_embeddings)
+
+    def choosing(self, experts: int) -> Qwen3Config:
+        """Copy in which each token goes to so many experts; the model has some."""
+        assert self.moe is not None
+        return replace(self, moe=replace(self.moe, num_experts_per_tok=experts))
 
     def is_moe_layer(self, layer: int) -> bool:
         """Tell whether decoder layer `layer` has experts in place of a dense MLP (rule of Qwen3MoeDecoderLayer)."""

@@ -30,8 +30,8 @@ ArtifactKind = Literal["quantized", "onnx", "embedding"]  # the last two are ONN
 BEHAVIOUR_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")  # q3edge reads them
 EDITABLE_FILES = (*BEHAVIOUR_FILES, "README.md", "genai_config.json")
 _METRICS: Mapping[str, type] = {  # those that are read back
-    "bits_per_weight": float, "experts": str, "lost_scales": dict, "model_bytes": int, "tensors": dict,
-    "validation": dict, "weight_bytes": int,
+    "bits_per_weight": float, "experts": str, "experts_per_token": dict, "lost_scales": dict, "model_bytes": int,
+    "tensors": dict, "validation": dict, "weight_bytes": int,
 }  # fmt: skip
 _LOST = ("lost", "groups", "share")  # of a tensor's groups whose scale could not be stored
 
@@ -114,6 +114,12 @@ class Manifest:
             if found == known:
                 return known
         raise InputError(f"{MANIFEST_FILE}: metrics.experts = {found!r}: expected one of {', '.join(EXPERT_OPERATORS)}")
+
+    @property
+    def fewer_experts(self) -> tuple[int, int] | None:
+        """Experts a token of an ONNX export, and those that the model was trained with; None where they are as many."""
+        found = self.metrics.get("experts_per_token")
+        return (found["chosen"], found["model"]) if found else None
 
     def verify(self, folder: Path, *, but: Collection[str] = ()) -> None:
         """Check all content; InputError at the first file that is missing, outside the folder, or was changed.
@@ -204,6 +210,9 @@ def _checked(raw: Mapping[str, Any]) -> Manifest:
         _require(type(value) is kind or (kind is float and type(value) is int), f"metrics.{name}", kind.__name__)
     tensors = manifest.metrics.get("tensors", {}).values()
     _require(all(isinstance(report, dict) for report in tensors), "metrics.tensors", "objects")
+    chosen = manifest.metrics.get("experts_per_token")
+    right = not chosen or all(type(chosen.get(key)) is int for key in ("chosen", "model"))
+    _require(right, "metrics.experts_per_token", "chosen and model")
     for lost in manifest.metrics.get("lost_scales", {}).values():
         right = isinstance(lost, dict) and all(type(lost.get(key)) in (int, float) for key in _LOST)
         _require(right, "metrics.lost_scales", f"objects of {', '.join(_LOST)}")

@@ -13,6 +13,7 @@ from q3edge.cli.options.calibration import calibration_options
 from q3edge.cli.options.common import (
     MODEL,
     experts_option,
+    experts_per_token_option,
     json_option,
     last_logits_option,
     output_option,
@@ -34,6 +35,7 @@ from q3edge.terminal import say
 @validation_options
 @last_logits_option
 @experts_option
+@experts_per_token_option
 @threads_option
 @overwrite_option
 @json_option

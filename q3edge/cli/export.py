@@ -11,6 +11,7 @@ from q3edge.cli.console import emit_json, show_notices
 from q3edge.cli.options.common import (
     MODEL,
     experts_option,
+    experts_per_token_option,
     json_option,
     last_logits_option,
     output_option,
@@ -31,6 +32,7 @@ from q3edge.terminal import say
 )
 @last_logits_option
 @experts_option
+@experts_per_token_option
 @overwrite_option
 @json_option
 def export(
@@ -39,6 +41,7 @@ def export(
     format_name: str | None,
     last_logits: bool,
     experts: ExpertOperators,
+    experts_per_token: int | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -52,6 +55,7 @@ def export(
         as_float=format_name == FLOAT,
         last_logits=last_logits,
         experts=experts,
+        experts_per_token=experts_per_token,
         overwrite=overwrite,
     )
     show_notices(manifest.notices)

@@ -35,6 +35,13 @@ from q3edge.terminal import say
     metavar="B,B",
     help="Budgets in bits per weight: 3.5,4,4.5.",
 )
+@click.option(
+    "--experts-per-token",
+    type=CommaSeparated(int, "8,6"),
+    default=(),
+    metavar="K,K",
+    help="Build each format with so many experts a token: 8,6,4 (default: as many as the model was trained with).",
+)
 @method_option
 @text_options
 @number_option("--jobs", "Models built at a time, each with its share of the threads and memory of its own.", 1)

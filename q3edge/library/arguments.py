@@ -145,7 +145,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     # models and folders
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
     "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG, "last_logits": FLAG,
-    "experts": OneOf(EXPERT_OPERATORS),
+    "experts": OneOf(EXPERT_OPERATORS), "experts_per_token": AT_LEAST_ONE,
     "repository": TEXT, "private": FLAG,
     # formats
     "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": OneOf(METHODS),

@@ -84,6 +84,7 @@ def export(
     as_float: bool = False,
     last_logits: bool = False,
     experts: ExpertOperators = "qmoe",
+    experts_per_token: int | None = None,
     overwrite: bool = False,
     progress: bool | Listener = False,
 ) -> Manifest:
@@ -91,13 +92,20 @@ def export(
 
     last_logits: the graph gives logits of the last position only, for runtimes that cannot ask for it.
     experts: "plain" gives a mixture of experts an MLP for each, for runtimes without onnxruntime's operator QMoE.
+    experts_per_token: fewer than a mixture of experts was trained with, which is faster and further from it.
     The model is not run here; `validate` measures its accuracy. Returns the manifest that was written.
     Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     from q3edge.pipeline.export import export_artifact
 
     return export_artifact(
-        str(source), Path(output), as_float=as_float, last_logits=last_logits, experts=experts, overwrite=overwrite
+        str(source),
+        Path(output),
+        as_float=as_float,
+        last_logits=last_logits,
+        experts=experts,
+        experts_per_token=experts_per_token,
+        overwrite=overwrite,
     )
 
 
@@ -126,13 +134,14 @@ def build(
     threads: int | None = None,
     last_logits: bool = False,
     experts: ExpertOperators = "qmoe",
+    experts_per_token: int | None = None,
     overwrite: bool = False,
     progress: bool | Listener = False,
 ) -> BuildResult:
     """Turn the float checkpoint `model` (folder or hub id) into a verified ONNX model in the folder `output`.
 
     Quantizes as `quantize` does (recipe "float" keeps the weights), exports, and validates on `texts` (none: built in).
-    last_logits, experts: as in `export`.
+    last_logits, experts, experts_per_token: as in `export`.
     Returns the manifest that was written and the validation report. Raises UsageError, InputError, ResourceError, and
     ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
     """
@@ -156,6 +165,7 @@ def build(
         threads=threads,
         last_logits=last_logits,
         experts=experts,
+        experts_per_token=experts_per_token,
         overwrite=overwrite,
     )
 

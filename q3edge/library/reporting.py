@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 _NO_OPTIONS = ("model", "folders", "progress")
 
 
-@public(target_bpw=Several(Number(0, whole=False, above=True)))
+@public(target_bpw=Several(Number(0, whole=False, above=True)), experts_per_token=Several(Number(1)))
 def sweep(
     model: PathLike,
     output: PathLike,
     formats: str | Sequence[str] = (),
     *,
     target_bpw: float | Sequence[float] = (),
+    experts_per_token: int | Sequence[int] = (),
     method: Method | None = None,
     calibration: PathLikes = (),
     samples: int = SAMPLES,
@@ -61,7 +62,8 @@ def sweep(
     """Build `model` in many `formats` below the folder `output`, measure each as `evaluate` does, and write a report.
 
     formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
-    weight. A stopped sweep is continued by the same call. A format that fails is listed in the report with its reason.
+    weight; experts_per_token: numbers that each of these is built with, of a mixture of experts. A stopped sweep is
+    continued by the same call. A format that fails is listed in the report with its reason.
     Raises UsageError, InputError, ResourceError.
     """
     command = command_of("sweep", sweep, locals())
@@ -71,7 +73,8 @@ def sweep(
     from q3edge.report.gates import Gates
 
     budgets = [target_bpw] if isinstance(target_bpw, int | float) else target_bpw
-    asked = parse_variants(words(formats), budgets, method)
+    chosen = [experts_per_token] if isinstance(experts_per_token, int) else experts_per_token
+    asked = parse_variants(words(formats), budgets, method, chosen)
     calibrating = calibration_for(calibration, samples, seq_len)
     refuse_unused(asked, calibrating)
     measuring = measuring_for(

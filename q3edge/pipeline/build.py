@@ -10,6 +10,7 @@ from pathlib import Path
 from q3edge.artifact import InputState, Manifest, staged_directory
 from q3edge.artifact.side_files import require_tokenizer
 from q3edge.checkpoint import Checkpoint, ModelFolder, open_float_model, open_quantized_model
+from q3edge.checkpoint.fewer_experts import choosing
 from q3edge.defaults import MAX_TOKENS
 from q3edge.errors import resumable
 from q3edge.evaluation.cache import EvaluationCache
@@ -52,14 +53,15 @@ def build_artifact(
     threads: int | None = None,
     last_logits: bool = False,
     experts: ExpertOperators = "qmoe",
+    experts_per_token: int | None = None,
     overwrite: bool = False,
 ) -> BuildResult:
     """Build `output` from MODEL (folder or hub id); `recipe` None keeps it float.
 
     It is validated on `windows`, or else on `texts` (none: built in), which are read before any work.
     reference_states: keeps the float model's hidden states, so that another build on the same windows does not compute
-    them again (None: not kept). last_logits, experts: as in `export_artifact`. ValidationError: a check failed; then
-    `output` is as it was.
+    them again (None: not kept). last_logits, experts, experts_per_token: as in `export_artifact`. ValidationError: a
+    check failed; then `output` is as it was.
     """
     read_texts(texts)  # before the model, which may be a download
     manifest: Manifest | None = None
@@ -70,6 +72,7 @@ def build_artifact(
     ):
         state = InputState((checkpoint.folder,))
         check_exportable(checkpoint.config)
+        choosing(checkpoint, experts_per_token)  # before the work: it may be refused
         require_tokenizer(checkpoint.folder)
         check_runnable(checkpoint)
         is_embedding, given = checkpoint.config.is_embedding, (checkpoint.folder, checkpoint.config, texts, max_tokens)
@@ -78,9 +81,11 @@ def build_artifact(
         passages = text_passages(*given) if is_embedding else []
         chosen = windows or (() if is_embedding else text_windows(*given))
         with _quantize_into(checkpoint, recipe, calibration, output, experts) as source:
-            manifest = write_artifact(source, staging, last_logits=last_logits, experts=experts)
+            manifest = write_artifact(
+                source, staging, last_logits=last_logits, experts=experts, experts_per_token=experts_per_token
+            )
             manifest = manifest.save(staging)  # a decoder opens no folder without one
-            check_export(staging, source)
+            check_export(staging, choosing(source, experts_per_token))
         report: ValidationReport | EmbeddingReport
         if is_embedding:
             report = validate_embeddings(staging, checkpoint, passages, threads=threads)

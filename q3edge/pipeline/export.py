@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.config import MoeConfig, Qwen3Config
 from q3edge.architecture.layer import layers_of
 from q3edge.artifact import DATA_FILE, MODEL_FILE, ArtifactKind, Manifest, Notice, manifest_digest, staged_directory
 from q3edge.artifact.side_files import TOKENIZER_FILE, copy_side_files, write_float_config
 from q3edge.checkpoint import ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
+from q3edge.checkpoint.fewer_experts import choosing
 from q3edge.errors import UsageError
 from q3edge.exporters.genai import write_genai_config
 from q3edge.exporters.onnx.export import export_decoder
@@ -43,12 +44,14 @@ def export_artifact(
     as_float: bool = False,
     last_logits: bool = False,
     experts: ExpertOperators = "qmoe",
+    experts_per_token: int | None = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Export a QDIR, or with `as_float` a float MODEL, into `output`; returns the manifest written there.
 
     last_logits: of the last position only, for runtimes that cannot ask for it; q3edge reads all the same.
-    experts: "plain" for runtimes without onnxruntime's operators for experts.
+    experts: "plain" for runtimes without onnxruntime's operators for experts. experts_per_token: fewer than the model
+    was trained with (None: as many).
 
     The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
     UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
@@ -65,25 +68,35 @@ def export_artifact(
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         check_runnable(checkpoint)
         with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
-            return finish_artifact(
-                staging, write_artifact(checkpoint, staging, last_logits=last_logits, experts=experts)
+            manifest = write_artifact(
+                checkpoint, staging, last_logits=last_logits, experts=experts, experts_per_token=experts_per_token
             )
+            return finish_artifact(staging, manifest)
 
 
 def write_artifact(
-    source: ModelFolder, folder: Path, *, last_logits: bool = False, experts: ExpertOperators = "qmoe"
+    source: ModelFolder,
+    folder: Path,
+    *,
+    last_logits: bool = False,
+    experts: ExpertOperators = "qmoe",
+    experts_per_token: int | None = None,
 ) -> Manifest:
     """Export into the existing empty `folder`, all files but the model card; the manifest returned is not saved yet.
 
-    UsageError: last_logits of an embedding model, which gives none; plain experts of a model without any.
+    UsageError: last_logits of an embedding model, which gives none; plain experts of a model without any; more experts
+    a token than it was trained with.
     """
     if experts == "plain" and source.config.moe is None:
         raise UsageError("--experts plain: the model has no experts; leave it out")
     if last_logits and source.config.is_embedding:
         raise UsageError("--last-logits: an embedding model gives no logits; leave it out")
+    weights, own = choosing(source, experts_per_token), source.config.moe
+    fewer = weights.config.moe if own is not None and weights.config != source.config else None
     kv_scales = read_kv_scales(source.folder, source.config) if isinstance(source, QuantizedCheckpoint) else None
-    export_decoder(source, folder, kv_scales=kv_scales, last_logits=last_logits, experts=experts)
-    write_float_config(source.raw_config, folder, **_TRANSFORMERS_JS)
+    export_decoder(weights, folder, kv_scales=kv_scales, last_logits=last_logits, experts=experts)
+    changed = {} if fewer is None else {"num_experts_per_tok": fewer.num_experts_per_tok}
+    write_float_config(source.raw_config, folder, **_TRANSFORMERS_JS, **changed)
     is_embedding = source.config.is_embedding
     notices = (
         *source.notices,
@@ -92,6 +105,7 @@ def write_artifact(
         *(_end_token(source.config, folder) if is_embedding else write_genai_config(source.config, folder)),
         *((_LAST_LOGITS,) if last_logits else ()),
         *_expert_notices(source, experts),
+        *(() if fewer is None or own is None else (_fewer_experts(source, fewer, own),)),
     )
     recipe: Mapping[str, Any] = Recipe((), "float").to_json()
     parent = source.digest()
@@ -102,6 +116,8 @@ def write_artifact(
         notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
     if source.config.moe is not None:
         metrics["experts"] = experts
+    if fewer is not None and own is not None:
+        metrics["experts_per_token"] = {"chosen": fewer.num_experts_per_tok, "model": own.num_experts_per_tok}
     metrics["model_bytes"] = sum((folder / name).stat().st_size for name in (MODEL_FILE, DATA_FILE))
     versions = tool_versions("onnx", "onnx-ir", "onnxruntime", "torch", "numpy")
     kind: ArtifactKind = "embedding" if is_embedding else "onnx"
@@ -117,6 +133,14 @@ def _expert_notices(source: ModelFolder, experts: ExpertOperators) -> Iterator[N
     schemes = (source.scheme(layer.name(field)) for layer in layers for field in layer.of_experts)
     if by_token := sum(scheme is not None and scheme.activations == "int8_per_token" for scheme in schemes):
         yield Notice("experts-by-block", by_token, _EXPERTS_BY_BLOCK)
+
+
+def _fewer_experts(source: ModelFolder, fewer: MoeConfig, own: MoeConfig) -> Notice:
+    detail = (
+        f"layers send each token to {fewer.num_experts_per_tok} experts, in place of the {own.num_experts_per_tok} "
+        "that the model was trained with: faster, and further from it"
+    )
+    return Notice("fewer-experts", sum(map(source.config.is_moe_layer, range(source.config.num_hidden_layers))), detail)
 
 
 def _end_token(config: Qwen3Config, folder: Path) -> tuple[Notice, ...]:

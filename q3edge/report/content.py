@@ -73,7 +73,8 @@ class Variant:
     """One quantized form of the reference: an ONNX artifact, or a baseline of another library.
 
     folder: where it lies, as given, of an absolute path the last name; empty for a baseline. formats: the schemes of
-    its matrices in words. validation: what `build` measured, on its own text.
+    its matrices in words. validation: what `build` measured, on its own text. fewer_experts: how many experts a token
+    goes to here, and in the model that it was made from; None where these are as many.
     missing: what was not measured, and why, each a sentence.
     """
 
@@ -92,6 +93,7 @@ class Variant:
     versions: Mapping[str, str] | None = None
     missing: tuple[str, ...] = ()
     folder: str = ""
+    fewer_experts: tuple[int, int] | None = None
 
     def comparison(self, kl: KLName) -> Comparison | None:
         """Comparison with the reference, token by token, over what the KL of that name is measured on."""

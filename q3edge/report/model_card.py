@@ -28,11 +28,18 @@ def model_card(manifest: Manifest) -> str:
         size += f", {metrics['bits_per_weight']:.2f} bits per weight"
     sections = [
         "# Qwen3 for ONNX Runtime on the CPU",
-        f"Made by q3edge {manifest.q3edge_version}. Graph and weights: {size}.",
+        f"Made by q3edge {manifest.q3edge_version}. Graph and weights: {size}.{_experts(manifest)}",
         _recipe(manifest.recipe),
         *(_embedding if manifest.kind == "embedding" else _decoder)(manifest),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _experts(manifest: Manifest) -> str:
+    if manifest.fewer_experts is None:
+        return ""
+    used, own = manifest.fewer_experts
+    return f" Each token goes to {used} experts, in place of the {own} that the model was trained with."
 
 
 def _decoder(manifest: Manifest) -> list[str]:

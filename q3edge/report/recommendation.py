@@ -30,6 +30,10 @@ class VariantFigures(Protocol):
         """Mean KL of that name, in nats."""
 
     @property
+    def fewer_experts(self) -> tuple[int, int] | None:
+        """Experts a token goes to, and those of the model; None where they are as many."""
+
+    @property
     def faults(self) -> tuple[str, ...]:
         """What looks broken, each a sentence."""
 
@@ -109,7 +113,14 @@ def _sentence(chosen: VariantFigures, reference_bytes: int | None, kl: KLName) -
         facts.append(f"recovery {chosen.recovery.value:.1f} %{_interval(chosen.recovery, '.1f')}")
     if found := chosen.mean_kl(kl):
         facts.append(f"{KL_TITLES[kl]} {found.value:.3g} nats{_interval(found, '.3g')}")
-    return f"Ship {chosen.name}: {', '.join(facts)}."
+    return f"Ship {chosen.name}: {', '.join(facts)}.{_experts(chosen)}"
+
+
+def _experts(chosen: VariantFigures) -> str:
+    if chosen.fewer_experts is None:
+        return ""
+    used, own = chosen.fewer_experts
+    return f" It is not the whole model: each token goes to {used} experts, in place of {own}."
 
 
 def _interval(found: Estimate, digits: str) -> str:

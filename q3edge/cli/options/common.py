@@ -103,6 +103,11 @@ experts_option = click.option(
     show_default=True,
     help="Operators of a mixture of experts: onnxruntime's QMoE, or an MLP for each expert, for runtimes without it.",
 )
+experts_per_token_option = number_option(
+    "--experts-per-token",
+    "Experts each token goes to, fewer than a mixture of experts was trained with: faster, and further from it.",
+    metavar="K",
+)
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
 offload_option = click.option(

@@ -21,9 +21,20 @@ PATH_TOKENS = 32
 
 
 def require_same_architecture(folder: Path, config: Qwen3Config, reference: Qwen3Config) -> None:
-    """Raise InputError if `config`, that of the artifact in `folder`, differs from the reference's."""
-    if config != reference:
+    """Raise InputError if `config`, that of the artifact in `folder`, differs from the reference's.
+
+    It may choose fewer experts a token.
+    """
+    if config != reference and not chooses_fewer(config, reference):
         raise InputError(f"{folder}: config.json differs from the reference's; give the model it was made from")
+
+
+def chooses_fewer(config: Qwen3Config, reference: Qwen3Config) -> bool:
+    """Tell whether `config` is the reference's but for fewer experts a token."""
+    if config.moe is None or reference.moe is None:
+        return False
+    chosen = config.moe.num_experts_per_tok
+    return chosen < reference.moe.num_experts_per_tok and config == reference.choosing(chosen)
 
 
 def check_kl(overall: Comparison, max_kl: float) -> CheckResult:

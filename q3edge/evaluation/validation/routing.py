@@ -30,7 +30,7 @@ from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
 from q3edge.runtime.session.network import failed_run, open_session
 
 MIN_FLOAT_AGREEMENT = 0.99  # of a float export, whose routers decide otherwise only where two experts are tied
-_TEXTS, _LENGTH = 8, 128  # windows, and tokens of each, that are routed
+_TEXTS, _TOKENS = 8, 1024  # windows, and tokens in all, that are routed
 Choices = dict[int, torch.Tensor]  # layer -> experts int64 [T, k] of each token
 
 
@@ -45,21 +45,22 @@ def compare_routing(
     """
     if reference.config.moe is None:
         return ()
-    texts = [window.inputs[:_LENGTH] for window in windows[:_TEXTS]]
+    length = _TOKENS // min(len(windows), _TEXTS)
+    texts = [window.inputs[:length] for window in windows[:_TEXTS]]
     found, expected = _artifact_choices(folder, checked, config, texts, threads), _float_choices(reference, texts)
     count = reference.config.moe.num_experts
     return tuple(_compared(layer, found[layer], expected[layer], count) for layer in expected)
 
 
-def check_routing(routing: Sequence[LayerRouting], *, is_float: bool) -> CheckResult:
-    """Check that a float export chooses the float model's experts; of a quantized one there is no limit."""
+def check_routing(routing: Sequence[LayerRouting], *, is_exact: bool) -> CheckResult:
+    """Check that a float export (`is_exact`) chooses the float model's experts; for others there is no limit."""
     worst = min(routing, key=lambda found: found.agreement)
     value = sum(found.agreement for found in routing) / len(routing)
     reason = (
         f"{100 * value:.1f} % of the chosen experts are the float model's, in layer {worst.layer} "
         f"{100 * worst.agreement:.1f} %"
     )
-    if not is_float:
+    if not is_exact:
         return CheckResult("routing", "pass", value, None, f"{reason}, no limit")
     reason += f", at least {100 * MIN_FLOAT_AGREEMENT:g} % expected of a float export"
     return CheckResult(

@@ -23,6 +23,7 @@ from q3edge.evaluation.validation.checks import (
     check_float,
     check_kl,
     check_prefill_equals_decode,
+    chooses_fewer,
     require_same_architecture,
 )
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
@@ -59,6 +60,7 @@ def validate_artifact(
     config = Qwen3Config.load(folder)
     require_same_architecture(folder, config, reference.config)
     is_float = not any(rule["scheme"] for rule in checked.manifest.recipe["rules"])
+    is_exact = is_float and not chooses_fewer(config, reference.config)
     # First, so that its session is gone before the others are there.
     routing = compare_routing(folder, checked, config, reference, windows, threads or default_threads())
     decoder = Decoder(folder, threads=threads, checked=checked)
@@ -66,7 +68,8 @@ def validate_artifact(
     exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
     report = validate_decoders(
         decoder, exact, reference, windows, float_model=float_model,
-        inseparable=reason, is_float=is_float, int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
+        inseparable=reason, is_float=is_float, is_exact=is_exact,
+        int8_cache=decoder.cache_spec.dtype == "int8", max_kl=max_kl,
     )  # fmt: skip
     scores: tuple[CheckResult, ...] = ()
     if stated_kind(folder) == "reranker":
@@ -80,7 +83,7 @@ def validate_artifact(
             *scores,
             check_dead_matrices(folder, decoder.config, reference),
             *check_lost_scales(decoder.manifest, report.overall),
-            *([check_routing(routing, is_float=is_float)] if routing else []),
+            *([check_routing(routing, is_exact=is_exact)] if routing else []),
         ),
         routing=routing,
         verdict=verdict(report.overall, calibrated=calibrated),
@@ -96,10 +99,14 @@ def validate_decoders(
     float_model: FloatReference | None = None,
     inseparable: str | None = None,
     is_float: bool = False,
+    is_exact: bool = False,
     int8_cache: bool = False,
     max_kl: float | None = None,
 ) -> ValidationReport:
-    """Validate loaded decoders as `validate_artifact` does a folder; `inseparable` says why `exact` is None."""
+    """Validate loaded decoders as `validate_artifact` does a folder; `inseparable` says why `exact` is None.
+
+    is_float: the weights are. is_exact: besides, the decoder computes all that the float model does.
+    """
     inputs = windows[0].inputs
     checks = [check_prefill_equals_decode(decoder, inputs, rounded=not is_float, int8_cache=int8_cache)]
     if exact:
@@ -111,7 +118,7 @@ def validate_decoders(
     overall = summarize(metrics)
     weights_part, activations_part = map(summarize, parts) if exact else (None, None)
     checks.append(_activation_check(activations_part, inseparable))
-    if is_float:
+    if is_exact:
         checks += check_float(overall)
     if max_kl is not None:
         checks.append(check_kl(overall, max_kl))

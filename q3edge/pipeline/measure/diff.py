@@ -16,6 +16,7 @@ from q3edge.defaults import MAX_TOKENS
 from q3edge.evaluation.distance.chain import compare_models
 from q3edge.evaluation.distance.statistics import Comparison, summarize
 from q3edge.evaluation.distance.streams import ComparedDecoder
+from q3edge.evaluation.validation.checks import chooses_fewer
 from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.pipeline.measure.tensor_facts import FLOAT_LABEL
 from q3edge.pipeline.measure.validate import text_windows
@@ -156,7 +157,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _obstacle(a: Path, b: Path, config_a: Qwen3Config, config_b: Qwen3Config) -> str | None:
-    if config_a != config_b:
+    if config_a != config_b and not (chooses_fewer(config_a, config_b) or chooses_fewer(config_b, config_a)):
         return "config.json differs: these are models of different shapes"
     tokenizers = [folder / TOKENIZER_FILE for folder in (a, b)]
     if not all(path.is_file() for path in tokenizers):

@@ -86,16 +86,21 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
         digest=artifact_digest(folder),
         model_bytes=manifest.model_bytes,
         bits_per_weight=manifest.metrics.get("bits_per_weight"),
-        formats=summarized_schemes(facts),
+        formats=summarized_schemes(facts) + _experts_in_words(manifest.fewer_experts),
         method=Recipe.from_json(manifest.recipe).method,
         validation=recorded_validation(manifest),
         tensors=facts,
         notices=manifest.notices,
         versions=manifest.versions,
         folder=folder_name(folder) if folder.is_absolute() else str(folder),
+        fewer_experts=manifest.fewer_experts,
     )
     variant = _evaluated(variant, folder, measuring)
     return _timed(variant, folder, measuring) if measuring.speed else variant
+
+
+def _experts_in_words(fewer: tuple[int, int] | None) -> str:
+    return "" if fewer is None else f"; {fewer[0]} experts a token in place of {fewer[1]}"
 
 
 def describe_reference(model: str) -> ReferenceFacts:

@@ -42,6 +42,7 @@ class Job:
     calibration: CalibrationOptions | None
     threads: int | None
     overwrite: bool
+    experts_per_token: int | None
     states: EvaluationCache | None
 
 
@@ -61,7 +62,8 @@ def job_for(
     if recipe is None or recipe.method == "rtn":
         calibration = None
     folder = output / asked.name
-    return Job(model, folder, asked.name, recipe, calibration, threads, folder.exists(), states)
+    overwrite, chosen = folder.exists(), asked.experts_per_token
+    return Job(model, folder, asked.name, recipe, calibration, threads, overwrite, chosen, states)
 
 
 def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | None]]:
@@ -153,6 +155,7 @@ def _build(job: Job, torch_threads: int | None) -> str | None:
             max_tokens=_VALIDATED_TOKENS,
             threads=job.threads,
             reference_states=job.states,
+            experts_per_token=job.experts_per_token,
             overwrite=job.overwrite,
         )
     except Exception as error:

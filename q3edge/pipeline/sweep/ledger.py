@@ -96,6 +96,7 @@ def request_digest(model_digest: str, asked: VariantRequest, calibration: Calibr
         "model": model_digest,
         "recipe": asked.recipe.to_json() if asked.recipe else None,
         "budget": asdict(asked.budget) if asked.budget else None,
+        "experts_per_token": asked.experts_per_token,
         "calibration": {name: value for name, value in used.items() if name not in ("restart", "budget")},
         "code": code_digest(*_CODE),
     }

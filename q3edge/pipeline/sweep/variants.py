@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from q3edge.errors import UsageError
@@ -23,27 +23,46 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class VariantRequest:
-    """Request for one variant: a recipe, a budget or a baseline; none of them: float."""
+    """Request for one variant: a recipe, a budget or a baseline; none of them: float.
+
+    experts_per_token: of a mixture of experts; None: as many as it was trained with.
+    """
 
     name: str
     recipe: Recipe | None = None
     budget: Budget | None = None
     baseline: str | None = None
+    experts_per_token: int | None = None
 
 
 def parse_variants(
-    formats: Sequence[str], bits_per_weight: Sequence[float] = (), method: str | None = None
+    formats: Sequence[str],
+    bits_per_weight: Sequence[float] = (),
+    method: str | None = None,
+    experts_per_token: Sequence[int] = (),
 ) -> tuple[VariantRequest, ...]:
-    """Parse names into requests, in order; `method` is for all recipes. UsageError: a name unknown or given twice."""
+    """Parse names into requests, in order; `method` is for all recipes. UsageError: a name unknown or given twice.
+
+    experts_per_token: numbers that all but baselines are asked for with, each (none: the model's own).
+    """
     asked = [_parse(name, method) for name in formats]
     asked += [_budget(bits) for bits in bits_per_weight]
     if not asked:
         raise UsageError("nothing to build: give --formats or --target-bpw")
+    asked = [each for variant in asked for each in _with_experts(variant, experts_per_token)]
     for number, variant in enumerate(asked):
         for earlier in asked[:number]:
             if replace(variant, name=earlier.name) == earlier:
                 raise UsageError(f"{earlier.name} and {variant.name} are the same: give one of them")
     return tuple(asked)
+
+
+def _with_experts(variant: VariantRequest, experts_per_token: Sequence[int]) -> Iterator[VariantRequest]:
+    if variant.baseline is not None or not experts_per_token:
+        yield variant
+        return
+    for chosen in experts_per_token:
+        yield replace(variant, name=f"{variant.name}-k{chosen}", experts_per_token=chosen)
 
 
 def _parse(name: str, method: str | None) -> VariantRequest:
