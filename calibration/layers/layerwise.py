@@ -17,16 +17,14 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import EMBEDDING, FINAL_NORM, head_tensor, of_head
 from q3edge.calibration.layers.layer import LayerSolver
 from q3edge.calibration.layers.predicted_work import CalibrationWork
-from q3edge.calibration.layers.rounded import ExpertsReport, LayerResult
+from q3edge.calibration.layers.rounded import ExpertsReport, LayerResult, dequantize_layer
 from q3edge.calibration.layers.routed import pass_experts
 from q3edge.calibration.layers.streams import Boundary, StateStream, Tokens
 from q3edge.calibration.layers.tables import embed_quantized, embedding_share, solve_head
@@ -250,14 +248,3 @@ def _experts_report(own: Routing, wanted: Routing, config: Qwen3Config) -> Exper
 def held_out_rows(sequences: int) -> int:
     """Number of `sequences`, counted from the end, that are held out: an eighth, at least one."""
     return max(1, round(sequences * HELD_OUT))
-
-
-def dequantize_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
-    """Read a finished layer as float32 weights: dequantized, scaled, or as they are in `source`."""
-
-    def read(name: str) -> torch.Tensor:
-        if name in result.tensors:
-            return torch.from_numpy(result.tensors[name].dequantize())
-        return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
-
-    return LayerWeights.by(read, Layer.of(source.config, layer))

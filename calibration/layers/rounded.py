@@ -10,12 +10,14 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from q3edge.architecture.blocks import Block, Fold, InputGroup, NormFold, RowFold
+from q3edge.architecture.layer import Layer
 from q3edge.calibration.layers.input_group import Solution, TensorReport, solve_input_group
 from q3edge.calibration.rounding.channel_scaling import by_row, nearest_foldable
 from q3edge.calibration.rounding.grid import stored_scales
@@ -67,6 +69,17 @@ class LayerResult:
     experts: ExpertsReport | None = None
 
 
+def dequantize_layer(source: WeightSource, layer: int, result: LayerResult) -> LayerWeights:
+    """Read a layer as float32 weights: dequantized, scaled, or as they are in `source`."""
+
+    def read(name: str) -> torch.Tensor:
+        if name in result.tensors:
+            return torch.from_numpy(result.tensors[name].dequantize())
+        return torch.from_numpy(result.floats[name] if name in result.floats else source.read(name))
+
+    return LayerWeights.by(read, Layer.of(source.config, layer))
+
+
 class RoundedLayer:
     """A layer while it is rounded: `weights` are its current values, float32, `layer` is its description.
 
@@ -88,6 +101,13 @@ class RoundedLayer:
     def result(self) -> LayerResult:
         """Result so far."""
         return LayerResult(self._tensors, self._floats, self._reports)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "weights": None}  # made anew of what else is there, with the source's own files
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.weights = dequantize_layer(self._source, self.layer.number, self.result)
 
     def schemes_of(self, group: InputGroup) -> dict[str, Scheme]:
         """Schemes of the group's matrices that do not stay float, by field."""

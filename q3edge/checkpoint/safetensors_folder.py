@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from q3edge.architecture.config import CONFIG_FILE, EMBEDDING_ARCHITECTURE, Qwen3Config
 from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
@@ -20,6 +23,7 @@ from q3edge.checkpoint.source import ModelFolder
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
 
+Folder = TypeVar("Folder", bound="SafetensorsFolder")
 Expected = tuple[tuple[str, ...], tuple[int, ...]]  # dtypes allowed, shape
 
 
@@ -38,6 +42,7 @@ class SafetensorsFolder(ModelFolder):
         self._config = Qwen3Config.from_dict(self._raw_config, str(folder / CONFIG_FILE))
         self._notices = [*config_notices(folder, raw_config, self._config)]
         self._shards = Shards(folder)
+        self._digest: str | None = None
         try:
             self._check(raw_config)
             self._notices += _absent_notice(self._shards)
@@ -90,11 +95,34 @@ class SafetensorsFolder(ModelFolder):
         """Close the weight files; later reads fail."""
         self._shards.close()
 
+    def __reduce__(self) -> tuple[Callable[[type[Self], Path, str], Self], tuple[type[Self], Path, str]]:
+        return _same_model, (type(self), self.folder.absolute(), self._known_digest())
+
+    def _known_digest(self) -> str:
+        """Digest, read once: whoever asks again for it makes sure that the files are as they were."""
+        if self._digest is None:
+            self._digest = self.digest()
+        return self._digest
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.close()
+
+
+@cache
+def _same_model(reader: type[Folder], folder: Path, digest: str) -> Folder:
+    """Open a model that another process has open; `digest`: what it is there.
+
+    InputError: it is not here, or differs. The environment variable Q3EDGE_CHECKPOINT names a folder to take instead.
+    """
+    folder = Path(os.environ.get("Q3EDGE_CHECKPOINT", folder))
+    found = reader.open(folder)
+    if found.digest() != digest:
+        found.close()
+        raise InputError(f"{folder} on {platform.node()}: is not the model that the work is on; copy that one there")
+    return found
 
 
 def check_tensors(shards: Shards, stored: Mapping[str, str], expected: Mapping[str, Expected]) -> None:

@@ -11,9 +11,8 @@ import torch
 from q3edge.architecture.layer import Layer
 from q3edge.calibration.layers import input_group
 from q3edge.calibration.layers.layer import LayerSolver
-from q3edge.calibration.layers.layerwise import dequantize_layer
 from q3edge.calibration.layers.predicted_work import LayerWork
-from q3edge.calibration.layers.rounded import LayerResult
+from q3edge.calibration.layers.rounded import LayerResult, dequantize_layer
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.layer import decoder_layer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from q3edge.architecture.tensors import EMBEDDING
-from q3edge.calibration.layers.layerwise import LayerwiseCalibration, dequantize_layer
+from q3edge.calibration.layers.layerwise import LayerwiseCalibration
+from q3edge.calibration.layers.rounded import dequantize_layer
 from q3edge.calibration.layers.work_folder import WorkFolder
 from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.errors import InputError

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from q3edge.calibration.layers.layer import LayerSolver
-from q3edge.calibration.layers.layerwise import dequantize_layer
-from q3edge.calibration.layers.rounded import LayerResult
+from q3edge.calibration.layers.rounded import LayerResult, dequantize_layer
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.training import reconstruct, trained_layer
 from q3edge.calibration.training.reconstruct import LayerTrainer
