@@ -18,6 +18,7 @@ from q3edge.cli.options.common import (
     last_logits_option,
     output_option,
     overwrite_option,
+    scheduler_option,
     threads_option,
 )
 from q3edge.cli.options.measuring import validation_options
@@ -38,6 +39,7 @@ from q3edge.terminal import say
 @experts_per_token_option
 @threads_option
 @overwrite_option
+@scheduler_option
 @json_option
 def build(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """Turn MODEL (a folder or a hub id) into a verified ONNX model in DIR.

@@ -10,7 +10,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, show_notices
 from q3edge.cli.options.calibration import calibration_options
-from q3edge.cli.options.common import MODEL, json_option, output_option, overwrite_option
+from q3edge.cli.options.common import MODEL, json_option, output_option, overwrite_option, scheduler_option
 from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FORMATS
 from q3edge.terminal import say
@@ -22,6 +22,7 @@ from q3edge.terminal import say
 @recipe_options(FORMATS)
 @calibration_options
 @overwrite_option
+@scheduler_option
 @json_option
 def quantize(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """Quantize the weights of MODEL (a folder or a hub id) into DIR.

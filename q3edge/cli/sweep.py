@@ -10,7 +10,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.calibration import text_options
-from q3edge.cli.options.common import MODEL, CommaSeparated, json_option, number_option, output_option
+from q3edge.cli.options.common import MODEL, CommaSeparated, json_option, number_option, output_option, scheduler_option
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option, thinking_budget_option
 from q3edge.cli.options.recipe import method_option
 from q3edge.errors import ValidationError
@@ -49,6 +49,7 @@ from q3edge.terminal import say
 @speed_option
 @measuring_options
 @thinking_budget_option
+@scheduler_option
 @json_option
 def sweep(model: str, output: Path, as_json: bool, **options: Any) -> None:
     """Build MODEL in many formats below DIR, measure each, and write DIR/report.html, .json and .md.

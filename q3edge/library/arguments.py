@@ -25,7 +25,7 @@ METHODS = ("gptq", "rtn")
 _EXTRAS = {
     "torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize", "starlette": "serve-only",
     "uvicorn": "serve-only", "pydantic": "serve-only", "pydantic_core": "serve-only", "sse_starlette": "serve-only",
-    "prometheus_client": "serve-only",
+    "prometheus_client": "serve-only", "distributed": "distributed", "cloudpickle": "distributed",
 }  # fmt: skip
 
 
@@ -167,8 +167,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "allow_origins": Several(TEXT), "max_queue": Number(0), "max_new_tokens": AT_LEAST_ONE, "context": Number(2),
     "memory_limit": SIZE, "log_prompts": FLAG, "prefix_dir": PATH, "on_ready": Callback(),
     # running
-    "moe": FLAG, "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024), "jobs": Number(1, 64),
-    "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
+    "scheduler": TEXT, "moe": FLAG, "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024),
+    "jobs": Number(1, 64), "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
     "chat_template": PATH, "dimensions": AT_LEAST_ONE, "offload": FLAG,
 }  # fmt: skip
 
@@ -180,6 +180,8 @@ def wrong_type(name: str, value: object, expected: str) -> TypeError:
 
 def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
     """Decorate a public function: check its arguments, then run it, with progress shown if `progress` asks for it.
+
+    With a `scheduler`, independent work of the function runs on that cluster's workers.
 
     kinds: of arguments that differ from ARGUMENTS. An argument whose default is None may be None. The decorated
     function raises ResourceError if a package of an optional extra is not installed.
@@ -198,7 +200,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                     known[name].check(name, value)
             let_waiting_threads_sleep()
             try:
-                with shown, _outputs_held(given):
+                with shown, _outputs_held(given), _place_of_work(given.get("scheduler")):
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
                 if (package := (error.name or "").partition(".")[0]) in _EXTRAS:
@@ -230,6 +232,14 @@ def _outputs_held(given: Mapping[str, Any]) -> Iterator[None]:
                 # Lenient: the writer says what is wrong with a place.
                 stack.enter_context(output_lock(Path(given[name]), lenient=True))
         yield
+
+
+def _place_of_work(scheduler: str | None) -> AbstractContextManager[None]:
+    if scheduler is None:
+        return nullcontext()
+    from q3edge.cluster.workers import working_with
+
+    return working_with(scheduler)
 
 
 def _bound(

@@ -50,6 +50,7 @@ def quantize(
     target_size: str | int | None = None,
     target_bpw: float | None = None,
     overwrite: bool = False,
+    scheduler: str | None = None,
     progress: bool | Listener = False,
 ) -> Manifest:
     """Quantize the float checkpoint `model` (folder or hub id) into the folder `output`.
@@ -57,7 +58,8 @@ def quantize(
     The layout is that of compressed-tensors. recipe: a Recipe, a format's name (default: int4-mixed) or the path of a
     TOML file. calibration: files or folders of text (none: built in), of which `samples` rows of `seq_len` tokens are
     taken. target_size: bytes of the exported model, or "350MB"; target_bpw: the same in bits per weight; either chooses
-    the formats itself. reconstruct: train each layer; tune: train scales and norms of the whole model.
+    the formats itself. reconstruct: train each layer; tune: train scales and norms of the whole model. scheduler:
+    address of a Dask scheduler, whose workers calibrate.
     Returns the manifest that was written. Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     starting_from("quantize", model)
@@ -136,12 +138,13 @@ def build(
     experts: ExpertOperators = "qmoe",
     experts_per_token: int | None = None,
     overwrite: bool = False,
+    scheduler: str | None = None,
     progress: bool | Listener = False,
 ) -> BuildResult:
     """Turn the float checkpoint `model` (folder or hub id) into a verified ONNX model in the folder `output`.
 
     Quantizes as `quantize` does (recipe "float" keeps the weights), exports, and validates on `texts` (none: built in).
-    last_logits, experts, experts_per_token: as in `export`.
+    last_logits, experts, experts_per_token: as in `export`; scheduler: as in `quantize`.
     Returns the manifest that was written and the validation report. Raises UsageError, InputError, ResourceError, and
     ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from q3edge.pipeline.sweep.sweep import SweepResult
     from q3edge.report.content import Report
 
-_NO_OPTIONS = ("model", "folders", "progress")
+_NO_OPTIONS = ("model", "folders", "progress", "scheduler")
 
 
 @public(target_bpw=Several(Number(0, whole=False, above=True)), experts_per_token=Several(Number(1)))
@@ -57,13 +57,15 @@ def sweep(
     thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
+    scheduler: str | None = None,
     progress: bool | Listener = False,
 ) -> SweepResult:
     """Build `model` in many `formats` below the folder `output`, measure each as `evaluate` does, and write a report.
 
     formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
-    weight; experts_per_token: numbers that each of these is built with, of a mixture of experts. A stopped sweep is
-    continued by the same call. A format that fails is listed in the report with its reason.
+    weight; experts_per_token: numbers that each of these is built with, of a mixture of experts. scheduler: address of
+    a Dask scheduler, whose workers build the formats. A stopped sweep is continued by the same call. A format that fails
+    is listed in the report with its reason.
     Raises UsageError, InputError, ResourceError.
     """
     command = command_of("sweep", sweep, locals())

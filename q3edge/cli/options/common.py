@@ -108,6 +108,11 @@ experts_per_token_option = number_option(
     "Experts each token goes to, fewer than a mixture of experts was trained with: faster, and further from it.",
     metavar="K",
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of a Dask scheduler do what is independent: tcp://host:8786 (docs/distributed.md).",
+)
 output_option = click.option("-o", "--output", type=FOLDER, required=True, metavar="DIR", help="Folder to write.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace DIR if q3edge wrote it before.")
 offload_option = click.option(
