@@ -168,8 +168,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "memory_limit": SIZE, "log_prompts": FLAG, "prefix_dir": PATH, "on_ready": Callback(),
     # running
     "scheduler": TEXT, "moe": FLAG, "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024),
-    "jobs": Number(1, 64), "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE, "deterministic": FLAG,
-    "chat_template": PATH, "dimensions": AT_LEAST_ONE, "offload": FLAG,
+    "jobs": Number(1, 64), "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE,
+    "deterministic": FLAG, "chat_template": PATH, "dimensions": AT_LEAST_ONE, "offload": FLAG,
 }  # fmt: skip
 
 

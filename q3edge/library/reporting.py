@@ -64,9 +64,8 @@ def sweep(
 
     formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
     weight; experts_per_token: numbers that each of these is built with, of a mixture of experts. scheduler: address of
-    a Dask scheduler, whose workers build the formats. A stopped sweep is continued by the same call. A format that fails
-    is listed in the report with its reason.
-    Raises UsageError, InputError, ResourceError.
+    a Dask scheduler, whose workers build the formats. A stopped sweep is continued by the same call. A format that
+    fails is listed in the report with its reason. Raises UsageError, InputError, ResourceError.
     """
     command = command_of("sweep", sweep, locals())
     starting_from("sweep", model)
