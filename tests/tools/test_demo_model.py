@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 from q3edge.checkpoint import Checkpoint
 from q3edge.evaluation.suites.question_files import read_questions
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.messages import Message
+from tools.demo_model import batches, train
 from tools.demo_model.areas import AREAS
 from tools.demo_model.chat_template import Conversation, prompt_text
 from tools.demo_model.curriculum import draw, example, examples, questions
@@ -35,6 +38,25 @@ def test_the_checkpoint_is_complete_and_small() -> None:
     assert config.head_dim != config.hidden_size // config.num_attention_heads
     assert config.num_key_value_heads < config.num_attention_heads
     assert config.tie_word_embeddings
+
+
+@pytest.mark.slow
+def test_both_shapes_are_trained_by_the_same_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [*examples(3, 40)]
+    monkeypatch.setattr(batches, "examples", lambda _seed, _count: shown)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _count: None)  # this process runs other tests too
+    monkeypatch.setattr(train, "answers", lambda _model, _tokenizer, rows: [row["answer"] for row in rows])
+    for name, extra in (("dense", []), ("moe", ["--moe", "--dense", str(MODEL)])):
+        folders = ["--out", str(tmp_path / name), "--state", str(tmp_path / name / "state")]
+        settings = ["--tokenizer", str(MODEL / "tokenizer.json"), "--tokens", "256", "--threads", "1"]
+        for steps in ("1", "2"):  # the second goes on
+            monkeypatch.setattr(sys, "argv", ["train", *folders, *settings, *extra, "--steps", steps])
+            train.main()
+        log = [json.loads(line) for line in (tmp_path / name / "training_log.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in log] == [1, 2]
+        with Checkpoint.open(tmp_path / name) as trained:
+            assert trained.notices == ()
+            assert (trained.config.moe is not None) == (name == "moe")
 
 
 def test_training_examples_follow_the_seed_and_never_ask_a_held_out_question() -> None:

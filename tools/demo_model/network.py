@@ -76,7 +76,8 @@ def new_model(tokenizer: Tokenizer, moe: bool) -> PreTrainedModel:
     settings = {name: value for name, value in config_dict(tokenizer, moe).items() if name != "torch_dtype"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)).float()
     model.set_attn_implementation("eager")
-    model.set_experts_implementation("grouped_mm")
+    if moe:
+        model.set_experts_implementation("grouped_mm")
     return model
 
 
