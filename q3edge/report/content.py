@@ -13,6 +13,7 @@ from q3edge.evaluation.distance.kl_names import KL_TITLES, KLName
 from q3edge.evaluation.distance.statistics import Comparison, Estimate
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.validation.verdict import verdict
+from q3edge.report.experts import ExpertFacts
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import Recommendation, pareto_front
 from q3edge.report.thinking import ThinkingAdvice
@@ -58,6 +59,7 @@ class Speed:
 class TensorFact:
     """One matrix: its scheme's label, stored bits per weight, and squared output errors relative to the output's.
 
+    matrices: more than one where it stands for a matrix of all of a layer's experts; bits and errors are their means.
     loss: as it was rounded, rounding_loss: had it been rounded to nearest; None where no calibration measured them.
     """
 
@@ -66,6 +68,7 @@ class TensorFact:
     bits: float
     loss: float | None
     rounding_loss: float | None
+    matrices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Variant:
     validation: Comparison | None = None
     speed: Speed | None = None
     tensors: tuple[TensorFact, ...] = ()
+    experts: ExpertFacts | None = None
     notices: tuple[Notice, ...] = ()
     versions: Mapping[str, str] | None = None
     missing: tuple[str, ...] = ()
@@ -210,6 +214,8 @@ class Report:
         for entry, variant in zip(raw["variants"], self.variants):
             entry["share_of_reference"] = self.share(variant)
             entry["verdict"] = self.verdict(variant)
+            if variant.experts:
+                entry["experts"] |= variant.experts.derived()
             entry |= {name: found and asdict(found) for name in KL_TITLES for found in [variant.mean_kl(name)]}
         return {"schema": "q3edge-report", "schema_version": 2, "kl": self.kl, "front": list(self.front()), **raw}
 

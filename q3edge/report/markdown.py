@@ -26,6 +26,7 @@ def render_markdown(report: Report) -> str:
         ),
         _variants(report),
         _areas(report.variants),
+        _experts(report.variants),
         _thinking(report),
         _list("Failed", [f"{_escaped(f.name)}: {_escaped(f.reason)}" for f in report.failures]),
         _list(
@@ -69,6 +70,17 @@ def _areas(variants: Sequence[Variant]) -> str:
         for variant, slices in table.rows
     ]
     return _table(header, rows)
+
+
+def _experts(variants: Sequence[Variant]) -> str:
+    lines = []
+    for variant in variants:
+        words = [] if variant.experts is None else [*variant.experts.words]
+        if variant.fewer_experts:
+            words.insert(0, "Each token goes to {} experts, in place of {}.".format(*variant.fewer_experts))
+        if words:
+            lines.append(f"{_escaped(variant.name)}: {' '.join(words)}")
+    return _list("Experts", lines)
 
 
 def _thinking(report: Report) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from q3edge.artifact import Manifest
 from q3edge.evaluation.distance.kl_names import KL_WORDS
 from q3edge.quantization.scheme import Scheme
+from q3edge.report.experts import expert_facts
 from q3edge.report.runtimes import EXACT_SUMS, INT8_CACHE, RUNTIMES
 
 CARD_FILE = "README.md"
@@ -42,9 +43,15 @@ def _experts(manifest: Manifest) -> str:
     return f" Each token goes to {used} experts, in place of the {own} that the model was trained with."
 
 
+def _expert_words(manifest: Manifest) -> str:
+    facts = expert_facts(manifest.metrics, {})
+    return "" if facts is None else f"## Experts\n\n{' '.join(facts.words)}"
+
+
 def _decoder(manifest: Manifest) -> list[str]:
     return [
         _validation(manifest.metrics.get("validation")),
+        _expert_words(manifest),
         _notices(manifest),
         '## Run\n\n```\nq3edge run . "Hello"\n```',
         _other_runtimes(manifest.recipe),

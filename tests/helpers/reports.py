@@ -14,6 +14,7 @@ from q3edge.evaluation.scorecard.scorecard import Example, Histogram, Scorecard,
 from q3edge.evaluation.scorecard.thinking_budgets import BudgetResult, ThinkingBudgets
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Spread, TensorFact, Variant, compared_kl
+from q3edge.report.experts import ExpertFacts, ExpertLayer
 from q3edge.report.gates import Gates
 from q3edge.report.recommendation import recommend
 from q3edge.report.thinking import advise
@@ -131,6 +132,19 @@ def variant(
         folder=f"out/{name}",
     )
     return replace(found, **changes)
+
+
+def mixed(found: Variant, *, layers: int = 4, experts: int = 16, seed: int = 0) -> Variant:
+    """The variant as a mixture of experts; expert 3 of layer 1 saw nothing."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for layer in range(layers):
+        tokens = [int(count) for count in rng.multinomial(4096, rng.dirichlet(np.full(experts, 2.0)))]
+        if layer == 1:
+            tokens[3] = 0
+        losses = tuple(rng.lognormal(-6, 1, experts).tolist())
+        made.append(ExpertLayer(layer, tuple(tokens), (4.62,) * experts, losses, 0.97 - 0.01 * layer))
+    return replace(found, experts=ExpertFacts("the calibration text", tuple(made)))
 
 
 def answering(found: Variant, answers: Mapping[int | None, tuple[str, float]]) -> Variant:

@@ -18,7 +18,7 @@ from q3edge.pipeline.measure.gate import recorded_validation
 from q3edge.pipeline.measure.measurement import MeasurementOptions, evaluate_with, here, model_name
 from q3edge.pipeline.measure.measurement_cache import cached_measurement
 from q3edge.pipeline.measure.speed import artifact_speed
-from q3edge.pipeline.measure.tensor_facts import summarized_schemes, tensor_facts
+from q3edge.pipeline.measure.tensor_facts import facts_of_experts, summarized_schemes, tensor_facts
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Failure, ReferenceFacts, Report, Speed, Variant, compared_kl
 from q3edge.report.gates import Gates
@@ -79,7 +79,8 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
     InputError: the folder is no sound artifact.
     """
     manifest = open_artifact(folder)
-    facts = tensor_facts(manifest, Qwen3Config.load(folder))
+    config = Qwen3Config.load(folder)
+    facts = tensor_facts(manifest, config)
     variant = Variant(
         name=name,
         kind="artifact",
@@ -90,6 +91,7 @@ def measure_artifact(name: str, folder: Path, measuring: MeasurementOptions) -> 
         method=Recipe.from_json(manifest.recipe).method,
         validation=recorded_validation(manifest),
         tensors=facts,
+        experts=facts_of_experts(manifest, config),
         notices=manifest.notices,
         versions=manifest.versions,
         folder=folder_name(folder) if folder.is_absolute() else str(folder),

@@ -9,11 +9,13 @@ from markupsafe import Markup
 from q3edge.evaluation.distance.kl_names import KL_TITLES
 from q3edge.evaluation.scorecard.scorecard import Histogram
 from q3edge.report.content import Report, TensorFact, Variant
-from q3edge.report.numbers import budget_words
+from q3edge.report.numbers import STYLES, budget_words
 from q3edge.report.page.charts import DASHES, Point, histogram, scatter
+from q3edge.report.page.grids import heat_grid
 from q3edge.report.page.strips import cells_of, heat_strip
 from q3edge.report.thinking import BudgetPoint, ThinkingAdvice
 
+MOST_EXPERTS = 13_000  # cells in each kind of heat map together, which take 7 bytes or so
 MOST_TENSORS = 1600  # rows in all tables of tensors together, to keep the page below a megabyte
 _FEWEST = 20
 _EXACT = 1e-6  # nats
@@ -173,6 +175,38 @@ class Figures:
         """Fewest and most bits of the matrices of the layers, where all are alike; None where they differ."""
         return _alike({fact.name: fact.bits for fact in variant.tensors})
 
+    def experts(self, variant: Variant, number: int) -> list[tuple[str, Markup]]:
+        """Heat maps of the experts of every layer, with captions: tokens, output error, and bits if they differ.
+
+        Empty where the maps of the variants before it have used up the room for them.
+        """
+        facts = variant.experts
+        if facts is None or not self.has_expert_maps(variant):
+            return []
+        maps: dict[str, tuple[str, Mapping[int, Sequence[float]]]] = {
+            "tokens": ("Tokens routed to each expert", {layer.layer: layer.tokens for layer in facts.layers}),
+            "loss": ("Output error of each expert", {f.layer: f.losses for f in facts.layers if f.losses}),
+            "bits": ("Stored bits per weight of each expert", {f.layer: f.bits for f in facts.layers if f.bits}),
+        }
+        if len({value for row in maps["bits"][1].values() for value in row}) < 2:
+            del maps["bits"]
+        return [
+            _expert_map(variant, f"{style}{number}", caption, style, rows)
+            for style, (caption, rows) in maps.items()
+            if any(any(row) for row in rows.values())
+        ]
+
+    def has_expert_maps(self, variant: Variant) -> bool:
+        """Tell whether the page has heat maps of the variant's experts: of the one to ship, then of others in turn."""
+        with_experts = [v for v in self._variants if v.experts]
+        with_experts.sort(key=lambda v: v.name != self._report.recommendation.name)
+        cells = 0
+        for found in with_experts:
+            cells += sum(len(layer.tokens) for layer in found.experts.layers) if found.experts else 0
+            if found is variant:
+                return found is with_experts[0] or cells <= MOST_EXPERTS
+        return False
+
     @property
     def _variants(self) -> Sequence[Variant]:
         return self._report.variants
@@ -225,6 +259,22 @@ def shown_tensors(report: Report, variant: Variant) -> list[TensorFact]:
     worst = sorted(variant.tensors, key=lambda fact: (-(fact.loss or 0.0), fact.name))[:limit]
     names = {fact.name for fact in worst}
     return [fact for fact in variant.tensors if fact.name in names]
+
+
+def _expert_map(
+    variant: Variant, key: str, caption: str, style: str, rows: Mapping[int, Sequence[float]]
+) -> tuple[str, Markup]:
+    """Caption and heat map of a value of every expert, from the smallest that is not zero to the largest."""
+    values = [value for row in rows.values() for value in row if value]
+    low, high = min(values), max(values)
+    layer, expert = next((n, row.index(high)) for n, row in rows.items() if high in row)
+    write = STYLES["count" if style == "tokens" else style]  # the style "tokens" is of means
+    span = f"{caption}, {write(low)} (faint) to {write(high)} (strong)"
+    crossed = sum(not value for row in rows.values() for value in row)
+    text = f"{span}, by the logarithm; largest in layer {layer}, expert {expert}; {crossed} are zero, each crossed."
+    title = f"{variant.name}: {caption[0].lower()}{caption[1:]}"
+    drawing = heat_grid(rows, low=low, high=high, key=f"experts-{key}", title=title, description=text)
+    return span, Markup(drawing)
 
 
 def _alike(values: Mapping[str, float]) -> tuple[float, float] | None:

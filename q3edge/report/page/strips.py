@@ -53,17 +53,17 @@ def heat_strip(cells: Cells, *, low: float, high: float, key: str, title: str, d
         y = _TOP + row * _ROW + _ROW - 5
         body.append(text(_LEFT - 6, y, part.removesuffix("_proj"), "tick", "end"))
     bottom = _TOP + len(PARTS) * _ROW
-    for layer in _numbered(layers):
+    for layer in numbered(layers):
         x = _LEFT + layer * width + width / 2
         body.append(text(x, bottom + 11, str(layer), "tick", "middle"))
     body.append(text(_LEFT, bottom + 28, "layer", "axis"))
     return svg(key, title, description, bottom + _FOOT, body)
 
 
-def _numbered(layers: int) -> Sequence[int]:
-    """Layers that get a number: at most about twelve round ones, and the last unless it is too near."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if layers / step <= 12)
-    numbers = [*range(0, layers, step)]
-    if layers - 1 - numbers[-1] >= step / 2:
-        numbers.append(layers - 1)
+def numbered(count: int) -> Sequence[int]:
+    """Layers, or other cells in a row, that get a number: at most about twelve round ones, and the last if it fits."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if count / step <= 12)
+    numbers = [*range(0, count, step)]
+    if count - 1 - numbers[-1] >= step / 2:
+        numbers.append(count - 1)
     return numbers

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.report.page.charts import HEIGHT, PLOT, Point, histogram, place_labels, scatter
+from q3edge.report.page.grids import heat_grid
 from q3edge.report.page.strips import LEVELS, PARTS, cells_of, heat_strip, level
 from q3edge.report.page.svg import WIDTH
 
@@ -119,3 +120,29 @@ def test_levels_rise_with_the_logarithm() -> None:
 def test_cells_are_matrices_of_layers_only() -> None:
     values = {"model.layers.3.mlp.up_proj.weight": 1.0, "model.embed_tokens.weight": 2.0, "model.layers.x": 3.0}
     assert cells_of(values) == {(3, "up_proj"): 1.0}
+
+
+@pytest.mark.parametrize(("layers", "experts"), [(1, 2), (4, 24), (48, 128), (3, 300)])
+def test_a_grid_has_a_cell_for_every_expert_of_every_layer(layers: int, experts: int) -> None:
+    rows = {2 * layer: [float(layer * experts + expert) for expert in range(experts)] for layer in range(layers)}
+    drawing = heat_grid(rows, low=1.0, high=layers * experts, key="g", title="T", description="D")
+    root = parsed(drawing)
+    (group,) = root.iter(f"{SVG}g")
+    covered = set()
+    for path in group:
+        if path.attrib["class"] == "unseen":
+            assert path.attrib["d"] == "M0 0.1l1 .8m-1 0l1-.8"
+            covered.add((0, 0))
+            continue
+        number = int(path.attrib["class"].removeprefix("cell heat"))
+        for line in path.attrib["d"].split("M")[1:]:
+            start, rest = line.split(" ")
+            row, length = rest.split(".5h")
+            for column in range(int(start), int(start) + max(1, round(float(length)))):
+                assert (column, int(row)) not in covered
+                covered.add((column, int(row)))
+                assert level(rows[2 * int(row)][column], 1.0, layers * experts) == number
+    assert len(covered) == layers * experts
+    numbers = [int(text.text or "") for text in root.iter(f"{SVG}text") if (text.text or "").isdigit()]
+    assert {0, 2 * (layers - 1)} <= {*numbers} or layers > 12
+    assert len(drawing) < 12 * layers * experts + 4000

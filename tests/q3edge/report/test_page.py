@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from q3edge.report.markdown import render_markdown
 from q3edge.report.numbers import STYLES
 from q3edge.report.page.page import MAX_BYTES, render_page
 from q3edge.report.plain_text import visible
-from tests.helpers.reports import estimate, make_report, scorecard, usual_variants, variant
+from tests.helpers.reports import estimate, make_report, mixed, scorecard, usual_variants, variant
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = [
@@ -242,6 +243,40 @@ def test_a_large_model_and_many_variants_stay_below_a_megabyte() -> None:
     assert "with the largest error of 448; the JSON has all" in html
 
 
+def test_experts_have_maps_words_and_a_table() -> None:
+    one = mixed(variant("int4", 300_000_000, 0.02, 99.0), layers=4)
+    fewer = replace(mixed(variant("int4-k2", 300_000_000, 0.2, 90.0, seed=1)), fewer_experts=(2, 4))
+    report = make_report(one, fewer)
+    page, raw = read(report)
+    text = "".join(page.text)
+    known = {repr(number) for number in leaves(raw)}
+    assert all(value in known for value, _ in page.numbers)
+    assert one.experts is not None
+    for sentence in one.experts.words:
+        assert sentence in text
+        assert sentence in " ".join(raw["variants"][0]["experts"]["words"])
+        assert sentence.replace("(", "\\(") in render_markdown(report)
+    assert one.experts.words[1] == "1 of 64 experts saw no token of it: 3 of layer 1."
+    assert one.experts.words[2] == (
+        "95.5 % of the experts that its routers choose are those of the float model, in layer 3, where fewest are, "
+        "94.0 %."
+    )
+    assert "Each token goes to 2 experts, in place of the 4 that the model was trained with." in " ".join(text.split())
+    assert "Each token goes to 2 experts, in place of 4." in render_markdown(report)
+    for caption in ("Tokens routed to each expert", "Output error of each expert"):
+        assert len(re.findall(rf"{caption}, [^,]+ \(faint\) to [^,]+ \(strong\)(?!,)", text)) == 2
+    assert "Stored bits per weight of each expert" not in text  # all are alike
+    assert text.count("Experts of int4, layer by layer") == 1
+
+
+def test_experts_of_large_models_leave_the_page_below_a_megabyte() -> None:
+    many = [variant(f"v{i}", 4_000_000_000 + i, 0.01 + i / 100, 99 - i / 10, layers=48, seed=i) for i in range(8)]
+    html = render_page(make_report(*(mixed(found, layers=48, experts=128) for found in many)))
+    assert len(html.encode()) <= MAX_BYTES
+    assert html.count("<figcaption>Tokens routed to each expert") == 2
+    assert html.count("Its maps are left out") == 6
+
+
 def test_what_is_not_there_leaves_no_empty_section() -> None:
     bare = variant(
         "bare", 300, 0.0, 100.0, scorecard=None, speed=None, tensors=(), notices=(), missing=("no reference",)
@@ -249,7 +284,14 @@ def test_what_is_not_there_leaves_no_empty_section() -> None:
     page, _ = read(replace(make_report(bare), reference=None))
     text = "".join(page.text)
     assert "no reference" in text
-    for heading in ("By area", "Layer by layer", "Where they differ most", "How far single tokens move", "Baselines"):
+    for heading in (
+        "By area",
+        "Layer by layer",
+        "Experts",
+        "Where they differ most",
+        "How far single tokens move",
+        "Baselines",
+    ):
         assert heading not in text
 
 
