@@ -137,8 +137,10 @@ def main() -> None:
     options = parser.parse_args()
     artifact, size = options.artifact.resolve(), (options.artifact / DATA_FILE).stat().st_size
     limit = int(options.limit * size)
+    before = files(artifact)
     first = run(artifact, options, None, limit)
-    print(f"first loading within the limit, packing included: {first['load']:.0f} s")
+    packed = files(artifact) != before
+    print(f"first loading within the limit, packing{'' if packed else ' not'} included: {first['load']:.0f} s")
     kinds = {
         "memory": (False, None, read_files),
         "warm": (None, limit, read_files),

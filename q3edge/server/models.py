@@ -19,6 +19,7 @@ from q3edge.machine.memory import available_memory
 from q3edge.runtime.embedding_model import EmbeddingModel
 from q3edge.runtime.model import Model
 from q3edge.runtime.session.loader import load_manifest
+from q3edge.runtime.session.offload import experts_on_disk
 from q3edge.server import log
 from q3edge.server.driver import Driver
 from q3edge.server.errors import ApiError
@@ -200,7 +201,8 @@ class Models:
             return EmbeddingModel.open(known.folder, threads=options.threads)
         model = Model.open(
             known.folder, threads=options.threads, speculate=True, max_batch=options.max_batch,
-            kv_memory=options.kv_memory, context=options.context, kept=options.max_batch, offload=options.offload,
+            kv_memory=options.kv_memory, context=options.context, kept=options.max_batch,
+            offload=options.offload if known.config.moe is not None else None,
         )  # fmt: skip
         SavedPrefixes(options.prefix_dir, known.name).restore(model)
         return model
@@ -238,6 +240,8 @@ class Models:
             kind = "reranker" if stated_kind(folder) == "reranker" else "language"
         cache = 0 if kind == "embedding" else self._options.kv_memory or 0
         size = sum(record.size for record in manifest.files.values()) + cache
+        if self._options.offload:
+            size -= experts_on_disk(folder)
         if self._options.memory_limit is not None and size > self._options.memory_limit:
             raise UsageError(
                 f"memory_limit = {self._options.memory_limit} bytes: {name} takes {size} with its keys and values"

@@ -14,6 +14,7 @@ from q3edge.machine.cpu import instruction_sets
 from q3edge.machine.memory import available_memory
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
+from q3edge.runtime.session.onnx_references import read_external_data
 from q3edge.runtime.session.packed_experts import (
     ExpertBytes,
     Options,
@@ -50,6 +51,13 @@ def stays_on_disk(folder: Path, checked: CheckedGraph, model: bytes, offload: bo
         "experts stay on the disk, and tokens are as fast as what they read from there"
     )
     return experts
+
+
+def experts_on_disk(folder: Path) -> int:
+    """Count the bytes of a model's quantized experts, which need not be in memory."""
+    path = folder / MODEL_FILE
+    experts = expert_bytes(path.read_bytes(), read_external_data(path))
+    return 0 if experts is None else experts.stored
 
 
 def packed_on_disk(

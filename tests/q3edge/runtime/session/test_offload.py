@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from q3edge import progress
-from q3edge.artifact import DATA_FILE, MODEL_FILE
+from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
@@ -21,6 +23,8 @@ from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.expert_graph import alone, expert_operators
 from q3edge.runtime.session.loader import open_graph
 from q3edge.runtime.session.packed_experts import expert_bytes
+from q3edge.server.models import Models
+from q3edge.server.options import ServerOptions
 from tests.helpers.models import MOE, write_checkpoint
 from tests.helpers.runtime import write_artifact, write_tokenizer
 
@@ -169,6 +173,23 @@ def test_a_full_disk_is_told_before_work_begins(
     with pytest.raises(ResourceError, match=r"packed experts take 0\.0 GB, 0\.0 are free; free space, or set Q3EDGE_"):
         Decoder(mixtures["int4"], threads=1, offload=True)
     assert list(kept.iterdir()) == []
+
+
+def test_a_server_needs_no_memory_for_them(mixtures: dict[str, Path], kept: Path) -> None:
+    size = sum(record.size for record in Manifest.load(mixtures["int4"]).files.values())
+    options: dict[str, Any] = {"folders": {"mixture": mixtures["int4"]}, "memory_limit": size - WEIGHTS // 2}
+    with pytest.raises(UsageError, match="memory_limit"):
+        Models(ServerOptions(**options))
+    models = Models(ServerOptions(**options, offload=True))
+
+    async def lent() -> bool:
+        lease = await models.lease(None)
+        lease.release()
+        await models.close()
+        return lease.config.moe is not None
+
+    assert asyncio.run(lent())
+    assert len(list(kept.iterdir())) == 1
 
 
 def test_operators_are_found_and_counted(mixtures: dict[str, Path]) -> None:
