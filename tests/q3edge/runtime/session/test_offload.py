@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,3 +204,19 @@ def test_operators_are_found_and_counted(mixtures: dict[str, Path]) -> None:
     assert (found.stored, found.packed) == (WEIGHTS // 2, WEIGHTS // 2 + 12 * groups)
     for operator in operators:
         assert [each.output for each in expert_operators(alone(model, operator))] == [operator.output]
+
+
+def test_the_command_says_so_and_answers_alike(mixtures: dict[str, Path], tmp_path: Path) -> None:
+    def run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+        arguments = [folder, "the cat", "--raw", "--temperature", "0", "--max-new-tokens", "8", *flags]
+        return subprocess.run(
+            [sys.executable, "-m", "q3edge", "run", *map(str, arguments)], capture_output=True, text=True
+        )
+
+    expected, found = run(mixtures["int4"], "--no-offload"), run(mixtures["int4"], "--offload")
+    assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout) == (0, expected.stdout)
+    assert "packing the experts of" in found.stderr
+    assert "packing the experts of" not in expected.stderr
+    refused = run(write_artifact(tmp_path / "dense"), "--offload")
+    assert refused.returncode == 2
+    assert "has no quantized experts that could stay on the disk; leave out offload" in refused.stderr
