@@ -15,7 +15,7 @@ from q3edge.evaluation.validation.results import CheckResult
 
 MAX_PATH_DIFFERENCE = 1e-3
 MAX_PATH_DIFFERENCE_ROUNDED = 0.3
-MAX_FLOAT_KL = 1e-6
+MAX_FLOAT_KL, MAX_FLOAT_KL_OF_EXPERTS = 1e-6, 1e-5
 MAX_FLOAT_LOGIT_ERROR = 1e-3
 PATH_TOKENS = 32
 
@@ -44,16 +44,23 @@ def check_kl(overall: Comparison, max_kl: float) -> CheckResult:
     return CheckResult.at_most("max_text_kl", value, max_kl, reason)
 
 
-def check_float(overall: Comparison) -> list[CheckResult]:
-    """Check that a float artifact computes what the float model does, except for the order of summation."""
+def check_float(overall: Comparison, *, experts: bool = False) -> list[CheckResult]:
+    """Check that a float artifact computes what the float model does, except for the order of summation.
+
+    That order decides between two experts that are all but tied: in a mixture of `experts` it may change a token's
+    logits by more than rounding does, so there only the mean counts.
+    """
     kl, error = overall.mean_kl.value, overall.max_logit_error
-    kl_reason = f"mean KL of a float export {kl:.3g} nats, at most {MAX_FLOAT_KL:g} expected"
+    max_kl = MAX_FLOAT_KL_OF_EXPERTS if experts else MAX_FLOAT_KL
+    kl_reason = f"mean KL of a float export {kl:.3g} nats, at most {max_kl:g} expected"
     error_reason = (
         f"largest relative error of one token's logits in a float export {error:.3g}, "
         f"at most {MAX_FLOAT_LOGIT_ERROR:g} expected"
     )
+    if experts:
+        return [CheckResult.at_most("float_kl", kl, max_kl, kl_reason)]
     return [
-        CheckResult.at_most("float_kl", kl, MAX_FLOAT_KL, kl_reason),
+        CheckResult.at_most("float_kl", kl, max_kl, kl_reason),
         CheckResult.at_most("float_logits", error, MAX_FLOAT_LOGIT_ERROR, error_reason),
     ]
 
@@ -63,6 +70,8 @@ def check_prefill_equals_decode(
 ) -> CheckResult:
     """Check that prefill and token-by-token logits are the same: the value is RMS(difference) / RMS(centred logits).
 
+    In a mixture of experts the median token's RMS counts: the order of sums decides between experts all but tied.
+
     `rounded` activations move by a whole int8 step where float32 summation order moves them across a boundary, and
     later layers amplify that; the limit is then loose, and the strict one is for a run with exact activations. It is
     loose for an int8 cache too: a token sees those before it unrounded in a prefill, and as stored in decoding.
@@ -71,7 +80,9 @@ def check_prefill_equals_decode(
     together = decoder.forward(inputs[None], decoder.new_cache(len(inputs)), keep=0)[0].astype(np.float64)
     cache = decoder.new_cache(len(inputs))
     single = np.concatenate([decoder.forward(inputs[None, i : i + 1], cache)[0] for i in range(len(inputs))])
-    value = float(np.sqrt(np.square(together - single).mean())) / float(together.std())
+    squares = np.square(together - single).mean(-1)
+    square = squares.mean() if decoder.config.moe is None else np.median(squares)
+    value = float(np.sqrt(square)) / float(together.std())
     limit = MAX_PATH_DIFFERENCE_ROUNDED if rounded or int8_cache else MAX_PATH_DIFFERENCE
     same = int((together.argmax(-1) == single.argmax(-1)).sum())
     activations = "rounded" if rounded else "exact"

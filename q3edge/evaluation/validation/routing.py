@@ -91,9 +91,10 @@ def _artifact_choices(
     model = with_logits_to_keep(path.read_bytes()) + _further_outputs(outputs.values())
     session, _weights = open_session(folder, checked, model, threads)
     cache = KVCacheSpec.of(config, Recipe.from_json(checked.manifest.recipe).kv_cache)
-    empty = {buffer.past: np.zeros(buffer.allocated_shape(1, 0), buffer.dtype) for buffer in cache.buffers()}
     parts: list[list[NDArray[np.float32]]] = []
     for text in texts:
+        room = len(text) if cache.dtype == "int8" else 0  # an int8 cache is one buffer for what was and what is new
+        empty = {buffer.past: np.zeros(buffer.allocated_shape(1, room), buffer.dtype) for buffer in cache.buffers()}
         feed = {INPUT_IDS: text[None], ATTENTION_MASK: np.ones((1, len(text)), np.int64), **empty}
         try:
             parts.append(session.run([*outputs.values()], feed | {NUM_LOGITS_TO_KEEP: np.ones(1, np.int64)}))

@@ -18,7 +18,7 @@ from q3edge.runtime.session.exact_activations import exact_experts
 from tests.helpers.onnx_models import random_quantized, session
 
 FloatArray = NDArray[np.float32]
-EXPERTS, HIDDEN, WIDTH, CHOSEN = 5, 256, 128, 2
+EXPERTS, HIDDEN, WIDTH, CHOSEN = 5, 512, 256, 2
 SWIGLU: dict[str, Any] = {
     "activation_type": "swiglu", "activation_alpha": 1.0, "activation_beta": 0.0, "swiglu_fusion": 1,
     "normalize_routing_weights": 1, "k": CHOSEN,
@@ -104,7 +104,7 @@ def values(fc: list[QuantizedTensor]) -> list[FloatArray]:
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "zero points"])
-@pytest.mark.parametrize("group_size", [16, 32, 64, 128])  # 128: one group in a row of fc2
+@pytest.mark.parametrize("group_size", [16, 32, 64, 128, 256])  # 256: one group in a row of fc2
 @pytest.mark.parametrize("bits", [4, 8])
 def test_layouts_are_those_of_matmulnbits_for_each_expert(bits: int, group_size: int, symmetric: bool) -> None:
     fc1, fc2 = both(Scheme(bits, group_size, symmetric))

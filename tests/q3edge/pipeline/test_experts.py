@@ -12,8 +12,9 @@ import pytest
 
 import q3edge
 from q3edge.artifact import Manifest
-from q3edge.errors import UsageError
+from q3edge.errors import UsageError, ValidationError
 from q3edge.evaluation.validation.results import ValidationReport
+from q3edge.exporters.onnx import linear
 from q3edge.formats import EXPERT_OPERATORS, FORMATS, ExpertOperators
 from q3edge.pipeline.build import BuildResult, build_artifact
 from q3edge.quantization.recipe import Recipe
@@ -82,6 +83,15 @@ def test_an_int8_cache_and_all_ways_to_answer(model: Path, tmp_path: Path) -> No
         settings = GenerationSettings(12, temperature=0.0)
         alone = [loaded.chat(prompt, settings).text for prompt in prompts]
         assert [done.text for done in loaded.batch(prompts, settings)] == alone
+
+
+def test_an_export_with_a_wrong_order_of_rows_is_never_promoted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "rows_in_turn", np.concatenate)
+    with pytest.raises(ValidationError, match="the ONNX model's logits differ from the checkpoint's"):
+        built(model, tmp_path / "out", "float", "qmoe")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dense_models_have_no_plain_experts(tmp_path: Path) -> None:

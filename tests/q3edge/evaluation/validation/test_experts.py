@@ -146,7 +146,7 @@ def test_damage_to_one_expert_or_its_row_of_the_router_is_seen_in_the_kl(
         assert report.text_kl.value > max(0.03, 3 * sound.text_kl.value)
         assert report.routing[0] == sound.routing[0]  # the layer before it
         if name == "float":
-            assert {"float_kl", "float_logits"} <= {check.name for check in report.failures}
+            assert "float_kl" in {check.name for check in report.failures}
     assert found["deaf_router"].routing[1].agreement < sound.routing[1].agreement - 0.1
     assert found["exchanged"].routing[1] == sound.routing[1]
 

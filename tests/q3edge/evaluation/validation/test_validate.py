@@ -18,8 +18,8 @@ from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.evaluation.validation.validate import validate_decoders
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.model import LogitsHead, hidden_states
-from tests.helpers.decoders import ReferenceDecoder
-from tests.helpers.models import InMemoryWeights
+from tests.helpers.decoders import Change, ReferenceDecoder
+from tests.helpers.models import MOE, InMemoryWeights
 
 RANDOM = np.random.default_rng(0)
 
@@ -99,6 +99,7 @@ def test_float_model_against_itself(source: InMemoryWeights) -> None:
         windows(200, 30),
         inseparable="nothing is rounded",
         is_float=True,
+        is_exact=True,
         max_kl=0.1,
     )
     assert not found.failures
@@ -143,6 +144,23 @@ def test_path_check_is_strict_without_rounding(source: InMemoryWeights) -> None:
     inputs = windows(64)[0].inputs
     assert check_prefill_equals_decode(slightly, inputs, rounded=True).status == "pass"
     assert check_prefill_equals_decode(slightly, inputs, rounded=False).status == "fail"
+
+
+def test_path_check_allows_a_token_another_choice_between_tied_experts() -> None:
+    source, inputs = InMemoryWeights.random(**MOE), windows(64)[0].inputs
+
+    def check(change: Change) -> str:
+        return check_prefill_equals_decode(ReferenceDecoder(source, change), inputs, rounded=False).status
+
+    assert check(lambda logits, _cached: logits) == "pass"
+    assert check(lambda logits, cached: logits * np.float32(1.1) if cached == 5 else logits) == "pass"
+    assert check(lambda logits, cached: logits * np.float32(1.01) if cached > 12 else logits) == "fail"
+    assert check(lambda logits, cached: logits * np.nan if cached == 5 else logits) == "fail"
+
+
+def test_float_checks_of_experts_are_of_the_mean(report: ValidationReport) -> None:
+    (found,) = check_float(report.overall, experts=True)
+    assert (found.name, found.status, found.limit) == ("float_kl", "fail", 1e-5)
 
 
 def test_path_check_fails_on_not_a_number(source: InMemoryWeights) -> None:
