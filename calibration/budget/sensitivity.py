@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from q3edge import progress
-from q3edge.architecture.layer import layers_of
+from q3edge.architecture.blocks import InputGroup
+from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import FINAL_NORM, head_tensor, tensor_shapes
 from q3edge.calibration.layers.input_group import sampled_losses, solve_input_group
 from q3edge.calibration.layers.predicted_work import GroupWork, LayerWork
@@ -118,11 +119,14 @@ class Sensitivity:
 
     def _rounding(self, layer: int) -> int:
         """Work of rounding a layer's groups, one after another."""
-        shapes = tensor_shapes(self._config)
-        work = [
-            GroupWork(shapes[group.tensors[0]][1], sum(shapes[name][0] for name in group.tensors))
-            for group in self._groups(layer)
-        ]
+        described = Layer.of(self._config, layer)
+        rows: dict[str, int] = {}
+        for found in described.groups:
+            if any(group.covers(found) for group in self._groups(layer)):
+                rows.setdefault(found.role, 0)
+                rows[found.role] += sum(described.tensors[field].shape[0] for field in found.matrices)
+        width = {found.role: described.tensors[found.matrices[0]].shape[1] for found in described.groups}
+        work = [GroupWork(width[role], count) for role, count in rows.items()]
         return sum(group.choosing + group.solving for group in work)
 
     def _passing(self, layer: int, variants: int) -> int:
@@ -149,7 +153,7 @@ class Sensitivity:
         before = self._variants.read(self._place(0))
         begun = []
         for group in self._groups(layer):
-            rounded = self._round_group(group, weights, moments.pop(group.role), advance)
+            rounded = self._round_group(group, weights, moments, advance)
             begun.append(((group, _probed_width(self._widths[group])), self._probed_output(rounded, before)))
 
         def forward(part: slice) -> None:
@@ -199,19 +203,28 @@ class Sensitivity:
         return moments
 
     def _round_group(
-        self, group: SchemeGroup, weights: LayerWeights, moments: Moments, advance: Advance
+        self, group: SchemeGroup, weights: LayerWeights, moments: dict[str, Moments], advance: Advance
     ) -> LayerWeights:
-        """Round one group of the layer at the width it is probed at; notes the loss of every width."""
+        """Round one group of the layer at the width it is probed at; notes the loss of every width.
+
+        moments: by role, of which those of the group are removed.
+        """
         widths = self._widths[group]
         scheme = widths[_probed_width(widths)]
         assert scheme is not None
-        groups = [found for found in weights.layer.groups if found.role == group.role]
-        matrices = {name: weights[name] for found in groups for name in found.matrices}
-        allowed = partial(nearest_foldable, fold=groups[0].fold if len(groups) == 1 else None)
-        solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), moments, allowed, advance)
-        self._losses[group] = sampled_losses(matrices, widths, moments, solution.channel_scale)
-        values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
-        return weights.replaced({name: value / solution.channel_scale for name, value in values.items()})
+        by_role: dict[str, list[InputGroup]] = {}
+        for found in filter(group.covers, weights.layer.groups):
+            by_role.setdefault(found.role, []).append(found)
+        self._losses[group] = [0.0] * len(widths)
+        for role, groups in by_role.items():
+            matrices, seen = {name: weights[name] for found in groups for name in found.matrices}, moments.pop(role)
+            allowed = partial(nearest_foldable, fold=groups[0].fold if len(groups) == 1 else None)
+            solution = solve_input_group(matrices, dict.fromkeys(matrices, scheme), seen, allowed, advance)
+            losses = sampled_losses(matrices, widths, seen, solution.channel_scale)
+            self._losses[group] = [known + loss for known, loss in zip(self._losses[group], losses)]
+            values = {name: torch.from_numpy(found.dequantize()) for name, found in solution.tensors.items()}
+            weights = weights.replaced({name: value / solution.channel_scale for name, value in values.items()})
+        return weights
 
     def _divergences(self, advance: Advance) -> dict[tuple[SchemeGroup, int], float]:
         """Mean KL of every variant to the float model."""

@@ -1,27 +1,38 @@
-"""Scheme groups: tensors that get one scheme under a budget, of one role in a layer or embedding and head."""
+"""Scheme groups: tensors that get one scheme under a budget, such as an input group or all experts of a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from q3edge.architecture.blocks import InputGroup
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import layers_of
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD
 
 TABLES = "tables"
+_EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)
 class SchemeGroup:
-    """Tensors with one scheme: input groups of one role in a layer, or the embedding and the head (layer None).
+    """Tensors with one scheme: an input group of a layer, all its experts, or the embedding and the head (layer None).
 
-    A role has one input group, or one of each expert: an operator of experts has one width for all.
+    The operator of experts has one width for all of a layer.
     """
 
     layer: int | None
     role: str
     tensors: tuple[str, ...]
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether the tensors are those of experts, which share no one input."""
+        return self.role == _EXPERTS
+
+    def covers(self, group: InputGroup) -> bool:
+        """Tell whether an input group of the layer has this scheme."""
+        return _role(group) == self.role
 
     @property
     def name(self) -> str:
@@ -34,7 +45,11 @@ def scheme_groups(config: Qwen3Config) -> Iterator[SchemeGroup]:
     for layer in layers_of(config):
         by_role: dict[str, list[str]] = {}
         for group in layer.groups:
-            by_role.setdefault(group.role, []).extend(layer.names(group))
+            by_role.setdefault(_role(group), []).extend(layer.names(group))
         for role, names in by_role.items():
             yield SchemeGroup(layer.number, role, tuple(names))
     yield SchemeGroup(None, TABLES, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD))
+
+
+def _role(group: InputGroup) -> str:
+    return group.name if group.expert is None else _EXPERTS

@@ -271,8 +271,9 @@ class _Pricing:
 
 
 def _scheme_group_bytes(shapes: Mapping[str, tuple[int, ...]], group: SchemeGroup, scheme: Scheme | None) -> int:
-    """Bytes of a scheme group: matrices that share an input are stored as one, embedding and head each alone."""
-    stored = [(name,) for name in group.tensors] if group.layer is None else [group.tensors]
+    """Bytes of a scheme group: matrices that share an input are stored as one, tables and experts each alone."""
+    alone = group.layer is None or group.has_experts
+    stored = [(name,) for name in group.tensors] if alone else [group.tensors]
     return sum(group_bytes(shapes, names, scheme) for names in stored)
 
 

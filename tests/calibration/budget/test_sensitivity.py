@@ -23,11 +23,14 @@ from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
 from tests.helpers.calibration import Counted, kl, log_probabilities, outlier_model, random_tokens
-from tests.helpers.models import InMemoryWeights
+from tests.helpers.models import MOE, InMemoryWeights
 
 FOUR, TWO, EIGHT = Scheme(4, 32, False), Scheme(2, 16, False), Scheme(8, 32)
 WIDTHS = (TWO, FOUR, EIGHT, None)
 HELD_OUT = 2
+MODELS: dict[str, dict[str, Any]] = {
+    "tied": {}, "untied": {"tie_word_embeddings": False}, "experts": {**MOE, "num_experts_per_tok": 8},
+}  # fmt: skip
 
 
 def kl_of_models(source: InMemoryWeights, other: InMemoryWeights, token_ids: NDArray[np.int64]) -> float:
@@ -44,9 +47,9 @@ def measure(source: InMemoryWeights, tokens: NDArray[np.int64], folder: Path) ->
     return Sensitivity(source, widths, tokens, HELD_OUT, folder).run()
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("overrides", MODELS.values(), ids=MODELS.keys())
 def test_a_group_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
-    tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nearest(weights: Mapping[str, torch.Tensor], schemes: Mapping[str, Scheme], *_: Any) -> Solution:
         tensors = {name: round_to_nearest(matrix.numpy(), schemes[name]) for name, matrix in weights.items()}
@@ -57,7 +60,7 @@ def test_a_group_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
 
     monkeypatch.setattr(sensitivity, "solve_input_group", nearest)
     monkeypatch.setattr(sensitivity, "solve_head", nearest_head)
-    source, tokens = outlier_model(tie_word_embeddings=tied), random_tokens(8, 32)
+    source, tokens = outlier_model(**overrides), random_tokens(8, 32)
     costs = measure(source, tokens, tmp_path)
     unseen = tokens[-HELD_OUT:]
     for group, values in costs.items():
@@ -71,10 +74,10 @@ def test_a_group_costs_the_kl_of_the_model_in_which_it_alone_is_rounded(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_u7_progress_moves_within_a_layer_and_ends_at_its_total(tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("overrides", MODELS.values(), ids=MODELS.keys())
+def test_u7_progress_moves_within_a_layer_and_ends_at_its_total(overrides: dict[str, Any], tmp_path: Path) -> None:
     counted = Counted()
-    source = outlier_model(tie_word_embeddings=tied, num_hidden_layers=2)
+    source = outlier_model(**overrides)
     with report_to(counted):
         measure(source, random_tokens(40, 32), tmp_path)
     assert sum(counted.moves) == counted.total
@@ -97,3 +100,10 @@ def test_kl_of_hidden_states_is_that_of_the_distributions() -> None:
     same, changed = mean_kl(LogitsHead(source), target, LogitsHead(source), [target, own])
     assert abs(same) < 1e-6
     assert changed == pytest.approx(kl_of_models(source, other, tokens), rel=1e-3)
+
+
+def test_experts_of_a_layer_have_one_scheme() -> None:
+    groups = [group for group in scheme_groups(outlier_model(**MOE).config) if group.layer == 1]
+    assert [group.role for group in groups] == ["qkv", "o", "experts"]
+    assert len(groups[-1].tensors) == 3 * 8
+    assert groups[-1].has_experts
