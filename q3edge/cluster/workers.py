@@ -6,6 +6,7 @@ rest on. What comes back is taken in the order of the pieces, so any number of w
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 import uuid
@@ -23,7 +24,7 @@ from q3edge import progress
 from q3edge.cluster.piece import Done, Piece, check_kind, own_kind, run_piece
 from q3edge.cluster.place import Item, Result, Rows, RowValues, working_at
 from q3edge.cluster.travel import Large, Packed, as_array, pack, unpack
-from q3edge.errors import GOES_ON, ResourceError, UsageError
+from q3edge.errors import GOES_ON, Q3EdgeError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -62,9 +63,11 @@ def _connect(scheduler: str) -> Client:
     try:
         return Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (ValueError, TypeError):
-        raise UsageError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786") from None
+        error: Q3EdgeError = UsageError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
     except OSError:
-        raise ResourceError(f"--scheduler {scheduler}: no scheduler answers there; {_LINE}") from None
+        error = ResourceError(f"--scheduler {scheduler}: no scheduler answers there; {_LINE}")
+    gc.collect()  # the client that failed: deleted while another one starts, it would wait for that one's lock
+    raise error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
