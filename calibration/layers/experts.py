@@ -30,6 +30,7 @@ from q3edge.calibration.layers.routed import ExpertInputs, RoutedStates
 from q3edge.calibration.layers.streams import Tokens
 from q3edge.calibration.rounding.channel_scaling import nearest_foldable
 from q3edge.calibration.rounding.moments import Moments
+from q3edge.cluster.place import spread
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.blocks.mlp import gated
 from q3edge.reference.parallel import ordered_map
@@ -48,11 +49,10 @@ class _Prior:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Solved:
-    """A solved expert: its input groups' solutions, its inputs, and their product [n, H] by rounded matrices."""
+    """A solved expert: its input groups' solutions, and its inputs' product [n, H] by rounded matrices."""
 
     gate_up: Solution
     down: Solution
-    inputs: ExpertInputs
     product: torch.Tensor
 
 
@@ -86,13 +86,14 @@ class ExpertsSolver:
         sample = ExpertInputs(tokens, torch.ones(len(tokens)), routed.normed(tokens))
         whole = _Prior(moments, self._tokens.solved_for)
 
-        def solve(number: int) -> _Solved:
-            return self._solve(self._block.experts[number], routed.inputs(number), whole, sample)
+        def solve(expert: tuple[tuple[InputGroup, ...], ExpertInputs]) -> _Solved:
+            return self._solve(*expert, whole, sample)
 
-        for number, solved in enumerate(ordered_map(solve, range(len(self._block.experts)))):
-            for group, solution in zip(self._block.experts[number], (solved.gate_up, solved.down)):
+        experts = self._block.experts
+        for number, solved in enumerate(spread(solve, zip(experts, ordered_map(routed.inputs, range(len(experts)))))):
+            for group, solution in zip(experts[number], (solved.gate_up, solved.down)):
                 self._rounded.keep(group, solution)
-            routed.add(solved.inputs, solved.product)
+            routed.add(number, solved.product)
             advance(number)
 
     def _solve(
@@ -116,7 +117,7 @@ class ExpertsSolver:
             down = solve_input_group(_only(schemes, weights), schemes, moments, allowed)
         with self._tokens.forward():
             product = linear(values / down.channel_scale, down.values(matrix, weights)).float()
-        return _Solved(gate_up, down, inputs, product)
+        return _Solved(gate_up, down, product)
 
     def _shrunk(
         self, inputs: ExpertInputs, values: torch.Tensor, schemes: Mapping[str, Scheme], prior: _Prior

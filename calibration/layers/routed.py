@@ -60,9 +60,10 @@ class RoutedStates:
         """Read the normed states float32 [n, H] of some tokens, int64 [n]."""
         return first_input(self._states.gather(tokens), self.block, self._weights, self._config)
 
-    def add(self, inputs: ExpertInputs, product: torch.Tensor) -> None:
+    def add(self, expert: int, product: torch.Tensor) -> None:
         """Add an expert's product [n, H], weighted by the tokens' shares."""
-        self._sums.add(inputs.tokens, product.float() * inputs.shares.unsqueeze(-1))
+        tokens, shares = self.routing.tokens_of(expert)
+        self._sums.add(tokens, product.float() * shares.unsqueeze(-1))
 
     def write(self, after: StateStream) -> None:
         """Write the sums, the hidden states after the block, to a stream."""
@@ -83,13 +84,13 @@ class RoutedStates:
 def _add_experts(routed: RoutedStates, weights: LayerWeights, tokens: Tokens) -> None:
     """Compute every expert by `weights` and add its product, several experts at a time."""
 
-    def product(expert: int) -> tuple[ExpertInputs, torch.Tensor]:
+    def product(expert: int) -> torch.Tensor:
         inputs = routed.inputs(expert)
         with tokens.forward():
-            return inputs, expert_product(inputs.normed, routed.block.experts[expert], weights)
+            return expert_product(inputs.normed, routed.block.experts[expert], weights)
 
-    for inputs, found in ordered_map(product, range(len(routed.block.experts))):
-        routed.add(inputs, found)
+    for expert, found in enumerate(ordered_map(product, range(len(routed.block.experts)))):
+        routed.add(expert, found)
 
 
 def pass_experts(

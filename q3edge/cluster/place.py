@@ -10,7 +10,7 @@ Pieces never depend on where they run, so results do not either, as long as the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -44,12 +44,15 @@ class RowValues(ABC):
 
 
 class Place(Protocol):
-    """Where work runs."""
+    """Where work runs. elsewhere: in other processes, which share no file with this one but checkpoints."""
 
-    def run(self, work: Callable[[Sequence[Item]], Iterator[Result]], items: Sequence[Item]) -> Iterator[Result]:
+    elsewhere: bool
+
+    def run(self, work: Callable[[Iterable[Item]], Iterator[Result]], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of `work`, which gives one for each item that it is called with, for all items in order.
 
-        What `work` refers to is not to change until the last result is there.
+        Items that are no sequence are taken as they are needed. What `work` refers to is not to change until the last
+        result is there.
         """
 
     def run_rows(self, work: Callable[[Sequence[Rows]], Iterator[Result]], blocks: Sequence[Rows]) -> Iterator[Result]:
@@ -59,11 +62,15 @@ class Place(Protocol):
 class Threads:
     """Threads of this process, which the work itself uses."""
 
-    def run(self, work: Callable[[Sequence[Item]], Iterator[Result]], items: Sequence[Item]) -> Iterator[Result]:
+    elsewhere = False
+
+    def run(self, work: Callable[[Iterable[Item]], Iterator[Result]], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of `work` for all items."""
         return work(items)
 
-    run_rows = run
+    def run_rows(self, work: Callable[[Sequence[Rows]], Iterator[Result]], blocks: Sequence[Rows]) -> Iterator[Result]:
+        """Yield the results of `work` for all blocks."""
+        return work(blocks)
 
 
 _place: ContextVar[Place] = ContextVar("place", default=Threads())  # noqa: B039 - it has no state
@@ -84,7 +91,7 @@ def working_at(place: Place) -> Iterator[None]:
         _place.reset(token)
 
 
-def spread(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Apply `function` to every item, at the present place and in threads there; yields results in order.
 
     `function` and what it refers to can be pickled, and return values only: what it changes may be lost.

@@ -56,11 +56,13 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc] # it has no types
         self._large, self._rows = large, rows
         self._numbers: dict[int, int] = {}  # of large arrays, by id; the pickler keeps what it has met
 
-    def persistent_id(self, value: object) -> tuple[str, int] | None:
+    def persistent_id(self, value: object) -> tuple[str, Any] | None:
         """Number what is left out."""
         if isinstance(value, RowValues):
             return "rows", self._number(value, self._rows)
         if isinstance(value, torch.Tensor) and value.nbytes >= _LARGE and value.dtype in _DTYPES:
+            if not value.any():  # such as the half of a block's moments that it has no tokens for
+                return "zeros", (tuple(value.shape), value.dtype)
             return "tensor", self._number(value, self._large)
         if isinstance(value, np.ndarray) and value.nbytes >= _LARGE and value.dtype != object:
             return "array", self._number(value, self._large)
@@ -80,9 +82,11 @@ class _Unpacker(pickle.Unpickler):
         super().__init__(file)
         self._large, self._rows = large, rows
 
-    def persistent_load(self, pid: tuple[str, int]) -> object:
+    def persistent_load(self, pid: tuple[str, Any]) -> object:
         """Find what was left out."""
         kind, number = pid
+        if kind == "zeros":
+            return torch.zeros(number[0], dtype=number[1])
         if kind == "rows":
             assert self._rows is not None
             return self._rows(number)

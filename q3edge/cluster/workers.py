@@ -9,12 +9,15 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
+import re
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,14 +27,15 @@ from q3edge import progress
 from q3edge.cluster.piece import Done, Piece, check_kind, own_kind, run_piece
 from q3edge.cluster.place import Item, Result, Rows, RowValues, working_at
 from q3edge.cluster.travel import Large, Packed, as_array, pack, unpack
-from q3edge.errors import GOES_ON, Q3EdgeError, ResourceError, UsageError
+from q3edge.errors import GOES_ON, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+_ADDRESS = re.compile(r"((tcp|tls)://)?([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]+")
 _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 60  # that a scheduler without workers is waited for
-_CHUNKS = 4  # of independent items for each worker, so that the slowest is not waited for long
+_CHUNKS = 4  # of items for each worker: so many wait at most, and the slowest is not waited for long
 _LINE = "start one with `dask scheduler`, and `dask worker ADDRESS` on each machine"
 Found = TypeVar("Found")
 
@@ -46,11 +50,14 @@ def working_with(scheduler: str | None) -> Iterator[None]:
     if scheduler is None:
         yield
         return
+    import dask
+
     client = _connect(scheduler)
     try:
         workers = Workers(client)
         workers.check()
-        with working_at(workers):
+        # Values of rows are parts of tasks, of any size.
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"}), working_at(workers):
             yield
     finally:
         client.close()
@@ -60,10 +67,10 @@ def _connect(scheduler: str) -> Client:
     from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it reports comes as an error, in one line
+    if not _ADDRESS.fullmatch(scheduler):
+        raise UsageError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
     try:
         return Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (ValueError, TypeError):
-        error: Q3EdgeError = UsageError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
     except OSError:
         error = ResourceError(f"--scheduler {scheduler}: no scheduler answers there; {_LINE}")
     gc.collect()  # the client that failed: deleted while another one starts, it would wait for that one's lock
@@ -103,6 +110,8 @@ class _Sent:
 class Workers:
     """Place of work: the workers of one scheduler, each of which does one piece at a time on all its threads."""
 
+    elsewhere = True
+
     def __init__(self, client: Client) -> None:
         self._client, self._sent = client, _Sent()
         self._held: weakref.WeakKeyDictionary[RowValues, dict[int, _Held]] = weakref.WeakKeyDictionary()
@@ -118,17 +127,18 @@ class Workers:
             check_kind(address, found, own_kind())
         progress.note(f"{len(kinds)} workers at {self._address}")
 
-    def run(self, work: Callable[[Sequence[Item]], Iterator[Result]], items: Sequence[Item]) -> Iterator[Result]:
+    def run(self, work: Callable[[Iterable[Item]], Iterator[Result]], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the results of `work` for all items; a worker does several of them side by side."""
-        if not items:
-            return
-        sent = self._send(work)
-        size = -(-len(items) // (_CHUNKS * len(self._addresses())))
-        chunks = [items[start : start + size] for start in range(0, len(items), size)]
-        waiting = [self._submit(sent, sent.piece(chunk)) for chunk in chunks]
-        waiting.reverse()
+        workers = len(self._addresses())
+        size = -(-len(items) // (_CHUNKS * workers)) if isinstance(items, Sequence) else self._least_threads()
+        left, sent, waiting = iter(items), None, deque[Any]()
+        while chunk := [*islice(left, size)]:
+            sent = sent or self._send(work)
+            waiting.append(self._submit(sent, sent.piece(chunk)))
+            if len(waiting) > _CHUNKS * workers:
+                yield from _results(self._wait(waiting.popleft()))
         while waiting:
-            yield from _results(self._wait(waiting.pop()))
+            yield from _results(self._wait(waiting.popleft()))
 
     def run_rows(self, work: Callable[[Sequence[Rows]], Iterator[Result]], blocks: Sequence[Rows]) -> Iterator[Result]:
         """Yield the results of `work` for all blocks; values that stay are left with the workers."""
@@ -231,7 +241,16 @@ class Workers:
             raise ResourceError(f"{self._address}: no worker came within {_WORKER_SECONDS} s; {_LINE}") from None
 
     def _workers(self) -> list[str]:
-        return sorted(self._client.scheduler_info(-1)["workers"])
+        return sorted(self._found)
+
+    def _least_threads(self) -> int:
+        return min((found["nthreads"] for found in self._found.values()), default=1)
+
+    @property
+    def _found(self) -> dict[str, Any]:
+        """Workers by their addresses, with what the scheduler knows of them."""
+        found: dict[str, Any] = self._client.scheduler_info(-1)["workers"]
+        return found
 
     @property
     def _address(self) -> str:

@@ -8,14 +8,21 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from types import FrameType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from q3edge import progress
+from q3edge.artifact import staged_directory
+from q3edge.checkpoint.source import ModelFolder
+from q3edge.cluster.place import present_place
 from q3edge.errors import describe_error
 from q3edge.evaluation.cache import EvaluationCache
 from q3edge.pipeline.build import build_artifact
@@ -25,6 +32,7 @@ from q3edge.pipeline.sweep.variants import VariantRequest
 from q3edge.quantization.recipe import Recipe
 
 _at_work = False  # a process of the pool
+_SENT_WHOLE = 2 << 30  # bytes of a checkpoint up to which workers of a cluster build whole artifacts and send them
 _VALIDATED_TOKENS = 1024  # while building, to find what is broken; the evaluation that follows uses all text
 
 
@@ -98,6 +106,35 @@ def build_all(jobs: Sequence[Job], at_a_time: int) -> Iterator[tuple[str, str | 
             for child in {*multiprocessing.active_children()} - others:
                 child.terminate()
             raise
+
+
+def fits_workers(model: ModelFolder, calibration: CalibrationOptions | None) -> bool:
+    """Tell whether each artifact can be built by one worker of a cluster: a small model, and text that workers have."""
+    small = model.stored_bytes <= _SENT_WHOLE and not (calibration and calibration.texts)
+    return small and present_place().elsewhere
+
+
+def build_by_workers(model: ModelFolder, jobs: Sequence[Job]) -> Iterator[tuple[str, str | None]]:
+    """Build all jobs by the workers of the present place, each by one of them; as `build_all`, but in order."""
+    found = present_place().run(partial(map, partial(_build_there, model)), jobs)
+    with progress.task("build", len(jobs)) as advance:
+        for (reason, files), job in zip(found, jobs):
+            if reason is None:
+                with staged_directory(job.output, overwrite=job.overwrite) as staging:
+                    for name, content in files.items():
+                        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                        content.tofile(staging / name)
+            advance(1)
+            yield job.name, reason
+
+
+def _build_there(model: ModelFolder, job: Job) -> tuple[str | None, dict[str, NDArray[np.uint8]]]:
+    """Build one artifact from the worker's own copy of the model; returns the reason if it failed, and its files."""
+    with TemporaryDirectory() as folder:
+        output = Path(folder) / job.name
+        reason = _build(replace(job, model=str(model.folder), output=output, overwrite=False, states=None), None)
+        names = [] if reason else [path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()]
+        return reason, {name: np.fromfile(output / name, np.uint8) for name in names}
 
 
 def _no_semaphores() -> str | None:

@@ -19,7 +19,7 @@ from q3edge.pipeline.measure.baseline_variants import measure_baseline
 from q3edge.pipeline.measure.measurement import MeasurementOptions
 from q3edge.pipeline.measure.report import assemble, measure_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
-from q3edge.pipeline.sweep.builds import build_all, job_for
+from q3edge.pipeline.sweep.builds import build_all, build_by_workers, fits_workers, job_for
 from q3edge.pipeline.sweep.ledger import Ledger, request_digest
 from q3edge.pipeline.sweep.steps import counted_steps
 from q3edge.pipeline.sweep.variants import VariantRequest
@@ -109,7 +109,8 @@ def _build(
         else:
             waiting.append(job_for(variant, str(folder), output, calibration, measuring.threads, states))
     ledger.begin(job.name for job in waiting)
-    for name, reason in build_all(waiting, jobs):
+    by_workers = fits_workers(checkpoint, calibration)
+    for name, reason in build_by_workers(checkpoint, waiting) if by_workers else build_all(waiting, jobs):
         if reason is None:
             ledger.finish(name, requests[name])
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,17 +11,21 @@ import torch
 
 from q3edge.calibration.layers.streams import Tokens
 from q3edge.calibration.rounding.moments import Moments
-from q3edge.cluster.place import working_at
+from q3edge.cluster.place import Rows, working_at
 
 
 class BlockByBlock:
     """A place that runs every block, and every item, by itself, the last ones first."""
 
-    def run(self, work: Callable[[Sequence[Any]], Iterator[Any]], items: Sequence[Any]) -> Iterator[Any]:
-        found = [next(work([item])) for item in reversed(items)]
+    elsewhere = True
+
+    def run(self, work: Callable[[Iterable[Any]], Iterator[Any]], items: Iterable[Any]) -> Iterator[Any]:
+        found = [next(work([item])) for item in reversed([*items])]
         return iter(found[::-1])
 
-    run_rows = run
+    def run_rows(self, work: Callable[[Sequence[Rows]], Iterator[Any]], blocks: Sequence[Rows]) -> Iterator[Any]:
+        found = [next(work([block])) for block in reversed(blocks)]
+        return iter(found[::-1])
 
 
 @pytest.mark.parametrize(

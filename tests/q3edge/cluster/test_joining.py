@@ -64,7 +64,15 @@ def test_a_scheduler_without_workers(tmp_path_factory: pytest.TempPathFactory, m
 def test_whatever_travels_comes_out_the_same() -> None:
     large = torch.randn(600, 600)
     half = torch.randn(600, 600).to(torch.bfloat16)
-    value = {"a": large, "again": large, "b": np.arange(100_000), "small": torch.ones(3), "half": half}
+    zeros = torch.zeros(600, 600)
+    value = {
+        "a": large,
+        "again": large,
+        "b": np.arange(100_000),
+        "small": torch.ones(3),
+        "half": half,
+        "zeros": zeros,
+    }
     packed = pack(value)
     assert len(packed.large) == 2
     found = unpack(packed.pickled, [np.asarray(array) for array in packed.large])
@@ -72,4 +80,5 @@ def test_whatever_travels_comes_out_the_same() -> None:
     assert torch.equal(found["a"], large)
     assert torch.equal(found["again"], large)
     assert torch.equal(found["half"], half)
+    assert torch.equal(found["zeros"], zeros)
     np.testing.assert_array_equal(found["b"], value["b"])

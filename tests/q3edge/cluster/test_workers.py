@@ -13,14 +13,14 @@ import pytest
 
 from q3edge.architecture.tensors import EMBEDDING
 from q3edge.cluster.place import spread
-from q3edge.errors import InputError
+from q3edge.errors import InputError, ResourceError
 from q3edge.progress import report_to
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.calibration import Counted, calibrate, linear_schemes, outlier_model, random_tokens, result_bytes
 from tests.helpers.cluster import Cluster, cluster
-from tests.helpers.models import InMemoryWeights
+from tests.helpers.models import MOE, InMemoryWeights
 
-working_with = pytest.importorskip("q3edge.cluster.workers").working_with
+workers = pytest.importorskip("q3edge.cluster.workers")
 TOKENS = random_tokens(18, 512)
 INT4, INT8 = Scheme(4, 32, False), Scheme(8, 16)
 A8 = Scheme(8, None, activations="int8_per_token")
@@ -58,9 +58,9 @@ def expected(model: InMemoryWeights, tmp_path_factory: pytest.TempPathFactory) -
 def test_one_worker_and_two_give_the_bytes_of_this_process(
     model: InMemoryWeights, expected: dict[str, Any], two_workers: Cluster, tmp_path: Path
 ) -> None:
-    with working_with(two_workers.address):
+    with workers.working_with(two_workers.address):
         assert calibrated(model, tmp_path / "two") == expected
-    with cluster(1, tmp_path) as running, working_with(running.address):
+    with cluster(1, tmp_path) as running, workers.working_with(running.address):
         assert calibrated(model, tmp_path / "one") == expected
 
 
@@ -84,7 +84,7 @@ def test_a_worker_that_is_killed_costs_its_own_work_only(
 ) -> None:
     with cluster(2, tmp_path) as running:
         listener = KillsAt(number, running.workers[0])
-        with report_to(listener), working_with(running.address):
+        with report_to(listener), workers.working_with(running.address):
             found = calibrated(model, tmp_path / "work")
         assert running.workers[0].poll() == -signal.SIGKILL
         assert running.workers[1].poll() is None
@@ -92,10 +92,39 @@ def test_a_worker_that_is_killed_costs_its_own_work_only(
     assert listener.done == listener.total
 
 
+@pytest.mark.parametrize("number", [3, 19], ids="at move {}".format)
+def test_without_a_worker_left_it_ends_with_an_error_and_goes_on_later(
+    number: int, model: InMemoryWeights, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(workers, "_WORKER_SECONDS", 1)
+    with (
+        cluster(1, tmp_path) as running,
+        report_to(KillsAt(number, running.workers[0])),
+        pytest.raises(ResourceError, match=r"no worker .*the same command goes on from here"),
+        workers.working_with(running.address),
+    ):
+        calibrated(model, tmp_path / "work")
+    assert calibrated(model, tmp_path / "work") == expected
+
+
 def test_bfloat16_forward_passes_travel_too(model: InMemoryWeights, two_workers: Cluster, tmp_path: Path) -> None:
     here = calibrated(model, tmp_path / "here", bfloat16=True)
-    with working_with(two_workers.address):
+    with workers.working_with(two_workers.address):
         assert calibrated(model, tmp_path / "there", bfloat16=True) == here
+
+
+def test_experts_are_solved_by_workers_too(two_workers: Cluster, tmp_path: Path) -> None:
+    model = outlier_model(4, **MOE)
+    schemes, tokens = linear_schemes(model, Scheme(4, 32)), random_tokens(40, 32)
+
+    def found(folder: Path) -> dict[str, Any]:
+        results, states = calibrate(model, schemes, tokens, folder)
+        return {**result_bytes(results), "states": states.numpy().tobytes()}
+
+    here = found(tmp_path / "here")
+    with workers.working_with(two_workers.address):
+        assert found(tmp_path / "there") == here
 
 
 def test_results_come_in_order_and_errors_as_they_were_raised(two_workers: Cluster) -> None:
@@ -104,7 +133,7 @@ def test_results_come_in_order_and_errors_as_they_were_raised(two_workers: Clust
             raise InputError("zero has no inverse")
         return 1 / number
 
-    with working_with(two_workers.address):
+    with workers.working_with(two_workers.address):
         assert list(spread(inverse, range(1, 40))) == [1 / number for number in range(1, 40)]
         assert list(spread(inverse, [])) == []
         with pytest.raises(InputError, match=r"^zero has no inverse$"):
