@@ -112,11 +112,9 @@ def with_constants(model: bytes, tensors: Iterable[StoredTensor], instead: Mappi
             replaced |= set(inputs)
         elif _operator(node) is None:
             read |= set(inputs)
-    changed = b"".join(
-        field_bytes(number, _with_inputs(value, instead, unread) if number == _MODEL_GRAPH else value.copy())
-        if isinstance(value, Message)
-        else field_bytes(number, value)
-        for number, value in fields(Message.whole(model))
+    changed = rewritten(
+        Message.whole(model),
+        lambda number, value: _with_inputs(value, instead, unread) if number == _MODEL_GRAPH else None,
     )
     added = b"".join(field_bytes(_GRAPH_INITIALIZER, tensor.serialized()) for tensor in tensors)
     return changed + field_bytes(_MODEL_GRAPH, added)
@@ -124,18 +122,17 @@ def with_constants(model: bytes, tensors: Iterable[StoredTensor], instead: Mappi
 
 def _with_inputs(graph: Message, instead: Mapping[str, str], unread: Container[int]) -> bytes:
     """Copy of a graph without the `unread` nodes, by where they begin, and with other inputs of its experts."""
-    return b"".join(
-        field_bytes(number, _replaced(value, instead) if number == _GRAPH_NODE else value.copy())
-        if isinstance(value, Message)
-        else field_bytes(number, value)
-        for number, value in fields(graph)
-        if number != _GRAPH_NODE or not isinstance(value, Message) or value.start not in unread
+    return rewritten(
+        graph,
+        lambda number, value: _replaced(value, instead) if number == _GRAPH_NODE else None,
+        without=lambda number, value: number == _GRAPH_NODE and value.start in unread,
     )
 
 
-def _replaced(node: Message, instead: Mapping[str, str]) -> bytes:
+def _replaced(node: Message, instead: Mapping[str, str]) -> bytes | None:
+    """Node with other inputs, if it is an operator with experts."""
     if _operator(node) is None:
-        return node.copy()
+        return None
     return rewritten(
         node,
         lambda field, name: instead.get(name.text(), name.text()).encode() if field == _NODE_INPUT else None,
@@ -173,11 +170,7 @@ def _parts(model: bytes, field: int) -> Iterator[Message]:
 
 
 def _without_graph(model: bytes) -> bytes:
-    return b"".join(
-        field_bytes(number, value if isinstance(value, int) else value.copy())
-        for number, value in fields(Message.whole(model))
-        if number != _MODEL_GRAPH
-    )
+    return rewritten(Message.whole(model), without=lambda number, _: number == _MODEL_GRAPH)
 
 
 def _messages(message: Message, field: int) -> Iterator[Message]:

@@ -45,17 +45,25 @@ def fields(message: Message) -> Iterator[tuple[int, int | Message]]:
             yield number, value
 
 
-def rewritten(message: Message, change: Callable[[int, Message], bytes | None]) -> bytes:
+def rewritten(
+    message: Message,
+    change: Callable[[int, Message], bytes | None] = lambda _number, _value: None,
+    *,
+    without: Callable[[int, Message], bool] = lambda _number, _value: False,
+) -> bytes:
     """Bytes of `message`, with what `change` returns for a length-delimited field (number, value) in its place.
 
-    None keeps the field.
+    None keeps the field. Fields that `without` is true for are left out.
     """
     parts: list[bytes] = []
     kept = message.start  # up to here everything is in `parts`
     for number, value, start in _spans(message):
-        new = change(number, value) if isinstance(value, Message) else None
-        if new is not None and isinstance(value, Message):
-            parts += message.content[kept:start], field_bytes(number, new)
+        if not isinstance(value, Message):
+            continue
+        left_out = without(number, value)
+        new = None if left_out else change(number, value)
+        if left_out or new is not None:
+            parts += message.content[kept:start], b"" if new is None else field_bytes(number, new)
             kept = value.end
     return b"".join((*parts, message.content[kept : message.end]))
 
