@@ -36,7 +36,7 @@ from q3edge.errors import InputError
 from q3edge.progress import Advance, portion
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
-from q3edge.reference.blocks.experts import Routing
+from q3edge.reference.blocks.experts import Routing, agreement
 from q3edge.reference.layer import after_sequence
 from q3edge.reference.rotary import RotaryTables
 from q3edge.reference.weights import LayerWeights, normalize, read_tensor
@@ -241,8 +241,8 @@ class LayerwiseCalibration:
 
 def _experts_report(own: Routing, wanted: Routing, config: Qwen3Config) -> ExpertsReport:
     assert config.moe is not None
-    same = (own.experts.unsqueeze(-1) == wanted.experts.unsqueeze(-2)).any(dim=-1)
-    return ExpertsReport(tuple(own.counts(config.moe.num_experts).tolist()), float(same.double().mean()))
+    counts = own.counts(config.moe.num_experts)
+    return ExpertsReport(tuple(counts.tolist()), agreement(own.experts, wanted.experts))
 
 
 def held_out_rows(sequences: int) -> int:

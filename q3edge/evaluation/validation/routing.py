@@ -23,6 +23,7 @@ from q3edge.evaluation.distance.windows import Window
 from q3edge.evaluation.validation.graph_file import read_graph
 from q3edge.evaluation.validation.results import CheckResult, LayerRouting
 from q3edge.quantization.recipe import Recipe
+from q3edge.reference.blocks.experts import agreement, tokens_by_expert
 from q3edge.reference.routing import chosen_experts
 from q3edge.runtime.padding import right_padded
 from q3edge.runtime.session.loader import CheckedGraph
@@ -69,9 +70,7 @@ def check_routing(routing: Sequence[LayerRouting], *, is_exact: bool) -> CheckRe
 
 
 def _compared(layer: int, found: torch.Tensor, expected: torch.Tensor, count: int) -> LayerRouting:
-    same = (found.unsqueeze(-1) == expected.unsqueeze(-2)).any(-1)
-    tokens = torch.bincount(expected.flatten(), minlength=count)
-    return LayerRouting(layer, tuple(tokens.tolist()), float(same.double().mean()))
+    return LayerRouting(layer, tuple(tokens_by_expert(expected, count).tolist()), agreement(found, expected))
 
 
 def _float_choices(source: WeightSource, texts: Sequence[NDArray[np.int64]]) -> Choices:

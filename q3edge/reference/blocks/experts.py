@@ -48,7 +48,17 @@ class Routing:
 
     def counts(self, experts: int) -> torch.Tensor:
         """Count the tokens of each of so many experts, int64 [experts]."""
-        return torch.bincount(self.experts.flatten(), minlength=experts)
+        return tokens_by_expert(self.experts, experts)
+
+
+def tokens_by_expert(chosen: torch.Tensor, experts: int) -> torch.Tensor:
+    """Count how often each of so many experts is chosen, int64 [experts], in choices [T, k]."""
+    return torch.bincount(chosen.flatten(), minlength=experts)
+
+
+def agreement(chosen: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Share of the experts in `chosen` [T, k] that are among those `wanted` [T, m] of the same token."""
+    return float((chosen.unsqueeze(-1) == wanted.unsqueeze(-2)).any(dim=-1).double().mean())
 
 
 def mixture(
