@@ -145,15 +145,10 @@ def solve_scaled_group(
     schemes: Mapping[str, Scheme],
     moments: Moments,
     exponent: float,
-    advance: Advance = unheard,
 ) -> Solution:
-    """Round matrices as `solve_input_group` does, whose channels are scaled already, with this `exponent`.
-
-    advance: called with `solving` of the GroupWork in all.
-    """
-    work = GroupWork(len(moments.hessian), sum(map(len, weights.values())))
+    """Round matrices as `solve_input_group` does, whose channels are scaled already, with this `exponent`."""
     problem, ones = _Problem(moments, factorize(moments.hessian)), torch.ones(len(moments.hessian))
-    return _solve_all(weights, schemes, problem, ones, exponent, portion(advance, work.solving, work.rows))
+    return _solve_all(weights, schemes, problem, ones, exponent, unheard)
 
 
 def _solve_all(

@@ -59,11 +59,12 @@ class LayerSolver:
         """Round all input groups of all blocks: reads the hidden states `before` the layer, writes those `after` it."""
         hidden, obsolete = _Spilled(before), list[_Spilled]()
         blocks = self._rounded.layer.blocks
-        for block, following in zip(blocks, [*blocks[1:], blocks[-1]]):
+        # Experts read their tokens here, wherever these were computed.
+        between = StateStream if self._rounded.layer.of_experts else SpilledStream
+        for block in blocks:
             stream = after
-            if block is not blocks[-1]:  # experts read their tokens here, wherever these were computed
-                kind = SpilledStream if following.router is None else StateStream
-                stream = self._stream(f"after-{block.kind}", self._config.hidden_size, kind)
+            if block is not blocks[-1]:
+                stream = self._stream(f"after-{block.kind}", self._config.hidden_size, between)
             values: _Read = partial(self._first_input, block, hidden)
             if block.router is None:
                 self._round(block.groups[0], values)

@@ -22,12 +22,12 @@ from q3edge.reference.rotary import RotaryTables
 class LayerWeights:
     """Weights of one layer by field, float32; matrices are [out, in].
 
-    tensors: those that are kept. read_tensor: full name of another -> its values, read anew each time.
+    tensors: those that are kept. read_other: full name of another -> its values, read anew each time.
     """
 
     layer: Layer
     tensors: Mapping[str, torch.Tensor]
-    read_tensor: Callable[[str], torch.Tensor]
+    read_other: Callable[[str], torch.Tensor]
 
     @classmethod
     def read(cls, source: WeightSource, number: int) -> LayerWeights:
@@ -42,7 +42,7 @@ class LayerWeights:
 
     def __getitem__(self, field: str) -> torch.Tensor:
         kept = self.tensors.get(field)
-        return self.read_tensor(self.layer.name(field)) if kept is None else kept
+        return self.read_other(self.layer.name(field)) if kept is None else kept
 
     @property
     def matrices(self) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from q3edge.calibration.layers.predicted_work import LayerWork
 from q3edge.calibration.layers.routed import ExpertInputs
 from q3edge.calibration.layers.streams import StateStream, Tokens
 from q3edge.calibration.rounding.rtn import round_to_nearest
+from q3edge.progress import report_to
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.blocks.experts import Routing
 from q3edge.reference.parallel import torch_threads
@@ -83,7 +84,11 @@ def test_folding_keeps_the_function_and_the_routing(keep_float: tuple[str, ...],
         torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_experts_moments_are_of_its_tokens_by_their_shares_and_of_all_where_these_are_few(tmp_path: Path) -> None:
+@pytest.mark.parametrize("enough", [0, 100])
+def test_an_experts_moments_are_of_its_tokens_by_their_shares_and_of_all_where_these_are_few(
+    enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(solving, "ENOUGH", enough)
     source = expert_model(2)
     tokens = Tokens(40, 32, 5, False)
     solver = solving.ExpertsSolver(None, Layer.of(source.config, 0).blocks[-1], tokens)  # type: ignore[arg-type]
@@ -96,17 +101,14 @@ def test_an_experts_moments_are_of_its_tokens_by_their_shares_and_of_all_where_t
     schemes = {"up_proj": INT4}
     prior = solver._prior(whole, everything, schemes)
     assert prior.solved_for == 35 * 32
-    for enough in (0, 100):
-        solving_enough = pytest.MonkeyPatch()
-        solving_enough.setattr(solving, "ENOUGH", enough)
-        found = solver._shrunk(inputs, values, schemes, prior)
-        solving_enough.undo()
-        for moments, kept in ((found.hessian, chosen < 35 * 32), (found.held_out, chosen >= 35 * 32)):
-            own = sum(s**2 * v.outer(v) for v, s in zip(values[kept], shares[kept]))
-            seen = chosen < 35 * 32
-            factor = float(shares[seen].square().mean()) * max(0, enough * 8 - int(seen.sum())) / (35 * 32)
-            rows = everything[: 35 * 32] if moments is found.hessian else everything[35 * 32 :]
-            torch.testing.assert_close(moments, own + factor * rows.T @ rows, rtol=1e-4, atol=1e-3)
+    found, seen = solver._shrunk(inputs, values, schemes, prior), chosen < 35 * 32
+    factor = float(shares[seen].square().mean()) * max(0, enough * 8 - int(seen.sum())) / (35 * 32)
+    for moments, kept, rows in (
+        (found.hessian, seen, everything[: 35 * 32]),
+        (found.held_out, ~seen, everything[35 * 32 :]),
+    ):
+        own = sum(s**2 * v.outer(v) for v, s in zip(values[kept], shares[kept]))
+        torch.testing.assert_close(moments, own + factor * rows.T @ rows, rtol=1e-4, atol=1e-3)
 
 
 def test_an_expert_that_no_token_reaches_is_solved_for_all_of_them(tmp_path: Path) -> None:
@@ -182,8 +184,6 @@ def test_tokens_of_a_stream_are_read_and_added_to_one_by_one(tmp_path: Path) -> 
 
 
 def test_progress_of_experts_ends_at_its_total(tmp_path: Path) -> None:
-    from q3edge.progress import report_to
-
     source = expert_model(8)
     counted = Counted()
     with report_to(counted):
@@ -191,7 +191,7 @@ def test_progress_of_experts_ends_at_its_total(tmp_path: Path) -> None:
     assert counted.done == counted.total
 
 
-def test_unused_experts_are_unused(tmp_path: Path) -> None:
+def test_unused_experts_are_unused() -> None:
     source = unused(expert_model(3), 5, 6)
     moe = source.config.moe
     assert moe is not None
