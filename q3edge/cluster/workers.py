@@ -122,7 +122,8 @@ class Workers:
         try:
             kinds = self._client.run(own_kind)
         except ModuleNotFoundError as error:
-            raise ResourceError(f"{self._address}: a worker lacks {error.name}; install 'q3edge[distributed]' there") from None
+            lacking = f"a worker lacks {error.name}; install 'q3edge[distributed]' there"
+            raise ResourceError(f"{self._address}: {lacking}") from None
         for address, found in kinds.items():
             check_kind(address, found, own_kind())
         progress.note(f"{len(kinds)} workers at {self._address}")
