@@ -10,7 +10,7 @@ from q3edge.artifact import Manifest
 from q3edge.evaluation.distance.kl_names import KL_WORDS
 from q3edge.quantization.scheme import Scheme
 from q3edge.report.experts import expert_facts
-from q3edge.report.runtimes import EXACT_SUMS, INT8_CACHE, RUNTIMES
+from q3edge.report.runtimes import EXACT_SUMS, EXPERTS, INT8_CACHE, RUNTIMES
 
 CARD_FILE = "README.md"
 _NOT_MEASURED = "## Accuracy\n\nNot measured yet: run `q3edge validate . --reference MODEL`."
@@ -54,7 +54,7 @@ def _decoder(manifest: Manifest) -> list[str]:
         _expert_words(manifest),
         _notices(manifest),
         '## Run\n\n```\nq3edge run . "Hello"\n```',
-        _other_runtimes(manifest.recipe),
+        _other_runtimes(manifest),
     ]
 
 
@@ -82,19 +82,24 @@ def _embedding_validation(report: Mapping[str, Any] | None) -> str:
     )
 
 
-def _other_runtimes(recipe: Mapping[str, Any]) -> str:
-    int8_cache = recipe.get("kv_cache") == "int8"
-    tried = [runtime for runtime in RUNTIMES if runtime.int8_cache or not int8_cache]
+def _other_runtimes(manifest: Manifest) -> str:
+    int8_cache = manifest.recipe.get("kv_cache") == "int8"
+    operator = "experts" in manifest.metrics and manifest.experts == "qmoe"
+    versions = {each: each.experts if operator else each.versions for each in RUNTIMES}
+    tried = [each for each in RUNTIMES if versions[each] and (each.int8_cache or not int8_cache)]
+    model = "mixture of experts" if operator else "demo model in every format"
     parts = [
         "## Other runtimes",
-        "Tried with q3edge's small demo model in every format, not with this one; the code runs in this folder.",
+        f"Tried with q3edge's small {model}, not with this one; the code runs in this folder.",
     ]
-    if left_out := [runtime.name for runtime in RUNTIMES if runtime not in tried]:
-        parts.append(f"{INT8_CACHE} Not with one: {', '.join(left_out)}.")
-    schemes = [Scheme(**rule["scheme"]) for rule in recipe["rules"] if rule["scheme"]]
+    needs = ([EXPERTS] if operator else []) + ([INT8_CACHE] if int8_cache else [])
+    if needs and (left_out := [each.name for each in RUNTIMES if each not in tried]):
+        plain = " Try a model made with `--experts plain` there." if operator else ""
+        parts.append(f"{' '.join(needs)} {'Not in' if operator else 'Not with one'}: {', '.join(left_out)}.{plain}")
+    schemes = [Scheme(**rule["scheme"]) for rule in manifest.recipe["rules"] if rule["scheme"]]
     if any(scheme.activations == "int8_per_token" for scheme in schemes):
         parts.append(EXACT_SUMS)
-    parts += [f"{runtime.name} ({runtime.versions}):\n\n{runtime.code}" for runtime in tried]
+    parts += [f"{each.name} ({versions[each]}):\n\n{each.code}" for each in tried]
     return "\n\n".join(parts)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Runtime:
     """A runtime. versions: that were tried; int8_cache: models with an int8 KV cache run too.
 
+    experts: versions that run a mixture of experts as onnxruntime's operator QMoE too; empty: none does.
     lines: code in `language` (python or js) that loads the folder which it is run in.
     """
 
@@ -17,6 +18,7 @@ class Runtime:
     language: str
     lines: str
     int8_cache: bool = True
+    experts: str = ""
 
     @property
     def code(self) -> str:
@@ -29,6 +31,7 @@ EXACT_SUMS = (
     "`session.x64quantprecision` is `1`; q3edge and genai_config.json set it. Releases before 1.31 abort with it."
 )
 INT8_CACHE = "An int8 KV cache needs onnxruntime 1.29 or newer."
+EXPERTS = "Experts are one operator, QMoE, as onnxruntime has it from 1.31 on."
 RUNTIMES = (
     Runtime(
         "onnxruntime-genai", "0.18.0", "python",
@@ -36,6 +39,7 @@ RUNTIMES = (
 
 model = og.Model(".")
 tokenizer = og.Tokenizer(model)""",
+        experts="0.18.0 with onnxruntime 1.32",
     ),
     Runtime(
         "optimum-onnx", "0.1.0 with transformers 4.57", "python",
@@ -64,6 +68,7 @@ const model = await AutoModelForCausalLM.from_pretrained(folder);""",
         """import onnxruntime as ort
 
 session = ort.InferenceSession("onnx/model.onnx", providers=["CPUExecutionProvider"])""",
+        experts="1.31 and 1.32",
     ),
     Runtime(
         "onnxruntime-node", "1.30.0", "js",

@@ -11,7 +11,7 @@ from q3edge.artifact import Manifest
 from q3edge.formats import FORMATS, CacheType
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.model_card import model_card
-from q3edge.report.runtimes import EXACT_SUMS, INT8_CACHE, RUNTIMES, Runtime
+from q3edge.report.runtimes import EXACT_SUMS, EXPERTS, INT8_CACHE, RUNTIMES, Runtime
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "interop.md"
 
@@ -26,6 +26,20 @@ def test_each_runtime_is_told_with_its_lines_where_it_runs_the_model(runtime: Ru
     told = f"{runtime.name} ({runtime.versions}):\n\n{runtime.code}"
     assert told in card("int4")
     assert (told in card("int4", "int8")) == runtime.int8_cache
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.name)
+def test_a_mixture_names_the_runtimes_that_have_its_operators(runtime: Runtime) -> None:
+    recipe = Recipe.for_format("int4").to_json()
+    operator, plain = (
+        model_card(Manifest("onnx", "parent", recipe, metrics={"model_bytes": 1, "experts": operators}))
+        for operators in ("qmoe", "plain")
+    )
+    assert (f"{runtime.name} ({runtime.experts}):\n\n{runtime.code}" in operator) == bool(runtime.experts)
+    assert (runtime.code in operator) == bool(runtime.experts)
+    assert f"{runtime.name} ({runtime.versions}):\n\n{runtime.code}" in plain
+    assert EXPERTS in operator
+    assert EXPERTS not in plain
 
 
 def test_what_an_int8_cache_needs_is_told_with_one() -> None:
