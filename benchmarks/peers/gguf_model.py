@@ -21,7 +21,7 @@ _PARTS = {
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
 }  # fmt: skip
-_EXPERT = re.compile(r"(?P<block>.*\.mlp)\.experts\.\d+\.(?P<part>gate|up|down)_proj\.weight")
+_EXPERT = re.compile(r"(?P<block>.*\.mlp)\.experts\.(?P<number>\d+)\.(?P<part>gate|up|down)_proj\.weight")
 
 
 def gguf_name(name: str) -> str:
@@ -33,6 +33,12 @@ def gguf_name(name: str) -> str:
     if found := _EXPERT.fullmatch(name):
         return f"blk.{layer}.ffn_{found['part']}_exps.weight"
     return f"blk.{layer}.{_PARTS[part]}.weight"
+
+
+def expert_number(name: str) -> int:
+    """Place of an expert's tensor in the one of its layer; 0 for any other tensor."""
+    found = _EXPERT.fullmatch(name)
+    return int(found["number"]) if found else 0
 
 
 def write_float(checkpoint: Path, path: Path) -> None:
