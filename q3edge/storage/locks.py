@@ -59,13 +59,15 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> Iterator[None]:
+def output_lock(
+    output: Path, *, wait: bool = False, lenient: bool = False, advice: str = "choose another folder"
+) -> Iterator[None]:
     """Hold an output, file or folder, during the block; inside of it the same output may be held again.
 
     The lock is the file `.NAME.lock` beside it, which is gone afterwards; so are folders made for it and left empty.
     wait: for another process. lenient: without a lock where the place is no folder, which the writer
     explains. UsageError: the name is too long. ResourceError: another process holds the output, and the message names
-    it; or the place cannot be written.
+    it; or the place cannot be written, with `advice`.
     """
     place = output.absolute()
     if place in _held.get():
@@ -83,7 +85,7 @@ def output_lock(output: Path, *, wait: bool = False, lenient: bool = False) -> I
             if error.errno == errno.ENAMETOOLONG:
                 raise UsageError(f"{output}: the name is too long for this disk; choose a shorter one") from None
             if not lenient or error.errno in _REFUSED:
-                raise ResourceError(f"{output}: cannot be written ({error.strerror}); choose another folder") from error
+                raise ResourceError(f"{output}: cannot be written ({error.strerror}); {advice}") from error
             yield
             return
         except (KeyboardInterrupt, SystemExit):  # a signal, once the file was made

@@ -50,6 +50,11 @@ class LentWeights:
             self._tensors[data.tensor] = ort.OrtValue.ortvalue_from_numpy(values.reshape(data.shape))
 
     @property
+    def file_name(self) -> str:
+        """Name of the file."""
+        return self._path.name
+
+    @property
     def names(self) -> frozenset[str]:
         """Names of the tensors that are lent."""
         return frozenset(self._tensors)
@@ -65,8 +70,12 @@ class LentWeights:
         if missing := sorted(self._places.keys() - self.names):
             raise InputError(f"{self._path}: {otherwise.format(missing[0])}")
 
-    def copy_to(self, folder: Path, names: Iterable[str]) -> None:
-        """Make a file of the same name and size in `folder` that holds these tensors alone, and holes."""
+    def copy_to(self, folder: Path, names: Iterable[str]) -> list[tuple[int, int]]:
+        """Make a file of the same name and size in `folder` that holds these tensors alone, and holes.
+
+        Returns where they are: offset and length of each.
+        """
+        copied: list[tuple[int, int]] = []
         with (folder / self._path.name).open("wb") as file:
             file.truncate(self._path.stat().st_size)
             for name in sorted(self._places.keys() & names):
@@ -74,6 +83,8 @@ class LentWeights:
                 if self._file is not None and data.length is not None:
                     file.seek(data.offset)
                     file.write(self._file[data.offset : data.offset + data.length])
+                    copied.append((data.offset, data.length))
+        return copied
 
     @contextmanager
     def folder(self, read: Iterable[str] = ()) -> Iterator[Path]:

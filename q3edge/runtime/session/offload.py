@@ -16,15 +16,18 @@ from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.onnx_references import read_external_data
 from q3edge.runtime.session.packed_experts import (
+    ADVICE,
     ExpertBytes,
     Options,
     PackedExperts,
     expert_bytes,
     pack_experts,
     read_packed,
+    remove_unused,
 )
 from q3edge.storage.digests import json_digest
 from q3edge.storage.kept_folder import kept_folder
+from q3edge.storage.locks import output_lock
 
 _RUNTIME_BYTES = 64 << 20  # Python, onnxruntime, tokenizer
 _OTHER_WEIGHTS = 1.4  # bytes in memory for each byte of other weights on the disk: their groups' scales are widened
@@ -81,5 +84,15 @@ def packed_on_disk(
     if (found := read_packed(place)) is not None:
         return found
     verify()
-    progress.note(f"packing the experts of {folder} for this CPU, once: {experts.packed / 1e9:.1f} GB in {place}")
-    return pack_experts(place, model, lent, options, experts.packed)
+    progress.note(f"packing the experts of {folder} for this CPU, once: {_size(experts.packed)} in {place}")
+    with output_lock(place, wait=True, advice=ADVICE):  # another process may be packing them
+        if (found := read_packed(place)) is not None:
+            return found
+        if place.exists():
+            progress.note(f"note: {place}: is damaged, and is made again")
+        remove_unused(place.parent)
+        return pack_experts(place, model, lent, options, experts.packed)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.0f} MB"

@@ -4,21 +4,28 @@ onnxruntime packs the weights of its operator for experts on the heap, all of th
 weights that lie in a file it maps instead, after it has compared them with those that it would make: what the chosen
 experts need is in memory then, and the rest may leave it. It can write such a file, but of a whole model, for which all
 has to be in memory; here it writes one layer at a time.
+
+It compares packed weights only. What else it reads of these files, scales and constants, is compared here, by digests.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BufferedRandom, BufferedReader
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
 from q3edge import progress
-from q3edge.errors import ResourceError
+from q3edge.errors import ResourceError, shortage
 from q3edge.runtime.session.expert_graph import (
     ExpertOperator,
     StoredTensor,
@@ -31,14 +38,16 @@ from q3edge.runtime.session.expert_graph import (
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.onnx_references import ExternalTensor
 from q3edge.storage.sealed_json import read_sealed, write_sealed
-from q3edge.storage.whole_files import partial_folder, writable
+from q3edge.storage.whole_files import partial_folder, remove_all_leftovers, writable
 
-ADVICE = "free space, or set Q3EDGE_CACHE to a folder on another disk"
+ADVICE = "free space (packed experts of other models can be deleted), or set Q3EDGE_CACHE to a folder on another disk"
 _WEIGHTS, _INDEX = "experts.bin", "experts.json"
 _SAVED, _SAVED_WEIGHTS = "layer.onnx", "layer.bin"
 _PACKED = "prepacked_"  # begin of the keys of entries that say where packed weights lie
 _PAGE = 4096
 _PIECE = 1 << 24  # bytes that are copied at a time
+_DAY = 24 * 3600
+UNUSED_DAYS = 30  # after which packed experts are removed, when others are packed
 _GROUP_BYTES = 12  # a float32 scale and a float32 sum beside the codes, and the scale as the graph computes it
 _SAVING = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -91,14 +100,49 @@ def expert_bytes(model: bytes, tensors: Sequence[ExternalTensor]) -> ExpertBytes
 
 
 def read_packed(folder: Path) -> PackedExperts | None:
-    """Read what `pack_experts` has written; None if there is nothing, or nothing whole."""
+    """Read what `pack_experts` has written, and mark it as used; None if there is nothing, or nothing whole."""
     found = read_sealed(folder / _INDEX)
-    if found is None or not (folder / _WEIGHTS).is_file():
+    if not isinstance(found, dict):
         return None
+    if not all(_unchanged(folder / name, size, found["parts"][name]) for name, size in found["sizes"].items()):
+        return None
+    with suppress(OSError):  # a disk that is only read
+        os.utime(folder / _INDEX)
     tensors = (
-        StoredTensor(each["name"], tuple(each["shape"]), each["data_type"], each["entries"]) for each in found[0]
+        StoredTensor(each["name"], tuple(each["shape"]), each["data_type"], each["entries"])
+        for each in found["tensors"]
     )
-    return PackedExperts(folder, tuple(tensors), found[1])
+    return PackedExperts(folder, tuple(tensors), found["instead"])
+
+
+def remove_unused(kept: Path) -> None:
+    """Remove packed experts in `kept` that no process has read for UNUSED_DAYS, which is said; and leftovers."""
+    remove_all_leftovers(kept)
+    for index in kept.glob(f"*/{_INDEX}"):
+        with suppress(OSError):  # another process was faster
+            if index.stat().st_mtime < time.time() - UNUSED_DAYS * _DAY:
+                shutil.rmtree(index.parent)
+                progress.note(f"note: {index.parent}: removed, not used for {UNUSED_DAYS} days")
+
+
+def _unchanged(path: Path, size: int, parts: Sequence[Sequence[Any]]) -> bool:
+    """Tell whether a file has its size, and its parts (offset, length, sha256) their bytes."""
+    try:
+        if path.stat().st_size != size:
+            return False
+        with path.open("rb") as file:
+            return all(_digest(file, offset, length) == digest for offset, length, digest in parts)
+    except OSError:
+        return False
+
+
+def _digest(file: BufferedReader, offset: int, length: int) -> str:
+    digest = hashlib.sha256()
+    file.seek(offset)
+    while length and (piece := file.read(min(length, _PIECE))):
+        digest.update(piece)
+        length -= len(piece)
+    return digest.hexdigest()
 
 
 def pack_experts(folder: Path, model: bytes, lent: LentWeights, options: Options, size: int) -> PackedExperts:
@@ -118,15 +162,28 @@ def pack_experts(folder: Path, model: bytes, lent: LentWeights, options: Options
         instead: dict[str, str] = {}
         with (partial / _WEIGHTS).open("w+b") as weights, progress.task("pack experts", len(operators)) as advance:
             for operator in operators:
-                for scales, tensor in _packed(model, operator, options, weights, partial):
+                for name, tensor in _packed(model, operator, options, weights, partial):
                     tensors.append(tensor)
-                    instead[scales] = tensor.name
+                    instead[name] = tensor.name
                 advance(1)
-        lent.copy_to(partial, folded_tensors(with_constants(model, tensors, instead)))
-        write_sealed(partial / _INDEX, [[asdict(tensor) for tensor in tensors], instead], ADVICE)
+        copied = lent.copy_to(partial, folded_tensors(with_constants(model, tensors, instead)))
+        scales = [(int(tensor.entries["offset"]), int(tensor.entries["length"])) for tensor in tensors]
+        places: dict[str, list[tuple[int, int]]] = {_WEIGHTS: scales, lent.file_name: copied}
+        index = {
+            "tensors": [asdict(tensor) for tensor in tensors],
+            "instead": instead,
+            "sizes": {name: (partial / name).stat().st_size for name in places},
+            "parts": {name: _digests(partial / name, each) for name, each in places.items()},
+        }
+        write_sealed(partial / _INDEX, index, ADVICE)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return PackedExperts(folder, tuple(tensors), instead)
+
+
+def _digests(path: Path, parts: Iterable[tuple[int, int]]) -> list[tuple[int, int, str]]:
+    with path.open("rb") as file:
+        return [(offset, length, _digest(file, offset, length)) for offset, length in parts]
 
 
 def _packed(
@@ -137,7 +194,10 @@ def _packed(
     chosen.optimized_model_filepath = str(scratch / _SAVED)
     for key, value in _SAVING.items():
         chosen.add_session_config_entry(key, value)
-    ort.InferenceSession(alone(model, operator), chosen, providers=["CPUExecutionProvider"])  # for what it writes
+    try:
+        ort.InferenceSession(alone(model, operator), chosen, providers=["CPUExecutionProvider"])  # for what it writes
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise shortage(error) or _not_packed(scratch, error) from None
     saved_model = (scratch / _SAVED).read_bytes()
     saved = stored_tensors(saved_model)
     (written,) = expert_operators(saved_model)
@@ -161,6 +221,11 @@ def _packed(
             yield operator.inputs[scales], StoredTensor(name, found.shape, found.data_type, place | entries)
     for name in (_SAVED, _SAVED_WEIGHTS):
         (scratch / name).unlink()
+
+
+def _not_packed(scratch: Path, error: Exception) -> ResourceError:
+    reason = " ".join(str(error).split())[-200:]
+    return ResourceError(f"{scratch}: onnxruntime could not write packed experts there ({reason}); {ADVICE}")
 
 
 def _moved_blobs(entry: str, source: BufferedReader, target: BufferedRandom) -> str:
