@@ -22,7 +22,7 @@ _PROBE = """
 import json, resource, sys, time
 from pathlib import Path
 import numpy as np
-from q3edge.pipeline.inspect import cache_tokens
+from q3edge.pipeline.predictions import cache_tokens
 from q3edge.runtime.session.decoder import Decoder
 decoder = Decoder(Path(sys.argv[1]))
 depth = cache_tokens(decoder.config) - 40

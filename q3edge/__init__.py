@@ -51,12 +51,13 @@ __all__ = [
     "serve",
     "sweep",
     "validate",
+    "zoo",
 ]
 
 if TYPE_CHECKING:
     from q3edge.architecture.config import Qwen3Config as Config
     from q3edge.errors import InputError, Q3EdgeError, ResourceError, UsageError, ValidationError
-    from q3edge.library.judging import bench, check, diff, evaluate, inspect, validate
+    from q3edge.library.judging import bench, check, diff, evaluate, inspect, validate, zoo
     from q3edge.library.loading import load, load_embedding, load_reranker
     from q3edge.library.making import build, demo, export, quantize
     from q3edge.library.reporting import make_report, sweep
@@ -72,7 +73,7 @@ else:
     _NAMES_OF = {  # the imports above, made when a name is first used
         "q3edge.architecture.config": "Qwen3Config",
         "q3edge.errors": "InputError Q3EdgeError ResourceError UsageError ValidationError",
-        "q3edge.library.judging": "bench check diff evaluate inspect validate",
+        "q3edge.library.judging": "bench check diff evaluate inspect validate zoo",
         "q3edge.library.loading": "load load_embedding load_reranker",
         "q3edge.library.making": "build demo export quantize",
         "q3edge.library.reporting": "make_report sweep",

@@ -12,3 +12,4 @@ BENCH_PROMPT, BENCH_NEW, BENCH_DEPTHS, BENCH_REPEATS = 512, 64, (0, 512, 4096), 
 DEMO_FOLDER = "q3edge-demo"
 MAX_BATCH = 8  # answers that are computed at once
 MAX_QUEUE, PORT = 128, 8000  # answers that wait in a server, and where it listens
+MIN_TOKENS_PER_SECOND = 5.0  # that zoo asks for: about as fast as people read

@@ -13,9 +13,9 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layers_of
 from q3edge.architecture.tensors import of_head
 from q3edge.calibration.layers.streams import Tokens
+from q3edge.machine.speed import BFLOAT16_GAIN
 from q3edge.quantization.scheme import Scheme
 
-BFLOAT16_GAIN = 2.0  # assumed: forward passes where the CPU multiplies bfloat16
 _HESSIAN_SHARE = 1.1  # half of all tiles of X^T X, and the diagonal's whole ones
 _FACTOR = 2.8  # by K^3: factoring a Hessian [K, K]
 _SAMPLED_ROWS = 500  # cost of choosing the channel scale of an input group

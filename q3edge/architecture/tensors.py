@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from q3edge.architecture.config import Qwen3Config
@@ -30,11 +31,13 @@ def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@lru_cache(maxsize=64)
 def count_weights(config: Qwen3Config) -> int:
     """Number of weights of a model; a tied head is not counted again."""
     return sum(map(math.prod, tensor_shapes(config).values()))
 
 
+@lru_cache(maxsize=64)
 def count_active_weights(config: Qwen3Config) -> float:
     """Number of weights that one token makes use of: of the experts, those of as many as are chosen for it."""
     return sum(math.prod(shape) * active_share(name, config) for name, shape in tensor_shapes(config).items())

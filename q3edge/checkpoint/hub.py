@@ -13,6 +13,7 @@ from pathlib import Path
 from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
+from q3edge.checkpoint.known_models import hub_id_of, nearest_names
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE
 from q3edge.checkpoint.unsupported import ADAPTER_CONFIG_FILE
 from q3edge.errors import InputError, Q3EdgeError, ResourceError, resumable
@@ -24,20 +25,33 @@ _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_F
 def resolve_model(model: str | Path) -> Path:
     """Resolve `model` to a path: itself if it exists, else the hub's `org/name`, from its cache or downloaded.
 
-    The cache and HF_HUB_OFFLINE are huggingface_hub's own. InputError: neither a path nor available from the hub.
+    A short name such as qwen3-0.6b stands for its hub id. The cache and HF_HUB_OFFLINE are huggingface_hub's own.
+    InputError: neither a path nor available from the hub.
     """
-    return local_path(model) or _download(str(model))
+    path, name = local_path(model), str(model)
+    if path is not None:
+        return path
+    if hub_id := hub_id_of(name):
+        progress.note(f"note: {name} is {hub_id} on the hub")
+    return _download(hub_id or name)
 
 
 def local_path(model: str | Path) -> Path | None:
-    """Find the path that `model` is; None: there is none, but it may be a hub id. InputError: it is neither."""
+    """Find the path that `model` is; None: there is none, but it may be a hub id, or stand for one.
+
+    InputError: it is neither.
+    """
     if not isinstance(model, str | Path):
         raise TypeError(f"model is {type(model).__name__}: pass a folder (str or Path) or a hub id (str)")
     path = Path(model).expanduser()
     if model and os.path.exists(path):  # False also for what cannot be a path; Path("") would be the current folder
         return path
-    if not isinstance(model, str) or not _REPOSITORY.fullmatch(model):
-        raise InputError(f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B")
+    if not isinstance(model, str) or not (_REPOSITORY.fullmatch(model) or hub_id_of(model)):
+        near = [] if os.sep in str(model) else nearest_names(str(model))
+        raise InputError(
+            f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B"
+            + (f", or a name of `q3edge zoo`, such as {', '.join(near)}" if near else "")
+        )
     return None
 
 

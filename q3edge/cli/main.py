@@ -35,6 +35,7 @@ from q3edge.cli.standard_streams import require_streams, use_utf8
 from q3edge.cli.start import INTERRUPTED, raise_at_signals
 from q3edge.cli.sweep import sweep
 from q3edge.cli.validate import validate
+from q3edge.cli.zoo import zoo
 from q3edge.errors import Q3EdgeError, describe_error
 from q3edge.machine.memory import require_address_space
 from q3edge.progress import report_to
@@ -48,7 +49,7 @@ _EPILOG = (
 )
 
 _COMMANDS = {
-    "Make a model": (demo, inspect, build, quantize, export, sweep),
+    "Make a model": (demo, zoo, inspect, build, quantize, export, sweep),
     "Use it": (run, chat, serve, embed, rerank, list_models),
     "Judge it": (validate, evaluate, check, diff, bench, report),
     "Share it": (push, pull),

@@ -1,4 +1,4 @@
-"""Public functions that measure models: inspect, validate, evaluate, check, diff, bench.
+"""Public functions that measure models: inspect, zoo, validate, evaluate, check, diff, bench.
 
 Where they take the folder of an ONNX model, the id of one on the hub does as well.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS
+from q3edge.defaults import BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS, MAX_TOKENS, MIN_TOKENS_PER_SECOND
 from q3edge.errors import UsageError
 from q3edge.library.arguments import public
 from q3edge.library.requests import (
@@ -18,6 +18,7 @@ from q3edge.library.requests import (
     PathLikes,
     artifact_at,
     measuring_for,
+    parse_size,
     paths,
     starting,
     starting_from,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from q3edge.pipeline.measure.bench import BenchResult
     from q3edge.pipeline.measure.diff import ArtifactDiff
     from q3edge.pipeline.measure.gate import GateReport
+    from q3edge.pipeline.zoo import Zoo
 
 
 @public()
@@ -43,6 +45,29 @@ def inspect(model: PathLike) -> Inspection:
     from q3edge.pipeline.inspect import inspect_model
 
     return inspect_model(str(model))
+
+
+@public()
+def zoo(
+    name: str | None = None,
+    *,
+    ram: str | int | None = None,
+    disk: str | int | None = None,
+    min_tokens_per_second: float = MIN_TOKENS_PER_SECOND,
+) -> Zoo:
+    """Predict what the Qwen3 models take on this machine, and which fit; or the model `name` alone, by its short name.
+
+    ram, disk: sizes such as "8GB", or bytes, that a finished model may take (None: what is there). Needs no network.
+    Raises UsageError.
+    """
+    from q3edge.pipeline.zoo import visit_zoo
+
+    return visit_zoo(
+        name,
+        ram_bytes=None if ram is None else parse_size(ram, "--ram"),
+        disk_bytes=None if disk is None else parse_size(disk, "--disk"),
+        min_tokens_per_second=min_tokens_per_second,
+    )
 
 
 @public()

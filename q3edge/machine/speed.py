@@ -10,6 +10,7 @@ import numpy as np
 
 _PROBE_BYTES = 128 << 20  # well beyond any cache
 _PASSES = 5
+BFLOAT16_GAIN = 2.0  # assumed: of matrix products in bfloat16 where the CPU multiplies it
 _PROBE_WIDTH = 1024  # of the matrices: 2 GFLOP, tens of milliseconds
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from q3edge.architecture.blocks.description import Block, InputGroup, Tensor
 from q3edge.architecture.blocks.mlp import NORM, gated_groups, gated_tensors
 from q3edge.architecture.config import Qwen3Config
@@ -15,8 +17,12 @@ def describe(config: Qwen3Config, layer: int) -> Block | None:
 
     Its norm feeds all experts and the router, so no input group alone can scale its channels.
     """
-    if config.moe is None or not config.is_moe_layer(layer):
-        return None
+    return _block(config) if config.is_moe_layer(layer) else None
+
+
+@lru_cache(maxsize=8)  # all layers with experts are alike, and have thousands of matrices
+def _block(config: Qwen3Config) -> Block:
+    assert config.moe is not None
     width, hidden = config.moe.moe_intermediate_size, config.hidden_size
     tensors = [
         Tensor(NORM, f"{NORM}.weight", (hidden,)),

@@ -127,7 +127,7 @@ def _by_text(report: ValidationReport) -> str:
 
 def inspection_table(inspection: Inspection) -> str:
     """Format an inspection: the model in a few lines, then one row per format."""
-    from q3edge.pipeline.inspect import cache_tokens
+    from q3edge.pipeline.predictions import cache_tokens
 
     config = inspection.config
     heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} KV) of {config.head_dim}"

@@ -16,22 +16,21 @@ from q3edge.architecture.tensors import count_weights, of_head, tensor_shapes
 from q3edge.calibration.layers.experts import SAMPLED_TOKENS
 from q3edge.calibration.layers.kv_scales import TOKENS as KV_SCALE_TOKENS
 from q3edge.calibration.layers.layerwise import HELD_OUT
-from q3edge.calibration.layers.predicted_work import BFLOAT16_GAIN, GroupWork, LayerWork, training_work
+from q3edge.calibration.layers.predicted_work import GroupWork, LayerWork, training_work
 from q3edge.calibration.layers.streams import Tokens
 from q3edge.calibration.training.reconstruct import EPOCHS as RECONSTRUCTION_EPOCHS
 from q3edge.calibration.training.trained_layer import BATCH_TOKENS
 from q3edge.calibration.training.tune import EPOCHS
 from q3edge.checkpoint.compressed_tensors.layout import stored_tensors
 from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
+from q3edge.pipeline.predictions import CalibrationWork, calibration_seconds
 from q3edge.quantization.scheme import Scheme
 from q3edge.reference.model import MAX_TABLE_BYTES
 
 # Seconds. Everything is counted in floating-point operations of matrix products.
-_PRODUCT_SHARE = 0.8  # speed of torch's products on all cores by that of the probe's
 _WRITE_WEIGHT = 1_500  # by weight of the model: hashing, rounding to nearest, packing
 _TUNE = 1.6  # by operation: gradients, and scales folded into the weights anew for every batch
 _CHECKS = 4  # of the held-out rows in each epoch
-_START_SECONDS = 4.0
 
 # Bytes.
 _PROCESS_BYTES = 330e6  # Python, torch, onnxruntime, tokenizer and what they allocate
@@ -128,7 +127,9 @@ _InputGroups = list[list[_Matrix]]  # of one layer: the matrices of each input g
 
 def forecast(work: Workload, machine: Machine, *, finished: int = 0) -> Forecast:
     """Forecast the remaining seconds where `finished` layers are done; memory and disk are those of a whole run."""
-    return Forecast(_seconds(work, machine, finished), _ram_bytes(work, machine.threads), disk_bytes(work))
+    left = calibration_work(work, finished=finished)
+    seconds = calibration_seconds(left, machine.speed, bfloat16=machine.bfloat16)
+    return Forecast(seconds, ram_bytes(work, machine.threads), disk_bytes(work))
 
 
 def disk_bytes(work: Workload) -> int:
@@ -211,8 +212,8 @@ def _head(work: Workload) -> _Matrix:
     return _Matrix(work.config.vocab_size, work.config.hidden_size, of_head(work.config, work.schemes))
 
 
-def _seconds(work: Workload, machine: Machine, finished: int) -> float:
-    speed = _PRODUCT_SHARE * machine.speed
+def calibration_work(work: Workload, *, finished: int = 0) -> CalibrationWork:
+    """Operations that are left of a calibration where `finished` layers are done."""
     tokens = Tokens(work.sequences, work.length, 0, bfloat16=False)
     layers = [LayerWork.of(work.config, layer, work.schemes, tokens) for layer in layers_of(work.config)]
     forward = [layer.forward for layer in layers]
@@ -224,11 +225,10 @@ def _seconds(work: Workload, machine: Machine, finished: int) -> float:
         calibrating += training_work(calibrating, HELD_OUT, RECONSTRUCTION_EPOCHS)
     elif work.keeps_float_states:
         calibrating *= 2
-    calibrating /= BFLOAT16_GAIN if machine.bfloat16 else 1.0
     writing = _WRITE_WEIGHT * count_weights(work.config)
     tuning = _TUNE * _tuning_operations(work, sum(forward)) if work.tuned else 0.0
     scales = min(1.0, KV_SCALE_TOKENS / work.tokens) * sum(forward) if work.int8_cache else 0.0
-    return _START_SECONDS + (solving + calibrating + writing + tuning + scales) / speed
+    return CalibrationWork(calibrating, solving + writing + tuning + scales)
 
 
 def _tuning_operations(work: Workload, forward: float) -> float:
@@ -238,7 +238,8 @@ def _tuning_operations(work: Workload, forward: float) -> float:
     return forward + EPOCHS * epoch
 
 
-def _ram_bytes(work: Workload, threads: int) -> int:
+def ram_bytes(work: Workload, threads: int) -> int:
+    """Peak bytes of the process that calibrates with so many threads."""
     layers = [_input_groups(work, layer) for layer in range(work.config.num_hidden_layers)]
     calibrating = max(_calibrating_floats(work, groups, threads) for groups in layers)
     found = _SLACK * 4 * max(calibrating, _solving_floats(_head(work), threads))

@@ -13,7 +13,7 @@ from q3edge.architecture.tensors import count_weights
 from q3edge.errors import ResourceError
 from q3edge.machine.memory import available_memory
 from q3edge.machine.speed import matrix_speed, read_bandwidth
-from q3edge.pipeline.inspect import rounding_seconds
+from q3edge.pipeline.predictions import rounding_seconds
 from q3edge.pipeline.quantize.forecast import Machine, Workload, forecast
 from q3edge.terminal import duration
 
