@@ -196,7 +196,7 @@ class RoundedLayer:
             return
         tensor = self._tensors[name]
         scales = stored_scales(torch.from_numpy(tensor.scales).float() / divisor, tensor.scheme)
-        self._tensors[name] = dataclasses.replace(tensor, scales=scales.numpy().astype(np.float16))
+        self._tensors[name] = dataclasses.replace(tensor, scales=scales.numpy().astype(tensor.scheme.scale_dtype))
 
     def _set_float(self, field: str, values: torch.Tensor) -> None:
         self._floats[self.layer.name(field)] = values.numpy()

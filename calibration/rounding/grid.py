@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from q3edge.quantization.scales import storable_scales
@@ -136,4 +135,4 @@ def as_tensor(steps: torch.Tensor, grid: Grid, scheme: Scheme) -> QuantizedTenso
     zeros = grid.zero_points.repeat_interleave(steps.shape[1] // grid.zero_points.shape[1], dim=1)
     codes = (steps + zeros).to(torch.uint8).numpy()
     zero_points = None if scheme.symmetric else grid.zero_points.to(torch.uint8).numpy()
-    return QuantizedTensor(codes, grid.scales.numpy().astype(np.float16), zero_points, scheme)
+    return QuantizedTensor(codes, grid.scales.numpy().astype(scheme.scale_dtype), zero_points, scheme)

@@ -118,7 +118,8 @@ class _Codes:
     def tensor(self) -> QuantizedTensor:
         """Tensor as it would be stored."""
         codes = (self._steps.view_as(self._positions) - self._lowest).to(torch.uint8).view(self._start.shape).numpy()
-        return replace(self._start, codes=codes, scales=self._scales.stored.numpy().astype(np.float16))
+        scales = self._scales.stored.numpy().astype(self._start.scheme.scale_dtype)
+        return replace(self._start, codes=codes, scales=scales)
 
     @property
     def moved(self) -> int:

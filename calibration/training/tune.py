@@ -32,6 +32,7 @@ from q3edge.calibration.training.trained_layer import (
     times_scales,
 )
 from q3edge.checkpoint.source import WeightSource
+from q3edge.quantization.tensor import ScaleArray
 from q3edge.reference.layer import decoder_layer
 from q3edge.reference.model import LogitsHead, embed, hidden_states
 from q3edge.reference.parallel import ordered_map
@@ -46,9 +47,9 @@ _LOGITS_AT_ONCE = 128  # tokens
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TuningResult:
-    """New float16 scales [N, K/G] and float32 norms by tensor name; KL in nats on held-out tokens before and after."""
+    """New scales [N, K/G] and float32 norms by tensor name; KL in nats on held-out tokens before and after."""
 
-    scales: Mapping[str, NDArray[np.float16]]
+    scales: Mapping[str, ScaleArray]
     norms: Mapping[str, NDArray[np.float32]]
     kl_before: float
     kl_after: float
@@ -90,8 +91,8 @@ class ScaleTuner:
                 advance(1)
         scales = {name: value for name, value in kept.items() if self._quantized.scheme(name) is not None}
         norms = {name: value.numpy() for name, value in kept.items() if name not in scales}
-        halves = {name: value.numpy().astype(np.float16) for name, value in scales.items()}
-        return TuningResult(halves, norms, before, best, len(planned))
+        stored = {name: value.numpy().astype(self._dtype(name)) for name, value in scales.items()}
+        return TuningResult(stored, norms, before, best, len(planned))
 
     def _add(self, name: str) -> None:
         """Train the scales of tensor `name` if it is rounded, its values if it is a norm; float matrices stay as is."""
@@ -100,6 +101,10 @@ class ScaleTuner:
             self._parameters[name] = Parameter(torch.from_numpy(tensor.scales).float(), tensor.scheme)
         elif name.endswith("norm.weight"):
             self._parameters[name] = Parameter(torch.from_numpy(self._quantized.read(name)))
+
+    def _dtype(self, name: str) -> str:
+        scheme = self._quantized.scheme(name)
+        return "float32" if scheme is None else scheme.scale_dtype
 
     def _values(self) -> dict[str, torch.Tensor]:
         return {name: parameter.stored for name, parameter in self._parameters.items()}

@@ -22,7 +22,7 @@ Operator = Callable[..., ir.Value]  # `GraphBuilder.op` or `GraphBuilder.folded`
 class BlockWeights:
     """Block-quantized [N, K] matrix: codes uint8 [N, K/G, G*bits/8], packed zero points, scales as they are stored.
 
-    scales: float16 [N, K/G], or multiples [N, K/G] and exponents [N, 1].
+    scales: float16 or float32 [N, K/G], or multiples [N, K/G] and exponents [N, 1].
     """
 
     codes: ir.Value
@@ -58,7 +58,7 @@ def looked_up(builder: GraphBuilder, table: BlockWeights, scheme: Scheme, width:
 
 
 def _scales(op: Operator, two: ir.Value, stored: tuple[ir.Value, ...]) -> ir.Value:
-    """Compute float32 scales [..., K/G] from float16 ones, or multiples x 2^exponents."""
+    """Compute float32 scales [..., K/G] from stored ones, or multiples x 2^exponents."""
     multiples, *exponents = (_widened(op, part) for part in stored)
     return op("Mul", multiples, op("Pow", two, exponents[0])) if exponents else multiples
 

@@ -192,13 +192,13 @@ class Matrices:
 
     def _store_int8(self, names: tuple[str, ...], scheme: Scheme) -> tuple[ir.Value, ir.Value]:
         """Store codes int8 [K, N] (MatMulInteger takes no transpose) and scales [N]; both as values of the graph."""
-        codes, scales = self._data.store(int8_specs(names, self._shape(names)), self._transposed(names, scheme))
+        codes, scales = self._data.store(int8_specs(names, self._shape(names), scheme), self._transposed(names, scheme))
         return self._builder.initializer(codes), widened_scales(self._builder, (self._builder.initializer(scales),))
 
     def _transposed(self, names: tuple[str, ...], scheme: Scheme) -> Iterator[tuple[NDArray[Any], ...]]:
         """Yield all rows as one block: a transposed matrix cannot be written before its last row is read."""
         rows, width = self._shape(names)
-        codes, scales = np.empty((width, rows), np.int8), np.empty(rows, np.float16)
+        codes, scales = np.empty((width, rows), np.int8), np.empty(rows, scheme.scale_dtype)
         done = 0
         for block in self._blocks(_alone(names)):
             part = slice(done, done + block.shape[0])
@@ -235,7 +235,7 @@ def _alone(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _packed(block: QuantizedTensor) -> list[NDArray[Any]]:
-    scales = (block.scales,) if block.scheme.scales == "float16" else split_scales(block.scales, block.scheme)
+    scales = split_scales(block.scales, block.scheme) if block.scheme.scales == "int8" else (block.scales,)
     parts: list[NDArray[Any]] = [pack_blocks(block), *scales]
     if block.zero_points is not None:
         parts.append(pack_zero_points(block.zero_points, block.scheme.bits))

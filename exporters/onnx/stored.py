@@ -80,36 +80,37 @@ def specs_of(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme | No
     """Tensors of weights that are stored as one, [N, K] together; scheme None: they stay float."""
     if scheme is None:
         return float_specs(names, shape)
-    return int8_specs(names, shape) if scheme.activations == "int8_per_token" else block_specs(names, shape, scheme)
+    specs = int8_specs if scheme.activations == "int8_per_token" else block_specs
+    return specs(names, shape, scheme)
 
 
 def block_specs(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme) -> list[TensorSpec]:
     """Tensors of codes uint8 [N, K/G, G*bits/8], scales [N, K/G] and zero points.
 
-    Scales are float16, or multiples of 2**exponents [N, 1]. Zero points are packed, uint8 [N, ceil(K/G*bits/8)], and
-    absent in symmetric schemes.
+    Scales are float16, float32, or multiples of 2**exponents [N, 1]. Zero points are packed, uint8
+    [N, ceil(K/G*bits/8)], and absent in symmetric schemes.
     """
     rows, width = shape
     groups = scheme.groups(width)
     parts: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
         "codes": (np.dtype(np.uint8), (rows, groups, width // groups * scheme.bits // 8))
     }
-    if scheme.scales == "float16":
-        parts["scales"] = (np.dtype(np.float16), (rows, groups))
-    else:
+    if scheme.scales == "int8":
         parts["scales"] = (multiples_type(scheme), (rows, groups))
         parts["exponents"] = (np.dtype(np.int8), (rows, 1))
+    else:
+        parts["scales"] = (np.dtype(scheme.scale_dtype), (rows, groups))
     if not scheme.symmetric:
         parts["zero_points"] = (np.dtype(np.uint8), (rows, -(-groups * scheme.bits // 8)))
     return [_part(names, part, *found) for part, found in parts.items()]
 
 
-def int8_specs(names: tuple[str, ...], shape: tuple[int, int]) -> list[TensorSpec]:
-    """Tensors of codes int8 [K, N], as MatMulInteger takes no transpose, and scales float16 [N]."""
+def int8_specs(names: tuple[str, ...], shape: tuple[int, int], scheme: Scheme) -> list[TensorSpec]:
+    """Tensors of codes int8 [K, N], as MatMulInteger takes no transpose, and scales [N]."""
     rows, width = shape
     return [
         replace(_part(names, "codes", np.dtype(np.int8), (width, rows)), is_transposed=True),
-        _part(names, "scales", np.dtype(np.float16), (rows,)),
+        _part(names, "scales", np.dtype(scheme.scale_dtype), (rows,)),
     ]
 
 

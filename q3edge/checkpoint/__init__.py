@@ -1,7 +1,7 @@
 """Checkpoints: Qwen3 model folders on disk or in the hub's cache, checked when opened, weights read on demand.
 
 opening: opens any model, with the list of formats; float_checkpoint, compressed_tensors, unsupported: a format each;
-safetensors_folder: common base of the readers of safetensors; safetensors: the files themselves.
+tensor_folder: common base of the readers of safetensors; safetensors: the files themselves.
 """
 
 from q3edge.checkpoint.float_checkpoint import Checkpoint

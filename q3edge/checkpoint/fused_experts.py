@@ -9,14 +9,14 @@ from __future__ import annotations
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import layer_prefix
 from q3edge.artifact import Notice
-from q3edge.checkpoint.safetensors.shards import Shards
+from q3edge.checkpoint.tensor_files import TensorFiles
 from q3edge.errors import InputError
 
 _FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
-def divide_fused_experts(stored: dict[str, str], shards: Shards, config: Qwen3Config) -> list[Notice]:
-    """Replace fused tensors by the experts' own in `stored` (canonical -> stored name) and in `shards`.
+def divide_fused_experts(stored: dict[str, str], files: TensorFiles, config: Qwen3Config) -> list[Notice]:
+    """Replace fused tensors by the experts' own in `stored` (canonical -> stored name) and in `files`.
 
     Returns a Notice of how many there were. InputError: a shape that is not what config.json asks for, or an expert
     that is there by itself as well.
@@ -38,8 +38,8 @@ def divide_fused_experts(stored: dict[str, str], shards: Shards, config: Qwen3Co
                 for matrix in matrices
             }
             rows = sum(shapes[matrix][0] for matrix in matrices)
-            _check(shards, stored, name, (len(experts), rows, shapes[matrices[0]][1]), [*parts])
-            shards.divide(stored.pop(name), parts)
+            _check(files, stored, name, (len(experts), rows, shapes[matrices[0]][1]), [*parts])
+            files.divide(stored.pop(name), parts)
             stored.update({part: part for part in parts})
             divided += 1
     if not divided:
@@ -47,9 +47,9 @@ def divide_fused_experts(stored: dict[str, str], shards: Shards, config: Qwen3Co
     return [Notice("experts-divided", divided, "tensors hold a matrix of every expert; they were read as the experts'")]
 
 
-def _check(shards: Shards, stored: dict[str, str], name: str, shape: tuple[int, ...], parts: list[str]) -> None:
-    where, found = f"{shards.path_of(stored[name])} ({name})", shards.entries[stored[name]].shape
+def _check(files: TensorFiles, stored: dict[str, str], name: str, shape: tuple[int, ...], parts: list[str]) -> None:
+    where, found = f"{files.path_of(stored[name])} ({name})", files.entries[stored[name]].shape
     if found != shape:
         raise InputError(f"{where}: shape {list(found)}, config.json asks for {list(shape)}")
-    if twice := [part for part in parts if part in stored or part in shards.entries]:
+    if twice := [part for part in parts if part in stored or part in files.entries]:
         raise InputError(f"{where}: also there as {twice[0]}; expected it once")

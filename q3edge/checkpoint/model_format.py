@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
+
+QUANTIZATION_FIELDS: Final = ("quantization_config", "compression_config", "quantization")  # of config.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ def stated_config(path: Path) -> Mapping[str, Any]:
         return read_json_object(path / CONFIG_FILE)
     except InputError:
         return {}
+
+
+def quantization_settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of another tool's quantization in the fields of config.json; empty if there are none."""
+    settings = raw.get("quantization_config") or raw.get("compression_config")
+    return settings if isinstance(settings, Mapping) else {}
 
 
 def quantization_method(path: Path) -> str | None:

@@ -1,6 +1,6 @@
 """Opening of models: a path or hub id -> the reader of its format.
 
-A new input format is a file with a `ModelFormat` and an entry in `FORMATS`.
+A new input format is a file with a `ModelFormat` and an entry in `OTHER_TOOLS`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS
 from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
+from q3edge.checkpoint.other_tools.gptq import GPTQ
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.unsupported import UNSUPPORTED
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
 
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
+OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GPTQ,)  # quantized by others: opened like float checkpoints
 FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
+    *OTHER_TOOLS,
     *UNSUPPORTED,
     FLOAT,
 )  # the first that recognises a path reads it
@@ -38,7 +41,7 @@ def open_model(model: str | Path) -> ModelFolder:
 
 
 def open_float_model(model: str | Path) -> Checkpoint:
-    """Open MODEL, a folder or hub id, as a float checkpoint; InputError if its weights are quantized."""
+    """Open MODEL, a folder or hub id, as floats, also where another tool quantized it; InputError if q3edge did."""
     path = resolve_model(model)
     found = _format_of(path)
     if found in _QUANTIZED:
@@ -57,6 +60,12 @@ def open_quantized_model(model: str | Path) -> ModelFolder:
     """Open MODEL, a folder or hub id, as a quantized checkpoint; InputError if its weights are float, or no model."""
     path = resolve_model(model)
     found = _format_of(path)
+    if found in OTHER_TOOLS:
+        found.open(path).close()  # its own error where it is damaged
+        raise InputError(
+            f"{path}: quantized by another tool ({found.label}); `q3edge build {typed(path)} -o DIR` makes an ONNX "
+            "model of it, and `q3edge quantize` a checkpoint of q3edge's"
+        )
     if found is FLOAT:
         found.open(path).close()  # whatever no other format recognises comes here: its own error if it is no model
         raise InputError(f"{path}: a float checkpoint; expected a quantized one, run `q3edge quantize` first")

@@ -9,7 +9,7 @@ from typing import Final
 
 from q3edge.architecture.tensors import EMBEDDING
 from q3edge.artifact import Notice
-from q3edge.checkpoint.safetensors.shards import Shards
+from q3edge.checkpoint.tensor_files import TensorFiles
 from q3edge.errors import InputError
 
 _PREFIXES: Final[Mapping[str, str]] = {  # stored prefix -> what transformers' Qwen3ForCausalLM has instead
@@ -24,18 +24,18 @@ _ROOT = "model."
 _ROOTS = (_ROOT, "lm_head.")  # files of the bare Qwen3Model lack the first
 
 
-def canonical_names(shards: Shards) -> tuple[dict[str, str], list[Notice]]:
+def canonical_names(files: TensorFiles) -> tuple[dict[str, str], list[Notice]]:
     """Map transformers' names to stored names; returns also a Notice for each prefix that was added or removed.
 
     InputError: two stored names of one tensor.
     """
     stored: dict[str, str] = {}
     changes: Counter[str] = Counter()
-    foreign = _foreign_prefix(_without_known(name)[0] for name in shards.entries)
-    for name in shards.entries:
+    foreign = _foreign_prefix(_without_known(name)[0] for name in files.entries)
+    for name in files.entries:
         canonical, changed = _canonical(name, foreign)
         if canonical in stored:
-            raise InputError(f"{shards.path_of(name)} ({name}): also there as {stored[canonical]}; expected it once")
+            raise InputError(f"{files.path_of(name)} ({name}): also there as {stored[canonical]}; expected it once")
         stored[canonical] = name
         changes.update(changed)
     return stored, [_notice(prefix, count) for prefix, count in changes.items()]

@@ -20,7 +20,7 @@ from q3edge.storage.locks import output_lock
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-METHODS = ("gptq", "rtn")
+METHODS = ("keep", "gptq", "rtn")
 # Packages that extras install, by the names under which they are imported.
 _EXTRAS = {
     "torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize", "starlette": "serve-only",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PathLike = str | Path
 PathLikes = PathLike | Sequence[PathLike]
-Method = Literal["gptq", "rtn"]
+Method = Literal["keep", "gptq", "rtn"]
 Budgets = int | Sequence[int | None]  # of thinking, in tokens; None: no limit
 
 RECIPE_DECIDES = "--recipe decides the formats: leave out --format, --group-size and --symmetric/--asymmetric"
@@ -68,12 +68,20 @@ def recipe_for(
     method: Method | None,
     kv_cache: CacheType | None,
 ) -> Recipe:
-    """Make the recipe asked for; a str without a suffix names a format. UsageError: options that a file decides."""
+    """Make the recipe asked for; a str without a suffix names a format.
+
+    UsageError: options that a file decides, or a format of the codes that are to be kept.
+    """
     from dataclasses import replace
 
-    from q3edge.quantization.recipe import Recipe
+    from q3edge.quantization.recipe import KEEP, Recipe
 
-    if recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
+    chosen = group_size is not None or symmetric is not None or isinstance(recipe, str)
+    if method == KEEP and chosen:
+        raise UsageError("--method keep keeps the format that is there: leave out --format, --group-size, --symmetric")
+    if recipe is None and not chosen:  # nobody chose a format: one that is there stays
+        found = replace(Recipe.for_format(FORMAT), method=KEEP)
+    elif recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
         found = Recipe.for_format(recipe or FORMAT, group_size, symmetric)
     elif group_size is not None or symmetric is not None:
         raise UsageError(RECIPE_DECIDES)

@@ -19,7 +19,8 @@ from q3edge.storage.digests import json_digest
 from q3edge.storage.text_files import parse_toml, read_utf8
 
 AUTO = "auto"  # the method is decided by the model and by what there is to calibrate with
-METHODS = (AUTO, "gptq", "rtn")
+KEEP = "keep"  # the codes that a checkpoint has already; what has none as by AUTO
+METHODS = (AUTO, KEEP, "gptq", "rtn")
 DEFAULT_GROUP_SIZE = {"int4-mixed": 32, "int4": 32, "int4-fast": 256, "int8": 16, "int8-dynamic": None}
 _LARGEST_TABLE_GROUP = 32
 _LINEAR = "model.layers.*_proj"

@@ -1,7 +1,8 @@
-"""Storable scales: any float16 where `Scheme.scales` is "float16", else 8-bit multiples of a power of two.
+"""Storable scales: any float16 or float32 where `Scheme.scales` says so, else 8-bit multiples of a power of two.
 
-Each row then has its own power of two, so that an exporter stores 8 bits per group and 8 per row. Multiples are int8 in
-symmetric schemes, whose scales have either sign, and uint8 in asymmetric ones: float16 and bfloat16 hold them exactly.
+Each row of multiples has its own power of two, so that an exporter stores 8 bits per group and 8 per row. Multiples are
+int8 in symmetric schemes, whose scales have either sign, and uint8 in asymmetric ones: float16 and bfloat16 hold them
+exactly.
 A second level of quantization, as in QLoRA (arXiv 2305.14314) and llama.cpp's K-quants. Pure numpy.
 """
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.tensor import ScaleArray
 
 _SMALLEST_EXPONENT = -24  # 2**-24 is float16's smallest number
 _FLOAT16_BITS = 16  # 2**16 is more than it holds, any multiple of fewer bits is not
@@ -25,6 +27,8 @@ def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = F
     changes nothing: rounding to nearest makes none smaller by more than 1/2048, too little to matter for 8-bit codes.
     """
     largest = _largest(scheme)
+    if scheme.scales == "float32":
+        return np.where(scales == 0, np.finfo(np.float32).tiny, scales)
     if scheme.scales == "float16":
         stored = scales.clip(-largest, largest).astype(np.float16).astype(np.float32)
         stored[stored == 0] = _SMALLEST_FLOAT16
@@ -39,7 +43,7 @@ def storable_scales(scales: NDArray[np.float32], scheme: Scheme, *, up: bool = F
     return multiples
 
 
-def split_scales(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.integer], NDArray[np.int8]]:
+def split_scales(scales: ScaleArray, scheme: Scheme) -> tuple[NDArray[np.integer], NDArray[np.int8]]:
     """Split int8 scales [N, K/G] into multiples, int8 or uint8 [N, K/G], and exponents, int8 [N, 1].
 
     multiples * 2.0**exponents equals the scales exactly. ValueError: scales that `storable_scales` never gives.
@@ -59,9 +63,11 @@ def multiples_type(scheme: Scheme) -> np.dtype[np.integer]:
     return np.dtype(np.int8 if scheme.symmetric else np.uint8)
 
 
-def at_limits(scales: NDArray[np.float16], scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def at_limits(scales: ScaleArray, scheme: Scheme) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks of stored scales [N, K/G] that are the smallest that their row can hold, and the largest of all."""
     size = np.abs(scales.astype(np.float32))
+    if scheme.scales == "float32":
+        return size == np.finfo(np.float32).tiny, size == np.finfo(np.float32).max
     smallest = _SMALLEST_FLOAT16 if scheme.scales == "float16" else _row_steps(size, scheme)
     return size == smallest, size == _largest(scheme)
 

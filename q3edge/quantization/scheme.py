@@ -9,11 +9,11 @@ from typing import Any, Final, Literal
 from q3edge.errors import UsageError
 
 Activations = Literal["float", "int8_per_token"]
-Scales = Literal["int8", "float16"]
+Scales = Literal["int8", "float16", "float32"]
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
-_SCALE_BITS: Final[Mapping[Scales, int]] = {"int8": 8, "float16": 16}  # of a group
-_ROW_BITS: Final[Mapping[Scales, int]] = {"int8": 8, "float16": 0}  # of what the groups of a row share: an exponent
+_SCALE_BITS: Final[Mapping[Scales, int]] = {"int8": 8, "float16": 16, "float32": 32}  # of a group
+_ROW_BITS: Final[Mapping[Scales, int]] = {"int8": 8, "float16": 0, "float32": 0}  # of a row: an exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Scheme:
     symmetric: the zero point is 2**(bits-1) and not stored; otherwise a `bits`-wide zero point per group.
     activations: "int8_per_token" also rounds the layer's input to int8 with one scale per token (W8A8).
     scales: "int8" stores each as an 8-bit multiple of its row's power of two (`q3edge.quantization.scales`), "float16"
-    as it is. One scale per row is always float16.
+    as it is, and "float32" those of other tools that float16 does not hold. One scale per row is never int8.
     """
 
     bits: int
@@ -46,9 +46,9 @@ class Scheme:
                 raise UsageError("int8_per_token activations need symmetric 8-bit weights with one scale per row")
         elif type(self.group_size) is not int or self.group_size not in GROUP_SIZES:
             raise UsageError(f"group_size = {self.group_size!r}: expected one of {', '.join(map(str, GROUP_SIZES))}")
-        if self.scales not in ("int8", "float16"):
-            raise UsageError(f"scales = {self.scales!r}: expected 'int8' or 'float16'")
-        if self.group_size is None:
+        if self.scales not in tuple(_SCALE_BITS):
+            raise UsageError(f"scales = {self.scales!r}: expected 'int8', 'float16' or 'float32'")
+        if self.group_size is None and self.scales == "int8":
             object.__setattr__(self, "scales", "float16")
 
     @property
@@ -104,8 +104,8 @@ class Scheme:
         parts = [f"int{self.bits}", "channel" if self.group_size is None else f"g{self.group_size}"]
         if not self.symmetric:
             parts.append("asym")
-        if self._states_scales:
-            parts.append("f16")
+        if self.states_scales:
+            parts.append("f32" if self.scales == "float32" else "f16")
         if self.activations == "int8_per_token":
             parts.append("a8")
         return "-".join(parts)
@@ -113,9 +113,14 @@ class Scheme:
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object, `scales` only where there was a choice; `Scheme(**obj)` reads it back."""
         fields = asdict(self)
-        return fields if self._states_scales else {key: value for key, value in fields.items() if key != "scales"}
+        return fields if self.states_scales else {key: value for key, value in fields.items() if key != "scales"}
 
     @property
-    def _states_scales(self) -> bool:
-        """Tell whether the scales are not stored by default (float16 with a group size)."""
-        return self.scales == "float16" and self.group_size is not None
+    def states_scales(self) -> bool:
+        """Tell whether the scales are not stored by default: int8, or float16 of a row."""
+        return self.scales != ("float16" if self.group_size is None else "int8")
+
+    @property
+    def scale_dtype(self) -> str:
+        """Name of the numpy type of scales in memory and in a quantized checkpoint: float16, or float32."""
+        return "float32" if self.scales == "float32" else "float16"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from q3edge.quantization.scheme import Scheme
 
 UInt8Array = NDArray[np.uint8]
-Float16Array = NDArray[np.float16]
+ScaleArray = NDArray[np.floating[Any]]
 Float32Array = NDArray[np.float32]
 Number = TypeVar("Number", bound=np.generic)
 
@@ -22,20 +22,23 @@ class QuantizedTensor:
     """A quantized matrix (or a block of its rows), K = input width, G = group size.
 
     codes: uint8 [N, K], each in 0..2**bits-1.
-    scales: float16 [N, K/G], finite, of either sign; such as `storable_scales` gives where `scheme.scales` is "int8".
+    scales: float16 [N, K/G] (float32 where `scheme.scales` is), finite, of either sign; such as `storable_scales` gives
+    where `scheme.scales` is "int8".
     zero_points: uint8 [N, K/G], or None where the scheme is symmetric (2**(bits-1) everywhere).
     """
 
     codes: UInt8Array
-    scales: Float16Array
+    scales: ScaleArray
     zero_points: UInt8Array | None
     scheme: Scheme
 
     def __post_init__(self) -> None:
         rows, width = self.codes.shape
         expected = (rows, self.scheme.groups(width))
-        if self.codes.dtype != np.uint8 or self.scales.dtype != np.float16:
-            raise TypeError(f"codes {self.codes.dtype} / scales {self.scales.dtype}: expected uint8 / float16")
+        if self.codes.dtype != np.uint8 or self.scales.dtype != self.scheme.scale_dtype:
+            raise TypeError(
+                f"codes {self.codes.dtype} / scales {self.scales.dtype}: expected uint8 / {self.scheme.scale_dtype}"
+            )
         if self.scales.shape != expected:
             raise ValueError(f"scales {self.scales.shape}: expected {expected}")
         if (self.zero_points is None) != self.scheme.symmetric:

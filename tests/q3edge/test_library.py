@@ -104,7 +104,7 @@ def test_the_names_for_type_checkers_are_those_at_run_time() -> None:
         ),
         (lambda: LOOSE.quantize(MODEL, "out", samples=True), r"samples: expected a whole number \(int\), not bool"),
         (lambda: LOOSE.quantize(MODEL, "out", samples=None), "samples: expected a whole number .*, not NoneType"),
-        (lambda: LOOSE.quantize(MODEL, "out", method=1), "method: expected one of 'gptq', 'rtn', not int"),
+        (lambda: LOOSE.quantize(MODEL, "out", method=1), "method: expected one of 'keep', 'gptq', 'rtn', not int"),
         (lambda: LOOSE.quantize(MODEL, "out", target_size=1.5), "target_size: expected a str such as '350MB'"),
         (lambda: LOOSE.quantize(MODEL, "out", tune="yes"), "tune: expected True or False, not str"),
         (lambda: LOOSE.validate("out", MODEL, max_kl="1"), r"max_kl: expected a number \(int or float\), not str"),
@@ -136,7 +136,7 @@ def test_a_wrong_type_is_told_what_to_pass(call: Any, message: str) -> None:
         (lambda: q3edge.quantize(MODEL, "out", target_size="1GB"), "the whole float model takes"),
         (lambda: q3edge.quantize(MODEL, "out", target_bpw=10**400), "the whole float model takes"),
         (lambda: q3edge.quantize(MODEL, "out", "int5"), "format 'int5': expected one of int4"),
-        (lambda: LOOSE.quantize(MODEL, "out", method="awq"), "method = 'awq': expected one of gptq, rtn"),
+        (lambda: LOOSE.quantize(MODEL, "out", method="awq"), "method = 'awq': expected one of keep, gptq, rtn"),
         (lambda: q3edge.quantize(MODEL, "out", "r.toml", group_size=32), "--recipe decides the formats"),
         (lambda: q3edge.quantize(MODEL, "out", q3edge.Recipe(()), symmetric=True), "--recipe decides the formats"),
         (

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD
-from q3edge.quantization.packing import pack_codes
+from q3edge.checkpoint.bit_packing import WORD_BITS, pack_words, unpack_words, words
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor, UInt8Array
 
 PACKED, PLAIN = "pack-quantized", "int-quantized"
-WORD_BITS = 32
+_FLOATS = {"float16": "F16", "float32": "F32"}
 ReadRows = Callable[[str, slice], NDArray[Any]]  # (part, rows) -> stored values
 
 
@@ -35,7 +35,7 @@ def stored_parts(name: str, shape: tuple[int, ...], scheme: Scheme) -> dict[str,
     """Stored parts of an [N, K] matrix: part ("weight_packed", ...) -> (dtype, shape)."""
     rows, width = shape
     groups = scheme.groups(width)
-    parts: dict[str, tuple[str, tuple[int, ...]]] = {"weight_scale": ("F16", (rows, groups))}
+    parts: dict[str, tuple[str, tuple[int, ...]]] = {"weight_scale": (_FLOATS[scheme.scale_dtype], (rows, groups))}
     if format_of(name, scheme) == PLAIN:
         parts["weight"] = ("I8", (rows, width))
         zero_points = ("I8", (rows, groups))
@@ -105,31 +105,6 @@ def decode(name: str, scheme: Scheme, width: int, read: ReadRows, rows: slice) -
             unpacked = unpack_words(np.ascontiguousarray(stored.T), bits).T
             zero_points = np.ascontiguousarray(unpacked[skip : skip + rows.stop - rows.start])
     return QuantizedTensor(codes, scales, zero_points, scheme)
-
-
-def words(count: int, bits: int) -> int:
-    """Number of int32 words that hold `count` codes."""
-    return -(-count * bits // WORD_BITS)
-
-
-def pack_words(codes: UInt8Array, bits: int) -> NDArray[np.int32]:
-    """Pack uint8 [N, K] codes into int32 [N, ceil(K*bits/32)], first code in the lowest bits; the rest is zero."""
-    packed = pack_codes(codes, bits)
-    if missing := -packed.shape[1] % 4:
-        packed = np.pad(packed, ((0, 0), (0, missing)))
-    return np.ascontiguousarray(packed).view("<i4")
-
-
-def unpack_words(packed: NDArray[np.int32], bits: int) -> UInt8Array:
-    """Unpack int32 [N, W] into uint8 codes [N, W*32/bits]; the caller cuts off the padding."""
-    octets = packed.view(np.uint8)
-    per_byte = 8 // bits
-    if per_byte == 1:
-        return octets
-    codes = np.empty((*octets.shape, per_byte), np.uint8)
-    for slot in range(per_byte):
-        codes[:, :, slot] = (octets >> np.uint8(slot * bits)) & np.uint8((1 << bits) - 1)
-    return codes.reshape(len(octets), octets.shape[1] * per_byte)
 
 
 def _to_signed(codes: UInt8Array, bits: int) -> NDArray[np.int8]:

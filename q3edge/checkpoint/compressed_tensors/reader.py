@@ -15,21 +15,22 @@ from q3edge.checkpoint.compressed_tensors.layout import decode, stored_name, sto
 from q3edge.checkpoint.compressed_tensors.settings import METHOD, read_schemes
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method
 from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES, row_range
-from q3edge.checkpoint.safetensors_folder import Expected, SafetensorsFolder, check_tensors
+from q3edge.checkpoint.tensor_files import Expected
+from q3edge.checkpoint.tensor_folder import TensorFolder, check_tensors
 from q3edge.errors import InputError, UsageError
 from q3edge.quantization.scales import split_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
 
-class QuantizedCheckpoint(SafetensorsFolder):
+class QuantizedCheckpoint(TensorFolder):
     """Quantized checkpoint (QDIR): quantized and float weights."""
 
     def _check(self, raw_config: Mapping[str, Any]) -> None:
         self._shapes = tensor_shapes(self.config)
         source = str(self.folder / CONFIG_FILE)
         self._schemes = read_schemes(raw_config.get("quantization_config"), self._shapes, source)
-        check_tensors(self._shards, {name: name for name in self._shards.entries}, self._expected())
+        check_tensors(self._files, {name: name for name in self._files.entries}, self._expected())
 
     def scheme(self, name: str) -> Scheme | None:
         """Scheme of a tensor; None: it is float."""
@@ -37,13 +38,13 @@ class QuantizedCheckpoint(SafetensorsFolder):
 
     def dtype(self, name: str) -> str:
         """Stored dtype of a float tensor: BF16, F16 or F32."""
-        return self._shards.entries[name].dtype
+        return self._files.entries[name].dtype
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         """Read float32 values of a tensor or a range of its rows, dequantized where it is quantized."""
         if self._schemes[name] is not None:
             return self.read_quantized(name, rows).dequantize()
-        return self._shards.read_float(name, rows)
+        return self._files.read_float(name, rows)
 
     def read_quantized(self, name: str, rows: slice | None = None) -> QuantizedTensor:
         """Read codes, scales and zero points of a tensor or a range of its rows, exactly as they were written.
@@ -56,7 +57,7 @@ class QuantizedCheckpoint(SafetensorsFolder):
         height, width = self._shapes[name]
 
         def read(part: str, part_rows: slice) -> NDArray[Any]:
-            return self._shards.read(stored_name(name, part), part_rows)
+            return self._files.read(stored_name(name, part), part_rows)
 
         tensor = decode(name, scheme, width, read, row_range(rows, height))
         _check_values(tensor, f"{self.folder} ({name})")

@@ -17,7 +17,7 @@ from q3edge.quantization.scheme import Activations, Scales, Scheme
 
 METHOD = "compressed-tensors"
 _OTHERS = "q3edge reads only the quantized folders that it writes: start from the original model"
-_ANY_FLOAT16 = "torch.float16"  # scale_dtype of schemes whose scales are float16; the others do not name it
+_SCALE_DTYPES: Mapping[str, Scales] = {"torch.float16": "float16", "torch.float32": "float32"}  # not named: the default
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -84,8 +84,8 @@ def _group(targets: list[str], scheme: Scheme, layout: str) -> dict[str, Any]:
             "dynamic": False,
         },
     }
-    if scheme.scales == "float16" and scheme.group_size is not None:
-        group["weights"]["scale_dtype"] = _ANY_FLOAT16
+    if scheme.states_scales:
+        group["weights"]["scale_dtype"] = f"torch.{scheme.scales}"
     if scheme.activations == "int8_per_token":
         group["input_activations"] = {
             "num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True,
@@ -105,7 +105,7 @@ def _read_group(group: object, where: str) -> tuple[list[str], Scheme]:
         raise refusal
     try:
         activations: Activations = "int8_per_token" if "input_activations" in group else "float"
-        scales: Scales = "float16" if weights.get("scale_dtype") == _ANY_FLOAT16 else "int8"
+        scales = _SCALE_DTYPES.get(str(weights.get("scale_dtype")), "int8")
         scheme = Scheme(bits, size, symmetric, activations, scales)
     except UsageError as error:
         raise InputError(f"{where}: {error}") from None

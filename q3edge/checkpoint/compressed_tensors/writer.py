@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE, Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from q3edge.checkpoint.bit_packing import WORD_BITS
 from q3edge.checkpoint.compressed_tensors.layout import (
     PACKED,
-    WORD_BITS,
     encode,
     format_of,
     stored_name,

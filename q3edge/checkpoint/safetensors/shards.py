@@ -1,7 +1,7 @@
 """`Shards`: the safetensors files of a model folder, and the file of every tensor.
 
 Finds the files (model.safetensors, or the index and its shards), checks the index and computes the folder's digest.
-The tensors that a model needs are checked in `q3edge.checkpoint.safetensors_folder`.
+The tensors that a model needs are checked in `q3edge.checkpoint.tensor_folder`.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from q3edge.library.arguments import METHODS
 method_option = click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="gptq: calibrate on text (minutes to hours); rtn: round to nearest (seconds). Default: gptq for "
-    "models over 50 M weights at 4 bits or fewer or as int8-dynamic, and wherever --calibration is given, or another "
-    "--samples or --seq-len than the default.",
+    help="gptq: calibrate on text (minutes to hours); rtn: round to nearest (seconds); keep: the codes of a model that "
+    "another tool quantized. Default: keep where there are such codes and no format is given; else gptq for models "
+    "over 50 M weights at 4 bits or fewer or as int8-dynamic, and wherever --calibration is given, or another "
+    "--samples or --seq-len than the default; else rtn.",
 )
 
 

@@ -37,7 +37,7 @@ from q3edge.errors import InputError, UsageError
 from q3edge.machine.cpu import has_fast_bfloat16
 from q3edge.pipeline.quantize.forecast import Workload
 from q3edge.pipeline.quantize.outlook import outlook
-from q3edge.quantization.recipe import AUTO, Recipe
+from q3edge.quantization.recipe import AUTO, KEEP, Recipe
 from q3edge.runtime.text.chat_template import ChatTemplate
 from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.storage.code_digest import code_digest
@@ -148,6 +148,11 @@ def choose_method(
         raise UsageError(
             "--method rtn uses no text, trains nothing and has no budget: leave out --calibration, --samples, "
             "--seq-len, --seed, --restart, --reconstruct, --tune, --target-size and --target-bpw"
+        )
+    if recipe.method == KEEP and (wanted or unused):
+        raise UsageError(
+            f"{checkpoint.folder}: its codes are kept, which uses no text and trains nothing: leave out --calibration, "
+            "--samples, --seq-len, --seed, --restart, --reconstruct and --tune, or give a --format to quantize it anew"
         )
     if recipe.method != AUTO:
         return recipe, ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +37,10 @@ from q3edge.pipeline.quantize.calibrate import (
     run_calibration,
     work_folder,
 )
+from q3edge.pipeline.quantize.kept_codes import keep_codes
 from q3edge.pipeline.quantize.tune import tune_folder
 from q3edge.pipeline.runnable import check_runnable
-from q3edge.quantization.recipe import Recipe
+from q3edge.quantization.recipe import AUTO, KEEP, Recipe
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.reference.parallel import ordered_map
@@ -81,14 +82,17 @@ def write_quantized(
     exported: an ONNX model with these operators of experts is made from `folder` next, beside it; counted in the
     forecast of disk space. InputError: they cannot have the recipe's schemes.
     """
+    has_budget = calibration is not None and calibration.budget is not None  # which chooses the schemes
     shadowed = recipe.without_effect(checkpoint.config)
+    kept = keep_codes(checkpoint, replace(recipe, method=AUTO) if has_budget and recipe.method == KEEP else recipe)
+    recipe = kept.recipe
     recipe, left_float = recipe.for_model(checkpoint.config).fitted_to(checkpoint.config)
     recipe, notices = choose_method(checkpoint, recipe, calibration)
+    notices += kept.notices
     if shadowed:
         rules = ", ".join(f"{number} ({match})" for number, match in shadowed.items())
         detail = f"recipe rules that have no effect, as earlier ones decide all of their tensors: {rules}"
         notices += (Notice("rule-without-effect", len(shadowed), detail),)
-    has_budget = calibration is not None and calibration.budget is not None  # which chooses the schemes
     notices += _exportable(checkpoint.config, None if has_budget else recipe.resolve(checkpoint.config), exported)
     if left_float:
         detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"
@@ -104,7 +108,7 @@ def write_quantized(
         tokens = found.tokens
         if tokens is None and recipe.kv_cache == "int8":  # before the work: a text may be of no use
             tokens = load_tokens(checkpoint, calibration or CalibrationOptions()).token_ids
-        lost = _write_weights(checkpoint, schemes, found, folder)
+        lost = _write_weights(checkpoint, schemes, kept.schemes, found, folder)
         metrics = size_metrics(checkpoint.config, schemes) | found.metrics | lost_scales(checkpoint, lost)
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out)
@@ -194,10 +198,11 @@ def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> d
 def _write_weights(
     checkpoint: Checkpoint,
     schemes: Mapping[str, Scheme | None],
+    kept: Collection[str],
     found: SolvedLayers,
     folder: Path,
 ) -> dict[str, LostGroups]:
-    """Write the solved layers and round everything else; returns the tensors of which groups were lost."""
+    """Write kept codes and solved layers, and round everything else; returns the tensors of which groups were lost."""
     shapes = tensor_shapes(checkpoint.config)
     dtypes = {name: checkpoint.dtype(name) for name, scheme in schemes.items() if scheme is None}
     dtypes |= dict.fromkeys(
@@ -223,6 +228,11 @@ def _write_weights(
             for rows in row_blocks(*shapes[name]):
                 writer.add_float(name, checkpoint.read(name, rows))
             advance(math.prod(shapes[name]))
+        for name in kept:
+            for rows in row_blocks(*shapes[name]):
+                writer.add(name, checkpoint.matrices[name].codes(rows))
+            advance(math.prod(shapes[name]))
+        solved |= {*kept}
         rest = {name: scheme for name, scheme in schemes.items() if scheme is not None and name not in solved}
         for name, tensor, found_lost in _round_rows(checkpoint, rest):
             writer.add(name, tensor)

@@ -343,7 +343,7 @@ def test_rotary_buffers_are_ignored_with_a_notice(folder: Path) -> None:
 
 def test_quantized_checkpoints_of_others_are_refused(folder: Path) -> None:
     edit_config(folder, quantization_config={"quant_method": "gptq"})
-    assert "quantization_config (gptq): the checkpoint is quantized already" in refusal(folder)
+    assert "quantization_config (gptq), but no matrix is stored in that way" in refusal(folder)
     edit_config(folder, quantization_config=None)
     name = "model.layers.0.mlp.up_proj.qweight"
     edit(folder, lambda tensors: tensors.update({name: torch.ones(1, dtype=torch.int32)}))

@@ -215,7 +215,7 @@ def pickle(folder: Path) -> None:
             for name in ("bitsandbytes", "awq", "fp8", "torchao", "hqq")
         ),
         (others(None), "quantized", "quantization_config (of a method that it does not name): the checkpoint is quan"),
-        (gptq, "quantized", "config.json: quantization_config (gptq): the checkpoint is quantized already"),
+        (gptq, "GPTQ", "config.json: quantization_config (gptq), but no matrix is stored in that way"),
         (old_compressed_tensors, "quantized", "quantization_config (sparse): the checkpoint is quantized already"),
         (pickle, "pickle", "only pytorch_model.bin, a pickle that can run code; convert it to safetensors"),
     ],

@@ -25,7 +25,7 @@ ANY_SCHEME = st.builds(
         ((4, None), "group_size = None"),
         ((4, 32, True, "int4"), "activations = 'int4'"),
         ((8, 32, True, "int8_per_token"), "one scale per row"),
-        ((4, 32, True, "float", "float8"), "scales = 'float8': expected 'int8' or 'float16'"),
+        ((4, 32, True, "float", "float8"), "scales = 'float8': expected 'int8', 'float16' or 'float32'"),
     ],
 )
 def test_invalid_schemes_are_refused(arguments: tuple[object, ...], message: str) -> None:

@@ -15,8 +15,8 @@ from numpy.testing import assert_array_equal
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.checkpoint import Checkpoint, open_quantized_model
+from q3edge.checkpoint.bit_packing import pack_words
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter
-from q3edge.checkpoint.compressed_tensors.layout import pack_words
 from q3edge.quantization.scales import storable_scales
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor

@@ -1,4 +1,4 @@
-"""`SafetensorsFolder`: config.json and safetensors files as one model, with exactly the expected tensors."""
+"""`TensorFolder`: config.json and files of tensors as one model, with exactly the expected tensors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.artifact.sentence_files import stated_kind
 from q3edge.checkpoint.config_notices import config_notices
-from q3edge.checkpoint.safetensors.file import TensorEntry
 from q3edge.checkpoint.safetensors.shards import INDEX_FILE, Shards, first_names
 from q3edge.checkpoint.source import ModelFolder
+from q3edge.checkpoint.tensor_files import Entry, Expected, TensorFiles
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
 
-Folder = TypeVar("Folder", bound="SafetensorsFolder")
-Expected = tuple[tuple[str, ...], tuple[int, ...]]  # dtypes allowed, shape
+Folder = TypeVar("Folder", bound="TensorFolder")
 
 
-class SafetensorsFolder(ModelFolder):
-    """Base of the readers of safetensors folders; nothing but headers is kept in memory."""
+class TensorFolder(ModelFolder):
+    """Base of the readers of model folders; nothing but headers is kept in memory."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -41,14 +40,18 @@ class SafetensorsFolder(ModelFolder):
             self._raw_config = {**raw_config, "architectures": [EMBEDDING_ARCHITECTURE]}
         self._config = Qwen3Config.from_dict(self._raw_config, str(folder / CONFIG_FILE))
         self._notices = [*config_notices(folder, raw_config, self._config)]
-        self._shards = Shards(folder)
+        self._files = self._open_files(folder)
         self._digest: str | None = None
         try:
             self._check(raw_config)
-            self._notices += _absent_notice(self._shards)
+            self._notices += _absent_notice(self._files)
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def _open_files(folder: Path) -> TensorFiles:
+        return Shards(folder)
 
     @abstractmethod
     def _check(self, raw_config: Mapping[str, Any]) -> None:
@@ -85,15 +88,15 @@ class SafetensorsFolder(ModelFolder):
     @property
     def stored_bytes(self) -> int:
         """Total size of the weight files."""
-        return self._shards.stored_bytes
+        return self._files.stored_bytes
 
     def digest(self) -> str:
         """Digest of the model: hex sha256 over the sha256 of config.json and every weight file; reads all of them."""
-        return self._shards.digest()
+        return self._files.digest()
 
     def close(self) -> None:
         """Close the weight files; later reads fail."""
-        self._shards.close()
+        self._files.close()
 
     def __reduce__(self) -> tuple[Callable[[type[Self], Path, str], Self], tuple[type[Self], Path, str]]:
         return _same_model, (type(self), self.folder.absolute(), self._known_digest())
@@ -125,9 +128,9 @@ def _same_model(reader: type[Folder], folder: Path, digest: str) -> Folder:
     return found
 
 
-def check_tensors(shards: Shards, stored: Mapping[str, str], expected: Mapping[str, Expected]) -> None:
+def check_tensors(files: TensorFiles, stored: Mapping[str, str], expected: Mapping[str, Expected]) -> None:
     """Raise InputError if the tensors `stored` (canonical -> stored name) are not exactly those `expected`."""
-    folder = shards.folder
+    folder = files.folder
     if missing := [name for name in expected if name not in stored]:
         raise InputError(f"{folder}{_missing(missing, stored, expected)}")
     if unexpected := [name for name in stored if name not in expected]:
@@ -135,9 +138,9 @@ def check_tensors(shards: Shards, stored: Mapping[str, str], expected: Mapping[s
             f"{folder}: {len(unexpected)} tensors do not belong to the model of config.json: "
             f"{first_names(unexpected)}; expected a plain Qwen3 checkpoint (merge adapters first)"
         )
-    entries = shards.entries
+    entries = files.entries
     for name, (dtypes, shape) in expected.items():
-        _check_entry(f"{shards.path_of(stored[name])} ({name})", entries[stored[name]], dtypes, shape)
+        _check_entry(f"{files.path_of(stored[name])} ({name})", entries[stored[name]], dtypes, shape)
 
 
 def _missing(missing: list[str], stored: Mapping[str, str], expected: Mapping[str, Expected]) -> str:
@@ -157,16 +160,16 @@ def _missing(missing: list[str], stored: Mapping[str, str], expected: Mapping[st
     )
 
 
-def _check_entry(where: str, entry: TensorEntry, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+def _check_entry(where: str, entry: Entry, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> None:
     if entry.shape != shape:
         raise InputError(f"{where}: shape {list(entry.shape)}, config.json asks for {list(shape)}")
     if entry.dtype not in dtypes:
         raise InputError(f"{where}: dtype {entry.dtype}, expected {' or '.join(dtypes)}; convert the checkpoint")
 
 
-def _absent_notice(shards: Shards) -> list[Notice]:
+def _absent_notice(files: TensorFiles) -> list[Notice]:
     """Notice if the index names tensors that no file has and the model does not need, such as a tied head."""
-    if not shards.absent:
+    if not files.absent:
         return []
-    detail = f"{INDEX_FILE} names tensors that no file has and the model does not need: {first_names(shards.absent)}"
-    return [Notice("index-names-absent", len(shards.absent), detail)]
+    detail = f"{INDEX_FILE} names tensors that no file has and the model does not need: {first_names(files.absent)}"
+    return [Notice("index-names-absent", len(files.absent), detail)]

@@ -1,0 +1,4 @@
+"""Quantized layouts of other tools, a file each: which tensors hold a matrix, and what they mean.
+
+Each file derives from `Checkpoint` and knows nothing of the others; `q3edge.checkpoint.opening` lists them.
+"""

@@ -1,0 +1,72 @@
+"""Codes of a checkpoint that another tool quantized: which are kept as they are, and a recipe that says so."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import Notice
+from q3edge.checkpoint import Checkpoint
+from q3edge.defaults import FORMAT
+from q3edge.quantization.recipe import AUTO, KEEP, Recipe, Rule
+from q3edge.quantization.scheme import Scheme
+
+_DEFAULT, _REST = Recipe.for_format(FORMAT), Recipe.for_format("int8")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCodes:
+    """Matrices whose codes are kept, by name with their scheme, and the recipe of all tensors."""
+
+    recipe: Recipe
+    schemes: Mapping[str, Scheme]
+    notices: tuple[Notice, ...]
+
+
+def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
+    """Choose the codes to keep: all that a scheme holds exactly, if the recipe's method is to keep any.
+
+    Their rules come before the recipe's, which is for the rest; where nobody chose it, the rest gets 8 bits: it is what
+    the other tool left float. A checkpoint that has none to keep is quantized as by "auto". Reads the scales and zero
+    points of every matrix.
+    """
+    if recipe.method != KEEP:
+        return KeptCodes(recipe, {}, _anew(checkpoint, [*checkpoint.matrices], "as a format was chosen"))
+    found = {name: matrix.scheme for name, matrix in checkpoint.matrices.items()}
+    kept = {name: scheme for name, scheme in found.items() if scheme is not None}
+    notices = _anew(checkpoint, [name for name in found if name not in kept])
+    if not kept:
+        return KeptCodes(replace(recipe, method=AUTO), {}, notices)
+    of = sum(len(shape) > 1 for shape in tensor_shapes(checkpoint.config).values())
+    tools = ", ".join(sorted({checkpoint.matrices[name].label for name in kept}))
+    told = Notice("codes-kept", len(kept), f"codes kept: {len(kept)} of {of} matrices, as they are stored ({tools})")
+    rest = _REST if recipe.rules == _DEFAULT.rules else recipe
+    rules = (*_rules(kept, [*tensor_shapes(checkpoint.config)]), *rest.rules)
+    return KeptCodes(replace(recipe, rules=rules), kept, (told, *notices))
+
+
+def _anew(checkpoint: Checkpoint, names: Iterable[str], reason: str | None = None) -> tuple[Notice, ...]:
+    """Notices of the matrices that are quantized a second time, by layout and reason (None: each matrix's own)."""
+    matrices = (checkpoint.matrices[name] for name in names)
+    counts = Counter((matrix.label, reason or matrix.why_not) for matrix in matrices)
+    return tuple(
+        Notice("dequantized", count, f"matrices of {label} are read as floats and quantized anew ({why})")
+        for (label, why), count in counts.items()
+    )
+
+
+def _rules(kept: Mapping[str, Scheme], names: Iterable[str]) -> list[Rule]:
+    """Rules for the kept matrices: one where all of a kind, in every layer and expert, are kept alike."""
+    kinds: dict[str, set[Scheme | None]] = {}
+    for name in names:
+        kinds.setdefault(_NUMBER.sub("*", name), set()).add(kept.get(name))
+    rules: dict[str, Rule] = {}
+    for name, scheme in kept.items():
+        kind = _NUMBER.sub("*", name)
+        match = (kind if len(kinds[kind]) == 1 else name).removesuffix(".weight")
+        rules[match] = Rule(match, scheme)
+    return [*rules.values()]
