@@ -178,7 +178,10 @@ def test_norms_and_routers_stay_float_whatever_the_rules_say(tmp_path: Path) -> 
         ("method = 7", "method = 7"),
         ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nfit = 1", "fit = 1"),
         ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nscales = 'bfloat16'", "scales = 'bfloat16'"),
-        ("[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nscales = [16]", r"scales = \[16\]: expected 'int8', 'float16' or"),
+        (
+            "[[rule]]\nmatch = '*'\nbits = 4\ngroup_size = 32\nscales = [16]",
+            r"scales = \[16\]: expected 'int8', 'float16' or",
+        ),
     ],
 )
 def test_a_broken_recipe_names_file_and_place(tmp_path: Path, text: str, message: str) -> None:
