@@ -8,18 +8,20 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
 from q3edge.checkpoint.known_models import hub_id_of, nearest_names
-from q3edge.checkpoint.safetensors.shards import INDEX_FILE
+from q3edge.checkpoint.shards import INDEX_FILE
 from q3edge.checkpoint.unsupported import ADAPTER_CONFIG_FILE
 from q3edge.errors import InputError, Q3EdgeError, ResourceError, resumable
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_FILES)
+_PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where there is nothing better
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -89,6 +91,10 @@ class Repository:
     def lacks(self, file: str) -> bool:
         """Tell whether the hub says that there is no such file."""
         return self._files is not None and file not in self._files
+
+    def may_have(self, pattern: str) -> bool:
+        """Tell whether a file matches `pattern`, as far as is known."""
+        return self._files is None or any(fnmatchcase(file, pattern) for file in self._files)
 
     def folder(self, files: Sequence[str]) -> Path:
         """Find the folder in the hub's cache with the files that match `files`, which are loaded first."""
@@ -176,7 +182,8 @@ def _hub_errors(repository: str, download: str) -> Iterator[None]:
 
 def _download(repository: str) -> Path:
     with resumable(), hub_errors(repository):
-        folder = Repository(repository).folder(_FILES)
+        found = Repository(repository)
+        folder = found.folder(_FILES if found.may_have("*.safetensors") else (*_FILES, *_PICKLES))
     if not any((folder / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
         raise InputError(
             f"{repository}: has no {CONFIG_FILE} on the hub, as where only GGUF files are; expected one of safetensors "

@@ -16,6 +16,7 @@ from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
 from q3edge.checkpoint.other_tools.gptq import GPTQ
+from q3edge.checkpoint.pickled import PICKLED
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.unsupported import UNSUPPORTED
 from q3edge.errors import InputError
@@ -27,6 +28,7 @@ FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
     *OTHER_TOOLS,
     *UNSUPPORTED,
+    PICKLED,
     FLOAT,
 )  # the first that recognises a path reads it
 
@@ -66,7 +68,7 @@ def open_quantized_model(model: str | Path) -> ModelFolder:
             f"{path}: quantized by another tool ({found.label}); `q3edge build {typed(path)} -o DIR` makes an ONNX "
             "model of it, and `q3edge quantize` a checkpoint of q3edge's"
         )
-    if found is FLOAT:
+    if found in (FLOAT, PICKLED):
         found.open(path).close()  # whatever no other format recognises comes here: its own error if it is no model
         raise InputError(f"{path}: a float checkpoint; expected a quantized one, run `q3edge quantize` first")
     return found.open(path)

@@ -17,7 +17,7 @@ from q3edge.architecture.tensors import LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.artifact.sentence_files import stated_kind
 from q3edge.checkpoint.config_notices import config_notices
-from q3edge.checkpoint.safetensors.shards import INDEX_FILE, Shards, first_names
+from q3edge.checkpoint.shards import INDEX_FILE, Shards, first_names
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.tensor_files import Entry, Expected, TensorFiles
 from q3edge.errors import InputError

@@ -14,7 +14,7 @@ from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.fields import shown
 from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already, stated_config
-from q3edge.checkpoint.safetensors.shards import INDEX_FILE, SINGLE_FILE
+from q3edge.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
 from q3edge.storage.json_files import read_json_object
@@ -112,17 +112,6 @@ def _refuse_quantized(path: Path) -> NoReturn:
     raise quantized_already(f"{path / CONFIG_FILE}: quantization_config ({quantization_method(path)})")
 
 
-def _is_pickle(path: Path) -> bool:
-    return _only(path, "pytorch_model*.bin")
-
-
-def _refuse_pickle(path: Path) -> NoReturn:
-    raise InputError(
-        f"{path}: only pytorch_model.bin, a pickle that can run code; convert it to safetensors where you trust "
-        "it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) in transformers"
-    )
-
-
 def _only(folder: Path, pattern: str) -> bool:
     """Tell whether the folder has files of `pattern`, in small or capital letters, and no safetensors."""
     inside, _, name = pattern.rpartition("/")
@@ -137,5 +126,4 @@ UNSUPPORTED: Final[tuple[ModelFormat, ...]] = (
     ModelFormat("ONNX", _is_onnx, _refuse_onnx),
     ModelFormat("MLX", _is_mlx, _refuse_mlx),
     ModelFormat("quantized", _is_quantized, _refuse_quantized),
-    ModelFormat("pickle", _is_pickle, _refuse_pickle),
 )

@@ -23,8 +23,8 @@ from q3edge.checkpoint.compressed_tensors.layout import (
 )
 from q3edge.checkpoint.compressed_tensors.settings import check_supported, quantization_config
 from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
-from q3edge.checkpoint.safetensors.shards import SINGLE_FILE
 from q3edge.checkpoint.safetensors.writer import SafetensorsWriter, bfloat16_bits
+from q3edge.checkpoint.shards import SINGLE_FILE
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 

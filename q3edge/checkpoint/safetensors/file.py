@@ -1,7 +1,7 @@
 """Reading one safetensors file: its header, checked strictly, and any row range of any tensor.
 
-Format: the safetensors library's README, section Format. The files of a folder are in `shards`, the tensors that a
-model needs in `q3edge.checkpoint.tensor_folder`, writing in `writer`.
+Format: the safetensors library's README, section Format. The files of a folder are in `q3edge.checkpoint.shards`, the
+tensors that a model needs in `q3edge.checkpoint.tensor_folder`, writing in `writer`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.checkpoint import open_float_model
-from q3edge.checkpoint.safetensors.shards import Shards
+from q3edge.checkpoint.shards import Shards
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.errors import InputError
 from tests.helpers.models import MOE, InMemoryWeights, edit_config, fused_experts, tiny_config, write_checkpoint
@@ -318,11 +318,9 @@ def test_bad_input_14_code_in_the_folder_is_never_run(folder: Path) -> None:
     assert "modeling_evil" not in sys.modules
 
 
-def test_bad_input_15_only_pytorch_bin(folder: Path) -> None:
+def test_bad_input_15_pytorch_bin_that_is_no_file_of_torch(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    message = refusal(folder)
-    assert "only pytorch_model.bin" in message
-    assert "save_pretrained" in message
+    assert "pytorch_model.bin: not a file of torch.save" in refusal(folder)
 
 
 def test_folders_that_hold_no_model(tmp_path: Path, folder: Path) -> None:

@@ -192,10 +192,6 @@ def old_compressed_tensors(folder: Path) -> None:
     edit_config(folder, compression_config={"quant_method": "sparse"})
 
 
-def pickle(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00001.bin")
-
-
 @pytest.mark.parametrize(
     ("change", "label", "message"),
     [
@@ -217,7 +213,6 @@ def pickle(folder: Path) -> None:
         (others(None), "quantized", "quantization_config (of a method that it does not name): the checkpoint is quan"),
         (gptq, "GPTQ", "config.json: quantization_config (gptq), but no matrix is stored in that way"),
         (old_compressed_tensors, "quantized", "quantization_config (sparse): the checkpoint is quantized already"),
-        (pickle, "pickle", "only pytorch_model.bin, a pickle that can run code; convert it to safetensors"),
     ],
 )
 def test_what_cannot_be_read_is_named(folder: Path, change: Callable[[Path], None], label: str, message: str) -> None:

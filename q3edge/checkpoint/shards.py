@@ -1,24 +1,27 @@
-"""`Shards`: the safetensors files of a model folder, and the file of every tensor.
+"""`Shards`: the weight files of a model folder, and the file of every tensor.
 
-Finds the files (model.safetensors, or the index and its shards), checks the index and computes the folder's digest.
+Finds the files (one, or the index and its shards), checks the index and computes the folder's digest. What a file holds
+is its kind's affair: `q3edge.checkpoint.safetensors` or `q3edge.checkpoint.pickled`.
 The tensors that a model needs are checked in `q3edge.checkpoint.tensor_folder`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import file_record
-from q3edge.checkpoint.safetensors.file import SafetensorsFile, TensorEntry
+from q3edge.checkpoint.safetensors.file import SafetensorsFile
+from q3edge.checkpoint.tensor_files import Entry
 from q3edge.errors import InputError
 from q3edge.storage.digests import json_digest
 from q3edge.storage.json_files import read_json_object
@@ -28,6 +31,43 @@ INDEX_FILE = "model.safetensors.index.json"
 _LISTED = 10
 
 
+class WeightFile(Protocol):
+    """An open file of tensors: those of `entries`, read as `TensorFiles` describes it."""
+
+    path: Path
+    size: int
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Entries by stored name."""
+
+    def divide(self, name: str, parts: Mapping[str, tuple[int, ...]]) -> None:
+        """Replace a tensor by its `parts`, name -> shape, that lie in it one after another."""
+
+    def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """Read a range of rows in the stored dtype; BF16 as its bits, uint16."""
+
+    def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
+        """Read a float tensor, or a range of its rows, as float32; InputError for NaN or infinity."""
+
+    def close(self) -> None:
+        """Close the file; later reads fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """Kind of weight files: the name of a single one and of an index of several, their suffix, how one is opened."""
+
+    label: str
+    single: str
+    index: str
+    suffix: str
+    open: Callable[[Path], WeightFile]
+
+
+SAFETENSORS = FileKind("safetensors", SINGLE_FILE, INDEX_FILE, ".safetensors", SafetensorsFile)
+
+
 class Shards:
     """All tensors of a folder, in any of its files. Only headers are read at construction.
 
@@ -35,22 +75,22 @@ class Shards:
     decides whether they matter.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: FileKind = SAFETENSORS) -> None:
         self.folder = folder
-        self.entries: dict[str, TensorEntry] = {}
-        self._holder: dict[str, SafetensorsFile] = {}
+        self.entries: dict[str, Entry] = {}
+        self._holder: dict[str, WeightFile] = {}
         self._stack = ExitStack()
         try:
-            weight_map = _weight_map(folder)
-            for shard in sorted(set(weight_map.values())) if weight_map else [SINGLE_FILE]:
-                self._add(SafetensorsFile(folder / shard))
-            _check_index(folder, weight_map, self._holder)
+            weight_map = _weight_map(folder, kind)
+            for shard in sorted(set(weight_map.values())) if weight_map else [kind.single]:
+                self._add(kind.open(folder / shard))
+            _check_index(folder / kind.index, weight_map, self._holder)
             self.absent = tuple(name for name in weight_map if name not in self._holder)
         except BaseException:
             self.close()
             raise
 
-    def _add(self, file: SafetensorsFile) -> None:
+    def _add(self, file: WeightFile) -> None:
         self._stack.callback(file.close)
         for name, entry in file.entries.items():
             if other := self._holder.get(name):
@@ -95,7 +135,7 @@ class Shards:
         return json_digest(record)
 
     @property
-    def _files(self) -> list[SafetensorsFile]:
+    def _files(self) -> list[WeightFile]:
         return sorted(set(self._holder.values()), key=lambda file: file.path.name)
 
 
@@ -106,23 +146,23 @@ def first_names(names: Iterable[str]) -> str:
     return ", ".join(found[:_LISTED]) + more
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
-    """Read the index: tensor -> shard file; empty if the folder has one model.safetensors."""
+def _weight_map(folder: Path, kind: FileKind) -> dict[str, str]:
+    """Read the index: tensor -> shard file; empty if the folder has one file."""
     if not folder.is_dir():
         raise InputError(f"{folder}: not found or not a folder; expected a model folder")
-    if (folder / SINGLE_FILE).exists():
+    if (folder / kind.single).exists():
         return {}
-    if not (folder / INDEX_FILE).exists():
+    if not (folder / kind.index).exists():
         raise InputError(
-            f"{folder}: no {SINGLE_FILE} and no {INDEX_FILE}; expected a model folder with safetensors weights"
+            f"{folder}: no {kind.single} and no {kind.index}; expected a model folder with {kind.label} weights"
         )
-    index = folder / INDEX_FILE
+    index = folder / kind.index
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: weight_map: expected an object, tensor name -> file name")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard.endswith(".safetensors") or _leaves_folder(shard):
-            raise InputError(f"{index} ({name}): file {shard!r}: expected a plain *.safetensors name; refused")
+        if not isinstance(shard, str) or not shard.endswith(kind.suffix) or _leaves_folder(shard):
+            raise InputError(f"{index} ({name}): file {shard!r}: expected a plain *{kind.suffix} name; refused")
     shards = sorted(set(weight_map.values()))
     if missing := [shard for shard in shards if not os.path.exists(folder / shard)]:  # False for no name too
         raise InputError(
@@ -135,10 +175,10 @@ def _leaves_folder(shard: str) -> bool:
     return any(character in shard for character in "/\\:\0")
 
 
-def _check_index(folder: Path, weight_map: Mapping[str, str], holder: Mapping[str, SafetensorsFile]) -> None:
+def _check_index(index: Path, weight_map: Mapping[str, str], holder: Mapping[str, WeightFile]) -> None:
     wrong = [name for name, shard in weight_map.items() if name in holder and holder[name].path.name != shard]
     if wrong:
         raise InputError(
-            f"{folder / INDEX_FILE}: {len(wrong)} tensors are not in the shard it names: {first_names(wrong)}; "
+            f"{index}: {len(wrong)} tensors are not in the shard it names: {first_names(wrong)}; "
             "download the checkpoint again"
         )
