@@ -15,6 +15,15 @@ from q3edge.storage.json_files import read_json_object
 SUPPORTED_MODEL_TYPES = ("qwen3", "qwen3_moe")
 CONFIG_FILE = "config.json"
 EMBEDDING_ARCHITECTURE = "Qwen3Model"  # transformers' class without a head, which embedding models are run with
+_HYBRID = "layers of linear attention (gated delta rule) beside full ones, which q3edge does not have"
+_OTHER_MODELS = {
+    "qwen3_next": f"Qwen3-Next has {_HYBRID}",
+    "qwen3_5": f"Qwen3.5 has {_HYBRID}",
+    "qwen3_5_moe": f"Qwen3.5 has {_HYBRID}",
+    "qwen3_omni_moe": "Qwen3-Omni hears and speaks; q3edge reads the text part of Qwen3-VL alone",
+    "qwen3_asr": "Qwen3-ASR turns speech into text; q3edge is for text",
+    "qwen2": "Qwen2 and Qwen2.5 have biases in attention and no norms of queries and keys",
+}
 _MAX_LAYERS = _MAX_EXPERTS = 4096
 _MAX_LAYER_TENSORS = 2**20  # a name is made for each; the largest released Qwen3 has 37 000
 _NUM_EXPERTS = ("num_experts", "num_local_experts")  # transformers 5 writes the second
@@ -72,7 +81,8 @@ class Qwen3Config:
         fields = Fields(raw, source)
         model_type = fields.text("model_type")
         if model_type not in SUPPORTED_MODEL_TYPES:
-            raise fields.error("model_type", f"expected one of {', '.join(SUPPORTED_MODEL_TYPES)}")
+            what = f"{_OTHER_MODELS[model_type]}; " if model_type in _OTHER_MODELS else ""
+            raise fields.error("model_type", f"{what}expected one of {', '.join(SUPPORTED_MODEL_TYPES)}")
         _refuse_unsupported(fields)
         hidden, heads = fields.positive("hidden_size"), fields.positive("num_attention_heads")
         layers = fields.positive("num_hidden_layers", most=_MAX_LAYERS)

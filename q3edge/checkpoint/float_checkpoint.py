@@ -25,6 +25,7 @@ from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES, row_range
 from q3edge.checkpoint.tensor_files import TensorFiles
 from q3edge.checkpoint.tensor_folder import TensorFolder, check_tensors
 from q3edge.checkpoint.tensor_names import canonical_names
+from q3edge.checkpoint.text_part import leave_out_vision, transposed_experts
 from q3edge.errors import InputError
 
 _QUANTIZED_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".qzeros", ".absmax")
@@ -38,7 +39,11 @@ class Checkpoint(TensorFolder):
     def _check(self, raw_config: Mapping[str, Any]) -> None:
         self._stored, notices = canonical_names(self._files)
         self._notices += notices
+        if self._has_vision:
+            self._notices += leave_out_vision(self._stored)
         self._matrices = self._take_matrices(raw_config, self._stored)
+        if self._has_vision:
+            self._matrices |= transposed_experts(self._files, self._stored, self.config)
         self._notices += _drop_redundant(self._stored, self._files, self.config)
         self._notices += divide_fused_experts(self._stored, self._files, self.config)
         self._tie_equal_head()

@@ -54,9 +54,11 @@ class StoredMatrix(ABC):
     """Matrix [N, K] in a layout that is not one tensor of floats. Only the shapes of its parts are read at first.
 
     label: the layout for messages, such as "GPTQ 4 bits".
+    holds_floats: its numbers are floats, if narrow ones: quantizing them is no second time.
     """
 
     label: str
+    holds_floats = False
 
     def __init__(self, parts: Parts, shape: tuple[int, int]) -> None:
         self.parts, self.shape = parts, shape

@@ -20,6 +20,7 @@ from q3edge.checkpoint.config_notices import config_notices
 from q3edge.checkpoint.shards import INDEX_FILE, Shards, first_names
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.tensor_files import Entry, Expected, TensorFiles
+from q3edge.checkpoint.text_part import text_config
 from q3edge.errors import InputError
 from q3edge.storage.json_files import read_json_object
 
@@ -35,7 +36,8 @@ class TensorFolder(ModelFolder):
         return cls(folder, read_json_object(folder / CONFIG_FILE))
 
     def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
-        self._folder, self._raw_config = folder, raw_config
+        whole, raw_config = raw_config, text_config(raw_config, str(folder / CONFIG_FILE))
+        self._folder, self._raw_config, self._has_vision = folder, raw_config, whole is not raw_config
         if stated_kind(folder) == "embedding":  # Qwen3-Embedding's own config.json says Qwen3ForCausalLM
             self._raw_config = {**raw_config, "architectures": [EMBEDDING_ARCHITECTURE]}
         self._config = Qwen3Config.from_dict(self._raw_config, str(folder / CONFIG_FILE))

@@ -51,7 +51,7 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
 
 def _anew(checkpoint: Checkpoint, names: Iterable[str], reason: str | None = None) -> tuple[Notice, ...]:
     """Notices of the matrices that are quantized a second time, by layout and reason (None: each matrix's own)."""
-    matrices = (checkpoint.matrices[name] for name in names)
+    matrices = (matrix for matrix in map(checkpoint.matrices.__getitem__, names) if not matrix.holds_floats)
     counts = Counter((matrix.label, reason or matrix.why_not) for matrix in matrices)
     return tuple(
         Notice("dequantized", count, f"matrices of {label} are read as floats and quantized anew ({why})")
