@@ -6,6 +6,9 @@
     with Q3EdgeLM("qwen3-int4") as model:
         results = lm_eval.simple_evaluate(model=model, tasks=["gsm8k"], limit=100)
 
+The harness's own command line takes it as `--model q3edge --model_args path=qwen3-int4`: by the entry point of the
+group `lm_eval.models`, or through `q3edge.integrations.lm_eval`.
+
 Nothing else in q3edge imports this module, so only its users need the harness: pip install 'q3edge[eval]'.
 """
 
@@ -46,19 +49,25 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     start of the one before are computed once.
 
     thinking: whether chat templates ask the model to think first (None: their default). However it comes to think, only
-    what follows the thinking counts as generated; nothing, where the thinking has no end. InputError: the folder is
-    unfit.
+    what follows the thinking counts as generated; nothing, where the thinking has no end. batch_size and device are
+    what the harness's command line gives to any model, a GPU also where nobody named one; it runs on the CPU.
+    InputError: the folder is unfit.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        path: str | Path,
         *,
         threads: int | None = None,
         thinking: bool | None = False,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
     ) -> None:
         super().__init__()
-        self.model = Model.open(Path(folder), threads=threads)
+        if str(batch_size) != "1" or max_batch_size is not None:
+            progress.note("note: --batch_size changes nothing: requests are answered one after the other")
+        self.model = Model.open(Path(path), threads=threads)
         self._engine = Engine(Slots(self.model.decoder))
         self._thinking = thinking
         self._added = len(self.model.tokenizer.encode_markup(""))  # tokens that the tokenizer puts before every text
