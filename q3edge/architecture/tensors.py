@@ -31,6 +31,11 @@ def tensor_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def matrix_shapes(config: Qwen3Config) -> dict[str, tuple[int, int]]:
+    """Shapes of the tensors that are matrices: name -> (rows, width), in the order of the forward pass."""
+    return {name: (shape[0], shape[1]) for name, shape in tensor_shapes(config).items() if len(shape) == 2}
+
+
 @lru_cache(maxsize=64)
 def count_weights(config: Qwen3Config) -> int:
     """Number of weights of a model; a tied head is not counted again."""

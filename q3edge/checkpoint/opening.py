@@ -15,6 +15,8 @@ from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS
 from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
 from q3edge.checkpoint.hub import resolve_model
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
+from q3edge.checkpoint.other_tools.compressed_tensors import COMPRESSED_TENSORS_OF_OTHERS
+from q3edge.checkpoint.other_tools.fp8 import FP8
 from q3edge.checkpoint.other_tools.gptq import GPTQ
 from q3edge.checkpoint.pickled import PICKLED
 from q3edge.checkpoint.source import ModelFolder
@@ -23,7 +25,8 @@ from q3edge.errors import InputError
 from q3edge.plain_line import typed
 
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
-OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GPTQ,)  # quantized by others: opened like float checkpoints
+# Quantized by others, opened like float checkpoints.
+OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS)
 FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
     *OTHER_TOOLS,

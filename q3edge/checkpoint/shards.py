@@ -114,7 +114,7 @@ class Shards:
         return self._holder[name].path
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """Read a range of rows (of the first dimension) in the stored dtype; BF16 as its bits, uint16."""
+        """Read a range of rows (of the first dimension) in the stored dtype; BF16 and F8 as their bits."""
         return self._holder[name].read(name, rows)
 
     def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:

@@ -46,7 +46,7 @@ class TensorFiles(Protocol):
         """Path of the file that holds a tensor."""
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """Read a range of rows (of the first dimension) in the stored dtype; BF16 as its bits, uint16."""
+        """Read a range of rows (of the first dimension) in the stored dtype; BF16 and F8 as their bits."""
 
     def read_float(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
         """Read a float tensor, or a range of its rows, as float32; InputError for NaN or infinity."""

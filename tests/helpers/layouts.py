@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.models import write_checkpoint
+from tests.helpers.models import edit_config, write_checkpoint
 
 Tensors = Mapping[str, torch.Tensor]
 Pack = Callable[["Codes"], Tensors]
@@ -69,14 +68,32 @@ def write_layout(
 
     pack: codes -> part ("qweight", ...) -> tensor, stored in place of "weight".
     """
-    write_checkpoint(folder, **config)
-    tensors, found = load_file(folder / "model.safetensors"), {}
-    for seed, name in enumerate([name for name in tensors if name.endswith("_proj.weight")]):
-        rows, width = tensors.pop(name).shape
-        codes = make((rows, width), seed)
-        found[name] = codes
-        tensors |= {name.removesuffix("weight") + part: tensor for part, tensor in pack(codes).items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**raw, "quantization_config": settings}))
+    found: dict[str, Codes] = {}
+
+    def parts(name: str, weights: torch.Tensor) -> Tensors:
+        rows, width = weights.shape
+        found[name] = make((rows, width), len(found))
+        return pack(found[name])
+
+    write_parts(folder, settings, parts, **config)
     return found
+
+
+def write_parts(
+    folder: Path, settings: Mapping[str, Any], parts: Callable[[str, torch.Tensor], Tensors], **config: Any
+) -> None:
+    """Write a tiny checkpoint whose linear layers are `parts` in place of "weight": name, weights -> part -> tensor."""
+    write_checkpoint(folder, **config)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        made = parts(name, tensors.pop(name).float())
+        tensors |= {name.removesuffix("weight") + part: tensor for part, tensor in made.items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    edit_config(folder, quantization_config=settings)
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a checkpoint in one file."""
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import MANIFEST_FILE
 from q3edge.checkpoint.compressed_tensors.layout import decode, stored_name, stored_tensors
-from q3edge.checkpoint.compressed_tensors.settings import METHOD, read_schemes
-from q3edge.checkpoint.model_format import ModelFormat, quantization_method
+from q3edge.checkpoint.compressed_tensors.settings import METHOD, read_schemes, writes_so
+from q3edge.checkpoint.model_format import ModelFormat, quantization_method, stated_config
 from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES, row_range
 from q3edge.checkpoint.tensor_files import Expected
 from q3edge.checkpoint.tensor_folder import TensorFolder, check_tensors
@@ -79,7 +80,10 @@ class QuantizedCheckpoint(TensorFolder):
 
 
 def _recognises(path: Path) -> bool:
-    return quantization_method(path) == METHOD
+    """Tell folders of q3edge's own from those of other tools: by the manifest, or by settings that have its fields."""
+    if quantization_method(path) != METHOD:
+        return False
+    return (path / MANIFEST_FILE).is_file() or writes_so(stated_config(path).get("quantization_config"))
 
 
 COMPRESSED_TENSORS: Final = ModelFormat(METHOD, _recognises, QuantizedCheckpoint.open)

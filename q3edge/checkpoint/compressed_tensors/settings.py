@@ -18,6 +18,7 @@ from q3edge.quantization.scheme import Activations, Scales, Scheme
 METHOD = "compressed-tensors"
 _OTHERS = "q3edge reads only the quantized folders that it writes: start from the original model"
 _SCALE_DTYPES: Mapping[str, Scales] = {"torch.float16": "float16", "torch.float32": "float32"}  # not named: the default
+_FIELDS = {"quant_method", "format", "quantization_status", "ignore", "config_groups"}  # other tools write more
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -60,6 +61,11 @@ def read_schemes(settings: object, names: Iterable[str], source: str) -> dict[st
     if unknown := sorted(set(by_target) - known):
         raise InputError(f"{source}: target {unknown[0]!r}: no tensor of this model; {_OTHERS}")
     return schemes
+
+
+def writes_so(settings: object) -> bool:
+    """Tell whether a `quantization_config` has the fields that q3edge writes, and none that other tools add."""
+    return isinstance(settings, Mapping) and set(settings) == _FIELDS
 
 
 def check_supported(schemes: Mapping[str, Scheme | None]) -> None:

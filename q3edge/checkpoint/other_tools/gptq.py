@@ -7,29 +7,28 @@ Codes lie along K in 32-bit words, the first in the lowest bits; zero points alo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import matrix_shapes
 from q3edge.checkpoint.bit_packing import unpack_words
+from q3edge.checkpoint.column_order import OrderedMatrix
 from q3edge.checkpoint.float_checkpoint import Checkpoint
-from q3edge.checkpoint.matrix import IntegerMatrix, Integers, Parts, StoredMatrix, require_matrices, take_parts
+from q3edge.checkpoint.matrix import Integers, Parts, StoredMatrix, require_matrices, take_parts
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantization_settings
 from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES
 from q3edge.checkpoint.tensor_files import Expected
 from q3edge.errors import InputError
-from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import UInt8Array
 
 _WORD_BITS = 32
 _WIDTHS = (2, 4, 8)
 
 
-class GptqMatrix(IntegerMatrix):
+class GptqMatrix(OrderedMatrix):
     """Matrix of a GPTQ checkpoint. Bits and group size are those that the shapes tell, as tools set them by layer.
 
     stored_zero: what is added to a stored zero point.
@@ -42,7 +41,7 @@ class GptqMatrix(IntegerMatrix):
             raise InputError(f"{parts.where('qweight')}: {bits} bits a code; expected 2, 4 or 8, quantize it anew")
         if not groups or not groups[0] or shape[1] % groups[0]:
             raise InputError(f"{parts.where('scales')}: {groups} groups do not divide the width {shape[1]}")
-        super().__init__(parts, shape, bits, shape[1] // groups[0])
+        super().__init__(parts, shape, bits, shape[1] // groups[0], "g_idx")
         self.label, self._stored_zero = f"GPTQ {bits} bits", stored_zero
 
     @property
@@ -55,39 +54,7 @@ class GptqMatrix(IntegerMatrix):
             "qzeros": (("I32",), (groups, -(-rows // per_word))),
             "scales": (FLOAT_DTYPES, (groups, rows)),
         }
-        return parts | ({"g_idx": (("I32",), (width,))} if "g_idx" in self.parts.stored else {})
-
-    @cached_property
-    def _group_of_column(self) -> NDArray[np.int64] | None:
-        """Group of each column where they are not in order (desc_act); None: neighbours share one."""
-        if "g_idx" not in self.parts.stored:
-            return None
-        groups = self.parts.read("g_idx").astype(np.int64)
-        if groups.min() < 0 or groups.max() >= self.shape[1] // self.group_size:
-            raise InputError(f"{self.parts.where('g_idx')}: a group that scales do not have; the file is damaged")
-        in_order = np.arange(self.shape[1]) // self.group_size
-        return None if (groups == in_order).all() else groups
-
-    @property
-    def scheme(self) -> Scheme | None:
-        """Scheme with these codes; None too where columns are in an order of their own (desc_act)."""
-        return None if self._group_of_column is not None else super().scheme
-
-    @property
-    def why_not(self) -> str:
-        """Reason for which no scheme holds the codes."""
-        in_order = self._group_of_column is None
-        return super().why_not if in_order else "its columns are in an order of their own (desc_act)"
-
-    def values(self, rows: slice) -> NDArray[np.float32]:
-        """Read rows start:stop as float32 [n, K]: (code - zero point) * scale of the column's group."""
-        groups = self._group_of_column
-        if groups is None:
-            return super().values(rows)
-        found = self.integers(rows)
-        assert found.zero_points is not None
-        zero_points = found.zero_points.astype(np.float32)[:, groups]
-        return (found.codes.astype(np.float32) - zero_points) * found.scales[:, groups]
+        return {**parts, **self.expected_order}
 
     def integers(self, rows: slice) -> Integers:
         """Read the codes of rows start:stop."""
@@ -109,9 +76,9 @@ class GptqCheckpoint(Checkpoint):
         settings = quantization_settings(raw_config)
         stored_zero = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
         matrices: dict[str, StoredMatrix] = {}
-        for name, shape in tensor_shapes(self.config).items():
+        for name, shape in matrix_shapes(self.config).items():
             if parts := take_parts(self._files, stored, name, ("qweight", "qzeros", "scales"), ("g_idx",)):
-                matrices[name] = GptqMatrix(parts, (shape[0], shape[1]), stored_zero)
+                matrices[name] = GptqMatrix(parts, shape, stored_zero)
         return require_matrices(matrices, self.folder, "gptq")
 
 

@@ -23,9 +23,10 @@ from q3edge.storage.regular_files import open_regular
 
 MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
 FLOAT_DTYPES: Final = ("BF16", "F16", "F32")
-NUMPY_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {  # little-endian as in the file; BF16 as its bits
+NUMPY_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {  # little-endian as in the file; BF16 and F8 as their bits
     "BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"),
     "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "I8": np.dtype("i1"),
+    "F8_E4M3": np.dtype("u1"),
 }  # fmt: skip
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -75,7 +76,7 @@ class SafetensorsFile:
             offset += math.prod(shape) * size
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """Read a range of rows (of the first dimension) in the stored dtype; BF16 as its bits, uint16.
+        """Read a range of rows (of the first dimension) in the stored dtype; BF16 and F8 as their bits.
 
         InputError: a dtype outside NUMPY_DTYPES, or a file that became shorter.
         """

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.layouts import Codes, Tensors, packed_words, random_codes, write_layout
+from tests.helpers.layouts import Codes, Tensors, edit_tensors, packed_words, random_codes, write_layout
 
 QUERY = "model.layers.0.self_attn.q_proj"
 Change = Callable[[dict[str, torch.Tensor]], None]
@@ -72,17 +71,11 @@ def test_a_scale_for_a_whole_row_is_repeated(tmp_path: Path) -> None:
             np.testing.assert_array_equal(matrix.codes(slice(0, len(codes.codes))).dequantize(), codes.values)
 
 
-def change(folder: Path, edit: Change) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
 def test_an_order_of_columns_is_followed_and_keeps_no_codes(tmp_path: Path) -> None:
     written = write(tmp_path / "m", symmetric=False)
     order = np.random.default_rng(0).permutation(64)
     groups = torch.from_numpy(order // 32).int()
-    change(tmp_path / "m", lambda tensors: tensors.update({f"{QUERY}.g_idx": groups}))
+    edit_tensors(tmp_path / "m", lambda tensors: tensors.update({f"{QUERY}.g_idx": groups}))
     codes = written[f"{QUERY}.weight"]
     expected = np.empty(codes.codes.shape, np.float32)
     for row, column in np.ndindex(*expected.shape):
@@ -113,6 +106,6 @@ def test_an_order_of_columns_is_followed_and_keeps_no_codes(tmp_path: Path) -> N
 )  # fmt: skip
 def test_damaged_files_are_refused_by_the_tensors_name(tmp_path: Path, edit: Change, message: str) -> None:
     write(tmp_path / "m", symmetric=False)
-    change(tmp_path / "m", edit)
+    edit_tensors(tmp_path / "m", edit)
     with pytest.raises(InputError, match=message), open_float_model(tmp_path / "m") as model:
         model.read(f"{QUERY}.weight")
