@@ -17,7 +17,7 @@ from q3edge.pipeline.quantize.calibrate import Budget
 from q3edge.pipeline.quantize.plans import Plan, always_float, check_budget, largest_plan, make_plans, widths_of
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.models import tiny_config
+from tests.helpers.models import MOE, tiny_config
 
 CONFIG = Qwen3Config.from_dict(tiny_config(num_hidden_layers=4))
 COSTS = {
@@ -68,6 +68,21 @@ def test_tables_of_other_bits_compete_where_they_may_be_better(share: float) -> 
     assert {*bits(even["measured"]), *bits(even["tables"])} == {4, 8}
     assert even["tables"].predicted_kl == pytest.approx(even["measured"].predicted_kl)
     assert "tables" not in dear
+
+
+def test_a_plans_recipe_has_one_rule_for_all_experts() -> None:
+    config = Qwen3Config.from_dict(tiny_config(num_hidden_layers=4, **MOE))
+    schemes = {
+        unit: Scheme(8, 32) if unit.layer is None else (Scheme(4, 32), Scheme(4, 32, False))[unit.layer % 2]
+        for unit in widths_of(config)
+    }
+    recipe = Plan("made up", schemes, 0, 0.0).recipe
+    matches = [rule.match for rule in recipe.rules]
+    assert [match for match in matches if match.startswith("model.layers.1.mlp.")] == [
+        f"model.layers.1.mlp.experts.*.{part}_proj" for part in ("gate", "up", "down")
+    ]
+    resolved = recipe.for_model(config).resolve(config)
+    assert all(resolved[name] == scheme for unit, scheme in schemes.items() for name in unit.tensors)
 
 
 def test_a_plans_recipe_says_what_the_plan_does(tmp_path: Path) -> None:
