@@ -37,6 +37,10 @@ _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 60  # that a scheduler without workers is waited for
 _CHUNKS = 4  # of items for each worker: so many wait at most, and the slowest is not waited for long
 _LINE = "start one with `dask scheduler`, and `dask worker ADDRESS` on each machine"
+_NOTHING_TO_DO = (
+    "note: --scheduler: there was nothing for the workers; they calibrate and build a sweep's formats, and all else "
+    "runs here"
+)
 Found = TypeVar("Found")
 
 
@@ -59,6 +63,8 @@ def working_with(scheduler: str | None) -> Iterator[None]:
         # Values of rows are parts of tasks, of any size.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"}), working_at(workers):
             yield
+        if not workers.used:
+            progress.note(_NOTHING_TO_DO)
     finally:
         client.close()
 
@@ -114,6 +120,7 @@ class Workers:
 
     def __init__(self, client: Client) -> None:
         self._client, self._sent = client, _Sent()
+        self.used = False  # whether any work was sent
         self._held: weakref.WeakKeyDictionary[RowValues, dict[int, _Held]] = weakref.WeakKeyDictionary()
 
     def check(self) -> None:
@@ -187,6 +194,7 @@ class Workers:
 
     def _send(self, work: object) -> _Work:
         """Pack work, and send its large arrays to all workers."""
+        self.used = True
         packed = pack(work)
         return _Work(uuid.uuid4().hex, packed, [self._scatter(value) for value in packed.large])
 

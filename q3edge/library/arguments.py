@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS
 from q3edge.machine.extras import install_line
-from q3edge.progress import Listener, report_to
+from q3edge.progress import Listener, note, report_to
 from q3edge.storage.locks import output_lock
 
 Parameters = ParamSpec("Parameters")
@@ -201,7 +201,7 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                     known[name].check(name, value)
             let_waiting_threads_sleep()
             try:
-                with shown, _outputs_held(given), _place_of_work(given.get("scheduler")):
+                with shown, _outputs_held(given), _place_of_work(given):
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
                 if (package := (error.name or "").partition(".")[0]) in _EXTRAS:
@@ -235,12 +235,14 @@ def _outputs_held(given: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _place_of_work(scheduler: str | None) -> AbstractContextManager[None]:
-    if scheduler is None:
+def _place_of_work(given: Mapping[str, Any]) -> AbstractContextManager[None]:
+    if given.get("scheduler") is None:
         return nullcontext()
     from q3edge.cluster.workers import working_with
 
-    return working_with(scheduler)
+    if trained := [f"--{name}" for name in ("reconstruct", "tune") if given.get(name)]:
+        note(f"note: {' and '.join(trained)}: training goes step by step, and runs here, not on the workers")
+    return working_with(given["scheduler"])
 
 
 def _bound(

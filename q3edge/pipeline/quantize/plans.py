@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """Recipe of the plan: a rule per tensor, but one for all experts; last one for the layers' most common scheme."""
+        """Recipe of the plan: a rule per tensor, one for all experts of a layer, and last the most common scheme's."""
         common = Counter(scheme for group, scheme in self.schemes.items() if group.layer is not None).most_common(1)[0][
             0
         ]

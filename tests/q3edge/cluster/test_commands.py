@@ -42,6 +42,19 @@ def test_quantize_writes_the_same_folder(running: Cluster, tmp_path: Path) -> No
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
 
 
+def test_what_workers_do_not_do_is_told(running: Cluster, tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    write_tokenizer(model)
+    rounded = q3edge("quantize", model, "-o", tmp_path / "rtn", "--method", "rtn", "--scheduler", running.address)
+    assert rounded.returncode == 0, rounded.stderr
+    assert "note: --scheduler: there was nothing for the workers" in rounded.stderr
+    small = ("--calibration", MODEL / "calibration.jsonl", "--samples", 4, "--seq-len", 32, "--reconstruct", "--tune")
+    trained = q3edge("quantize", model, "-o", tmp_path / "gptq", *small, "--scheduler", running.address)
+    assert trained.returncode == 0, trained.stderr
+    assert "note: --reconstruct and --tune: training goes step by step, and runs here" in trained.stderr
+    assert "nothing for the workers" not in trained.stderr
+
+
 def test_workers_build_the_formats_of_a_sweep(running: Cluster, tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model")
     write_tokenizer(model)
