@@ -1,11 +1,11 @@
-"""tokens.npz as tokens.py writes it, for the model that ships with q3edge: its dialogues and its held-out questions.
+"""tokens.npz as tokens.py writes it, for the models that ship with q3edge: their dialogues and held-out questions.
 
     python benchmarks/accuracy/embedded_tokens.py -o tokens.npz
 
-It knows nothing but its curriculum, so other text would only measure noise. Calibration: 512 rows of 128 tokens, as
+They know nothing but their curriculum, so other text would only measure noise. Calibration: 512 rows of 128 tokens, as
 many tokens as the 135 M model is given, of dialogues of which the first 480 are those that `q3edge demo` calibrates on.
-Judging: the 300 held-out questions with their right answers, one conversation after the other. It has learned to
-predict answers only, so the perplexity over all of it says nothing.
+Judging: the 300 held-out questions with their right answers, one conversation after the other. They have learned
+to predict answers only, so the perplexity over all of it says nothing.
 """
 
 from __future__ import annotations

@@ -60,6 +60,9 @@ Q3EDGE: dict[str, tuple[str, ...]] = {
     "1.869 MB tuned": ("--target-size", "1.869MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
     "1.767 MB tuned": ("--target-size", "1.767MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
     "2.086 MB tuned": ("--target-size", "2.086MB", "--calibration", "{calibration}", "--reconstruct", "--tune"),
+    "2.512 MB": ("--target-size", "2.512MB", "--calibration", "{calibration}"),  # these for the embedded mixture
+    "2.611 MB": ("--target-size", "2.611MB", "--calibration", "{calibration}"),
+    "2.725 MB": ("--target-size", "2.725MB", "--calibration", "{calibration}"),
 }
 # Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.
 PEERS: dict[str, tuple[str, ...]] = {
