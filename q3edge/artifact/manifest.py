@@ -33,7 +33,13 @@ _METRICS: Mapping[str, type] = {  # those that are read back
     "bits_per_weight": float, "experts": str, "experts_per_token": dict, "lost_scales": dict, "model_bytes": int,
     "tensors": dict, "validation": dict, "weight_bytes": int,
 }  # fmt: skip
+EXPERT_LOSS = "_loss"  # end of the names in a layer of metrics.expert_layers that losses by expert have
 _LOST = ("lost", "groups", "share")  # of a tensor's groups whose scale could not be stored
+
+
+def expert_loss(role: str) -> str:
+    """Name that the losses of one of the experts' input groups have in a layer of metrics.expert_layers."""
+    return role.rpartition(".")[2] + EXPERT_LOSS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,14 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, show
-from q3edge.cli.options.common import MODEL_FOLDER, CommaSeparated, json_option, number_option, threads_option
+from q3edge.cli.options.common import (
+    MODEL_FOLDER,
+    CommaSeparated,
+    json_option,
+    number_option,
+    offload_option,
+    threads_option,
+)
 from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 
 _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
@@ -27,6 +34,7 @@ _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
     help=f"Tokens of context before them ({_DEPTHS}).",
 )
 @number_option("--repeats", "Processes to time.", BENCH_REPEATS)
+@offload_option
 @threads_option
 @json_option
 def bench(folder: Path, as_json: bool, **options: Any) -> None:

@@ -190,13 +190,17 @@ def bench(
     depths: Sequence[int] | None = None,
     repeats: int = BENCH_REPEATS,
     threads: int | None = None,
+    offload: bool | None = None,
     progress: bool | Listener = False,
 ) -> BenchResult:
     """Time the ONNX model in `folder`, in `repeats` processes: a prefill of `prompt` tokens, then `new` tokens.
 
     depths: tokens of context before the new ones (None: 0, 512 and 4096, as far as the model's context goes).
-    Raises UsageError where they do not fit into the context, InputError.
+    offload: leave a mixture's experts on the disk (None: where they would not fit in memory).
+    Raises UsageError where they do not fit into the context, or offload without experts; InputError.
     """
     from q3edge.pipeline.measure.bench import bench_artifact
 
-    return bench_artifact(artifact_at(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats)
+    return bench_artifact(
+        artifact_at(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats, offload=offload
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from q3edge.artifact import EXPERT_LOSS
 from q3edge.errors import InputError
 
 _NAMED = 6  # experts that saw nothing are named up to so many
@@ -95,7 +96,7 @@ def expert_facts(metrics: Mapping[str, Any], bits: Mapping[int, Sequence[float]]
 
 def _layer(number: int, counted: Mapping[int, Any], routed: Mapping[int, Any], bits: Sequence[float]) -> ExpertLayer:
     found = counted[number]
-    losses = [found[name] for name in sorted(found) if name.endswith("_loss")]
+    losses = [found[name] for name in sorted(found) if name.endswith(EXPERT_LOSS)]
     return ExpertLayer(
         number,
         tuple(map(int, found["tokens"])),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.machine.memory import peak_memory
+from q3edge.progress import Silent, report_to
 from q3edge.runtime.engine.slots import PREFILL_CHUNK
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import KVCache
@@ -23,14 +24,31 @@ from q3edge.runtime.session.kv_cache import KVCache
 FIRST_TOKEN_PROMPT = 32  # tokens
 
 
-def measure(folder: Path, started: float, prompt: int, new: int, depths: Iterable[int], threads: int) -> dict[str, Any]:
+class Notes(Silent):
+    """Listener that keeps the lines it is told."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        self.lines.append(text)
+
+
+def measure(
+    folder: Path, started: float, prompt: int, new: int, depths: Iterable[int], threads: int, offload: bool | None
+) -> dict[str, Any]:
     """Measure seconds of loading, first token since `started` (time.time()), prefill, and each decoded token.
 
-    Also the peak of memory in bytes at each depth. depths: context lengths in rising order. Token ids are random,
-    from a fixed seed: the work does not depend on them.
+    Also what was noted while the model was loaded, and the peak of memory in bytes at each depth. depths: context
+    lengths in rising order. Token ids are random, from a fixed seed: the work does not depend on them. offload: as for
+    `Decoder`.
     """
     begin = time.perf_counter()
-    decoder = Decoder(folder, threads=threads)
+    notes = Notes()
+    with report_to(notes):
+        decoder = Decoder(folder, threads=threads, offload=offload)
     load = time.perf_counter() - begin
     deepest = max([prompt, FIRST_TOKEN_PROMPT, *depths]) + new
     ids = np.random.default_rng(0).integers(0, decoder.config.vocab_size, (1, deepest))
@@ -40,7 +58,9 @@ def measure(folder: Path, started: float, prompt: int, new: int, depths: Iterabl
     first = time.time() - started
     cache.truncate(0)
     prefill = _prefill(decoder, cache, ids[:, :prompt])
-    found: dict[str, Any] = {"load": load, "first_token": first, "prefill": prefill, "decode": {}, "peak_bytes": {}}
+    found: dict[str, Any] = {
+        "load": load, "first_token": first, "prefill": prefill, "notes": notes.lines, "decode": {}, "peak_bytes": {},
+    }  # fmt: skip
     for depth in depths:
         if cache.length < depth:
             _prefill(decoder, cache, ids[:, cache.length : depth])

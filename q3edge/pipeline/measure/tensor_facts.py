@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer, layer_prefix, layers_of
 from q3edge.architecture.tensors import tensor_shapes
-from q3edge.artifact import Manifest
+from q3edge.artifact import Manifest, expert_loss
 from q3edge.exporters.onnx.stored import weight_bytes
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import TensorFact
@@ -83,7 +83,7 @@ def _losses_of_experts(layer: Layer, manifest: Manifest) -> Iterator[tuple[str, 
     found: Mapping[str, Sequence[float]] = manifest.metrics.get("expert_layers", {}).get(str(layer.number), {})
     names = dict(_of_experts(layer))
     for group in layer.groups:
-        if group.expert is not None and (losses := found.get(f"{group.role.rpartition('.')[2]}_loss")):
+        if group.expert is not None and (losses := found.get(expert_loss(group.role))):
             yield from ((names[name], statistics.fmean(losses)) for name in layer.names(group))
 
 

@@ -17,7 +17,7 @@ from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.layer import Layer
 from q3edge.architecture.tensors import count_weights, tensor_shapes
-from q3edge.artifact import Manifest, Notice
+from q3edge.artifact import Manifest, Notice, expert_loss
 from q3edge.artifact.side_files import TOKENIZER_FILE
 from q3edge.calibration.data import (
     TOKEN_FILE,
@@ -284,7 +284,7 @@ def _expert_losses(config: Qwen3Config, layer: int, reports: Mapping[str, Tensor
     for group in described.groups:
         found = [reports[name].loss for name in described.names(group) if name in reports]
         if group.expert is not None and found:
-            losses.setdefault(f"{group.role.rpartition('.')[2]}_loss", []).append(sum(found) / len(found))
+            losses.setdefault(expert_loss(group.role), []).append(sum(found) / len(found))
     return losses
 
 

@@ -29,6 +29,7 @@ from q3edge.storage.digests import json_digest
 from q3edge.storage.kept_folder import kept_folder
 from q3edge.storage.locks import output_lock
 
+PACKING = "packing the experts of"  # begin of the note
 _RUNTIME_BYTES = 64 << 20  # Python, onnxruntime, tokenizer
 _OTHER_WEIGHTS = 1.4  # bytes in memory for each byte of other weights on the disk: their groups' scales are widened
 
@@ -42,7 +43,7 @@ def stays_on_disk(folder: Path, checked: CheckedGraph, model: bytes, offload: bo
     experts = expert_bytes(model, checked.external_data) if offload is not False else None
     if experts is None or offload:
         if offload and experts is None:
-            raise UsageError(f"{folder}: has no quantized experts that could stay on the disk; leave out offload")
+            raise no_experts(folder)
         return experts
     available = available_memory()
     others = checked.manifest.files[DATA_FILE].size - experts.stored
@@ -54,6 +55,14 @@ def stays_on_disk(folder: Path, checked: CheckedGraph, model: bytes, offload: bo
         "experts stay on the disk, and tokens are as fast as what they read from there"
     )
     return experts
+
+
+def no_experts(folder: Path) -> UsageError:
+    """Make the error for offload of a model that has nothing to offload."""
+    return UsageError(
+        f"{folder}: has no quantized experts in onnxruntime's operator, which alone can stay on the disk; leave out "
+        "offload"
+    )
 
 
 def experts_on_disk(folder: Path) -> int:
@@ -84,7 +93,7 @@ def packed_on_disk(
     if (found := read_packed(place)) is not None:
         return found
     verify()
-    progress.note(f"packing the experts of {folder} for this CPU, once: {_size(experts.packed)} in {place}")
+    progress.note(f"{PACKING} {folder} for this CPU, once: {_size(experts.packed)} in {place}")
     with output_lock(place, wait=True, advice=ADVICE):  # another process may be packing them
         if (found := read_packed(place)) is not None:
             return found

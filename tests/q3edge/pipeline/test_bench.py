@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,12 @@ from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
 from q3edge.pipeline.measure import bench
 from q3edge.pipeline.measure.bench import BenchResult, bench_artifact
+from q3edge.pipeline.measure.bench_process import Notes
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.progress import Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.models import InMemoryWeights, write_checkpoint
+from tests.helpers.models import MOE, InMemoryWeights, write_checkpoint
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 
@@ -134,3 +136,30 @@ def test_l13_the_default_prompt_is_shortened_to_the_context(tmp_path: Path, monk
     assert started[0]["prompt"] == 92
     with pytest.raises(UsageError, match="the model's context is 100; ask for less"):
         bench_artifact(tmp_path / "out", prompt=93, new=8)
+
+
+def test_experts_on_the_disk_are_measured_once_they_are_packed(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "kept"))
+    checkpoint = write_checkpoint(tmp_path / "float", **MOE)
+    quantize_checkpoint(str(checkpoint), tmp_path / "q", Recipe.for_format("int4"))
+    export_artifact(str(tmp_path / "q"), tmp_path / "x")
+    notes = Notes()
+    processes: list[dict[str, Any]] = []
+
+    def run(arguments: dict[str, Any]) -> dict[str, Any]:
+        processes.append(measured(arguments))
+        return processes[-1]
+
+    measured = bench._run
+    monkeypatch.setattr(bench, "_run", run)
+    settings: dict[str, Any] = {"prompt": 4, "new": 2, "depths": (0,), "threads": 1, "repeats": 1}
+    with report_to(notes):
+        found = bench_artifact(tmp_path / "x", offload=True, **settings)
+    assert [len(process["notes"]) for process in processes] == [1, 0]
+    assert found.load.median == processes[1]["load"]
+    assert [line.startswith("packing the experts of") for line in notes.lines] == [True]
+    assert len([*(tmp_path / "kept" / "experts").iterdir()]) == 1
+    with pytest.raises(UsageError, match="has no quantized experts in onnxruntime's operator"):
+        bench_artifact(artifact, offload=True, **settings)
