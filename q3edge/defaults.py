@@ -13,3 +13,8 @@ DEMO_FOLDER = "q3edge-demo"
 MAX_BATCH = 8  # answers that are computed at once
 MAX_QUEUE, PORT = 128, 8000  # answers that wait in a server, and where it listens
 MIN_TOKENS_PER_SECOND = 5.0  # that zoo asks for: about as fast as people read
+
+
+def demo_format(moe: bool) -> str:
+    """Format of 4 bits that the demo shows: the default, but int4 of the dense model: its head is too small."""
+    return FORMAT if moe else "int4"

@@ -9,7 +9,7 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.common import FOLDER, json_option, threads_option
-from q3edge.defaults import DEMO_FOLDER
+from q3edge.defaults import DEMO_FOLDER, demo_format
 from q3edge.plain_line import typed
 from q3edge.terminal import say
 
@@ -35,11 +35,12 @@ def demo(output: Path, moe: bool, quick: bool, threads: int | None, as_json: boo
     """
     from q3edge.cli.tables.demo import DemoTable, demo_answers
 
-    on_row = None if as_json else DemoTable(click.echo).add
+    shown = demo_format(moe)
+    on_row = None if as_json else DemoTable(click.echo, shown).add
     result = q3edge.demo(output, threads=threads, moe=moe, quick=quick, on_row=on_row)
     if as_json:
         emit_json(result.to_json())
         return
     say(f"{result.questions} held-out questions, greedy; brackets: 95 % confidence; {result.seconds:.0f} s in all\n")
-    show(f"{demo_answers(result.answers)}\n\n{result.verdict}")
-    say(f'\nAsk one yourself:  q3edge run {typed(output / "int4")} "{result.answers[0].question}"')
+    show(f"{demo_answers(result.answers, shown)}\n\n{result.verdict}")
+    say(f'\nAsk one yourself:  q3edge run {typed(output / shown)} "{result.answers[0].question}"')

@@ -1,6 +1,6 @@
-"""The whole flow on the embedded model: build float, int8, int4 and int2, evaluate each on held-out questions.
+"""The whole flow on the embedded model: build float, int8, 4 bits and int2, evaluate each on held-out questions.
 
-int4 and int2 are calibrated on dialogues like those the model was trained on. int2 is no format to ship: it shows the
+4 and 2 bits are calibrated on dialogues like those the model was trained on. int2 is no format to ship: it shows the
 damage of too few bits.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
-from q3edge.defaults import MAX_KL
+from q3edge.defaults import MAX_KL, demo_format
 from q3edge.errors import UsageError
 from q3edge.evaluation.answers.questions import AnswerReport, score_answers
 from q3edge.evaluation.cache import EvaluationCache
@@ -43,7 +43,6 @@ DEMO_FILE = "demo.json"  # in the folder, which the next demo may then replace
 _DENSE = "demo_model"  # its folder has the questions and dialogues of both models
 _LONGEST_ANSWER = 128
 _SHARES = {"knowledge": 17, "math": 30, "code": 32, "multilingual": 15, "safety": 6}  # of the model's curriculum
-_CALIBRATED = ("int4", "int2")
 _QUICK = 5  # every fifth question
 _SHOWN = ("knowledge-11", "math-31", "code-13")  # questions whose answers are shown, in --quick too
 
@@ -119,7 +118,7 @@ def run_demo(
             _transcripts(model, questions),
             EvaluationCache(states),
         )
-        variants = _variants()
+        variants = _variants(moe)
         progress.note(f"{', '.join(variants)}: quantize, export, validate, answer {len(questions)} questions each ...")
         for name, recipe in variants.items():
             row, reports[name] = demo.build_and_evaluate(name, recipe)
@@ -173,10 +172,10 @@ def _claim(output: Path) -> None:
     write_whole(mark, json.dumps({"made_by": "q3edge demo"}) + "\n")
 
 
-def _variants() -> dict[str, Recipe | None]:
+def _variants(moe: bool) -> dict[str, Recipe | None]:
     """Name -> recipe, float first; int2 is the recipe of int4 with 2 bits in place of 4."""
-    int4 = Recipe.for_format("int4")
-    return {FLOAT: None, "int8": Recipe.for_format("int8"), "int4": int4, "int2": int4.in_two_bits()}
+    named = {name: Recipe.for_format(name) for name in ("int8", demo_format(moe))}
+    return {FLOAT: None, **named, "int2": Recipe.for_format("int4").in_two_bits()}
 
 
 def _questions(texts: Path, quick: bool) -> list[Question]:

@@ -27,7 +27,9 @@ _LINEAR = "model.layers.*_proj"
 _EMBEDDING_AND_HEAD = ("model.embed_tokens", "lm_head")
 _FILLED_IN = (_LINEAR, *_EMBEDDING_AND_HEAD)  # the rules of every format
 _DOWN = "model.layers.*.mlp.down_proj"
-_DOWN_SCHEME = Scheme(8, 128)  # of int4-mixed: onnxruntime's fastest 8 bits for one row (docs/lab-log.md)
+_ATTENTION = "model.layers.{}.self_attn.*_proj"
+_EARLY = 4  # of a mixture of experts, the first of so many parts of the layers, whose attention gets more bits
+_MORE_BITS = Scheme(8, 128)  # of int4-mixed: onnxruntime's fastest 8 bits for one row (docs/lab-log.md)
 _FLAGS = ("fit", "spends_head")  # of a rule
 _NEVER_QUANTIZED = ("*norm", "*.mlp.gate")  # norms are vectors; an expert router is tiny and decides everything
 
@@ -72,7 +74,7 @@ class Recipe:
         """Recipe of a named format. Embedding and head are 8-bit, in groups of at most 32, but for 4 bits in some.
 
         int4-fast has them as all else. int4-mixed has them in 4 bits, and spends the bytes that the head thereby saves
-        on down projections of 8 bits.
+        on down projections of 8 bits; what it is for a mixture of experts, `fitted_to` decides.
         """
         if not isinstance(format_name, str):
             raise TypeError(f"format: expected a str, one of {', '.join(FORMATS)}, not {type(format_name).__name__}")
@@ -92,7 +94,7 @@ class Recipe:
         if format_name == "int4-fast":
             return cls(tuple(Rule(name, scheme, fit=True) for name in _FILLED_IN))
         if format_name == "int4-mixed":
-            down = Rule(_DOWN, _DOWN_SCHEME, fit=True, spends_head=True)
+            down = Rule(_DOWN, _MORE_BITS, fit=True, spends_head=True)
             return cls((down, *(Rule(name, scheme) for name in _FILLED_IN)))
         table = Scheme(8, min(size or _LARGEST_TABLE_GROUP, _LARGEST_TABLE_GROUP))
         return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
@@ -197,12 +199,15 @@ class Recipe:
     def fitted_to(self, config: Qwen3Config) -> tuple[Recipe, tuple[str, ...]]:
         """Fit int8-dynamic and int4-mixed to a model; returns also the names of tables that stay float.
 
-        int4-mixed: the layers that a rule with `spends_head` is for are named; in a mixture of experts it is int4.
+        int4-mixed: the layers that a rule with `spends_head` is for are named; in a mixture of experts it is int4 with
+        the attention of the first quarter of the layers in 8 bits.
         int8-dynamic: its matrices have one scale per row, its embedding and head have groups of 32, which nobody chose:
         a width that 32 does not divide gets 16, or else a float table. Other recipes are returned as they are.
         """
         if any(rule.spends_head for rule in self.rules):
-            return (self if config.moe is None else self._as_int4())._with_head_spent(config), ()
+            return (self if config.moe is None else self._for_experts(config.num_hidden_layers))._with_head_spent(
+                config
+            ), ()
         width, table = config.hidden_size, Scheme(8, _LARGEST_TABLE_GROUP)
         by_row = any(rule.scheme is not None and rule.scheme.group_size is None for rule in self.rules)
         if not by_row or width % _LARGEST_TABLE_GROUP == 0:
@@ -215,10 +220,11 @@ class Recipe:
             return fitted, ()
         return fitted, (EMBEDDING,) if config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
 
-    def _as_int4(self) -> Recipe:
-        """Copy with the rules of int4 in place of those of int4-mixed.
+    def _for_experts(self, layers: int) -> Recipe:
+        """Copy with the rules of int4, and the attention of early layers in 8 bits, in place of those of int4-mixed.
 
-        Experts of a layer have one width, and a token reads few of the bytes that more bits would take for all of them.
+        What is rounded there sends tokens to other experts in all later layers, and it is a hundredth of the bytes.
+        Experts of a layer have one width, so that more bits for them would take as many bytes again.
         """
         if not self._ends_with_a_format():
             return self
@@ -226,7 +232,8 @@ class Recipe:
         if linear is None or not own or own[-1].match != _DOWN:
             return self
         filled_in = Recipe.for_format("int4", linear.group_size, linear.symmetric).rules
-        return replace(self, rules=own[:-1] + filled_in)
+        early = (Rule(_ATTENTION.format(number), _MORE_BITS, fit=True) for number in range(-(-layers // _EARLY)))
+        return replace(self, rules=(*own[:-1], *early, *filled_in))
 
     def _with_head_spent(self, config: Qwen3Config) -> Recipe:
         """Copy whose rules with `spends_head` name their layers, unless they are for all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -75,3 +76,22 @@ def test_u5_json_is_one_object(screens: list[str], capsys: pytest.CaptureFixture
     assert main(["demo", "--json", "--quick", "--threads", "2"]) == 0
     assert screens == ["", ""]
     assert '"verdict": "int4 is the one to take."' in capsys.readouterr().out
+
+
+def test_a_mixture_shows_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tuple(replace(row, format="int4-mixed") if row.format == "int4" else row for row in ROWS)
+    answers = tuple(replace(answer, given={"float": "Au", "int4-mixed": "Ag"}) for answer in ANSWERS)
+
+    def made_up(_output: object, *, on_row: Callable[[DemoRow], None], **_options: object) -> DemoResult:
+        for row in rows:
+            on_row(row)
+        return DemoResult(rows, answers, "int4-mixed is the one to take.", 300, 34.2)
+
+    monkeypatch.setattr(q3edge, "demo", made_up)
+    assert main(["demo", "--moe"]) == 0
+    out, err = capsys.readouterr()
+    head, line, *formats = out.splitlines()[:4]
+    assert head.index("MB") + 2 == line.index("  ", 12)
+    assert [text[:10].strip() for text in formats] == ["float", "int4-mixed"]
+    assert "  int4-mixed: Ag   (right: Au)" in out
+    assert "q3edge-demo/int4-mixed" in err

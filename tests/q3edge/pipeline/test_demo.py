@@ -46,7 +46,7 @@ def test_u5_the_float_model_is_read_once_and_rows_come_as_they_are_known(
         return whole(source, windows, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(references, "window_states", counting)
-    monkeypatch.setattr(demo, "_variants", lambda: {"float": None, "int8": Recipe.for_format("int8")})
+    monkeypatch.setattr(demo, "_variants", lambda _moe: {"float": None, "int8": Recipe.for_format("int8")})
     events: list[str] = []
     with report_to(_Tasks(events)):
         result = run_demo(
@@ -63,13 +63,18 @@ def test_u5_the_float_model_is_read_once_and_rows_come_as_they_are_known(
 
 @pytest.mark.slow
 def test_the_model_with_experts_goes_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_variants", lambda: {"float": None, "int8": Recipe.for_format("int8")})
+    monkeypatch.setattr(demo, "_variants", lambda _moe: {"float": None, "int8": Recipe.for_format("int8")})
     result = run_demo(tmp_path / "demo", threads=1, moe=True, quick=True)
     exact, int8 = result.rows
     assert exact.accuracy.value > 0.8
     assert int8.text_kl.value < 0.02
     config = json.loads((tmp_path / "demo" / "int8" / "config.json").read_text())
     assert config["model_type"] == "qwen3_moe"
+
+
+def test_the_format_of_4_bits_is_the_default_of_a_mixture() -> None:
+    assert [*demo._variants(moe=True)] == ["float", "int8", "int4-mixed", "int2"]
+    assert [*demo._variants(moe=False)] == ["float", "int8", "int4", "int2"]
 
 
 def row(name: str, size: int, kl: float, right: float) -> DemoRow:

@@ -94,17 +94,33 @@ def test_int4_mixed_spends_what_the_head_saves_on_the_outermost_down_projections
     assert room < one_more or expected == config.num_hidden_layers
 
 
-def test_int4_mixed_is_int4_where_there_are_experts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layers", "early"), [(1, 1), (4, 1), (5, 2), (48, 12)])
+def test_int4_mixed_is_int4_with_early_attention_in_8_bits_where_there_are_experts(layers: int, early: int) -> None:
+    config = Qwen3Config.from_dict(tiny_config(**MOE | {"mlp_only_layers": [0]}, num_hidden_layers=layers))
+
+    def schemes(name: str, *changes: Any) -> dict[str, Scheme | None]:
+        return Recipe.for_format(name, *changes).for_model(config).fitted_to(config)[0].resolve(config)
+
+    for changes in ((), (16, True)):
+        mixed, plain = schemes("int4-mixed", *changes), schemes("int4", *changes)
+        attention = {
+            f"model.layers.{layer}.self_attn.{part}_proj.weight": Scheme(
+                8, 128 if part == "o" else 64
+            )  # what divides K
+            for layer in range(early)
+            for part in "qkvo"
+        }
+        assert mixed == plain | attention
+
+
+def test_rules_of_ones_own_come_before_those_that_int4_mixed_has_for_experts(tmp_path: Path) -> None:
     config = Qwen3Config.from_dict(tiny_config(**MOE))
-    mixed, plain = (Recipe.for_format(name).for_model(config).fitted_to(config)[0] for name in ("int4-mixed", "int4"))
-    assert mixed == plain
-    assert Recipe.for_format("int4-mixed", 16, True).fitted_to(config)[0] == Recipe.for_format("int4", 16, True)
     own = '[[rule]]\nmatch = "model.embed_tokens"\nbits = 4\ngroup_size = 16\n'
-    recipe = Recipe.load(write(tmp_path, f'format = "int4-mixed"\n{own}')).for_model(config).fitted_to(config)[0]
-    assert recipe.resolve(config)[EMBEDDING] == Scheme(4, 16)
+    own += '[[rule]]\nmatch = "*self_attn*"\nbits = 2\ngroup_size = 16\n'
+    recipe = Recipe.load(write(tmp_path, f'format = "int4-mixed"\n{own}')).for_model(config)
     assert recipe.without_effect(config) == {}
-    part = Qwen3Config.from_dict(tiny_config(**MOE | {"mlp_only_layers": [0]}))
-    assert Recipe.for_format("int4-mixed").for_model(part).fitted_to(part)[0] == Recipe.for_format("int4")
+    found = recipe.fitted_to(config)[0].resolve(config)
+    assert (found[EMBEDDING], found[Q_PROJ]) == (Scheme(4, 16), Scheme(2, 16))
 
 
 def test_int4_mixed_has_nothing_to_spend_where_a_recipe_keeps_the_head_in_8_bits(tmp_path: Path) -> None:
