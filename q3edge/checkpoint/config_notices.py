@@ -9,11 +9,12 @@ from typing import Any
 from q3edge.architecture.config import EMBEDDING_ARCHITECTURE, Qwen3Config
 from q3edge.artifact import Notice
 from q3edge.artifact.sentence_files import MODULES_FILE, stated_kind
+from q3edge.checkpoint.adapter import adapter_files
 
 
 def config_notices(folder: Path, raw: Mapping[str, Any], config: Qwen3Config) -> tuple[Notice, ...]:
     """Notices of the model in `folder`, whose config.json holds `raw` and was read as `config`."""
-    return (*_code(folder, raw), *_rope(raw, config), *_pooling(folder, config))
+    return (*_code(folder, raw), *_adapter(folder), *_rope(raw, config), *_pooling(folder, config))
 
 
 def _code(folder: Path, raw: Mapping[str, Any]) -> Iterator[Notice]:
@@ -22,6 +23,16 @@ def _code(folder: Path, raw: Mapping[str, Any]) -> Iterator[Notice]:
     if scripts or raw.get("auto_map"):
         found = ", ".join(scripts) or "auto_map in config.json"
         yield Notice("remote-code-ignored", max(len(scripts), 1), f"code of the checkpoint was not run: {found}")
+
+
+def _adapter(folder: Path) -> Iterator[Notice]:
+    """Notice of an adapter beside the model, which transformers would load with it."""
+    if files := adapter_files(folder):
+        detail = (
+            f"an adapter (LoRA) lies beside the model ({', '.join(files)}) and was not merged; if it is not in the "
+            "weights already, give MODEL+ADAPTER, here with the same folder twice"
+        )
+        yield Notice("adapter-not-merged", 1, detail)
 
 
 def _pooling(folder: Path, config: Qwen3Config) -> Iterator[Notice]:

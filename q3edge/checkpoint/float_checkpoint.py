@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
+from q3edge.checkpoint.adapter import Adapter, MergedTensor, other_text_files
 from q3edge.checkpoint.fused_experts import divide_fused_experts
 from q3edge.checkpoint.matrix import StoredMatrix, check_parts
 from q3edge.checkpoint.model_format import QUANTIZATION_FIELDS, ModelFormat, quantized_already
@@ -27,6 +29,7 @@ from q3edge.checkpoint.tensor_folder import TensorFolder, check_tensors
 from q3edge.checkpoint.tensor_names import canonical_names
 from q3edge.checkpoint.text_part import leave_out_vision, transposed_experts
 from q3edge.errors import InputError
+from q3edge.storage.digests import json_digest
 
 _QUANTIZED_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".qzeros", ".absmax")
 _ROTARY_BUFFER = "rotary_emb.inv_freq"
@@ -35,6 +38,8 @@ _ROWS_COMPARED = 1024
 
 class Checkpoint(TensorFolder):
     """Checkpoint that is read as floats: tensors in BF16, F16 or F32, and matrices that another tool quantized."""
+
+    _adapter: Adapter | None = None
 
     def _check(self, raw_config: Mapping[str, Any]) -> None:
         self._stored, notices = canonical_names(self._files)
@@ -72,6 +77,48 @@ class Checkpoint(TensorFolder):
         self._raw_config = {**self._raw_config, "tie_word_embeddings": True}
         detail = f"{LM_HEAD} equals the embedding: both are stored as one table, and config.json ties them"
         self._notices.append(Notice("equal-lm-head-tied", 1, detail))
+
+    def merge(self, adapter: Adapter) -> None:
+        """Merge a LoRA adapter into what is read from now on; it is closed with the checkpoint.
+
+        A tied head that it changes becomes a tensor of its own. Codes of matrices that it changes are not kept.
+        """
+        self._adapter = adapter
+        if LM_HEAD in adapter.names and self.config.tie_word_embeddings:
+            self._stored[LM_HEAD] = self._stored[EMBEDDING]
+            self._config = replace(self._config, tie_word_embeddings=False)
+            self._raw_config = {**self._raw_config, "tie_word_embeddings": False}
+        for name in adapter.names:
+            base = self._matrices.get(name) or partial(self._files.read_float, self._stored[name])
+            self._matrices[name] = MergedTensor(adapter, name, base)
+        detail = f"tensors were changed by the adapter (LoRA) in {adapter.folder}"
+        self._notices = [notice for notice in self._notices if notice.code != "adapter-not-merged"]
+        self._notices.append(Notice("adapter-merged", len(adapter.names), detail))
+        self._notices += other_text_files(adapter.folder, self.folder)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of all files that the model is read from."""
+        return super().folders if self._adapter is None else (*super().folders, self._adapter.folder)
+
+    def digest(self) -> str:
+        """Digest of the model, hex sha256; reads all of it, and of an adapter that is merged into it."""
+        own = super().digest()
+        return own if self._adapter is None else json_digest({"model": own, "adapter": self._adapter.digest()})
+
+    @classmethod
+    def open_again(cls, folder: Path, *others: Path) -> Self:
+        """Open a model by its `folders`: the second is that of an adapter."""
+        found = cls.open(folder)
+        for adapter in others:
+            found.merge(Adapter(adapter, found.config))
+        return found
+
+    def close(self) -> None:
+        """Close the files; later reads fail."""
+        super().close()
+        if self._adapter is not None:
+            self._adapter.close()
 
     def dtype(self, name: str) -> str:
         """Stored dtype of a tensor: BF16, F16 or F32; F32 where values are computed, as they are for other layouts."""

@@ -14,9 +14,9 @@ from pathlib import Path
 from q3edge import progress
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact.side_files import SIDE_FILES
+from q3edge.checkpoint.adapter import ADAPTER_CONFIG_FILE
 from q3edge.checkpoint.known_models import hub_id_of, nearest_names
 from q3edge.checkpoint.shards import INDEX_FILE
-from q3edge.checkpoint.unsupported import ADAPTER_CONFIG_FILE
 from q3edge.errors import InputError, Q3EdgeError, ResourceError, resumable
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -36,6 +36,14 @@ def resolve_model(model: str | Path) -> Path:
     if hub_id := hub_id_of(name):
         progress.note(f"note: {name} is {hub_id} on the hub")
     return _download(hub_id or name)
+
+
+def parts_of(model: str | Path) -> tuple[str | Path, str | None]:
+    """Divide BASE+ADAPTER into both; a model without an adapter, or a path with a + in its name, is whole."""
+    if os.path.exists(Path(model).expanduser()) or "+" not in str(model).strip("+"):
+        return model, None
+    base, _, adapter = str(model).rpartition("+")
+    return base, adapter
 
 
 def local_path(model: str | Path) -> Path | None:

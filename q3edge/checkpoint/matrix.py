@@ -61,7 +61,8 @@ class StoredMatrix(ABC):
     holds_floats = False
 
     def __init__(self, parts: Parts, shape: tuple[int, int]) -> None:
-        self.parts, self.shape = parts, shape
+        self.parts: Parts = parts
+        self.shape: tuple[int, ...] = shape
 
     @property
     @abstractmethod

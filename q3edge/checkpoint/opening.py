@@ -11,25 +11,68 @@ from typing import Final
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
+from q3edge.checkpoint.adapter import Adapter, adapter_files, base_model
 from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS
 from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint.hub import parts_of, resolve_model
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
 from q3edge.checkpoint.other_tools.compressed_tensors import COMPRESSED_TENSORS_OF_OTHERS
 from q3edge.checkpoint.other_tools.fp8 import FP8
 from q3edge.checkpoint.other_tools.gptq import GPTQ
 from q3edge.checkpoint.pickled import PICKLED
+from q3edge.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.unsupported import UNSUPPORTED
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
 
+
+def _has_weights(path: Path) -> bool:
+    return any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin"))
+
+
+def _is_adapter(path: Path) -> bool:
+    return path.is_dir() and bool(adapter_files(path)) and not _has_weights(path)
+
+
+def _open_adapter(path: Path) -> Checkpoint:
+    """Open the base model that an adapter names, with it merged in."""
+    base = base_model(path)
+    try:
+        folder = resolve_model(base)
+    except InputError as error:
+        raise InputError(
+            f"{path}: an adapter (LoRA) for {base}, which is not at hand ({error}); give BASE+ADAPTER, the folder or "
+            "hub id of the base model in front"
+        ) from None
+    found = _format_of(folder)
+    if found is ADAPTER:
+        raise InputError(
+            f"{path}: an adapter (LoRA) for {base}, which is an adapter too; merge that one first, in peft"
+        )
+    return _merged(found.open(folder), path)
+
+
+def _merged(model: ModelFolder, adapter: Path) -> Checkpoint:
+    """Merge the adapter in a folder into an open model, which is closed if it does not fit."""
+    try:
+        if not isinstance(model, Checkpoint):
+            raise InputError(f"{model.folder}: quantized by q3edge; an adapter is merged into the original model")
+        model.merge(Adapter(adapter, model.config))
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+ADAPTER: Final = ModelFormat("adapter", _is_adapter, _open_adapter)
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
 # Quantized by others, opened like float checkpoints.
 OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS)
 FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
     *OTHER_TOOLS,
+    ADAPTER,
     *UNSUPPORTED,
     PICKLED,
     FLOAT,
@@ -41,13 +84,19 @@ def open_model(model: str | Path) -> ModelFolder:
 
     InputError: it cannot be found, is incomplete, or is of a format that q3edge does not read, which is named.
     """
-    path = resolve_model(model)
-    return _format_of(path).open(path)
+    base, adapter = parts_of(model)
+    path = resolve_model(base)
+    found = _format_of(path)
+    return found.open(path) if adapter is None else _merged(found.open(path), resolve_model(adapter))
 
 
 def open_float_model(model: str | Path) -> Checkpoint:
-    """Open MODEL, a folder or hub id, as floats, also where another tool quantized it; InputError if q3edge did."""
-    path = resolve_model(model)
+    """Open MODEL, a folder or hub id, as floats, also where another tool quantized it; InputError if q3edge did.
+
+    MODEL+ADAPTER, or the folder of an adapter (LoRA) alone, is the adapter's base model with it merged in.
+    """
+    base, adapter = parts_of(model)
+    path = resolve_model(base)
     found = _format_of(path)
     if found in _QUANTIZED:
         if (path / MANIFEST_FILE).exists():
@@ -58,7 +107,7 @@ def open_float_model(model: str | Path) -> Checkpoint:
         raise quantized_already(f"{path}: {found.label}")
     opened = found.open(path)
     assert isinstance(opened, Checkpoint)
-    return opened
+    return opened if adapter is None else _merged(opened, resolve_model(adapter))
 
 
 def open_quantized_model(model: str | Path) -> ModelFolder:
@@ -71,7 +120,7 @@ def open_quantized_model(model: str | Path) -> ModelFolder:
             f"{path}: quantized by another tool ({found.label}); `q3edge build {typed(path)} -o DIR` makes an ONNX "
             "model of it, and `q3edge quantize` a checkpoint of q3edge's"
         )
-    if found in (FLOAT, PICKLED):
+    if found in (FLOAT, PICKLED, ADAPTER):
         found.open(path).close()  # whatever no other format recognises comes here: its own error if it is no model
         raise InputError(f"{path}: a float checkpoint; expected a quantized one, run `q3edge quantize` first")
     return found.open(path)

@@ -44,6 +44,10 @@ class ModelFolder(WeightSource, Protocol):
         """Folder of the files."""
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of all files that the model is read from: that one, and an adapter's."""
+
+    @property
     def raw_config(self) -> Mapping[str, Any]:
         """Fields of config.json, with those replaced that are not what the model is read as."""
 

@@ -65,6 +65,11 @@ class TensorFolder(ModelFolder):
         return self._folder
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of all files that the model is read from."""
+        return (self._folder,)
+
+    @property
     def config(self) -> Qwen3Config:
         """The model's configuration."""
         return self._config
@@ -100,8 +105,13 @@ class TensorFolder(ModelFolder):
         """Close the weight files; later reads fail."""
         self._files.close()
 
-    def __reduce__(self) -> tuple[Callable[[type[Self], Path, str], Self], tuple[type[Self], Path, str]]:
-        return _same_model, (type(self), self.folder.absolute(), self._known_digest())
+    @classmethod
+    def open_again(cls, folder: Path, *others: Path) -> Self:
+        """Open a model by its `folders`, the last of which may be in other places than they were."""
+        return cls.open(folder)
+
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[type[Self], str, tuple[Path, ...]]]:
+        return _same_model, (type(self), self._known_digest(), tuple(folder.absolute() for folder in self.folders))
 
     def _known_digest(self) -> str:
         """Digest, read once: whoever asks again for it makes sure that the files are as they were."""
@@ -117,13 +127,13 @@ class TensorFolder(ModelFolder):
 
 
 @cache
-def _same_model(reader: type[Folder], folder: Path, digest: str) -> Folder:
+def _same_model(reader: type[Folder], digest: str, folders: tuple[Path, ...]) -> Folder:
     """Open a model that another process has open; `digest`: what it is there.
 
     InputError: it is not here, or differs. The environment variable Q3EDGE_CHECKPOINT names a folder to take instead.
     """
-    folder = Path(os.environ.get("Q3EDGE_CHECKPOINT", folder))
-    found = reader.open(folder)
+    folder = Path(os.environ.get("Q3EDGE_CHECKPOINT", folders[0]))
+    found = reader.open_again(folder, *folders[1:])
     if found.digest() != digest:
         found.close()
         raise InputError(f"{folder} on {platform.node()}: is not the model that the work is on; copy that one there")

@@ -41,6 +41,11 @@ def canonical_names(files: TensorFiles) -> tuple[dict[str, str], list[Notice]]:
     return stored, [_notice(prefix, count) for prefix, count in changes.items()]
 
 
+def canonical_name(name: str) -> str:
+    """Name of one tensor as transformers has it, without the prefixes of known programs."""
+    return _canonical(name, "")[0]
+
+
 def _foreign_prefix(names: Iterable[str]) -> str:
     """Prefix that a program of the user's put before all names, by that of the embedding, of which there is one."""
     table = EMBEDDING.removeprefix(_ROOT)

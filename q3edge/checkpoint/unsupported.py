@@ -14,17 +14,9 @@ from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.fields import shown
 from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
 from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already, stated_config
-from q3edge.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
-from q3edge.storage.json_files import read_json_object
 
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-_ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
-_MERGE = (
-    "merge it first: in peft, "
-    "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW_FOLDER)"
-)
 _ORIGINAL = "start from the original model's folder or hub id, such as Qwen/Qwen3-0.6B"
 
 
@@ -34,33 +26,6 @@ def _is_gguf(path: Path) -> bool:
 
 def _refuse_gguf(path: Path) -> NoReturn:
     raise InputError(f"{path}: GGUF, the format of llama.cpp, which q3edge does not read; {_ORIGINAL}")
-
-
-def _is_adapter(path: Path) -> bool:
-    return bool(_adapter_files(path))
-
-
-def _adapter_files(path: Path) -> list[str]:
-    return sorted(file.name for name in (ADAPTER_CONFIG_FILE, *_ADAPTER_WEIGHTS) for file in path.glob(name))
-
-
-def _refuse_adapter(path: Path) -> NoReturn:
-    """Refuse an adapter, also beside a whole model, which transformers would then load with it, or in place of it."""
-    files = _adapter_files(path)
-    settings = read_json_object(path / ADAPTER_CONFIG_FILE) if ADAPTER_CONFIG_FILE in files else {}
-    model = settings.get("base_model_name_or_path") or "a model that it does not name"
-    if _has_weights(path):
-        raise InputError(
-            f"{path}: a model with an adapter (LoRA) for {model} beside it ({', '.join(files)}); {_MERGE}, or remove "
-            "these files if it is merged already"
-        )
-    raise InputError(f"{path}: an adapter (LoRA) for {model}, not a whole model; {_MERGE}")
-
-
-def _has_weights(path: Path) -> bool:
-    return (path / CONFIG_FILE).is_file() and any(
-        (path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin")
-    )
 
 
 def _is_artifact(path: Path) -> bool:
@@ -121,7 +86,6 @@ def _only(folder: Path, pattern: str) -> bool:
 
 UNSUPPORTED: Final[tuple[ModelFormat, ...]] = (
     ModelFormat("GGUF", _is_gguf, _refuse_gguf),
-    ModelFormat("adapter", _is_adapter, _refuse_adapter),
     ModelFormat("q3edge ONNX", _is_artifact, _refuse_artifact),
     ModelFormat("ONNX", _is_onnx, _refuse_onnx),
     ModelFormat("MLX", _is_mlx, _refuse_mlx),

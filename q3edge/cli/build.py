@@ -12,6 +12,7 @@ from q3edge.cli.console import emit_json, show, show_notices
 from q3edge.cli.options.calibration import calibration_options
 from q3edge.cli.options.common import (
     MODEL,
+    adapter_option,
     experts_option,
     experts_per_token_option,
     json_option,
@@ -30,6 +31,7 @@ from q3edge.terminal import say
 
 @click.command(short_help="Turn a model into a verified ONNX model: all in one command.")
 @click.argument("model", type=MODEL)
+@adapter_option
 @output_option
 @recipe_options((*FORMATS, FLOAT))
 @calibration_options

@@ -6,11 +6,12 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, show, show_notices
-from q3edge.cli.options.common import MODEL, json_option
+from q3edge.cli.options.common import MODEL, adapter_option, json_option
 
 
 @click.command(short_help="Show what a model is, and the predicted cost of each format.")
 @click.argument("model", type=MODEL)
+@adapter_option
 @json_option
 def inspect(model: str, as_json: bool) -> None:
     """Show what MODEL (a folder or a hub id) is, and the predicted size, RAM, speed and time of each format.

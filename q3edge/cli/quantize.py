@@ -10,7 +10,14 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, show_notices
 from q3edge.cli.options.calibration import calibration_options
-from q3edge.cli.options.common import MODEL, json_option, output_option, overwrite_option, scheduler_option
+from q3edge.cli.options.common import (
+    MODEL,
+    adapter_option,
+    json_option,
+    output_option,
+    overwrite_option,
+    scheduler_option,
+)
 from q3edge.cli.options.recipe import recipe_options, take_recipe
 from q3edge.formats import FORMATS
 from q3edge.terminal import say
@@ -18,6 +25,7 @@ from q3edge.terminal import say
 
 @click.command(short_help="Quantize the weights of a model: the first half of build.")
 @click.argument("model", type=MODEL)
+@adapter_option
 @output_option
 @recipe_options(FORMATS)
 @calibration_options

@@ -10,7 +10,15 @@ import click
 import q3edge
 from q3edge.cli.console import emit_json, show
 from q3edge.cli.options.calibration import text_options
-from q3edge.cli.options.common import MODEL, CommaSeparated, json_option, number_option, output_option, scheduler_option
+from q3edge.cli.options.common import (
+    MODEL,
+    CommaSeparated,
+    adapter_option,
+    json_option,
+    number_option,
+    output_option,
+    scheduler_option,
+)
 from q3edge.cli.options.measuring import gate_options, measuring_options, speed_option, thinking_budget_option
 from q3edge.cli.options.recipe import method_option
 from q3edge.errors import ValidationError
@@ -19,6 +27,7 @@ from q3edge.terminal import say
 
 @click.command(short_help="Build and measure a model in many formats.")
 @click.argument("model", type=MODEL)
+@adapter_option
 @output_option
 @click.option(
     "--formats",

@@ -36,9 +36,12 @@ def paths(given: PathLikes) -> tuple[Path, ...]:
 
 def starting_from(verb: str, model: PathLike) -> None:
     """Say that work on a checkpoint begins. InputError: it is neither a path nor of the form of a hub id."""
-    from q3edge.checkpoint.hub import local_path
+    from q3edge.checkpoint.hub import local_path, parts_of
 
-    local_path(model)
+    base, adapter = parts_of(model)
+    local_path(base)
+    if adapter is not None:
+        local_path(adapter)
     starting(verb, model)
 
 

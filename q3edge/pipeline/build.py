@@ -68,9 +68,9 @@ def build_artifact(
     with (
         resumable(lambda: manifest is not None and keeps_work(work_folder(output), manifest.recipe["method"])),
         open_float_model(model) as checkpoint,
-        staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
+        staged_directory(output, overwrite=overwrite, inputs=checkpoint.folders) as staging,
     ):
-        state = InputState((checkpoint.folder,))
+        state = InputState(checkpoint.folders)
         check_exportable(checkpoint.config)
         choosing(checkpoint, experts_per_token)  # before the work: it may be refused
         require_tokenizer(checkpoint.folder)

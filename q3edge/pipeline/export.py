@@ -67,7 +67,7 @@ def export_artifact(
         if quantized:
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         check_runnable(checkpoint)
-        with staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging:
+        with staged_directory(output, overwrite=overwrite, inputs=checkpoint.folders) as staging:
             manifest = write_artifact(
                 checkpoint, staging, last_logits=last_logits, experts=experts, experts_per_token=experts_per_token
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,7 @@ class _FolderOrId(click.Path):
         return [CompletionItem(incomplete, type="dir")]
 
 
+_ADAPTER = "Merge an adapter (LoRA, as peft saves it) into MODEL while it is read."
 PATH = click.Path(path_type=Path)
 MODEL = _FolderOrId(readable=False)  # a str
 MODEL_FOLDER = _FolderOrId(readable=False, path_type=Path)
@@ -108,6 +110,24 @@ experts_per_token_option = number_option(
     "Experts each token goes to, fewer than a mixture of experts was trained with: faster, and further from it.",
     metavar="K",
 )
+
+
+def adapter_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flag --adapter to a command, whose argument `model` becomes MODEL+DIR with it."""
+
+    @click.option(
+        "--adapter",
+        type=FOLDER,
+        metavar="DIR",
+        help="Merge an adapter (LoRA, as peft saves it) into MODEL while it is read.",
+    )
+    @wraps(command)
+    def with_adapter(model: str, adapter: Path | None, **options: Any) -> None:
+        command(model=model if adapter is None else f"{model}+{adapter}", **options)
+
+    return with_adapter
+
+
 scheduler_option = click.option(
     "--scheduler",
     metavar="ADDRESS",

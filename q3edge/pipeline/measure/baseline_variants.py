@@ -39,7 +39,7 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
     suites = selection.apply(measuring.suites or built_in_suites())
     packages = (baseline.package, "torch", "numpy", "tokenizers")
     with open_float_model(measuring.reference) as checkpoint:
-        state = InputState((checkpoint.folder,))
+        state = InputState(checkpoint.folders)
         reference = (measuring.reference, checkpoint.digest())
         identity = identity_of((baseline.name, ""), reference, suites, selection, None, packages)
         scorecard = cached_measurement(

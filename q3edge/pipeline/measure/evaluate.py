@@ -14,7 +14,7 @@ from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.artifact import InputState, artifact_digest, folder_name
 from q3edge.checkpoint import open_float_model
-from q3edge.checkpoint.hub import resolve_model
+from q3edge.checkpoint.hub import parts_of, resolve_model
 from q3edge.checkpoint.source import WeightSource
 from q3edge.errors import InputError, resumable
 from q3edge.evaluation.answers.budgets import require_thinking
@@ -118,16 +118,18 @@ class _OpenReference:
 
 @contextmanager
 def _open_reference(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_OpenReference]:
-    folder = resolve_model(reference)
-    state = InputState((folder,))
-    if is_onnx_artifact(folder):
+    base, adapter = parts_of(reference)
+    folder = resolve_model(base)
+    if adapter is None and is_onnx_artifact(folder):
+        state = InputState((folder,))
         decoder = Decoder(folder, threads=threads)
         yield _OpenReference(folder, folder, ComparedDecoder(decoder), decoder.config, artifact_digest(folder), state)
         return
-    with open_float_model(folder) as checkpoint:
+    with open_float_model(reference) as checkpoint:
+        state = InputState(checkpoint.folders)
         digest = checkpoint.digest()
         model = FloatReference(checkpoint, digest, cache, state.check_unchanged)
-        yield _OpenReference(folder, checkpoint, model, checkpoint.config, digest, state)
+        yield _OpenReference(checkpoint.folder, checkpoint, model, checkpoint.config, digest, state)
 
 
 @dataclass(frozen=True, slots=True)

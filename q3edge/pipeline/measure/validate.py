@@ -42,7 +42,7 @@ def validate_against(
     """
     manifest = require_artifact(folder, reference, "validate", "onnx", "embedding")
     with open_float_model(reference) as checkpoint:
-        state = InputState((checkpoint.folder,))
+        state = InputState(checkpoint.folders)
         if manifest.kind == "embedding":
             refuse_max_kl(max_kl)
             passages = text_passages(folder, checkpoint.config, texts, max_tokens)

@@ -60,7 +60,7 @@ def quantize_checkpoint(
     """Quantize MODEL (folder or hub id) into `output`; returns the manifest written there."""
     with (
         open_float_model(model) as checkpoint,
-        staged_directory(output, overwrite=overwrite, inputs=(checkpoint.folder,)) as staging,
+        staged_directory(output, overwrite=overwrite, inputs=checkpoint.folders) as staging,
     ):
         check_runnable(checkpoint)
         manifest = write_quantized(checkpoint, recipe, staging, calibration, work=work_folder(output))

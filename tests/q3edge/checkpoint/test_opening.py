@@ -144,14 +144,6 @@ def only_adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-0.6B"}')
 
 
-def adapter_beside_weights(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a\\nb"}')
-
-
-def adapter_weights_beside_weights(folder: Path) -> None:
-    save_file({"base_model.model.q_proj.lora_A.weight": torch.ones(8, 64)}, folder / "adapter_model.safetensors")
-
-
 def pickled_adapter(folder: Path) -> None:
     no_files(folder)
     (folder / "adapter_model.bin").touch()
@@ -196,10 +188,8 @@ def old_compressed_tensors(folder: Path) -> None:
         (only_gguf, "GGUF", "GGUF, the format of llama.cpp, which q3edge does not read; start from the original"),
         (capital_gguf, "GGUF", "GGUF, the format of llama.cpp"),
         (capital_onnx, "ONNX", "an ONNX model of another tool"),
-        (only_adapter, "adapter", "an adapter (LoRA) for Qwen/Qwen3-0.6B, not a whole model; merge it first"),
-        (pickled_adapter, "adapter", "an adapter (LoRA) for a model that it does not name, not a whole model; merge"),
-        (adapter_beside_weights, "adapter", r"a model with an adapter (LoRA) for a\nb beside it (adapter_config.json)"),
-        (adapter_weights_beside_weights, "adapter", "beside it (adapter_model.safetensors); merge it first: in peft"),
+        (only_adapter, "adapter", "an adapter (LoRA) for Qwen/Qwen3-0.6B, which is not at hand"),
+        (pickled_adapter, "adapter", "adapter_config.json: not found"),
         (artifact, "q3edge ONNX", "an ONNX model that q3edge built already; run it with `q3edge run"),
         (foreign_onnx, "ONNX", "an ONNX model of another tool, which q3edge neither reads nor runs; start from the"),
         (mlx_newest, "MLX", "config.json: quantization_config (MLX, 4 bits): the checkpoint is quantized already"),
