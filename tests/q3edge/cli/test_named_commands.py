@@ -25,7 +25,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 # Options of other programs that q3edge starts or names.
 _OTHERS = {"--fork", "--kill-child", "--map-root-user", "--net", "--pid", "--user", "--mount", "--ipc", "--mount-proc"}
 _OTHERS |= {"--force"}  # of /save, in a conversation
-_OTHERS |= {"--model", "--model_args", "--tasks"}  # of lm-eval
+_OTHERS |= {"--model", "--tasks", "--batch"}  # of lm-eval, the last up to its underscore
 
 
 def literals() -> Iterator[tuple[str, str]]:
