@@ -35,7 +35,7 @@ from q3edge.terminal import say
     default=(),
     metavar="F,F",
     help="int8, int4-mixed, int4, int4-fast or int2 (with -gN, -sym, -asym: int4-g64-sym), int8-dynamic, float; and "
-    "as baselines torch-int8, nf4, fp4, bnb-int8.",
+    "as baselines torch-int8, nf4, fp4, bnb-int8, optimum-int8.",
 )
 @click.option(
     "--target-bpw",

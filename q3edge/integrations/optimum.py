@@ -16,6 +16,7 @@ from typing import Any
 
 from q3edge.errors import InputError, ResourceError
 from q3edge.library.requests import artifact_at
+from q3edge.machine.cpu import int8_products_saturate
 from q3edge.machine.extras import install_line
 from q3edge.runtime.session.loader import open_artifact
 
@@ -44,7 +45,8 @@ def load(path_or_id: str | Path, **settings: Any) -> Any:
         )
     if "session_options" not in settings:
         settings["session_options"] = SessionOptions()
-        settings["session_options"].add_session_config_entry(_EXACT_SUMS, "1")
+        if int8_products_saturate():
+            settings["session_options"].add_session_config_entry(_EXACT_SUMS, "1")
     model = ORTModelForCausalLM.from_pretrained(folder, **settings)
     # It takes hidden_size / num_attention_heads for the width of a head, which Qwen3 gives by itself.
     model.embed_size_per_head = model.config.head_dim

@@ -15,7 +15,9 @@ from q3edge.checkpoint import open_float_model
 from q3edge.errors import ResourceError, UsageError, describe_error, resumable
 from q3edge.evaluation.baselines import BASELINES
 from q3edge.evaluation.cache import EvaluationCache, cache_folder
+from q3edge.evaluation.exported_baselines import EXPORTED
 from q3edge.pipeline.measure.baseline_variants import measure_baseline
+from q3edge.pipeline.measure.exported_variants import measure_exported
 from q3edge.pipeline.measure.measurement import MeasurementOptions
 from q3edge.pipeline.measure.report import assemble, measure_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
@@ -73,7 +75,7 @@ def _require_baselines(asked: Sequence[VariantRequest]) -> None:
     for variant in asked:
         if variant.baseline is not None:
             try:
-                BASELINES[variant.baseline].check()
+                (EXPORTED.get(variant.baseline) or BASELINES[variant.baseline]).check()
             except ResourceError as error:
                 raise ResourceError(f"{variant.name}: {error}, or leave it out of --formats") from None
 
@@ -127,10 +129,16 @@ def _measure(
     for variant in counted_steps(asked, "measure"):
         try:
             if variant.baseline is not None:
-                variants.append(measure_baseline(BASELINES[variant.baseline], measuring))
+                variants.append(_measured_baseline(variant.baseline, measuring))
             else:
                 variants.append(measure_artifact(variant.name, output / variant.name, measuring))
         except Exception as error:
             failures[variant.name] = describe_error(error)[0]
             progress.note(f"{variant.name}: failed: {failures[variant.name]}")
     return variants
+
+
+def _measured_baseline(name: str, measuring: MeasurementOptions) -> Variant:
+    if name in EXPORTED:
+        return measure_exported(EXPORTED[name], measuring)
+    return measure_baseline(BASELINES[name], measuring)

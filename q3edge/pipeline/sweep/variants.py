@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from q3edge.errors import UsageError
 from q3edge.evaluation.baselines import BASELINES
+from q3edge.evaluation.exported_baselines import EXPORTED
 from q3edge.formats import FLOAT, FORMATS
 from q3edge.pipeline.quantize.calibrate import Budget
 from q3edge.quantization.recipe import Recipe
@@ -17,7 +18,7 @@ _FORMATS = sorted((*FORMATS, "int2"), key=len, reverse=True)  # a name comes bef
 _NAME = re.compile(rf"(?P<format>{'|'.join(_FORMATS)})(-g(?P<group>\d+))?(-(?P<zero>sym|asym))?")
 _EXPECTED = (
     "int8, int4-mixed, int4, int4-fast or int2 (each with -gN for the group size and -sym or -asym), int8-dynamic, "
-    f"float, or a baseline: {', '.join(BASELINES)}"
+    f"float, or a baseline: {', '.join((*BASELINES, *EXPORTED))}"
 )
 
 
@@ -68,7 +69,7 @@ def _with_experts(variant: VariantRequest, experts_per_token: Sequence[int]) -> 
 def _parse(name: str, method: str | None) -> VariantRequest:
     if name == FLOAT:
         return VariantRequest(name)
-    if name in BASELINES:
+    if name in BASELINES or name in EXPORTED:
         return VariantRequest(name, baseline=name)
     found = _NAME.fullmatch(name)
     if found is None:
