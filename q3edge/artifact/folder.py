@@ -17,12 +17,12 @@ from q3edge.storage.locks import output_lock
 from q3edge.storage.whole_files import partial_folder, writable
 
 _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
-_MODEL_FILES = {".safetensors", ".json", ".jinja", ".toml", ".txt"}
+_MODEL_FILES = {".safetensors", ".gguf", ".json", ".jinja", ".toml", ".txt"}
 _NAME_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 
 
 class InputState:
-    """State of every file of a model in some folders, as found now: inode, size and time of its last change."""
+    """State of every file of a model in some folders (or files), as found now: inode, size, time of its last change."""
 
     def __init__(self, folders: tuple[Path, ...]) -> None:
         self._folders, self._before = folders, _states(folders)
@@ -36,7 +36,7 @@ class InputState:
 
 def _states(folders: tuple[Path, ...]) -> dict[Path, tuple[int, ...]]:
     found: dict[Path, tuple[int, ...]] = {}
-    for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
+    for path in (path for folder in folders for path in (folder.iterdir() if folder.is_dir() else [folder])):
         if path.suffix in _MODEL_FILES:
             with suppress(OSError):  # gone meanwhile, or a dangling link
                 status = path.stat()

@@ -25,7 +25,8 @@ MANIFEST_FILE = "q3edge.json"
 MODEL_FILE = "onnx/model.onnx"
 DATA_FILE = "onnx/model.onnx_data"  # the name transformers.js looks for
 SCHEMA_VERSION = 1
-ArtifactKind = Literal["quantized", "onnx", "embedding"]  # the last two are ONNX: a decoder, an embedding model
+# onnx and embedding are ONNX: a decoder, an embedding model; other is for other programs to run (`export --to`).
+ArtifactKind = Literal["quantized", "onnx", "embedding", "other"]
 # The owner's to change, in any folder; all other files are content, right only by their sha256.
 BEHAVIOUR_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")  # q3edge reads them
 EDITABLE_FILES = (*BEHAVIOUR_FILES, "README.md", "genai_config.json")
@@ -102,7 +103,7 @@ class Manifest:
     @property
     def is_onnx(self) -> bool:
         """Whether the folder is a finished ONNX model, not a checkpoint."""
-        return self.kind != "quantized"
+        return self.kind in ("onnx", "embedding")
 
     @property
     def model_bytes(self) -> int:

@@ -36,8 +36,11 @@ SIDE_FILES = (
 _NOT_COPIED = ("quantization_config", "auto_map")
 
 
-def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
-    """Copy the tokenizer and generation settings (links are followed); returns a Notice if there is no tokenizer."""
+def copy_side_files(source: Path, target: Path, model: Path | None = None) -> tuple[Notice, ...]:
+    """Copy the tokenizer and generation settings (links are followed); returns a Notice if there is no tokenizer.
+
+    model: path of the model whose files they are, for the notice (None: `source`).
+    """
     for name in SIDE_FILES:
         if (source / name).is_file():
             (target / name).parent.mkdir(exist_ok=True)
@@ -45,7 +48,9 @@ def copy_side_files(source: Path, target: Path) -> tuple[Notice, ...]:
             shutil.copyfile(source / name, target / name)
     if (target / TOKENIZER_FILE).exists():
         return ()
-    detail = f"{source} has no {TOKENIZER_FILE}: the result cannot turn text into tokens until one is put beside it"
+    detail = (
+        f"{model or source} has no {TOKENIZER_FILE}: the result cannot turn text into tokens until one is put beside it"
+    )
     return (Notice(TOKENIZER_MISSING, 1, detail),)
 
 
@@ -62,7 +67,7 @@ def write_float_config(raw: Mapping[str, Any], target: Path, **added: object) ->
     (target / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def require_tokenizer(folder: Path) -> None:
-    """Raise InputError if `folder` has no tokenizer.json."""
+def require_tokenizer(folder: Path, model: Path | None = None) -> None:
+    """Raise InputError if `folder` has no tokenizer.json; `model`: path of the model whose folder it is."""
     if not (folder / TOKENIZER_FILE).is_file():
-        raise InputError(f"{folder}: has no {TOKENIZER_FILE}; copy it from the original model's folder")
+        raise InputError(f"{model or folder}: has no {TOKENIZER_FILE}; copy it from the original model's folder")

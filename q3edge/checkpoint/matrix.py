@@ -83,6 +83,11 @@ class StoredMatrix(ABC):
         """Reason for which no scheme holds the codes, in a few words that follow "because"."""
         return f"{self.label} has no such codes"
 
+    @property
+    def approximation(self) -> str | None:
+        """What the values of `scheme`'s codes differ by from `values`, in a few words; None: they are the same."""
+        return None
+
     def codes(self, rows: slice) -> QuantizedTensor:
         """Read rows start:stop by `scheme`; TypeError if it is None."""
         raise TypeError(f"{self.label}: has no codes to keep")

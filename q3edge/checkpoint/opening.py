@@ -18,8 +18,8 @@ from q3edge.checkpoint.hub import parts_of, resolve_model
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
 from q3edge.checkpoint.other_tools.compressed_tensors import COMPRESSED_TENSORS_OF_OTHERS
 from q3edge.checkpoint.other_tools.fp8 import FP8
+from q3edge.checkpoint.other_tools.gguf import GGUF
 from q3edge.checkpoint.other_tools.gptq import GPTQ
-from q3edge.checkpoint.other_tools.mlx import MLX
 from q3edge.checkpoint.pickled import PICKLED
 from q3edge.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.checkpoint.source import ModelFolder
@@ -69,7 +69,7 @@ def _merged(model: ModelFolder, adapter: Path) -> Checkpoint:
 ADAPTER: Final = ModelFormat("adapter", _is_adapter, _open_adapter)
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
 # Quantized by others, opened like float checkpoints.
-OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS, MLX)
+OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GGUF, GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS)
 FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
     *OTHER_TOOLS,
@@ -142,6 +142,10 @@ def not_an_artifact(path: Path) -> InputError:
     if found in _QUANTIZED:
         return InputError(
             f"{path}: holds a quantized checkpoint; run `q3edge export` on it first: q3edge export {typed(path)} -o DIR"
+        )
+    if found is GGUF:
+        return InputError(
+            f"{path}: GGUF, the format of llama.cpp, not an ONNX model; make one: q3edge build {typed(path)} -o DIR"
         )
     if (path / CONFIG_FILE).exists():
         return InputError(f"{path}: holds a checkpoint, not an ONNX model; make one: q3edge build {typed(path)} -o DIR")

@@ -101,9 +101,8 @@ class PickledFile:
 class PickledCheckpoint(Checkpoint):
     """Checkpoint in pytorch_model.bin files."""
 
-    @staticmethod
-    def _open_files(folder: Path) -> TensorFiles:
-        return Shards(folder, _PICKLES)
+    def _open_files(self) -> TensorFiles:
+        return Shards(self._folder, _PICKLES)
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

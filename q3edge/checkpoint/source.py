@@ -41,7 +41,11 @@ class ModelFolder(WeightSource, Protocol):
 
     @property
     def folder(self) -> Path:
-        """Folder of the files."""
+        """Path that the model was opened from: its folder, or its file."""
+
+    @property
+    def side_folder(self) -> Path:
+        """Folder of the tokenizer and the other files beside the weights; gone when the model is closed."""
 
     @property
     def folders(self) -> tuple[Path, ...]:

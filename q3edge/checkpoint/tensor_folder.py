@@ -38,11 +38,11 @@ class TensorFolder(ModelFolder):
     def __init__(self, folder: Path, raw_config: Mapping[str, Any]) -> None:
         whole, raw_config = raw_config, text_config(raw_config, str(folder / CONFIG_FILE))
         self._folder, self._raw_config, self._has_vision = folder, raw_config, whole is not raw_config
-        if stated_kind(folder) == "embedding":  # Qwen3-Embedding's own config.json says Qwen3ForCausalLM
+        if stated_kind(self.side_folder) == "embedding":  # Qwen3-Embedding's own config.json says Qwen3ForCausalLM
             self._raw_config = {**raw_config, "architectures": [EMBEDDING_ARCHITECTURE]}
-        self._config = Qwen3Config.from_dict(self._raw_config, str(folder / CONFIG_FILE))
-        self._notices = [*config_notices(folder, raw_config, self._config)]
-        self._files = self._open_files(folder)
+        self._config = Qwen3Config.from_dict(self._raw_config, self._config_source)
+        self._notices = [*config_notices(self.side_folder, raw_config, self._config)]
+        self._files = self._open_files()
         self._digest: str | None = None
         try:
             self._check(raw_config)
@@ -51,9 +51,8 @@ class TensorFolder(ModelFolder):
             self.close()
             raise
 
-    @staticmethod
-    def _open_files(folder: Path) -> TensorFiles:
-        return Shards(folder)
+    def _open_files(self) -> TensorFiles:
+        return Shards(self._folder)
 
     @abstractmethod
     def _check(self, raw_config: Mapping[str, Any]) -> None:
@@ -61,13 +60,23 @@ class TensorFolder(ModelFolder):
 
     @property
     def folder(self) -> Path:
-        """Folder of the files."""
+        """Path that the model was opened from: its folder, or its file."""
         return self._folder
 
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders of all files that the model is read from."""
         return (self._folder,)
+
+    @property
+    def side_folder(self) -> Path:
+        """Folder of the tokenizer and the other files beside the weights; gone when the model is closed."""
+        return self._folder
+
+    @property
+    def _config_source(self) -> str:
+        """File that the configuration comes from, for errors."""
+        return str(self._folder / CONFIG_FILE)
 
     @property
     def config(self) -> Qwen3Config:

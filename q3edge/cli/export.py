@@ -1,4 +1,4 @@
-"""`q3edge export`: export of a checkpoint, float or quantized, as an ONNX artifact."""
+"""`q3edge export`: export of a checkpoint, float or quantized, as an ONNX artifact or for other programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from q3edge.cli.options.common import (
     output_option,
     overwrite_option,
 )
-from q3edge.formats import FLOAT, ExpertOperators
+from q3edge.formats import FLOAT, OTHER_FORMATS, ExpertOperators, OtherFormat
 from q3edge.terminal import say
 
 
@@ -30,6 +30,11 @@ from q3edge.terminal import say
     type=click.Choice((FLOAT,)),
     help="Export a float MODEL as it is, in float32; a QDIR carries its own format.",
 )
+@click.option(
+    "--to",
+    type=click.Choice(OTHER_FORMATS),
+    help="Write the model for another program, with the same codes: gguf is for llama.cpp.",
+)
 @last_logits_option
 @experts_option
 @experts_per_token_option
@@ -39,6 +44,7 @@ def export(
     source: str,
     output: Path,
     format_name: str | None,
+    to: OtherFormat | None,
     last_logits: bool,
     experts: ExpertOperators,
     experts_per_token: int | None,
@@ -47,12 +53,15 @@ def export(
 ) -> None:
     """Export a quantized checkpoint (or a float MODEL) as an ONNX model, with a KV cache if it writes text.
 
+    With --to, as a model for another program: DIR then holds its files (gguf: model.gguf) and q3edge.json.
+
     The model is not run: `q3edge validate DIR --reference MODEL` measures its accuracy.
     """
     manifest = q3edge.export(
         source,
         output,
         as_float=format_name == FLOAT,
+        to=to,
         last_logits=last_logits,
         experts=experts,
         experts_per_token=experts_per_token,
@@ -63,4 +72,5 @@ def export(
         emit_json({"output": str(output), "metrics": manifest.metrics})
     else:
         size = manifest.metrics["model_bytes"] / 1e6
-        say(f"wrote {output}: {size:.1f} MB; next: q3edge validate {output} --reference MODEL")
+        following = "" if to else f"; next: q3edge validate {output} --reference MODEL"
+        say(f"wrote {output}: {size:.1f} MB{following}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
-from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS
+from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS, OTHER_FORMATS
 from q3edge.machine.extras import install_line
 from q3edge.progress import Listener, note, report_to
 from q3edge.storage.locks import output_lock
@@ -145,7 +145,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     # models and folders
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
     "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG, "last_logits": FLAG,
-    "experts": OneOf(EXPERT_OPERATORS), "experts_per_token": AT_LEAST_ONE,
+    "to": OneOf(OTHER_FORMATS), "experts": OneOf(EXPERT_OPERATORS), "experts_per_token": AT_LEAST_ONE,
     "repository": TEXT, "name": TEXT, "ram": SIZE, "disk": SIZE,
     "min_tokens_per_second": Number(0, whole=False), "private": FLAG,
     # formats

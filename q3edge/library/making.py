@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from q3edge.defaults import DEMO_FOLDER, MAX_TOKENS, SAMPLES, SEQ_LEN
-from q3edge.formats import FLOAT, CacheType, ExpertOperators
+from q3edge.formats import FLOAT, CacheType, ExpertOperators, OtherFormat
 from q3edge.library.arguments import public
 from q3edge.library.requests import (
     Method,
@@ -18,6 +18,7 @@ from q3edge.library.requests import (
     paths,
     recipe_for,
     refuse_for_float,
+    require_no_onnx_options,
     starting,
     starting_from,
 )
@@ -84,6 +85,7 @@ def export(
     output: PathLike,
     *,
     as_float: bool = False,
+    to: OtherFormat | None = None,
     last_logits: bool = False,
     experts: ExpertOperators = "qmoe",
     experts_per_token: int | None = None,
@@ -92,12 +94,18 @@ def export(
 ) -> Manifest:
     """Export what `quantize` wrote, or with `as_float` a float checkpoint, as an ONNX model in the folder `output`.
 
+    to: "gguf" writes a model for llama.cpp instead, with the same codes; the options of ONNX models do not apply.
     last_logits: the graph gives logits of the last position only, for runtimes that cannot ask for it.
     experts: "plain" gives a mixture of experts an MLP for each, for runtimes without onnxruntime's operator QMoE.
     experts_per_token: fewer than a mixture of experts was trained with, which is faster and further from it.
     The model is not run here; `validate` measures its accuracy. Returns the manifest that was written.
     Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
+    if to is not None:
+        require_no_onnx_options(to, last_logits, experts, experts_per_token)
+        from q3edge.pipeline.export_other import export_other
+
+        return export_other(str(source), Path(output), to, as_float=as_float, overwrite=overwrite)
     from q3edge.pipeline.export import export_artifact
 
     return export_artifact(

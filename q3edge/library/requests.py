@@ -104,6 +104,12 @@ def refuse_for_float(calibration: CalibrationOptions, **given: object) -> None:
         )
 
 
+def require_no_onnx_options(to: str, last_logits: bool, experts: str, experts_per_token: int | None) -> None:
+    """Raise UsageError if an option of ONNX models is given for another format."""
+    if last_logits or experts != "qmoe" or experts_per_token is not None:
+        raise UsageError(f"--to {to}: leave out --last-logits, --experts and --experts-per-token, which are for ONNX")
+
+
 def refuse_unused(variants: Sequence[VariantRequest], calibration: CalibrationOptions) -> None:
     """Raise UsageError if a calibration is described of which no variant of a sweep makes use."""
     from q3edge.pipeline.quantize.calibrate import CalibrationOptions

@@ -73,9 +73,12 @@ def build_artifact(
         state = InputState(checkpoint.folders)
         check_exportable(checkpoint.config)
         choosing(checkpoint, experts_per_token)  # before the work: it may be refused
-        require_tokenizer(checkpoint.folder)
+        require_tokenizer(checkpoint.side_folder, checkpoint.folder)
         check_runnable(checkpoint)
-        is_embedding, given = checkpoint.config.is_embedding, (checkpoint.folder, checkpoint.config, texts, max_tokens)
+        is_embedding, given = (
+            checkpoint.config.is_embedding,
+            (checkpoint.side_folder, checkpoint.config, texts, max_tokens),
+        )
         if is_embedding:
             refuse_max_kl(max_kl)
         passages = text_passages(*given) if is_embedding else []

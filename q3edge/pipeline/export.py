@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def export_artifact(
     The model is not run here, so memory stays at one block of weights; `build` and `validate` run it.
     UsageError: a float MODEL without `as_float`, or a QDIR with it. InputError: a QDIR that was changed.
     """
+    with (
+        open_source(source, as_float) as checkpoint,
+        staged_directory(output, overwrite=overwrite, inputs=checkpoint.folders) as staging,
+    ):
+        manifest = write_artifact(
+            checkpoint, staging, last_logits=last_logits, experts=experts, experts_per_token=experts_per_token
+        )
+        return finish_artifact(staging, manifest)
+
+
+@contextmanager
+def open_source(source: str, as_float: bool) -> Iterator[ModelFolder]:
+    """Open what is to be exported and check all of it; arguments and errors as `export_artifact`."""
     with open_model(source) as checkpoint:
         quantized = isinstance(checkpoint, QuantizedCheckpoint)
         if quantized == as_float:
@@ -67,11 +81,7 @@ def export_artifact(
         if quantized:
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         check_runnable(checkpoint)
-        with staged_directory(output, overwrite=overwrite, inputs=checkpoint.folders) as staging:
-            manifest = write_artifact(
-                checkpoint, staging, last_logits=last_logits, experts=experts, experts_per_token=experts_per_token
-            )
-            return finish_artifact(staging, manifest)
+        yield checkpoint
 
 
 def write_artifact(
@@ -100,7 +110,7 @@ def write_artifact(
     is_embedding = source.config.is_embedding
     notices = (
         *source.notices,
-        *copy_side_files(source.folder, folder),
+        *copy_side_files(source.side_folder, folder, source.folder),
         *widen_tokenizer_config(folder),
         *(_end_token(source.config, folder) if is_embedding else write_genai_config(source.config, folder)),
         *((_LAST_LOGITS,) if last_logits else ()),

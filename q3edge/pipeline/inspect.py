@@ -77,7 +77,7 @@ def _kind(checkpoint: Checkpoint) -> ModelKind:
     """Kind of a model as far as its files say: early Qwen3-Rerankers have nothing that a language model has not."""
     if checkpoint.config.is_embedding:
         return "embedding model"
-    return "reranker" if stated_kind(checkpoint.folder) == "reranker" else "language model"
+    return "reranker" if stated_kind(checkpoint.side_folder) == "reranker" else "language model"
 
 
 def _machine_notices() -> tuple[Notice, ...]:

@@ -10,6 +10,6 @@ from q3edge.runtime.text.tokenizer import Tokenizer
 
 def check_runnable(model: ModelFolder) -> None:
     """Raise InputError for a tokenizer, if there is one, or a generation_config.json that the runtime refuses."""
-    if (model.folder / TOKENIZER_FILE).exists():
-        Tokenizer.load(model.folder, model.config.vocab_size)
-    checkpoint_settings(model.folder, model.config)
+    if (model.side_folder / TOKENIZER_FILE).exists():
+        Tokenizer.load(model.side_folder, model.config.vocab_size)
+    checkpoint_settings(model.side_folder, model.config)

@@ -90,9 +90,9 @@ def _evaluate(
     start = time.perf_counter()
     cache = EvaluationCache(cache_folder()) if measuring.cache else None
     reference = FloatReference(checkpoint, identity.reference_digest, cache, state.check_unchanged)
-    tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
+    tokenizer = Tokenizer.load(checkpoint.side_folder, checkpoint.config.vocab_size)
     context = checkpoint.config.context_length
-    encoded = encode_suites(checkpoint.folder, tokenizer, context, suites, measuring.limit)
+    encoded = encode_suites(checkpoint.side_folder, tokenizer, context, suites, measuring.limit)
     decoder = BaselineDecoder(baseline, checkpoint, [passage.window for passage in encoded.passages])
     run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)
     state.check_unchanged()

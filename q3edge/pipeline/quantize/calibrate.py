@@ -174,7 +174,7 @@ def _check_for_embedding(recipe: Recipe, calibration: CalibrationOptions | None)
 
 
 def _obstacle(checkpoint: Checkpoint) -> str | None:
-    if not (checkpoint.folder / TOKENIZER_FILE).is_file():
+    if not (checkpoint.side_folder / TOKENIZER_FILE).is_file():
         return f"calibration needs {TOKENIZER_FILE}, which is not there"
     return None
 
@@ -320,7 +320,7 @@ def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> Cali
     if _is_token_file(calibration.texts):
         config = checkpoint.config
         return load_token_file(calibration.texts[0], config.vocab_size, config.context_length)
-    tokenizer = Tokenizer.load(checkpoint.folder, checkpoint.config.vocab_size)
+    tokenizer = Tokenizer.load(checkpoint.side_folder, checkpoint.config.vocab_size)
     length, context = calibration.seq_len, checkpoint.config.context_length
     if length == SEQ_LEN and context < length:  # nobody asked for the default
         progress.note(f"calibration rows have {context} tokens, the model's whole context")
@@ -328,7 +328,7 @@ def load_tokens(checkpoint: Checkpoint, calibration: CalibrationOptions) -> Cali
     return load_calibration_set(
         calibration.texts,
         tokenizer,
-        ChatTemplate.load(checkpoint.folder),
+        ChatTemplate.load(checkpoint.side_folder),
         samples=calibration.samples,
         seq_len=length,
         seed=calibration.seed,

@@ -36,7 +36,8 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
     """
     if recipe.method != KEEP:
         return KeptCodes(recipe, {}, _anew(checkpoint, [*checkpoint.matrices], "as a format was chosen"))
-    found = {name: matrix.scheme for name, matrix in checkpoint.matrices.items()}
+    matrices = checkpoint.matrices
+    found = {name: matrix.scheme for name, matrix in matrices.items()}
     kept = {name: scheme for name, scheme in found.items() if scheme is not None}
     notices = _anew(checkpoint, [name for name in found if name not in kept])
     if not kept:
@@ -44,6 +45,12 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
     of = sum(len(shape) > 1 for shape in tensor_shapes(checkpoint.config).values())
     tools = ", ".join(sorted({checkpoint.matrices[name].label for name in kept}))
     told = Notice("codes-kept", len(kept), f"codes kept: {len(kept)} of {of} matrices, as they are stored ({tools})")
+    nearly = Counter((matrices[name].label, matrices[name].approximation) for name in kept)
+    notices += tuple(
+        Notice("codes-nearly-kept", count, f"matrices of {label} are kept but for rounding: {difference}")
+        for (label, difference), count in nearly.items()
+        if difference is not None
+    )
     rest = _REST if recipe.rules == _DEFAULT.rules else recipe
     rules = (*_rules(kept, [*tensor_shapes(checkpoint.config)]), *rest.rules)
     return KeptCodes(replace(recipe, rules=rules), kept, (told, *notices))

@@ -118,7 +118,9 @@ def write_quantized(
         if recipe.kv_cache == "int8" and tokens is not None:
             with open_quantized_model(folder) as quantized:
                 write_kv_scales(folder, kv_scales(quantized, tokens))
-        notices += checkpoint.notices + copy_side_files(checkpoint.folder, folder) + found.notices
+        notices += (
+            checkpoint.notices + copy_side_files(checkpoint.side_folder, folder, checkpoint.folder) + found.notices
+        )
         if "allocation" in metrics:  # after the copy: the model's folder may hold a recipe of its own
             (folder / RECIPE_FILE).write_text(chosen.to_toml(), encoding="utf-8")
         if lost:

@@ -30,6 +30,7 @@ _RUNTIME_BYTES = 64 << 20  # that tokenizer, template and session take besides t
 _OTHER_USE = {
     "embedding": "holds an embedding model, which makes vectors of texts and writes none: q3edge embed {} TEXT",
     "onnx": "holds a language model, which makes no embeddings: q3edge run {} PROMPT",
+    "other": "holds a model for other programs (`export --to`); make an ONNX model of it: q3edge build {} -o DIR",
 }
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
 
@@ -99,7 +100,7 @@ def load_manifest(folder: Path, *kinds: ArtifactKind) -> Manifest:
         manifest = Manifest.load(folder)
         if manifest.kind in (kinds or ("onnx",)):
             return manifest
-        if manifest.is_onnx:
+        if manifest.kind in _OTHER_USE:
             raise InputError(f"{folder}: {_OTHER_USE[manifest.kind].format(typed(folder))}")
         raise InputError(
             f"{folder}: holds a {manifest.kind} checkpoint; run `q3edge export` on it first: "

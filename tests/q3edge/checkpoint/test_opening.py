@@ -185,15 +185,15 @@ def old_compressed_tensors(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "label", "message"),
     [
-        (only_gguf, "GGUF", "GGUF, the format of llama.cpp, which q3edge does not read; start from the original"),
-        (capital_gguf, "GGUF", "GGUF, the format of llama.cpp"),
+        (only_gguf, "GGUF", "model-q4_k_m.gguf: not a GGUF file (it begins with"),
+        (capital_gguf, "GGUF", "M.GGUF: not a GGUF file"),
         (capital_onnx, "ONNX", "an ONNX model of another tool"),
         (only_adapter, "adapter", "an adapter (LoRA) for Qwen/Qwen3-0.6B, which is not at hand"),
         (pickled_adapter, "adapter", "adapter_config.json: not found"),
         (artifact, "q3edge ONNX", "an ONNX model that q3edge built already; run it with `q3edge run"),
         (foreign_onnx, "ONNX", "an ONNX model of another tool, which q3edge neither reads nor runs; start from the"),
-        (mlx_newest, "MLX", "config.json: quantization_config (MLX), but no matrix is stored in that way"),
-        (mlx, "MLX", "config.json: quantization_config (MLX), but no matrix is stored in that way"),
+        (mlx_newest, "MLX", "config.json: quantization_config (MLX, 4 bits): the checkpoint is quantized already"),
+        (mlx, "MLX", "config.json: quantization (MLX, 4 bits): the checkpoint is quantized already"),
         *(
             (others(name), "quantized", f"quantization_config ({name}): the checkpoint is quantized already; expected")
             for name in ("bitsandbytes", "awq", "torchao", "hqq")
@@ -213,7 +213,7 @@ def test_what_cannot_be_read_is_named(folder: Path, change: Callable[[Path], Non
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.GGUF", "GGUF, the format"),
+        ("model.GGUF", "empty file"),
         ("model.onnx", "an ONNX model"),
         ("A.ONNX", "an ONNX model"),
         ("model.safetensors", "is a file; expected the model's folder"),

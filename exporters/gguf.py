@@ -1,0 +1,218 @@
+"""GGUF of a checkpoint, with its codes as they are: what llama.cpp runs, one file with tokenizer and chat template.
+
+Symmetric 4 bits become Q4_0 and symmetric 8 bits Q8_0, exactly; asymmetric 4 bits Q4_1, which stores the value of code
+0 in place of the zero point, rounded to float16. All have groups of 32: larger ones repeat their scale.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q3edge.architecture.config import Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
+from q3edge.artifact import Notice, folder_name
+from q3edge.artifact.side_files import GENERATION_CONFIG_FILE, TOKENIZER_FILE
+from q3edge.checkpoint import ModelFolder
+from q3edge.checkpoint.gguf.blocks import GROUP, pack_q4, pack_q8
+from q3edge.checkpoint.gguf.model_metadata import write_config, write_sampling
+from q3edge.checkpoint.gguf.tensor_names import gguf_name
+from q3edge.checkpoint.gguf.tokenizer_metadata import TEMPLATE_KEY, special_ids, write_tokenizer
+from q3edge.checkpoint.gguf.writer import GgufWriter, Value
+from q3edge.checkpoint.safetensors.writer import bfloat16_bits
+from q3edge.errors import InputError, UsageError
+from q3edge.quantization.scheme import Scales, Scheme
+from q3edge.quantization.tensor import QuantizedTensor
+from q3edge.runtime.text.template_file import read_template
+from q3edge.runtime.text.tokenizer import Tokenizer
+from q3edge.storage.json_files import read_json_object
+
+FILE: Final = "model.gguf"
+_BLOCK_WEIGHTS = 4 << 20
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32}  # llama.cpp's enum llama_ftype
+_QUANTIZATION_VERSION = 2
+_ALIKE = "choose --format int4-mixed, int4 (--group-size 32) or int8 (--group-size 32, or int8-dynamic)"
+
+
+@dataclass
+class _Rounding:
+    """Blocks of Q4_1 whose minimum float16 does not hold, of all, and the largest error as a share of the scale."""
+
+    blocks: int = 0
+    inexact: int = 0
+    largest: float = 0.0
+    tensors: set[str] = field(default_factory=set)
+
+    def notices(self) -> tuple[Notice, ...]:
+        """Notice of what was rounded; none where nothing was."""
+        if not self.inexact:
+            return ()
+        detail = (
+            f"of {self.blocks} blocks of Q4_1 have a minimum that float16 does not hold: their weights moved by up to "
+            f"{self.largest:.4f} of a step between codes"
+        )
+        return (Notice("minimum-rounded", self.inexact, detail),)
+
+
+def write_gguf(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
+    """Write folder/model.gguf; returns notices of what llama.cpp does otherwise.
+
+    InputError: a scheme, rotary scaling or tokenizer that GGUF has no place for.
+    """
+    types = _types(source)
+    entries, members = _entries(source, types)
+    metadata, notices = _metadata(source, types)
+    rounding = _Rounding()
+    with GgufWriter(folder / FILE, entries, metadata) as writer:
+        for own, names in members.items():
+            for name in names:
+                for rows in _row_blocks(tensor_shapes(source.config)[name]):
+                    writer.append(own, _stored(source, name, types[name], rows, rounding))
+    return (*notices, *rounding.notices(), *_activations(source))
+
+
+def _types(source: ModelFolder) -> dict[str, str]:
+    """Type of every tensor by transformers' name."""
+    refused: dict[str, str] = {}
+    types: dict[str, str] = {}
+    for name, shape in tensor_shapes(source.config).items():
+        scheme = source.scheme(name)
+        if scheme is None:
+            types[name] = "F32" if len(shape) == 1 or name.endswith("mlp.gate.weight") else source.dtype(name)
+        elif reason := _unfit(scheme, shape[-1]):
+            refused[name] = reason
+        else:
+            types[name] = "Q8_0" if scheme.bits == 8 else "Q4_0" if scheme.symmetric else "Q4_1"
+    if refused:
+        name, reason = next(iter(refused.items()))
+        raise InputError(f"{source.folder}: GGUF cannot hold {len(refused)} tensors: {name} has {reason}; {_ALIKE}")
+    return types
+
+
+def _unfit(scheme: Scheme, width: int) -> str | None:
+    """Reason for which no type of GGUF holds the scheme's codes; None: one does."""
+    group = width if scheme.group_size is None else scheme.group_size
+    if scheme.bits == 2:
+        return "2 bits"
+    if group % GROUP:
+        return f"groups of {group}" if scheme.group_size else f"a width of {width}, which {GROUP} does not divide"
+    return "8 bits with zero points" if scheme.bits == 8 and not scheme.symmetric else None
+
+
+def _entries(
+    source: ModelFolder, types: Mapping[str, str]
+) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, list[str]]]:
+    """Entries of the file, name -> (type, shape), and the tensors of each: of all experts, in their order."""
+    members: dict[str, list[str]] = {}
+    shapes = tensor_shapes(source.config)
+    for name in shapes:
+        members.setdefault(gguf_name(name), []).append(name)
+    entries: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for own, names in members.items():
+        if len(kinds := {types[name] for name in names}) > 1:
+            raise InputError(
+                f"{source.folder}: experts of one layer are one tensor in GGUF, of one type, but {own} would have "
+                f"{', '.join(sorted(kinds))}; give all experts of a layer one scheme"
+            )
+        one = shapes[names[0]]
+        entries[own] = (types[names[0]], (len(names), *one) if own.endswith("_exps.weight") else one)
+    return entries, members
+
+
+def _stored(source: ModelFolder, name: str, kind: str, rows: slice, rounding: _Rounding) -> NDArray[Any]:
+    """Rows of a tensor as they are stored."""
+    if kind == "BF16":
+        return bfloat16_bits(source.read(name, rows))
+    if kind in ("F16", "F32"):
+        return source.read(name, rows).astype("<f2" if kind == "F16" else "<f4")
+    block = _in_groups_of_32(source.read_quantized(name, rows))
+    scales = block.scales.astype(np.float16)
+    if not (scales.astype(np.float32) == block.scales.astype(np.float32)).all():
+        raise InputError(f"{source.folder} ({name}): scales that float16 does not hold, which GGUF stores; {_ALIKE}")
+    if kind == "Q8_0":
+        return pack_q8(block.codes, scales)
+    return pack_q4(block.codes, scales) if kind == "Q4_0" else pack_q4(block.codes, scales, _minimums(block, rounding))
+
+
+def _in_groups_of_32(block: QuantizedTensor) -> QuantizedTensor:
+    """Same values by groups of 32, each of which repeats the scale and zero point of its own."""
+    scheme = block.scheme
+    kind: Scales = "float32" if scheme.scales == "float32" else "float16"
+    return block.regrouped(Scheme(scheme.bits, GROUP, scheme.symmetric, scales=kind))
+
+
+def _minimums(block: QuantizedTensor, rounding: _Rounding) -> NDArray[np.float16]:
+    """Value of code 0 in every group, float16; what it rounds is added to `rounding`."""
+    assert block.zero_points is not None
+    scales = block.scales.astype(np.float32)
+    exact = -block.zero_points.astype(np.float32) * scales
+    stored = exact.astype(np.float16)
+    errors = np.abs(stored.astype(np.float32) - exact)
+    if not np.isfinite(errors).all():
+        raise InputError("values of code 0 that float16 does not hold, which Q4_1 stores; " + _ALIKE)
+    rounding.blocks += errors.size
+    rounding.inexact += int(np.count_nonzero(errors))
+    steps = np.divide(errors, np.abs(scales), out=np.zeros_like(errors), where=scales != 0)
+    rounding.largest = max(rounding.largest, float(steps.max(initial=0)))
+    return stored
+
+
+def _metadata(source: ModelFolder, types: Mapping[str, str]) -> tuple[dict[str, Value], tuple[Notice, ...]]:
+    config = source.config
+    try:
+        settings = write_config(config)
+    except UsageError as error:
+        raise InputError(f"{source.folder}: {error}") from None
+    architecture = str(settings.pop("general.architecture"))
+    found: dict[str, Value] = {
+        "general.architecture": architecture,
+        "general.type": "model",
+        "general.name": folder_name(source.folder),
+        "general.file_type": _file_type(config, types),
+        "general.quantization_version": _QUANTIZATION_VERSION,
+        **settings,
+    }
+    generation = source.side_folder / GENERATION_CONFIG_FILE
+    found |= write_sampling(read_json_object(generation) if generation.exists() else {})
+    path = source.side_folder / TOKENIZER_FILE
+    if not path.exists():
+        detail = f"{source.folder} has no {TOKENIZER_FILE}: the GGUF file takes token ids alone"
+        return found | {"tokenizer.ggml.model": "none"}, (Notice("tokenizer-missing", 1, detail),)
+    around = Tokenizer.load(source.side_folder, config.vocab_size).encode_whole("")
+    found |= write_tokenizer(read_json_object(path), config.vocab_size, str(path))
+    end = config.eos_token_ids[0] if config.eos_token_ids else None
+    adds_end = bool(around)
+    found |= special_ids(
+        bos_token_id=config.bos_token_id, eos_token_id=around[-1] if adds_end else end,
+        padding_token_id=config.pad_token_id, add_bos_token=False, add_eos_token=adds_end or None,
+    )  # fmt: skip
+    template = read_template(source.side_folder)
+    return found | ({} if template is None else {TEMPLATE_KEY: template.text}), ()
+
+
+def _file_type(config: Qwen3Config, types: Mapping[str, str]) -> int:
+    """Number of the type that takes most of the matrices' weights."""
+    weights: Counter[str] = Counter()
+    for name, shape in tensor_shapes(config).items():
+        if len(shape) > 1:
+            weights[types[name]] += shape[0] * shape[1]
+    return _FILE_TYPES[weights.most_common(1)[0][0]]
+
+
+def _activations(source: ModelFolder) -> Iterator[Notice]:
+    """Yield what becomes of activations that are rounded for each token."""
+    schemes = (source.scheme(name) for name in source.names())
+    if by_token := sum(scheme is not None and scheme.activations == "int8_per_token" for scheme in schemes):
+        detail = "matrices read activations rounded for each token here, in llama.cpp for each block of 32"
+        yield Notice("activations-by-block", by_token, detail)
+
+
+def _row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    step = max(1, _BLOCK_WEIGHTS // shape[-1]) if len(shape) > 1 else shape[0]
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
