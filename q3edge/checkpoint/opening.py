@@ -20,6 +20,7 @@ from q3edge.checkpoint.other_tools.compressed_tensors import COMPRESSED_TENSORS_
 from q3edge.checkpoint.other_tools.fp8 import FP8
 from q3edge.checkpoint.other_tools.gguf import GGUF
 from q3edge.checkpoint.other_tools.gptq import GPTQ
+from q3edge.checkpoint.other_tools.mlx import MLX
 from q3edge.checkpoint.pickled import PICKLED
 from q3edge.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.checkpoint.source import ModelFolder
@@ -69,7 +70,7 @@ def _merged(model: ModelFolder, adapter: Path) -> Checkpoint:
 ADAPTER: Final = ModelFormat("adapter", _is_adapter, _open_adapter)
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
 # Quantized by others, opened like float checkpoints.
-OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GGUF, GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS)
+OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GGUF, GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS, MLX)
 FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
     *OTHER_TOOLS,

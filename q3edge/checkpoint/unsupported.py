@@ -5,15 +5,13 @@ A future reader of one of them replaces its entry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from q3edge.architecture.config import CONFIG_FILE
-from q3edge.architecture.fields import shown
 from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
-from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already, stated_config
+from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
 
@@ -42,25 +40,6 @@ def _refuse_onnx(path: Path) -> NoReturn:
     raise InputError(f"{path}: an ONNX model of another tool, which q3edge neither reads nor runs; {_ORIGINAL}")
 
 
-def _mlx_settings(path: Path) -> tuple[str, Mapping[str, Any]] | None:
-    """MLX has the settings as `quantization`, newer versions once more as `quantization_config`, without a method."""
-    raw = stated_config(path)
-    for field in ("quantization", "quantization_config"):
-        settings = raw.get(field)
-        if isinstance(settings, Mapping) and "quant_method" not in settings and {"bits", "group_size"} <= set(settings):
-            return field, settings
-    return None
-
-
-def _is_mlx(path: Path) -> bool:
-    return _mlx_settings(path) is not None
-
-
-def _refuse_mlx(path: Path) -> NoReturn:
-    field, settings = _mlx_settings(path) or ("quantization", {})
-    raise quantized_already(f"{path / CONFIG_FILE}: {field} (MLX, {shown(settings.get('bits'))} bits)")
-
-
 def _is_quantized(path: Path) -> bool:
     return quantization_method(path) is not None
 
@@ -79,6 +58,5 @@ def _only(folder: Path, pattern: str) -> bool:
 UNSUPPORTED: Final[tuple[ModelFormat, ...]] = (
     ModelFormat("q3edge ONNX", _is_artifact, _refuse_artifact),
     ModelFormat("ONNX", _is_onnx, _refuse_onnx),
-    ModelFormat("MLX", _is_mlx, _refuse_mlx),
     ModelFormat("quantized", _is_quantized, _refuse_quantized),
 )

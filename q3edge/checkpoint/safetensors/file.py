@@ -26,7 +26,7 @@ FLOAT_DTYPES: Final = ("BF16", "F16", "F32")
 NUMPY_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {  # little-endian as in the file; BF16 and F8 as their bits
     "BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"),
     "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1"), "I8": np.dtype("i1"),
-    "F8_E4M3": np.dtype("u1"),
+    "F8_E4M3": np.dtype("u1"), "U32": np.dtype("<u4"),
 }  # fmt: skip
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,

@@ -192,8 +192,8 @@ def old_compressed_tensors(folder: Path) -> None:
         (pickled_adapter, "adapter", "adapter_config.json: not found"),
         (artifact, "q3edge ONNX", "an ONNX model that q3edge built already; run it with `q3edge run"),
         (foreign_onnx, "ONNX", "an ONNX model of another tool, which q3edge neither reads nor runs; start from the"),
-        (mlx_newest, "MLX", "config.json: quantization_config (MLX, 4 bits): the checkpoint is quantized already"),
-        (mlx, "MLX", "config.json: quantization (MLX, 4 bits): the checkpoint is quantized already"),
+        (mlx_newest, "MLX", "config.json: quantization_config (MLX), but no matrix is stored in that way"),
+        (mlx, "MLX", "config.json: quantization_config (MLX), but no matrix is stored in that way"),
         *(
             (others(name), "quantized", f"quantization_config ({name}): the checkpoint is quantized already; expected")
             for name in ("bitsandbytes", "awq", "torchao", "hqq")
