@@ -16,6 +16,9 @@ from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS
 from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
 from q3edge.checkpoint.hub import parts_of, resolve_model
 from q3edge.checkpoint.model_format import ModelFormat, quantized_already
+from q3edge.checkpoint.other_tools.auto_round import AUTO_ROUND
+from q3edge.checkpoint.other_tools.awq import AWQ
+from q3edge.checkpoint.other_tools.bitsandbytes import BITSANDBYTES
 from q3edge.checkpoint.other_tools.compressed_tensors import COMPRESSED_TENSORS_OF_OTHERS
 from q3edge.checkpoint.other_tools.fp8 import FP8
 from q3edge.checkpoint.other_tools.gguf import GGUF
@@ -70,7 +73,16 @@ def _merged(model: ModelFolder, adapter: Path) -> Checkpoint:
 ADAPTER: Final = ModelFormat("adapter", _is_adapter, _open_adapter)
 _QUANTIZED: Final[tuple[ModelFormat, ...]] = (COMPRESSED_TENSORS,)
 # Quantized by others, opened like float checkpoints.
-OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (GGUF, GPTQ, FP8, COMPRESSED_TENSORS_OF_OTHERS, MLX)
+OTHER_TOOLS: Final[tuple[ModelFormat, ...]] = (
+    GGUF,
+    GPTQ,
+    AWQ,
+    AUTO_ROUND,
+    BITSANDBYTES,
+    FP8,
+    COMPRESSED_TENSORS_OF_OTHERS,
+    MLX,
+)
 FORMATS: Final[tuple[ModelFormat, ...]] = (
     *_QUANTIZED,
     *OTHER_TOOLS,

@@ -61,6 +61,35 @@ def packed_words(codes: NDArray[np.int64], bits: int) -> torch.Tensor:
     return torch.from_numpy(words.view(np.int32))
 
 
+def packed_words_awq(codes: NDArray[np.int64]) -> torch.Tensor:
+    """Pack 4-bit [M, N] along the second dimension into int32 words, in AWQ's order of eight neighbours."""
+    words = np.zeros((codes.shape[0], codes.shape[1] // 8), np.uint32)
+    for word, place in np.ndindex(words.shape[1], 8):
+        column = 8 * word + (0, 2, 4, 6, 1, 3, 5, 7)[place]
+        words[:, word] |= codes[:, column].astype(np.uint32) << np.uint32(4 * place)
+    return torch.from_numpy(words.view(np.int32))
+
+
+def gptq_parts(codes: Codes, one_less: int) -> Tensors:
+    """Tensors of GPTQ's layout; one_less: 1 where zero points are stored less one."""
+    width, groups = codes.codes.shape[1], codes.scales.shape[1]
+    return {
+        "qweight": packed_words(codes.codes.T, codes.bits),
+        "qzeros": packed_words(codes.zero_points - one_less, codes.bits).T,
+        "scales": torch.from_numpy(codes.scales.T.copy()).half(),
+        "g_idx": torch.arange(width, dtype=torch.int32) // (width // groups),
+    }
+
+
+def awq_parts(codes: Codes) -> Tensors:
+    """Tensors of AWQ's layout."""
+    return {
+        "qweight": packed_words_awq(codes.codes.T),
+        "qzeros": packed_words_awq(codes.zero_points.T),
+        "scales": torch.from_numpy(codes.scales.T.copy()).half(),
+    }
+
+
 def write_layout(
     folder: Path, settings: Mapping[str, Any], make: Callable[[tuple[int, int], int], Codes], pack: Pack, **config: Any
 ) -> dict[str, Codes]:

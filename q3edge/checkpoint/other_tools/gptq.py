@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from q3edge.architecture.config import CONFIG_FILE
+from q3edge.architecture.fields import shown
 from q3edge.architecture.tensors import matrix_shapes
 from q3edge.checkpoint.bit_packing import unpack_words
 from q3edge.checkpoint.column_order import OrderedMatrix
@@ -24,8 +26,10 @@ from q3edge.checkpoint.tensor_files import Expected
 from q3edge.errors import InputError
 from q3edge.quantization.tensor import UInt8Array
 
+GPTQ_PARTS: Final = (("qweight", "qzeros", "scales"), ("g_idx",))  # needed, optional
 _WORD_BITS = 32
 _WIDTHS = (2, 4, 8)
+_ONE_LESS: Mapping[object, int] = {"gptq": 1, "gptq_v2": 0}  # what stored zero points lack
 
 
 class GptqMatrix(OrderedMatrix):
@@ -74,12 +78,22 @@ class GptqCheckpoint(Checkpoint):
 
     def _take_matrices(self, raw_config: Mapping[str, Any], stored: dict[str, str]) -> dict[str, StoredMatrix]:
         settings = quantization_settings(raw_config)
-        stored_zero = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
+        stored_zero = _ONE_LESS[self._layout(settings)]
         matrices: dict[str, StoredMatrix] = {}
         for name, shape in matrix_shapes(self.config).items():
-            if parts := take_parts(self._files, stored, name, ("qweight", "qzeros", "scales"), ("g_idx",)):
+            if parts := take_parts(self._files, stored, name, *GPTQ_PARTS):
                 matrices[name] = GptqMatrix(parts, shape, stored_zero)
         return require_matrices(matrices, self.folder, "gptq")
+
+    def _layout(self, settings: Mapping[str, Any]) -> str:
+        for field in ("checkpoint_format", "format"):
+            layout = settings.get(field) or "gptq"
+            if layout not in ("gptq", "gptq_v2"):
+                raise InputError(
+                    f"{self.folder / CONFIG_FILE}: {field} {shown(layout)}: of GPTQ's layouts only gptq and gptq_v2 "
+                    "are read; start from the original model"
+                )
+        return str(settings.get("checkpoint_format") or settings.get("format") or "gptq")
 
 
 def _recognises(path: Path) -> bool:

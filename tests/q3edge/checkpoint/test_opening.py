@@ -166,10 +166,6 @@ def mlx(folder: Path) -> None:
     edit_config(folder, quantization=settings, quantization_config=settings)
 
 
-def gptq(folder: Path) -> None:
-    edit_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-
-
 def mlx_newest(folder: Path) -> None:
     edit_config(folder, quantization_config={"group_size": 64, "bits": 4})
 
@@ -196,11 +192,19 @@ def old_compressed_tensors(folder: Path) -> None:
         (mlx, "MLX", "config.json: quantization_config (MLX), but no matrix is stored in that way"),
         *(
             (others(name), "quantized", f"quantization_config ({name}): the checkpoint is quantized already; expected")
-            for name in ("bitsandbytes", "awq", "torchao", "hqq")
+            for name in ("torchao", "hqq", "vptq")
         ),
         (others("fp8"), "FP8", "config.json: weight_block_size [1]: expected two sizes, or null"),
         (others(None), "quantized", "quantization_config (of a method that it does not name): the checkpoint is quan"),
-        (gptq, "GPTQ", "config.json: quantization_config (gptq), but no matrix is stored in that way"),
+        *(
+            (others(name), label, f"config.json: quantization_config ({name}), but no matrix is stored in that way")
+            for name, label in {
+                "gptq": "GPTQ",
+                "awq": "AWQ",
+                "auto-round": "AutoRound",
+                "bitsandbytes": "bitsandbytes",
+            }.items()
+        ),
         (old_compressed_tensors, "quantized", "quantization_config (sparse): the checkpoint is quantized already"),
     ],
 )

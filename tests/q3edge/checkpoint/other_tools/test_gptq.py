@@ -13,20 +13,10 @@ import torch
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
-from tests.helpers.layouts import Codes, Tensors, edit_tensors, packed_words, random_codes, write_layout
+from tests.helpers.layouts import Codes, edit_tensors, gptq_parts, random_codes, write_layout
 
 QUERY = "model.layers.0.self_attn.q_proj"
 Change = Callable[[dict[str, torch.Tensor]], None]
-
-
-def gptq(codes: Codes, one_less: int) -> Tensors:
-    width, groups = codes.codes.shape[1], codes.scales.shape[1]
-    return {
-        "qweight": packed_words(codes.codes.T, codes.bits),
-        "qzeros": packed_words(codes.zero_points - one_less, codes.bits).T,
-        "scales": torch.from_numpy(codes.scales.T.copy()).half(),
-        "g_idx": torch.arange(width, dtype=torch.int32) // (width // groups),
-    }
 
 
 def write(
@@ -39,7 +29,7 @@ def write(
         lambda shape, seed: random_codes(
             shape, bits, group_size, symmetric=symmetric, dtype=torch.float16, seed=seed
         ),
-        lambda codes: gptq(codes, one_less),
+        lambda codes: gptq_parts(codes, one_less),
     )  # fmt: skip
 
 
@@ -62,7 +52,7 @@ def test_a_scale_for_a_whole_row_is_repeated(tmp_path: Path) -> None:
     written = write_layout(
         folder, {"quant_method": "gptq", "bits": 4, "group_size": -1},
         lambda shape, seed: random_codes(shape, 4, shape[1], symmetric=False, dtype=torch.float16, seed=seed),
-        lambda codes: gptq(codes, 1),
+        lambda codes: gptq_parts(codes, 1),
     )  # fmt: skip
     with open_float_model(folder) as model:
         for name, codes in written.items():
@@ -109,3 +99,12 @@ def test_damaged_files_are_refused_by_the_tensors_name(tmp_path: Path, edit: Cha
     edit_tensors(tmp_path / "m", edit)
     with pytest.raises(InputError, match=message), open_float_model(tmp_path / "m") as model:
         model.read(f"{QUERY}.weight")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"checkpoint_format": "marlin"}, {"format": "gptq_p"}, {"checkpoint_format": [1]}]
+)
+def test_layouts_that_are_not_read(tmp_path: Path, settings: dict[str, Any]) -> None:
+    write(tmp_path / "m", **settings)
+    with pytest.raises(InputError, match=r"config\.json: (checkpoint_)?format .*: of GPTQ's layouts only gptq and"):
+        open_float_model(tmp_path / "m")
