@@ -31,7 +31,7 @@ from q3edge.runtime.session.logits_to_keep import with_logits_to_keep
 from q3edge.runtime.session.network import failed_run, open_session
 
 MIN_FLOAT_AGREEMENT = 0.99  # of a float export, whose routers decide otherwise only where two experts are tied
-_TEXTS, _TOKENS = 8, 1024  # windows, and tokens in all, that are routed
+ROUTED_TEXTS, _TOKENS = 8, 1024  # windows, and tokens in all, that are routed
 Choices = dict[int, torch.Tensor]  # layer -> experts int64 [T, k] of each token
 
 
@@ -46,8 +46,8 @@ def compare_routing(
     """
     if reference.config.moe is None:
         return ()
-    length = _TOKENS // min(len(windows), _TEXTS)
-    texts = [window.inputs[:length] for window in windows[:_TEXTS]]
+    length = _TOKENS // min(len(windows), ROUTED_TEXTS)
+    texts = [window.inputs[:length] for window in windows[:ROUTED_TEXTS]]
     found, expected = _artifact_choices(folder, checked, config, texts, threads), _float_choices(reference, texts)
     count = reference.config.moe.num_experts
     return tuple(_compared(layer, found[layer], expected[layer], count) for layer in expected)

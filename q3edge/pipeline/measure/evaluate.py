@@ -30,14 +30,16 @@ from q3edge.evaluation.scorecard.teacher_forced import MAX_WORKERS, ReadingRun, 
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
-from q3edge.evaluation.validation.checks import require_same_architecture
+from q3edge.evaluation.validation.checks import chooses_fewer, require_same_architecture
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.evaluation.validation.results import CheckResult
+from q3edge.evaluation.validation.routing import ROUTED_TEXTS, check_routing, compare_routing
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.answers import compare_answers, compare_budgets
 from q3edge.pipeline.measure.identity import identity_of
 from q3edge.pipeline.measure.measurement import AnswerOptions, here, is_onnx_artifact, require_artifact
 from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.loader import open_graph
 from q3edge.runtime.text.tokenizer import Tokenizer
 
 _PACKAGES = ("numpy", "onnxruntime", "tokenizers", "torch")
@@ -90,7 +92,11 @@ def evaluate(
         encoded = encode_suites(folder, tokenizer, context, chosen, limit)
         with resumable(lambda: use_cache), _journal(cache, inputs, encoded, opened.state) as journal:
             run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
-        read = _Read(tokenizer, encoded, run, check_dead_matrices(folder, decoder.config, opened.weights))
+        checks = (
+            check_dead_matrices(folder, decoder.config, opened.weights),
+            *_routing(folder, decoder.config, opened.weights, encoded, threads),
+        )
+        read = _Read(tokenizer, encoded, run, checks)
     read_seconds = time.perf_counter() - start
     with resumable(lambda: use_cache):
         scorecard = _scored(folder, opened, inputs, read, asking, threads, cache)
@@ -148,12 +154,25 @@ class _EvaluationInputs:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What both models made of all suites, teacher-forced, and the search for dead matrices."""
+    """What both models made of all suites, teacher-forced, and the checks of the artifact's weights and routers."""
 
     tokenizer: Tokenizer
     encoded: Encoded
     run: ReadingRun
-    dead: CheckResult
+    checks: tuple[CheckResult, ...]
+
+
+def _routing(
+    folder: Path, config: Qwen3Config, reference: WeightSource | Path, encoded: Encoded, threads: int
+) -> tuple[CheckResult, ...]:
+    """Compare how a mixture of experts is routed with a float model, on some passages; nothing for other models."""
+    if isinstance(reference, Path) or reference.config.moe is None:
+        return ()
+    checked, passages = open_graph(folder), encoded.passages
+    windows = [passage.window for passage in passages[:: -(-len(passages) // ROUTED_TEXTS)]]
+    routing = compare_routing(folder, checked, config, reference, windows, threads)
+    is_float = not any(rule["scheme"] for rule in checked.manifest.recipe["rules"])
+    return (check_routing(routing, is_exact=is_float and not chooses_fewer(config, reference.config)),)
 
 
 def _scored(
@@ -172,7 +191,7 @@ def _scored(
         answers = compare_answers(
             folder, opened.folder, opened.digest, inputs.suites, asking, beginnings, threads=threads, cache=cache
         )
-    scorecard = assemble(inputs.identity, read.encoded, read.run, read.tokenizer, (read.dead,), answers)
+    scorecard = assemble(inputs.identity, read.encoded, read.run, read.tokenizer, read.checks, answers)
     if asking is None or not asking.thinking_budgets:
         return scorecard
     found, notices = compare_budgets(folder, inputs.suites, asking, threads=threads, cache=cache)

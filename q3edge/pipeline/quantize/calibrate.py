@@ -297,7 +297,9 @@ def _expert_notices(config: Qwen3Config, tokens: Sequence[Sequence[int]]) -> tup
         detail = "experts saw no calibration token: they were solved for the inputs of all tokens"
         notices.append(Notice("experts-unseen", unseen, detail))
     if few:
-        detail = f"of {len(counts)} experts saw fewer than {ENOUGH} tokens for each input channel; all tokens stand in"
+        detail = (
+            f"experts, of {len(counts)}, saw fewer than {ENOUGH} tokens for each input channel; all tokens stand in"
+        )
         notices.append(Notice("experts-seen-rarely", few, detail))
     return tuple(notices)
 

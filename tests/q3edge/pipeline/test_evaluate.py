@@ -24,12 +24,15 @@ from q3edge.evaluation.scorecard.reading_journal import ReadingJournal
 from q3edge.evaluation.scorecard.scorecard import Scorecard, scorecard_from_json
 from q3edge.evaluation.suites.suite import Item, Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
-from q3edge.evaluation.validation.results import require_passed
+from q3edge.evaluation.validation.results import CheckResult, require_passed
+from q3edge.evaluation.validation.routing import MIN_FLOAT_AGREEMENT
 from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure import answers
 from q3edge.pipeline.measure.evaluate import evaluate
 from q3edge.pipeline.measure.measurement import AnswerOptions
 from q3edge.pipeline.measure.validate import validate_against
+from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.model import Model
 from q3edge.runtime.text.thinking import ThinkingTokens
@@ -292,6 +295,25 @@ def test_q5_a_model_with_a_zero_matrix_is_built_and_evaluated(tmp_path: Path, mo
     monkeypatch.undo()
     report = validate_against(tmp_path / "a", DEMO, max_tokens=32)
     assert "dead_matrices" in [check.name for check in report.failures]
+
+
+def test_routing_of_a_mixture_is_compared_with_the_float_models(tmp_path: Path) -> None:
+    mixture = str(files("q3edge.data") / "demo_moe")
+    recipe = replace(Recipe.for_format("int4"), method="rtn")
+    quantize_checkpoint(mixture, tmp_path / "q", recipe)
+    export_artifact(str(tmp_path / "q"), tmp_path / "int4")
+    export_artifact(mixture, tmp_path / "float", as_float=True)
+
+    def routing(artifact: Path, reference: str) -> list[CheckResult]:
+        return [check for check in run(artifact, reference).checks if check.name == "routing"]
+
+    (rounded,), (exact,) = routing(tmp_path / "int4", mixture), routing(tmp_path / "float", mixture)
+    assert (exact.status, exact.limit) == ("pass", MIN_FLOAT_AGREEMENT)
+    assert exact.value is not None
+    assert rounded.value is not None
+    assert exact.value > MIN_FLOAT_AGREEMENT > rounded.value > 0.8
+    assert rounded.limit is None
+    assert routing(tmp_path / "int4", str(tmp_path / "float")) == []  # an artifact's routers are not asked
 
 
 def test_logits_that_are_not_numbers(artifact: Path, tmp_path: Path) -> None:
