@@ -31,7 +31,8 @@ from q3edge.terminal import say
 def demo(output: Path, moe: bool, quick: bool, threads: int | None, as_json: bool) -> None:
     """Quantize, export, validate and run a small embedded Qwen3 as float, int8, int4 and int2.
 
-    Needs no network. The table shows size and accuracy of each; int2 shows the damage of too few bits.
+    Needs no network. The table shows size and accuracy of each; int2 shows the damage of too few bits. With --moe
+    int4-mixed, the default of a mixture of experts, stands in place of int4.
     """
     from q3edge.cli.tables.demo import DemoTable, demo_answers
 
