@@ -31,7 +31,7 @@ def change_settings(qdir: Path, change: Callable[[dict[str, Any]], object]) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(quant_method="gptq"), "quantization_config (gptq), but no matrix is stored in that way"),
+        (lambda s: s.update(quant_method="gptq"), "format 'mixed-precision': of GPTQ's layouts only gptq and"),
         (lambda s: s.update(config_groups=[]), "config_groups: expected an object"),
         (lambda s: s["config_groups"].update(group_0=7), "config_groups.group_0: not a group"),
         (lambda s: s["config_groups"]["group_0"].update(targets="Linear"), "group_0: not a group"),
