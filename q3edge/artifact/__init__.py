@@ -1,6 +1,6 @@
 """Folders that q3edge writes: complete or absent, with a manifest of every file's size and sha256."""
 
-from q3edge.artifact.files import FileRecord, contained_file, file_record, folder_name, shown_path
+from q3edge.artifact.files import FileRecord, contained_file, file_record, folder_name, hub_id, shown_path
 from q3edge.artifact.folder import InputState, staged_directory
 from q3edge.artifact.manifest import (
     BEHAVIOUR_FILES,
@@ -38,6 +38,7 @@ __all__ = [
     "expert_loss",
     "file_record",
     "folder_name",
+    "hub_id",
     "is_sound",
     "is_untouched",
     "manifest_digest",

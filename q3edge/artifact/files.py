@@ -53,15 +53,15 @@ def own_file(folder: Path, name: str) -> Path:
 
 def folder_name(folder: Path) -> str:
     """Display name of a folder: its last name, or ORG/NAME of a snapshot in the hub's cache, which is a revision."""
-    return _hub_id(folder) or folder.resolve().name
+    return hub_id(folder) or folder.resolve().name
 
 
 def shown_path(folder: Path) -> str:
     """Path of a folder as it was given; of a snapshot in the hub's cache, ORG/NAME."""
-    return _hub_id(folder) or str(folder)
+    return hub_id(folder) or str(folder)
 
 
-def _hub_id(folder: Path) -> str:
+def hub_id(folder: Path) -> str:
     """ORG/NAME of a snapshot in the hub's cache; empty for other folders."""
     home = folder.resolve()
     repository = home.parents[1].name if home.parent.name == "snapshots" else ""

@@ -31,8 +31,8 @@ ArtifactKind = Literal["quantized", "onnx", "embedding", "other"]
 BEHAVIOUR_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")  # q3edge reads them
 EDITABLE_FILES = (*BEHAVIOUR_FILES, "README.md", "genai_config.json")
 _METRICS: Mapping[str, type] = {  # those that are read back
-    "bits_per_weight": float, "experts": str, "experts_per_token": dict, "lost_scales": dict, "model_bytes": int,
-    "tensors": dict, "validation": dict, "weight_bytes": int,
+    "base_model": str, "bits_per_weight": float, "experts": str, "experts_per_token": dict, "lost_scales": dict,
+    "model_bytes": int, "tensors": dict, "validation": dict, "weight_bytes": int,
 }  # fmt: skip
 EXPERT_LOSS = "_loss"  # end of the names in a layer of metrics.expert_layers that losses by expert have
 _LOST = ("lost", "groups", "share")  # of a tensor's groups whose scale could not be stored
@@ -121,6 +121,11 @@ class Manifest:
             if found == known:
                 return known
         raise InputError(f"{MANIFEST_FILE}: metrics.experts = {found!r}: expected one of {', '.join(EXPERT_OPERATORS)}")
+
+    @property
+    def base_model(self) -> str:
+        """Hub id of the checkpoint that the model was made from; empty where it was not one of the hub."""
+        return str(self.metrics.get("base_model", ""))
 
     @property
     def fewer_experts(self) -> tuple[int, int] | None:

@@ -146,7 +146,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "model": PATH, "source": PATH, "folder": PATH, "folders": Several(PATH), "reference": PATH, "path_or_id": PATH,
     "a": PATH, "b": PATH, "output": PATH, "overwrite": FLAG, "as_float": FLAG, "last_logits": FLAG,
     "to": OneOf(OTHER_FORMATS), "experts": OneOf(EXPERT_OPERATORS), "experts_per_token": AT_LEAST_ONE,
-    "repository": TEXT, "name": TEXT, "ram": SIZE, "disk": SIZE,
+    "repository": TEXT, "base_model": TEXT, "license_name": TEXT, "name": TEXT, "ram": SIZE, "disk": SIZE,
     "min_tokens_per_second": Number(0, whole=False), "private": FLAG,
     # formats
     "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": OneOf(METHODS),

@@ -13,15 +13,24 @@ if TYPE_CHECKING:
 
 
 @public()
-def push(folder: PathLike, repository: str, *, private: bool = False) -> int:
+def push(
+    folder: PathLike,
+    repository: str,
+    *,
+    private: bool = False,
+    base_model: str | None = None,
+    license_name: str | None = None,
+) -> int:
     """Upload the ONNX model in `folder` to the hub's `repository` ("org/name"), made if missing; returns its bytes.
 
-    private: for a new repository. Only the model's own files are sent, after a check of each. The token is
-    huggingface_hub's own (`hf auth login`, HF_TOKEN). Raises InputError, UsageError.
+    The README there gets front matter with what was measured; base_model ("org/name") and license_name are in it (None:
+    as far as they are known from the checkpoint). private: for a new repository. Only the model's own files are sent,
+    after a check of each. The token is huggingface_hub's own (`hf auth login`, HF_TOKEN).
+    Raises InputError, UsageError.
     """
     from q3edge.pipeline.sharing import push_artifact
 
-    return push_artifact(Path(folder), repository, private=private)
+    return push_artifact(Path(folder), repository, private=private, base_model=base_model, license_name=license_name)
 
 
 @public()

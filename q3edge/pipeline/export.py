@@ -9,7 +9,16 @@ from typing import Any
 
 from q3edge.architecture.config import MoeConfig, Qwen3Config
 from q3edge.architecture.layer import layers_of
-from q3edge.artifact import DATA_FILE, MODEL_FILE, ArtifactKind, Manifest, Notice, manifest_digest, staged_directory
+from q3edge.artifact import (
+    DATA_FILE,
+    MODEL_FILE,
+    ArtifactKind,
+    Manifest,
+    Notice,
+    hub_id,
+    manifest_digest,
+    staged_directory,
+)
 from q3edge.artifact.side_files import TOKENIZER_FILE, copy_side_files, write_float_config
 from q3edge.checkpoint import ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
@@ -124,6 +133,8 @@ def write_artifact(
         quantized = Manifest.load(source.folder)
         recipe, metrics, parent = quantized.recipe, dict(quantized.metrics), manifest_digest(source.folder)
         notices = (*quantized.notices, *(notice for notice in notices if notice not in quantized.notices))
+    elif base_model := hub_id(source.folder):
+        metrics["base_model"] = base_model
     if source.config.moe is not None:
         metrics["experts"] = experts
     if fewer is not None and own is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from q3edge import progress
 from q3edge.artifact import (
     DATA_FILE,
     EDITABLE_FILES,
@@ -24,7 +26,9 @@ from q3edge.artifact import (
     staged_directory,
 )
 from q3edge.checkpoint.hub import Repository, hub_errors, is_repository
+from q3edge.checkpoint.known_models import known_model
 from q3edge.errors import InputError, ResourceError, UsageError, resumable
+from q3edge.report.model_card import CARD_FILE
 
 _LINKED = (MODEL_FILE, DATA_FILE)  # nobody edits them; the other files of a copy are small, and its own
 _BESIDE = ("", "*/", "*/*/")  # where models are looked for, below a folder
@@ -60,33 +64,85 @@ def resolve_artifact(path_or_id: str | Path) -> Path:
     return _snapshot(name)
 
 
-def push_artifact(folder: Path, repository: str, *, private: bool = False) -> int:
+def push_artifact(
+    folder: Path,
+    repository: str,
+    *,
+    private: bool = False,
+    base_model: str | None = None,
+    license_name: str | None = None,
+) -> int:
     """Upload a finished ONNX model to the hub's `repository`, made if missing; returns the number of bytes.
 
-    private: for a repository that is new. What the hub has already is not sent again, so a stopped push goes on.
-    InputError: the folder is no sound artifact, or the hub refuses. UsageError: the name is no hub id.
+    The README there has front matter, where the folder's own has none: base_model and license_name are in it (None: of
+    the hub's checkpoint that the model was made from, as far as it is known). private: for a repository that is new.
+    What the hub has already is not sent again, so a stopped push goes on. InputError: the folder is no sound artifact,
+    or the hub refuses. UsageError: a name is no hub id, or facts are given for a README that has front matter.
     """
     from huggingface_hub import HfApi
 
     from q3edge.runtime.session.loader import note_edits
 
     _check_repository(repository)
+    if base_model is not None:
+        _check_repository(base_model)
     manifest = _loaded(folder)
     manifest.verify(folder)
     note_edits(folder, manifest, manifest.edited(folder))
     names = [MANIFEST_FILE, *manifest.as_found(folder).files]
     gone = [name for name in EDITABLE_FILES if name not in names]  # an earlier model's there would change this one
-    with hub_errors(repository):
+    card = _card(folder, manifest, repository, base_model, license_name)
+    with tempfile.TemporaryDirectory(prefix="q3edge-push-") as temporary, hub_errors(repository):
+        sent = Path(temporary)
+        for name in names:
+            _send(folder / name, sent / name)
+        if card is not None:
+            (sent / CARD_FILE).unlink(missing_ok=True)
+            (sent / CARD_FILE).write_text(card, encoding="utf-8")
         hub = HfApi()
         hub.create_repo(repository, exist_ok=True, private=private or None)
         hub.upload_folder(
             repo_id=repository,
-            folder_path=folder,
-            allow_patterns=names,
+            folder_path=sent,
+            allow_patterns=[*names, CARD_FILE] if card is not None else names,
             delete_patterns=gone,
             commit_message="Model made by q3edge",
         )
-    return sum((folder / name).stat().st_size for name in names)
+        return sum(path.stat().st_size for path in sent.rglob("*") if path.is_file())
+
+
+def _card(
+    folder: Path, manifest: Manifest, repository: str, base_model: str | None, license_name: str | None
+) -> str | None:
+    """Card with front matter for the hub; None: the folder's own has some, which is sent as it is."""
+    from q3edge.report.card_metadata import CardFacts, has_front_matter, with_front_matter  # it loads the hub's library
+
+    path = folder / CARD_FILE
+    name = repository.rpartition("/")[2]
+    own = path.read_text(encoding="utf-8") if path.exists() else f"# {name}\n"
+    if has_front_matter(own):
+        if base_model is not None or license_name is not None:
+            raise UsageError(f"{path}: has front matter of its own: write the base model and the licence there")
+        return None
+    base = manifest.base_model if base_model is None else base_model
+    known = known_model(base) if base else None
+    license_name = license_name or ("" if known is None else known.license)
+    if not base:
+        progress.note(
+            "note: the card names no base model, as the checkpoint was none of the hub's; --base-model names it"
+        )
+    if not license_name:
+        progress.note("note: the card names no licence; --license names it")
+    return with_front_matter(own, manifest, CardFacts(name, base, license_name))
+
+
+def _send(source: Path, target: Path) -> None:
+    """Put a file where it is sent from: a link, or a copy where links are not made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def pull_artifact(repository: str, output: Path | None = None, *, overwrite: bool = False) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from q3edge import progress
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import count_weights, tensor_shapes
-from q3edge.artifact import Manifest, Notice, staged_directory
+from q3edge.artifact import Manifest, Notice, hub_id, staged_directory
 from q3edge.artifact.side_files import RECIPE_FILE, copy_side_files
 from q3edge.calibration.layers.kv_scales import kv_scales
 from q3edge.calibration.rounding.rtn import round_to_nearest
@@ -110,6 +110,8 @@ def write_quantized(
             tokens = load_tokens(checkpoint, calibration or CalibrationOptions()).token_ids
         lost = _write_weights(checkpoint, schemes, kept.schemes, found, folder)
         metrics = size_metrics(checkpoint.config, schemes) | found.metrics | lost_scales(checkpoint, lost)
+        if base_model := hub_id(checkpoint.folder):
+            metrics["base_model"] = base_model
         if calibration is not None and calibration.tune and found.tokens is not None:
             metrics["tuning"] = tune_folder(checkpoint, folder, found.tokens, found.held_out)
         for line in _training_summary(metrics):

@@ -85,9 +85,10 @@ def test_u4_what_is_pushed_is_the_model_and_runs_by_its_id(
     assert (code, out) == (0, ""), error
     assert "MB to org/name; try: q3edge run org/name" in error
     files = server.repositories["org/name"]
-    assert set(files) == {".gitattributes", "q3edge.json", *Manifest.load(folder).files}
+    assert set(files) == {".gitattributes", "README.md", "q3edge.json", *Manifest.load(folder).files}
     assert all(files[name] == (folder / name).read_bytes() for name in CONTENT)
     assert server.private == {"org/name"}
+    assert files["README.md"].startswith(b"---\npipeline_tag: text-generation\n")  # the folder has none of its own
 
     words = ("the cat", "--temperature", 0, "--max-new-tokens", 4, "--raw")
     code, out, error = q3edge("run", "org/name", *words)
@@ -106,7 +107,7 @@ def test_u4_what_is_pushed_is_the_model_and_runs_by_its_id(
     copied = {
         path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*") if path.is_file()
     }
-    assert copied == {"q3edge.json", *Manifest.load(folder).files}
+    assert copied == {"README.md", "q3edge.json", *Manifest.load(folder).files}
     assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))
     (snapshot,) = (q3edge.home / "hub/models--org--name/snapshots").iterdir()
     shared = {name for name in copied if (tmp_path / "copy" / name).samefile(snapshot / name)}
