@@ -94,7 +94,7 @@ def raw_manifest(folder: Path, **fields: object) -> None:
     [
         *((name, value) for name in ("recipe", "metrics", "versions") for value in (None, 3, "x", [], [1])),
         ("versions", {"onnx": 1}),
-        ("kind", "other"),
+        ("kind", "unheard of"),
         ("kind", ["onnx"]),
         ("parent_digest", 3),
         ("q3edge_version", None),
