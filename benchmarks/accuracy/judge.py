@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import machine, machine_line
 
 DEQUANTIZED = "dequantized.safetensors"
+GGUF_FILE = "model.gguf"
 _CHUNK = 128  # tokens whose candidate logits are in memory at once
 _THREADS = os.cpu_count() or 1
 
@@ -124,6 +125,8 @@ class Judge:
             source = Dequantized(folder, self.checkpoint)
             stack.callback(source.close)
             return source
+        if (folder / GGUF_FILE).exists():
+            return stack.enter_context(open_float_model(folder / GGUF_FILE))
         return stack.enter_context(open_quantized_model(folder))
 
 

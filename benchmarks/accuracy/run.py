@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from judge import DEQUANTIZED, Judge, interval
+from judge import DEQUANTIZED, GGUF_FILE, Judge, interval
 
 from q3edge.evaluation.distance.metrics import TokenMetrics
 from q3edge.evaluation.distance.statistics import Comparison
@@ -64,6 +64,22 @@ Q3EDGE: dict[str, tuple[str, ...]] = {
     "2.611 MB": ("--target-size", "2.611MB", "--calibration", "{calibration}"),
     "2.725 MB": ("--target-size", "2.725MB", "--calibration", "{calibration}"),
 }
+# The same, exported for llama.cpp (`--to gguf`): variant -> flags of `q3edge quantize`. Every one is calibrated.
+Q3EDGE_GGUF: dict[str, tuple[str, ...]] = {
+    "Q4_0": ("--format", "int4", "--group-size", "32", "--symmetric", "--calibration", "{calibration}"),
+    "Q4_1": ("--format", "int4", "--group-size", "32", "--calibration", "{calibration}"),
+    "mixed": ("--format", "int4-mixed", "--calibration", "{calibration}"),
+    "Q4_0 reconstructed": (
+        "--format",
+        "int4",
+        "--group-size",
+        "32",
+        "--symmetric",
+        "--calibration",
+        "{calibration}",
+        "--reconstruct",
+    ),
+}
 # Peer -> variants, cheapest first. benchmarks/peers/PEER.txt is its environment, run_PEER.py its script.
 PEERS: dict[str, tuple[str, ...]] = {
     "onnxruntime-genai": ("default", "asymmetric", "k_quant"),
@@ -98,7 +114,8 @@ class Row:
     @property
     def weights(self) -> Path:
         """What the judge opens."""
-        return self.out if (self.out / DEQUANTIZED).exists() else self.out / "quantized"
+        own = any((self.out / name).exists() for name in (DEQUANTIZED, GGUF_FILE))
+        return self.out if own else self.out / "quantized"
 
     @property
     def failure(self) -> str:
@@ -122,6 +139,8 @@ class Benchmark:
         """Everything there is to run."""
         for name in Q3EDGE:
             yield self._row("q3edge", name)
+        for name in Q3EDGE_GGUF:
+            yield self._row("q3edge-gguf", name)
         for peers in (PEERS, SLOW) if self.slow else (PEERS,):
             for peer, variants in peers.items():
                 yield from (self._row(peer, variant) for variant in variants)
@@ -131,7 +150,7 @@ class Benchmark:
         shutil.rmtree(row.out, ignore_errors=True)
         row.out.mkdir(parents=True)
         try:
-            if row.tool == "q3edge":
+            if row.tool.startswith("q3edge"):
                 self._make_q3edge(row)
             else:
                 self._make_peer(row)
@@ -153,18 +172,22 @@ class Benchmark:
     def _make_q3edge(self, row: Row) -> None:
         tokens = row.out / "calibration.npy"
         np.save(tokens, np.load(self.tokens)["calibration"])
-        flags = [flag.format(calibration=tokens) for flag in Q3EDGE[row.variant]]
+        as_gguf = row.tool == "q3edge-gguf"
+        flags = [flag.format(calibration=tokens) for flag in (Q3EDGE_GGUF if as_gguf else Q3EDGE)[row.variant]]
         program, quantized, target = [sys.executable, "-m", "q3edge"], row.out / "quantized", row.out / "exported"
         commands = [
             [*program, "quantize", str(self.checkpoint), "-o", str(quantized), *flags],
-            [*program, "export", str(quantized), "-o", str(target)],
+            [*program, "export", str(quantized), "-o", str(target), *(("--to", "gguf") if as_gguf else ())],
         ]
         run = measure(commands, row.out / "log.txt")
         metrics = json.loads((quantized / "q3edge.json").read_text())["metrics"]
-        written = sum(path.stat().st_size for path in (target / _ONNX_FOLDER).iterdir())
+        made = target / GGUF_FILE if as_gguf else target / _ONNX_FOLDER
+        written = sum(path.stat().st_size for path in (made.iterdir() if made.is_dir() else [made]))
+        if as_gguf:
+            made.replace(row.out / GGUF_FILE)
         shutil.rmtree(target)
         result = {
-            "tool": "q3edge", "version": VERSION, "variant": row.variant,
+            "tool": row.tool, "version": VERSION, "variant": row.variant,
             "bytes_as_written": written, "bytes_on_disk": written, "weights": metrics["weights"],
             "seconds": round(run.wall, 1), "cpu_seconds": round(run.cpu, 1), "peak_rss_mb": round(run.peak_mb),
             "embedding": "8-bit", "note": "quantize and export",
@@ -257,7 +280,7 @@ def _megabytes(size: float) -> str:
 
 
 def _fingerprint(row: Row, tokens: str) -> str:
-    files = sorted(row.weights.glob("*.safetensors"))
+    files = sorted([*row.weights.glob("*.safetensors"), *row.weights.glob(GGUF_FILE)])
     return repr([tokens, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)])
 
 
