@@ -25,7 +25,9 @@ from tests.helpers.models import MOE
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
-WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8, "vocab_size": 64, "eos_token_id": 1}
+WIDE: dict[str, Any] = {
+    "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8, "vocab_size": 64, "eos_token_id": 1,
+}  # fmt: skip
 DEFAULT = recipe_for(None, None, None, None, None)
 KEPT = {
     "Q4_0": Scheme(4, 32, scales="float16"),
