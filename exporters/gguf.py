@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from q3edge.checkpoint.gguf.tokenizer_metadata import TEMPLATE_KEY, special_ids,
 from q3edge.checkpoint.gguf.writer import GgufWriter, Value
 from q3edge.checkpoint.safetensors.writer import bfloat16_bits
 from q3edge.errors import InputError, UsageError
+from q3edge.exporters.minimums import Minimums
 from q3edge.quantization.scheme import Scales, Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 from q3edge.runtime.text.template_file import read_template
@@ -40,26 +40,6 @@ _QUANTIZATION_VERSION = 2
 _ALIKE = "choose --format int4-mixed, int4 (--group-size 32) or int8 (--group-size 32, or int8-dynamic)"
 
 
-@dataclass
-class _Rounding:
-    """Blocks of Q4_1 whose minimum float16 does not hold, of all, and the largest error as a share of the scale."""
-
-    blocks: int = 0
-    inexact: int = 0
-    largest: float = 0.0
-    tensors: set[str] = field(default_factory=set)
-
-    def notices(self) -> tuple[Notice, ...]:
-        """Notice of what was rounded; none where nothing was."""
-        if not self.inexact:
-            return ()
-        detail = (
-            f"of {self.blocks} blocks of Q4_1 have a minimum that float16 does not hold: their weights moved by up to "
-            f"{self.largest:.4f} of a step between codes"
-        )
-        return (Notice("minimum-rounded", self.inexact, detail),)
-
-
 def write_gguf(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
     """Write folder/model.gguf; returns notices of what llama.cpp does otherwise.
 
@@ -68,13 +48,13 @@ def write_gguf(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
     types = _types(source)
     entries, members = _entries(source, types)
     metadata, notices = _metadata(source, types)
-    rounding = _Rounding()
+    minimums = Minimums()
     with GgufWriter(folder / FILE, entries, metadata) as writer:
         for own, names in members.items():
             for name in names:
                 for rows in _row_blocks(tensor_shapes(source.config)[name]):
-                    writer.append(own, _stored(source, name, types[name], rows, rounding))
-    return (*notices, *rounding.notices(), *_activations(source))
+                    writer.append(own, _stored(source, name, types[name], rows, minimums))
+    return (*notices, *minimums.notices(), *_activations(source))
 
 
 def _types(source: ModelFolder) -> dict[str, str]:
@@ -125,7 +105,7 @@ def _entries(
     return entries, members
 
 
-def _stored(source: ModelFolder, name: str, kind: str, rows: slice, rounding: _Rounding) -> NDArray[Any]:
+def _stored(source: ModelFolder, name: str, kind: str, rows: slice, minimums: Minimums) -> NDArray[Any]:
     """Rows of a tensor as they are stored."""
     if kind == "BF16":
         return bfloat16_bits(source.read(name, rows))
@@ -137,7 +117,7 @@ def _stored(source: ModelFolder, name: str, kind: str, rows: slice, rounding: _R
         raise InputError(f"{source.folder} ({name}): scales that float16 does not hold, which GGUF stores; {_ALIKE}")
     if kind == "Q8_0":
         return pack_q8(block.codes, scales)
-    return pack_q4(block.codes, scales) if kind == "Q4_0" else pack_q4(block.codes, scales, _minimums(block, rounding))
+    return pack_q4(block.codes, scales) if kind == "Q4_0" else pack_q4(block.codes, scales, minimums.of(block))
 
 
 def _in_groups_of_32(block: QuantizedTensor) -> QuantizedTensor:
@@ -145,22 +125,6 @@ def _in_groups_of_32(block: QuantizedTensor) -> QuantizedTensor:
     scheme = block.scheme
     kind: Scales = "float32" if scheme.scales == "float32" else "float16"
     return block.regrouped(Scheme(scheme.bits, GROUP, scheme.symmetric, scales=kind))
-
-
-def _minimums(block: QuantizedTensor, rounding: _Rounding) -> NDArray[np.float16]:
-    """Value of code 0 in every group, float16; what it rounds is added to `rounding`."""
-    assert block.zero_points is not None
-    scales = block.scales.astype(np.float32)
-    exact = -block.zero_points.astype(np.float32) * scales
-    stored = exact.astype(np.float16)
-    errors = np.abs(stored.astype(np.float32) - exact)
-    if not np.isfinite(errors).all():
-        raise InputError("values of code 0 that float16 does not hold, which Q4_1 stores; " + _ALIKE)
-    rounding.blocks += errors.size
-    rounding.inexact += int(np.count_nonzero(errors))
-    steps = np.divide(errors, np.abs(scales), out=np.zeros_like(errors), where=scales != 0)
-    rounding.largest = max(rounding.largest, float(steps.max(initial=0)))
-    return stored
 
 
 def _metadata(source: ModelFolder, types: Mapping[str, str]) -> tuple[dict[str, Value], tuple[Notice, ...]]:

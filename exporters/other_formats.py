@@ -12,7 +12,10 @@ from typing import Final
 
 from q3edge.artifact import Notice
 from q3edge.checkpoint import ModelFolder
+from q3edge.exporters.compressed_tensors import write_compressed_tensors
 from q3edge.exporters.gguf import write_gguf
+from q3edge.exporters.gptq import write_gptq
+from q3edge.exporters.mlx import write_mlx
 from q3edge.formats import OtherFormat
 
 
@@ -31,4 +34,7 @@ class OtherWriter:
 
 WRITERS: Final[Mapping[OtherFormat, OtherWriter]] = {
     "gguf": OtherWriter("llama.cpp and what is made of it", write_gguf),
+    "compressed-tensors": OtherWriter("vLLM and transformers", write_compressed_tensors),
+    "gptq": OtherWriter("GPTQModel, transformers and vLLM", write_gptq),
+    "mlx": OtherWriter("mlx-lm", write_mlx),
 }

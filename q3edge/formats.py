@@ -6,7 +6,8 @@ FORMATS = ("int4-mixed", "int4", "int4-fast", "int8", "int8-dynamic")
 FLOAT = "float"
 CacheType = Literal["float32", "int8"]
 CACHE_TYPES: tuple[CacheType, ...] = ("float32", "int8")  # of keys and values while a model runs
-OtherFormat = Literal["gguf"]
-OTHER_FORMATS: tuple[OtherFormat, ...] = ("gguf",)  # that `export --to` writes, for other programs
+OtherFormat = Literal["gguf", "compressed-tensors", "gptq", "mlx"]
+# Formats of other programs, which `export --to` writes.
+OTHER_FORMATS: tuple[OtherFormat, ...] = ("gguf", "compressed-tensors", "gptq", "mlx")
 ExpertOperators = Literal["qmoe", "plain"]
 EXPERT_OPERATORS: tuple[ExpertOperators, ...] = ("qmoe", "plain")  # onnxruntime's own for experts, or an MLP for each

@@ -1,5 +1,7 @@
 """MLX: `weight` of packed codes with a float scale and a float minimum for each group: value = scale * code + bias.
 
+mlx.core.quantize makes 0 one of the values, so that a bias is -scale times an integer, but for its rounding.
+
 Layout: mlx.core.quantize, as mlx-lm stores it. Codes lie along K in 32-bit words, the first in the lowest bits; those
 of 3, 5 and 6 bits go over from one word into the next. mlx-lm stacks the matrices of a layer's experts (`switch_mlp`).
 """
@@ -32,6 +34,7 @@ _BITS: Final = (2, 3, 4, 5, 6, 8)
 _FIELDS: Final = ("quantization", "quantization_config")  # newer versions of mlx-lm write both
 _PARTS: Final = ("scales", "biases", "weight")
 _ROWS: Final = 1024
+_ROUNDING: Final = {"BF16": 2**-8, "F16": 2**-11, "F32": 2**-22}  # of scale and minimum together, of the minimum
 
 
 class MlxMatrix(IntegerMatrix):
@@ -58,23 +61,27 @@ class MlxMatrix(IntegerMatrix):
             "biases": (FLOAT_DTYPES, groups),
         }
 
-    @cached_property
-    def _has_zero_points(self) -> bool:
-        """Whether every bias is -scale times an integer that is a code: then it is a zero point."""
-        return all(
-            self._zero_points(slice(start, min(start + _ROWS, self.shape[0]))) is not None
-            for start in range(0, self.shape[0], _ROWS)
-        )
-
     @property
     def scheme(self) -> Scheme | None:
-        """Scheme with these codes; None too where a bias is no multiple of its scale."""
-        return super().scheme if self._has_zero_points else None
+        """Scheme with these codes; None too where a minimum is no multiple of its scale."""
+        return None if self._moved is None else super().scheme
 
     @property
     def why_not(self) -> str:
         """Reason for which no scheme holds the codes."""
-        return super().why_not if self._has_zero_points else "its minima are no multiples of its scales"
+        return "its minima are no multiples of its scales" if self._moved is None else super().why_not
+
+    @property
+    def approximation(self) -> str | None:
+        """How far values move where a minimum is a multiple of its scale but for its rounding."""
+        return f"minima moved by up to {self._moved:.1g} of a step between codes" if self._moved else None
+
+    @cached_property
+    def _moved(self) -> float | None:
+        """Largest move, in steps, of a minimum that becomes -scale times a zero point; None: not all can."""
+        blocks = range(0, self.shape[0], _ROWS)
+        moves = [self._zero_points(slice(start, min(start + _ROWS, self.shape[0])))[1] for start in blocks]
+        return max((move for move in moves if move is not None), default=0.0) if None not in moves else None
 
     def values(self, rows: slice) -> NDArray[np.float32]:
         """Read rows start:stop as float32 [n, K]: scale * code + bias."""
@@ -89,19 +96,20 @@ class MlxMatrix(IntegerMatrix):
 
     def grid(self, rows: slice) -> tuple[NDArray[np.float32], UInt8Array]:
         """Read scales and zero points of rows start:stop."""
-        zero_points = self._zero_points(rows)
-        assert zero_points is not None, "asked for where there are none"
-        return self.parts.read_float("scales", rows), zero_points
+        return self.parts.read_float("scales", rows), self._zero_points(rows)[0]
 
     def _floats(self, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return self.parts.read_float("scales", rows), self.parts.read_float("biases", rows)
 
-    def _zero_points(self, rows: slice) -> UInt8Array | None:
+    def _zero_points(self, rows: slice) -> tuple[UInt8Array, float | None]:
+        """Nearest zero points, and how far minima move at most, in steps; None: further than by rounding."""
         scales, biases = self._floats(rows)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            found = np.rint(-biases / scales)
-            fits = (found >= 0) & (found < 1 << self.bits) & (found * -scales == biases)
-        return found.astype(np.uint8) if fits.all() else None
+        steps = np.divide(-biases, scales, out=np.full_like(scales, -1), where=scales != 0)
+        found = np.rint(steps).clip(0, (1 << self.bits) - 1)
+        moves = np.abs(found - steps)
+        allowed = _ROUNDING[self.parts.files.entries[self.parts.stored["scales"]].dtype] * np.abs(steps)
+        fits = bool((moves <= allowed).all())
+        return found.astype(np.uint8), float(moves.max(initial=0)) if fits else None
 
     def _codes(self, rows: slice) -> UInt8Array:
         packed = self.parts.read("weight", rows)
