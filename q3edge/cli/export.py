@@ -33,7 +33,8 @@ from q3edge.terminal import say
 @click.option(
     "--to",
     type=click.Choice(OTHER_FORMATS),
-    help="Write the model for another program, with the same codes: gguf is for llama.cpp.",
+    help="Write the model for another program, with the same codes: gguf is for llama.cpp, mlx for mlx-lm, gptq for "
+    "GPTQModel, compressed-tensors for vLLM.",
 )
 @last_logits_option
 @experts_option

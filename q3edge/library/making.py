@@ -94,7 +94,8 @@ def export(
 ) -> Manifest:
     """Export what `quantize` wrote, or with `as_float` a float checkpoint, as an ONNX model in the folder `output`.
 
-    to: "gguf" writes a model for llama.cpp instead, with the same codes; the options of ONNX models do not apply.
+    to: "gguf" writes a model for llama.cpp instead, "mlx", "gptq" and "compressed-tensors" for mlx-lm, GPTQModel and
+    vLLM, with the same codes; the options of ONNX models do not apply.
     last_logits: the graph gives logits of the last position only, for runtimes that cannot ask for it.
     experts: "plain" gives a mixture of experts an MLP for each, for runtimes without onnxruntime's operator QMoE.
     experts_per_token: fewer than a mixture of experts was trained with, which is faster and further from it.
