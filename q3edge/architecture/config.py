@@ -42,6 +42,10 @@ class MoeConfig:
     decoder_sparse_step: int
     mlp_only_layers: tuple[int, ...]
 
+    def replaces_mlp(self, layer: int) -> bool:
+        """Tell whether decoder layer `layer` has experts in place of a dense MLP (rule of Qwen3MoeDecoderLayer)."""
+        return layer not in self.mlp_only_layers and (layer + 1) % self.decoder_sparse_step == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Qwen3Config:
@@ -130,12 +134,8 @@ class Qwen3Config:
         return replace(self, moe=replace(self.moe, num_experts_per_tok=experts))
 
     def is_moe_layer(self, layer: int) -> bool:
-        """Tell whether decoder layer `layer` has experts in place of a dense MLP (rule of Qwen3MoeDecoderLayer)."""
-        return (
-            self.moe is not None
-            and layer not in self.moe.mlp_only_layers
-            and (layer + 1) % self.moe.decoder_sparse_step == 0
-        )
+        """Tell whether decoder layer `layer` has experts in place of a dense MLP."""
+        return self.moe is not None and self.moe.replaces_mlp(layer)
 
 
 def _refuse_unsupported(fields: Fields) -> None:
@@ -162,7 +162,8 @@ def _check_layer_types(fields: Fields, layers: int) -> None:
             )
 
 
-def _read_moe(fields: Fields, layers: int) -> MoeConfig:
+def _read_moe(fields: Fields, layers: int) -> MoeConfig | None:
+    """Read the routing; None where no layer has experts, which makes a model a dense one."""
     named = next((name for name in _NUM_EXPERTS if fields.raw.get(name) is not None), _NUM_EXPERTS[0])
     experts = fields.positive(named, most=min(_MAX_EXPERTS, _MAX_LAYER_TENSORS // (3 * layers)))
     if fields.positive(_NUM_EXPERTS[1], default=experts) != experts:
@@ -173,7 +174,7 @@ def _read_moe(fields: Fields, layers: int) -> MoeConfig:
     only = fields.raw.get("mlp_only_layers") or []
     if not isinstance(only, list) or len(only) > layers or not all(is_int(layer) for layer in only):
         raise fields.error("mlp_only_layers", "expected a list of layer numbers")
-    return MoeConfig(
+    moe = MoeConfig(
         num_experts=experts,
         num_experts_per_tok=top_k,
         moe_intermediate_size=fields.positive("moe_intermediate_size"),
@@ -181,3 +182,4 @@ def _read_moe(fields: Fields, layers: int) -> MoeConfig:
         decoder_sparse_step=fields.positive("decoder_sparse_step", default=1),
         mlp_only_layers=tuple(only),
     )
+    return moe if any(map(moe.replaces_mlp, range(layers))) else None

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from q3edge.architecture.config import MoeConfig, Qwen3Config
+from q3edge.architecture.tensors import tensor_shapes
 from q3edge.errors import InputError
 from tests.helpers.models import tiny_config
 
@@ -45,6 +46,14 @@ def test_fields_of_a_mixture_of_experts() -> None:
     config = read(**MOE)
     assert config.moe == MoeConfig(4, 2, 32, True, 2, (3,))
     assert [config.is_moe_layer(layer) for layer in range(6)] == [False, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("dense", [{"mlp_only_layers": [0, 1]}, {"decoder_sparse_step": 3, "mlp_only_layers": []}])
+def test_a_mixture_without_a_layer_of_experts_is_a_dense_model(dense: dict[str, Any]) -> None:
+    config = read(**MOE | dense, num_hidden_layers=2)
+    assert config.moe is None
+    assert tensor_shapes(config) == tensor_shapes(read(num_hidden_layers=2))
+    assert read(**MOE | {"mlp_only_layers": [0]}, num_hidden_layers=2).moe is not None
 
 
 def test_both_ways_to_write_rope_mean_the_same() -> None:
