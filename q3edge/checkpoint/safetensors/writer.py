@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.checkpoint.safetensors.file import NUMPY_DTYPES
-from q3edge.storage.raw_bytes import bytes_of, write_at
-from q3edge.storage.regular_files import BINARY
+from q3edge.storage.raw_bytes import bytes_of
+from q3edge.storage.streamed_file import StreamedFile
 
 
-class SafetensorsWriter:
+class SafetensorsWriter(StreamedFile):
     """Writer of a file with the given tensors, name -> (dtype as in the header, shape); filled by `append`.
 
     Tensors are laid out widest element first, otherwise in the order given: each is then aligned to its element, as in
@@ -34,18 +32,15 @@ class SafetensorsWriter:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         self._dtypes: dict[str, np.dtype[Any]] = {name: NUMPY_DTYPES[dtype] for name, (dtype, _) in entries.items()}
         self._shapes = {name: shape for name, (_, shape) in entries.items()}
-        self._cursor, self._end = dict[str, int](), dict[str, int]()
+        parts: dict[str, tuple[int, int]] = {}
         end = 0
         for name in sorted(entries, key=lambda name: -self._dtypes[name].itemsize):
             begin, end = end, end + math.prod(self._shapes[name]) * self._dtypes[name].itemsize
-            self._cursor[name], self._end[name] = begin, end
+            parts[name] = (begin, end)
             header[name] = {"dtype": entries[name][0], "shape": list(self._shapes[name]), "data_offsets": [begin, end]}
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self.path = path
-        self._data_start = 8 + len(text)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
-        write_at(self._fd, len(text).to_bytes(8, "little") + text, 0)
+        super().__init__(path, len(text).to_bytes(8, "little") + text, parts)
 
     def append(self, name: str, block: NDArray[Any]) -> None:
         """Write the next rows of a tensor, in its stored dtype (BF16 as uint16 bits).
@@ -55,30 +50,7 @@ class SafetensorsWriter:
         if block.dtype != self._dtypes[name] or block.shape[1:] != self._shapes[name][1:]:
             expected = f"{self._dtypes[name]} {self._shapes[name]}"
             raise ValueError(f"{name}: block {block.dtype} {block.shape} does not fit {expected}")
-        if self._cursor[name] + block.nbytes > self._end[name]:
-            raise ValueError(f"{name}: more rows than its shape {self._shapes[name]}")
-        write_at(self._fd, bytes_of(np.ascontiguousarray(block)), self._data_start + self._cursor[name])
-        self._cursor[name] += block.nbytes
-
-    def close(self) -> None:
-        """Finish the file. ValueError: a tensor is incomplete."""
-        self._close_fd()
-        if incomplete := [name for name in self._end if self._cursor[name] != self._end[name]]:
-            raise ValueError(f"{self.path}: {len(incomplete)} tensors are incomplete, the first is {incomplete[0]}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._close_fd()  # the error under way matters more than the unfinished tensors
-
-    def _close_fd(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self.write(name, bytes_of(np.ascontiguousarray(block)))
 
 
 def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:

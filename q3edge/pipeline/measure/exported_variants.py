@@ -69,7 +69,7 @@ def measure_exported(baseline: ExportedBaseline, measuring: MeasurementOptions) 
     suites = selection.apply(measuring.suites or built_in_suites())
     with open_float_model(measuring.reference) as checkpoint, ExitStack() as stack:
         export = _Export(baseline, checkpoint, stack)
-        state = InputState((checkpoint.folder,))
+        state = InputState(checkpoint.folders)
         reference = (measuring.reference, checkpoint.digest())
         packages = ("onnxruntime", "numpy", "tokenizers")
         identity = identity_of((baseline.name, json_digest(tools)), reference, suites, selection, None, packages)
