@@ -1,9 +1,16 @@
-"""GGUF files of a Qwen3 checkpoint: the float one as llama.cpp's converter writes it, and quantized ones of it."""
+"""GGUF files of a Qwen3 checkpoint: the float one as llama.cpp's converter writes it, and quantized ones of it.
+
+    python gguf_model.py SOURCE TARGET.gguf TYPE          (in the environment of llama-cpp.txt)
+
+SOURCE is a checkpoint, or a GGUF file, which is converted to TYPE whatever it is.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import re
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +21,7 @@ import torch
 from contract import config, float_tensors
 
 FTYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q4_K_M": 15, "IQ4_NL": 25}  # enum llama_ftype
+_OTHERS = {"F32": 0, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q5_K_M": 17, "Q6_K": 18}
 _PARTS = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -82,7 +90,8 @@ def write_float(checkpoint: Path, path: Path) -> None:
 def quantize(source: Path, target: Path, ftype: str, importance: Mapping[str, np.ndarray] | None = None) -> None:
     """What `llama-quantize` does. importance: GGUF name -> mean square of every input channel."""
     settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread = FTYPES[ftype], torch.get_num_threads()
+    settings.ftype, settings.nthread = (FTYPES | _OTHERS)[ftype], torch.get_num_threads()
+    settings.allow_requantize = True
     if importance is not None:
         kept = {name: np.ascontiguousarray(values, np.float32) for name, values in importance.items()}
         entries = (llama_cpp.llama_model_imatrix_data * (len(kept) + 1))()  # the last one, all zero, ends the list
@@ -93,3 +102,17 @@ def quantize(source: Path, target: Path, ftype: str, importance: Mapping[str, np
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
     if code:
         raise SystemExit(f"llama_model_quantize returned {code}")
+
+
+def main() -> None:
+    """Convert what the command line names."""
+    source, target, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    with tempfile.TemporaryDirectory() as work:
+        if source.is_dir():
+            write_float(source, plain := Path(work) / "float.gguf")
+            source = plain
+        quantize(source, target, kind)
+
+
+if __name__ == "__main__":
+    main()
