@@ -158,7 +158,7 @@ def a_gguf(folder: Path) -> None:
     (folder / "m.gguf").touch()
 
 
-def a_quantized_checkpoint_of_ours(folder: Path) -> None:
+def a_quantized_checkpoint_of_others(folder: Path) -> None:
     only_a_checkpoint(folder)
     (folder / "config.json").write_text('{"quantization_config": {"quant_method": "compressed-tensors"}}')
 
@@ -173,9 +173,9 @@ def nothing(folder: Path) -> None:
     [
         (only_a_checkpoint, r"holds a checkpoint, not an ONNX model; make one: q3edge build \S+artifact -o DIR"),
         (a_foreign_graph, "an ONNX model of another tool, which q3edge neither reads nor runs"),
-        (an_adapter, r"an adapter \(LoRA\) for Qwen/Qwen3-0.6B, not a whole model; merge it first"),
+        (an_adapter, r"holds a checkpoint, not an ONNX model; make one: q3edge build \S+artifact -o DIR"),
         (a_gguf, "GGUF, the format of llama.cpp"),
-        (a_quantized_checkpoint_of_ours, r"holds a quantized checkpoint; .*: q3edge export \S+artifact -o DIR"),
+        (a_quantized_checkpoint_of_others, r"holds a checkpoint, not an ONNX model; make one: q3edge build \S+"),
         (nothing, r"has no q3edge.json; expected a folder that q3edge wrote"),
     ],
 )
