@@ -135,5 +135,5 @@ def test_the_folder_is_told_from_an_onnx_model(tmp_path: Path) -> None:
     from q3edge.runtime.model import Model
 
     exported(tmp_path, Scheme(4, 32))
-    with pytest.raises(InputError, match="make an ONNX model of it: q3edge build"):
+    with pytest.raises(InputError, match="a model for other programs; make an ONNX model of the QDIR"):
         Model.open(tmp_path / "g")

@@ -30,7 +30,7 @@ _RUNTIME_BYTES = 64 << 20  # that tokenizer, template and session take besides t
 _OTHER_USE = {
     "embedding": "holds an embedding model, which makes vectors of texts and writes none: q3edge embed {} TEXT",
     "onnx": "holds a language model, which makes no embeddings: q3edge run {} PROMPT",
-    "other": "holds a model for other programs (`export --to`); make an ONNX model of what it came from: q3edge export QDIR",
+    "other": "holds a model for other programs; make an ONNX model of the QDIR that it came from: q3edge export QDIR",
 }
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
 
