@@ -20,6 +20,8 @@ from q3edge.checkpoint.shards import INDEX_FILE
 from q3edge.errors import InputError, Q3EdgeError, ResourceError, resumable
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_GGUF = re.compile(rf"({_REPOSITORY.pattern})/([\w.-]+(?:/[\w.-]+)?\.gguf)", re.I)  # one file of a repository of many
+_PART = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$", re.I)
 _FILES = (CONFIG_FILE, "*.safetensors", INDEX_FILE, ADAPTER_CONFIG_FILE, *SIDE_FILES)
 _PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where there is nothing better
 
@@ -27,12 +29,15 @@ _PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where there
 def resolve_model(model: str | Path) -> Path:
     """Resolve `model` to a path: itself if it exists, else the hub's `org/name`, from its cache or downloaded.
 
-    A short name such as qwen3-0.6b stands for its hub id. The cache and HF_HUB_OFFLINE are huggingface_hub's own.
+    A short name such as qwen3-0.6b stands for its hub id, and org/name/FILE.gguf is one file of a repository. The cache
+    and HF_HUB_OFFLINE are huggingface_hub's own.
     InputError: neither a path nor available from the hub.
     """
     path, name = local_path(model), str(model)
     if path is not None:
         return path
+    if file := _GGUF.fullmatch(name):
+        return _download_file(file[1], file[2])
     if hub_id := hub_id_of(name):
         progress.note(f"note: {name} is {hub_id} on the hub")
     return _download(hub_id or name)
@@ -56,7 +61,7 @@ def local_path(model: str | Path) -> Path | None:
     path = Path(model).expanduser()
     if model and os.path.exists(path):  # False also for what cannot be a path; Path("") would be the current folder
         return path
-    if not isinstance(model, str) or not (_REPOSITORY.fullmatch(model) or hub_id_of(model)):
+    if not isinstance(model, str) or not (_REPOSITORY.fullmatch(model) or _GGUF.fullmatch(model) or hub_id_of(model)):
         near = [] if os.sep in str(model) else nearest_names(str(model))
         raise InputError(
             f"{model}: not found; expected a model folder or a hub id such as Qwen/Qwen3-0.6B"
@@ -102,7 +107,11 @@ class Repository:
 
     def may_have(self, pattern: str) -> bool:
         """Tell whether a file matches `pattern`, as far as is known."""
-        return self._files is None or any(fnmatchcase(file, pattern) for file in self._files)
+        return self._files is None or bool(self.matching(pattern))
+
+    def matching(self, pattern: str) -> list[str]:
+        """Names of the files that match `pattern`, none where they are not known."""
+        return sorted(file for file in self._files or () if fnmatchcase(file, pattern))
 
     def folder(self, files: Sequence[str]) -> Path:
         """Find the folder in the hub's cache with the files that match `files`, which are loaded first."""
@@ -193,8 +202,17 @@ def _download(repository: str) -> Path:
         found = Repository(repository)
         folder = found.folder(_FILES if found.may_have("*.safetensors") else (*_FILES, *_PICKLES))
     if not any((folder / name).exists() for name in (CONFIG_FILE, ADAPTER_CONFIG_FILE)):
-        raise InputError(
-            f"{repository}: has no {CONFIG_FILE} on the hub, as where only GGUF files are; expected one of safetensors "
-            "weights, such as Qwen/Qwen3-0.6B"
-        )
+        files = found.matching("*.gguf")
+        if files:
+            raise InputError(f"{repository}: holds GGUF files; give one of them, such as {repository}/{files[0]}")
+        raise InputError(f"{repository}: has no {CONFIG_FILE} on the hub; expected a model such as Qwen/Qwen3-0.6B")
     return folder
+
+
+def _download_file(repository: str, file: str) -> Path:
+    """Find a GGUF file of a repository in the hub's cache, loaded first, with the other parts of a model in several."""
+    with resumable(), hub_errors(repository):
+        folder = Repository(repository).folder([_PART.sub(r"-*-of-\1", file)])
+    if not (folder / file).is_file():
+        raise InputError(f"{repository}: has no {file} on the hub; check the file's name")
+    return folder / file

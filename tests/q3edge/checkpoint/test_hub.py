@@ -127,3 +127,31 @@ def test_a_full_disk_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(ResourceError, match="no space left"):
         resolve_model("org/name")
+
+
+def test_one_gguf_file_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    for file in ("m-Q4_0.gguf", "big/m-00001-of-00002.gguf", "big/m-00002-of-00002.gguf"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+
+    def download(_name: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("org/name/m-Q4_0.gguf") == tmp_path / "m-Q4_0.gguf"
+    assert resolve_model("org/name/big/m-00001-of-00002.gguf") == tmp_path / "big" / "m-00001-of-00002.gguf"
+    assert asked == [["m-Q4_0.gguf"], ["big/m-*-of-00002.gguf"]]
+    with pytest.raises(InputError, match=r"org/name: has no other\.gguf on the hub; check the file's name"):
+        resolve_model("org/name/other.gguf")
+
+
+def test_a_repository_of_gguf_files_is_told_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [SimpleNamespace(rfilename=name) for name in ("README.md", "m-Q8_0.gguf", "m-Q4_0.gguf")]
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=files))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"org/name: holds GGUF files; give one of them, such as org/name/m-Q4_0\.gguf"
+    ):
+        resolve_model("org/name")
