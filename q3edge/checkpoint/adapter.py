@@ -90,10 +90,13 @@ class Adapter:
             change = a[:, rows].T @ self._file.read_float(parts["b"]).T
         else:
             change = self._file.read_float(parts["b"], rows) @ a
-        changed: NDArray[np.float32] = values + np.float32(self._scaling(name, len(a))) * change
+        with np.errstate(all="ignore"):  # what is not finite is refused by name
+            changed: NDArray[np.float32] = values + np.float32(self._scaling(name, len(a))) * change
         if "magnitude" in parts:
             magnitude = self._file.read_float(parts["magnitude"], rows)
-            changed *= (magnitude / np.linalg.norm(changed, axis=1))[:, None]
+            norms = np.linalg.norm(changed.astype(np.float64), axis=1)  # float32 overflows: a row of 0 in silence
+            with np.errstate(all="ignore"):  # what is not finite is refused by name
+                changed *= (magnitude / norms).astype(np.float32)[:, None]
         return changed
 
     def shape(self, name: str) -> tuple[int, ...]:

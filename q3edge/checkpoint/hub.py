@@ -44,11 +44,17 @@ def resolve_model(model: str | Path) -> Path:
 
 
 def parts_of(model: str | Path) -> tuple[str | Path, str | None]:
-    """Divide BASE+ADAPTER into both; a model without an adapter, or a path with a + in its name, is whole."""
+    """Divide BASE+ADAPTER into both; a model without an adapter, or a path with a + in its name, is whole.
+
+    Of several + the last one divides where both sides are paths, else where ADAPTER is one, else the last of all.
+    """
     if os.path.exists(Path(model).expanduser()) or "+" not in str(model).strip("+"):
         return model, None
-    base, _, adapter = str(model).rpartition("+")
-    return base, adapter
+    names = str(model).split("+")
+    pairs = [("+".join(names[:at]), "+".join(names[at:])) for at in range(len(names) - 1, 0, -1)]
+    there = [(base, adapter) for base, adapter in pairs if adapter and os.path.exists(Path(adapter).expanduser())]
+    both = [(base, adapter) for base, adapter in there if base and os.path.exists(Path(base).expanduser())]
+    return (both or there or pairs)[0]
 
 
 def local_path(model: str | Path) -> Path | None:

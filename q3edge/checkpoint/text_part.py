@@ -32,7 +32,7 @@ _FLOATS: Final = ("BF16", "F16", "F32")
 
 def is_vision_language(raw: Mapping[str, Any]) -> bool:
     """Tell whether config.json is that of a Qwen3-VL."""
-    return raw.get("model_type") in _TEXT_TYPES
+    return isinstance(kind := raw.get("model_type"), str) and kind in _TEXT_TYPES
 
 
 def text_config(raw: Mapping[str, Any], source: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from q3edge.checkpoint import Checkpoint, open_float_model
+from q3edge.checkpoint.hub import parts_of
 from q3edge.errors import InputError
 from q3edge.reference.model import LogitsHead, hidden_states
 from tests.helpers.models import write_checkpoint
@@ -198,3 +199,25 @@ def test_a_base_model_that_is_not_at_hand_is_named(tmp_path: Path) -> None:
         open_float_model(adapter)
     with pytest.raises(InputError, match="not found"):
         open_float_model(f"{base}+{tmp_path / 'nothing'}")
+
+
+def test_folders_with_a_plus_in_their_name(tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path / "a+b")
+    for adapter in (handmade(base, tmp_path / "c"), handmade(base, tmp_path / "d+e")):
+        with open_float_model(f"{base}+{adapter}") as model:
+            assert model.folders == (base, adapter)
+    assert parts_of(f"org/name+{tmp_path / 'd+e'}") == ("org/name", str(tmp_path / "d+e"))
+    assert parts_of("org/name+none") == ("org/name", "none")
+
+
+def test_large_rows_of_dora_keep_their_direction(tmp_path: Path) -> None:
+    """Squares of 1e30 are beyond float32: a norm of infinity made the row 0."""
+    base = write_checkpoint(tmp_path / "base")
+
+    def change(tensors: dict[str, Any]) -> None:
+        tensors[f"{STORED}.lora_B.weight"][3] = 1e30
+        tensors[f"{STORED}.lora_magnitude_vector"] = torch.full((128,), 2.0)
+
+    adapter = handmade(base, tmp_path / "a", change, use_dora=True)
+    with open_float_model(f"{base}+{adapter}") as model:
+        np.testing.assert_allclose(np.linalg.norm(model.read(QUERY), axis=1), 2.0, rtol=1e-5)

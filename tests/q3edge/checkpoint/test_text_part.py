@@ -103,6 +103,7 @@ def test_experts_are_read_in_rows(tmp_path: Path) -> None:
     [
         ({"model_type": "qwen3_vl", "text_config": 3}, "text_config = 3: expected an object, the text part"),
         ({"model_type": "qwen3_vl"}, "text_config = None: expected an object"),
+        ({"model_type": ["qwen3_vl"]}, "model_type"),
         ({"model_type": "qwen3_next"}, "Qwen3-Next has layers of linear attention"),
         ({"model_type": "qwen3_5_moe"}, "Qwen3.5 has layers of linear attention"),
     ],
