@@ -69,12 +69,11 @@ Q3EDGE_GGUF: dict[str, tuple[str, ...]] = {
     "Q4_0": ("--format", "int4", "--group-size", "32", "--symmetric", "--calibration", "{calibration}"),
     "Q4_1": ("--format", "int4", "--group-size", "32", "--calibration", "{calibration}"),
     "mixed": ("--format", "int4-mixed", "--calibration", "{calibration}"),
-    "Q4_0 reconstructed": (
+    "Q4_1 reconstructed": (
         "--format",
         "int4",
         "--group-size",
         "32",
-        "--symmetric",
         "--calibration",
         "{calibration}",
         "--reconstruct",
