@@ -73,6 +73,10 @@ CASES = (
     Case("bitsandbytes", "fp4", "bitsandbytes", "bitsandbytes", "fp4"),
     Case("bitsandbytes", "int8", "bitsandbytes", "bitsandbytes", "int8"),
     Case("transformers", "FP8, blocks", "bitsandbytes", "bitsandbytes", "FP8"),
+    *(
+        Case("llama.cpp", f"GGUF, {kind}", "llama-cpp", "llama_cpp", kind)
+        for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
+    ),
 )
 
 
@@ -160,7 +164,9 @@ def _compare(out: Path) -> Found:
 
 def _folder(written: Path) -> Path:
     """Folder of the model: tools may make one inside the folder that they are given."""
-    return next(path.parent for path in sorted(written.rglob("config.json")))
+    return next(
+        (path.parent for path in sorted(written.rglob("config.json"))), written
+    )  # a GGUF file has none beside it
 
 
 def _shown(difference: float) -> str:
