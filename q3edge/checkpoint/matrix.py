@@ -129,7 +129,8 @@ class IntegerMatrix(StoredMatrix):
         count, width = found.codes.shape
         zero_points = 1 << (self.bits - 1) if found.zero_points is None else found.zero_points[:, :, None]
         grouped = found.codes.reshape(count, -1, self.group_size).astype(np.float32) - np.float32(zero_points)
-        return (grouped * found.scales[:, :, None]).reshape(count, width)
+        with np.errstate(over="ignore"):  # what is not finite is refused by name
+            return (grouped * found.scales[:, :, None]).reshape(count, width)
 
     @property
     def rounds_inputs(self) -> bool:

@@ -35,7 +35,7 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
     points of every matrix.
     """
     if recipe.method != KEEP:
-        return KeptCodes(recipe, {}, _anew(checkpoint, [*checkpoint.matrices], "as a format was chosen"))
+        return KeptCodes(recipe, {}, _anew(checkpoint, [*checkpoint.matrices], "as a format or method was chosen"))
     matrices = checkpoint.matrices
     found = {name: matrix.scheme for name, matrix in matrices.items()}
     kept = {name: scheme for name, scheme in found.items() if scheme is not None}

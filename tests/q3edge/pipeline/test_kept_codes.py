@@ -80,7 +80,10 @@ def test_a_chosen_format_quantizes_anew_and_says_so(tmp_path: Path) -> None:
         assert model.scheme(DOWN) == Scheme(8, 16)
     (told,) = (notice for notice in manifest.notices if notice.code == "dequantized")
     assert told.count == 14
-    assert told.detail == "matrices of GPTQ 4 bits are read as floats and quantized anew (as a format was chosen)"
+    assert (
+        told.detail
+        == "matrices of GPTQ 4 bits are read as floats and quantized anew (as a format or method was chosen)"
+    )
 
 
 def test_kept_codes_are_not_calibrated(tmp_path: Path) -> None:
