@@ -46,7 +46,14 @@ def write(source: str, folder: Path, *, layout: str, symmetric: bool, layers: di
 
 def values(folder: Path) -> dict[str, torch.Tensor]:
     """What its layers compute in transformers."""
-    return by_identity(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu")
+    return _as_computed(by_identity(model))
+
+
+def _as_computed(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values in float16 where all are such: the layers multiply in it, and widen to float32 at their end."""
+    narrow = {name: value.half() for name, value in values.items()}
+    return narrow if all(torch.equal(narrow[name].float(), value) for name, value in values.items()) else values
 
 
 def values_one_less(folder: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +68,7 @@ def values_one_less(folder: Path) -> dict[str, torch.Tensor]:
         layer = QuantLinear(32 * len(parts["qweight"]) // width, _GROUP, width, parts["scales"].shape[1], False)
         layer.load_state_dict(parts, strict=False)
         found[f"{name}.weight"] = layer(torch.eye(width)).T.detach()
-    return found
+    return _as_computed(found)
 
 
 if __name__ == "__main__":
