@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from q3edge.artifact import (
     staged_directory,
 )
 from q3edge.artifact.side_files import TOKENIZER_FILE, copy_side_files, write_float_config
-from q3edge.checkpoint import ModelFolder, open_model
+from q3edge.checkpoint import Checkpoint, ModelFolder, open_model
 from q3edge.checkpoint.compressed_tensors import QuantizedCheckpoint, read_kv_scales
 from q3edge.checkpoint.fewer_experts import choosing
 from q3edge.errors import UsageError
@@ -85,12 +86,24 @@ def open_source(source: str, as_float: bool) -> Iterator[ModelFolder]:
             raise UsageError(
                 f"{source}: is quantized already, --format float does not apply"
                 if quantized
-                else f"{source}: is a float checkpoint; quantize it first (or `q3edge build`), or add --format float"
+                else f"{source}: is {_what(checkpoint)}; quantize it first (or `q3edge build`), or add --format float"
             )
         if quantized:
             Manifest.load(checkpoint.folder).verify(checkpoint.folder)
         check_runnable(checkpoint)
         yield checkpoint
+
+
+def _what(checkpoint: ModelFolder) -> str:
+    foreign = isinstance(checkpoint, Checkpoint) and checkpoint.matrices
+    return "a checkpoint that another tool quantized" if foreign else "a float checkpoint"
+
+
+def _dequantized(source: ModelFolder) -> Iterator[Notice]:
+    """Yield a notice of matrices whose codes become floats."""
+    matrices = source.matrices.values() if isinstance(source, Checkpoint) else ()
+    for label, count in Counter(matrix.label for matrix in matrices if not matrix.holds_floats).items():
+        yield Notice("dequantized", count, f"matrices of {label} are read as floats; `q3edge build` keeps their codes")
 
 
 def write_artifact(
@@ -124,6 +137,7 @@ def write_artifact(
         *(_end_token(source.config, folder) if is_embedding else write_genai_config(source.config, folder)),
         *((_LAST_LOGITS,) if last_logits else ()),
         *_expert_notices(source, experts),
+        *_dequantized(source),
         *(() if fewer is None or own is None else (_fewer_experts(source, fewer, own),)),
     )
     recipe: Mapping[str, Any] = Recipe((), "float").to_json()

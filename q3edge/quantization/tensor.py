@@ -81,12 +81,19 @@ class QuantizedTensor:
         )
 
     def regrouped(self, scheme: Scheme) -> QuantizedTensor:
-        """Same values by a scheme with smaller groups, each of which repeats the scale and zero point of its own."""
+        """Same values by a scheme with smaller groups, each of which repeats the scale and zero point of its own.
+
+        It may also store zero points where they were implicit, and float32 scales.
+        """
         times = scheme.groups(self.shape[1]) // self.scales.shape[1]
         if times == 1 and scheme == self.scheme:
             return self
-        zero_points = None if self.zero_points is None else self.zero_points.repeat(times, axis=1)
-        return QuantizedTensor(self.codes, self.scales.repeat(times, axis=1), zero_points, scheme)
+        zero_points = self.zero_points
+        if zero_points is None and not scheme.symmetric:
+            zero_points = np.full(self.scales.shape, self.scheme.implicit_zero_point, np.uint8)
+        zero_points = None if zero_points is None else zero_points.repeat(times, axis=1)
+        scales = self.scales.astype(scheme.scale_dtype, copy=False).repeat(times, axis=1)
+        return QuantizedTensor(self.codes, scales, zero_points, scheme)
 
     def dequantize(self) -> Float32Array:
         """Dequantize to float32 [N, K]: (code - zero_point) * scale, one float32 product each.

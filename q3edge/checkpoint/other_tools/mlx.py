@@ -74,8 +74,10 @@ class MlxMatrix(IntegerMatrix):
 
     @property
     def approximation(self) -> str | None:
-        """How far values move where a minimum is a multiple of its scale but for its rounding."""
-        return f"minima moved by up to {self._moved:.1g} of a step between codes" if self._moved else None
+        """What the scheme's values differ by: minima that are multiples of their scales but for their rounding."""
+        return (
+            f"minima are taken before their rounding, up to {_MOST:g} of a step between codes" if self._moved else None
+        )
 
     @cached_property
     def _moved(self) -> float | None:

@@ -12,9 +12,10 @@ from q3edge.artifact import Notice
 from q3edge.checkpoint import Checkpoint
 from q3edge.defaults import FORMAT
 from q3edge.quantization.recipe import AUTO, KEEP, Recipe, Rule
-from q3edge.quantization.scheme import Scheme
+from q3edge.quantization.scheme import Scales, Scheme
 
-_DEFAULT, _REST = Recipe.for_format(FORMAT), Recipe.for_format("int8")
+# Groups of 32, which all other programs have too.
+_DEFAULT, _REST = Recipe.for_format(FORMAT), Recipe.for_format("int8", 32)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -38,7 +39,7 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
         return KeptCodes(recipe, {}, _anew(checkpoint, [*checkpoint.matrices], "as a format or method was chosen"))
     matrices = checkpoint.matrices
     found = {name: matrix.scheme for name, matrix in matrices.items()}
-    kept = {name: scheme for name, scheme in found.items() if scheme is not None}
+    kept = _alike_experts({name: scheme for name, scheme in found.items() if scheme is not None})
     notices = _anew(checkpoint, [name for name in found if name not in kept])
     if not kept:
         return KeptCodes(replace(recipe, method=AUTO), {}, notices)
@@ -54,6 +55,29 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
     rest = _REST if recipe.rules == _DEFAULT.rules else recipe
     rules = (*_rules(kept, [*tensor_shapes(checkpoint.config)]), *rest.rules)
     return KeptCodes(replace(recipe, rules=rules), kept, (told, *notices))
+
+
+def _alike_experts(kept: Mapping[str, Scheme]) -> dict[str, Scheme]:
+    """Give the experts of a layer one scheme that holds all of their codes, as their operator needs it.
+
+    Groups become the smallest, and zero points and float32 scales are stored where any expert has them; nothing is
+    rounded. Experts of several widths of codes are left as they are.
+    """
+    layers: dict[str, list[str]] = {}
+    for name in kept:
+        layer, experts, _ = name.partition(".experts.")
+        if experts:
+            layers.setdefault(layer, []).append(name)
+    joined = dict(kept)
+    for names in layers.values():
+        schemes = {kept[name] for name in names}
+        sizes = [scheme.group_size for scheme in schemes if scheme.group_size is not None]
+        if len({scheme.bits for scheme in schemes}) > 1 or len(sizes) < len(schemes):
+            continue
+        scales: Scales = "float32" if any(scheme.scales == "float32" for scheme in schemes) else "float16"
+        one = Scheme(kept[names[0]].bits, min(sizes), all(scheme.symmetric for scheme in schemes), scales=scales)
+        joined |= dict.fromkeys(names, one)
+    return joined
 
 
 def _anew(checkpoint: Checkpoint, names: Iterable[str], reason: str | None = None) -> tuple[Notice, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +202,7 @@ def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> d
 def _write_weights(
     checkpoint: Checkpoint,
     schemes: Mapping[str, Scheme | None],
-    kept: Collection[str],
+    kept: Mapping[str, Scheme],
     found: SolvedLayers,
     folder: Path,
 ) -> dict[str, LostGroups]:
@@ -232,9 +232,9 @@ def _write_weights(
             for rows in row_blocks(*shapes[name]):
                 writer.add_float(name, checkpoint.read(name, rows))
             advance(math.prod(shapes[name]))
-        for name in kept:
+        for name, scheme in kept.items():
             for rows in row_blocks(*shapes[name]):
-                writer.add(name, checkpoint.matrices[name].codes(rows))
+                writer.add(name, checkpoint.matrices[name].codes(rows).regrouped(scheme))
             advance(math.prod(shapes[name]))
         solved |= {*kept}
         rest = {name: scheme for name, scheme in schemes.items() if scheme is not None and name not in solved}

@@ -15,11 +15,13 @@ from q3edge.errors import UsageError
 from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.library.requests import recipe_for
 from q3edge.pipeline.build import build_artifact
+from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.layouts import Codes, Tensors, packed_words, random_codes, write_layout
+from tests.helpers.models import MOE
 from tests.helpers.runtime import write_tokenizer
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -53,7 +55,7 @@ def test_codes_and_scales_are_kept_exactly(tmp_path: Path, dtype: torch.dtype, s
             assert model.scheme(name) == Scheme(4, 32, symmetric=False, scales=scales)  # type: ignore[arg-type]
             np.testing.assert_array_equal(model.read_quantized(name).codes, codes.codes)
             np.testing.assert_array_equal(model.read(name), codes.values)
-        assert model.scheme(EMBEDDING) == Scheme(8, 16)  # float until then: 8 bits
+        assert model.scheme(EMBEDDING) == Scheme(8, 32)  # float until then: 8 bits
     (told,) = (notice for notice in manifest.notices if notice.code == "codes-kept")
     assert told == Notice("codes-kept", 14, "codes kept: 14 of 15 matrices, as they are stored (GPTQ 4 bits)")
     assert manifest.recipe["method"] == "keep"
@@ -93,3 +95,29 @@ def test_kept_codes_are_not_calibrated(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--method keep keeps the format that is there"):
         recipe_for("int4", None, None, "keep", None)
     assert not (tmp_path / "q").exists()
+
+
+def test_experts_of_a_layer_get_one_scheme_that_holds_all_codes(tmp_path: Path) -> None:
+    def mixed(shape: tuple[int, int], seed: int) -> Codes:
+        symmetric, dtype = bool(seed % 3), torch.float32 if seed % 4 == 0 else torch.float16
+        return random_codes(shape, 4, 32, symmetric=symmetric, dtype=dtype, seed=seed)
+
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    written = write_layout(tmp_path / "m", settings, mixed, gptq, **MOE)
+    write_tokenizer(tmp_path / "m")
+    built = build_artifact(str(tmp_path / "m"), tmp_path / "out", DEFAULT)  # the operator takes them
+    assert built.manifest.metrics["experts"] == "qmoe"
+    quantize_checkpoint(str(tmp_path / "m"), tmp_path / "q", DEFAULT)
+    with open_quantized_model(tmp_path / "q") as model:
+        for name, codes in written.items():
+            if ".experts." in name:
+                assert model.scheme(name) == Scheme(4, 32, symmetric=False, scales="float32")
+            np.testing.assert_array_equal(model.read(name), codes.values)
+
+
+def test_a_float_export_of_another_tools_codes_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "m")
+    manifest = export_artifact(str(tmp_path / "m"), tmp_path / "f", as_float=True)
+    assert ("dequantized", 14) in [(notice.code, notice.count) for notice in manifest.notices]
+    with pytest.raises(UsageError, match="is a checkpoint that another tool quantized; quantize it first"):
+        export_artifact(str(tmp_path / "m"), tmp_path / "g")
