@@ -96,7 +96,8 @@ def test_int4_mixed_spends_what_the_head_saves_on_the_outermost_down_projections
 
 @pytest.mark.parametrize(("layers", "early"), [(1, 1), (4, 1), (5, 2), (48, 12)])
 def test_int4_mixed_is_int4_with_early_attention_in_8_bits_where_there_are_experts(layers: int, early: int) -> None:
-    config = Qwen3Config.from_dict(tiny_config(**MOE | {"mlp_only_layers": [0]}, num_hidden_layers=layers))
+    dense = [0] if layers > 1 else []  # without a layer of experts it would be a dense model
+    config = Qwen3Config.from_dict(tiny_config(**MOE | {"mlp_only_layers": dense}, num_hidden_layers=layers))
 
     def schemes(name: str, *changes: Any) -> dict[str, Scheme | None]:
         return Recipe.for_format(name, *changes).for_model(config).fitted_to(config)[0].resolve(config)
