@@ -69,7 +69,7 @@ def inspect_model(model: str) -> Inspection:
             predictions=tuple(predict(name, checkpoint.config, each, bandwidth) for name, each in found.items()),
             not_possible=not_possible,
             kind=_kind(checkpoint),
-            notices=(*checkpoint.notices, *_machine_notices()),
+            notices=(*checkpoint.notices, *_code_notices(checkpoint), *_machine_notices()),
         )
 
 
@@ -78,6 +78,18 @@ def _kind(checkpoint: Checkpoint) -> ModelKind:
     if checkpoint.config.is_embedding:
         return "embedding model"
     return "reranker" if stated_kind(checkpoint.side_folder) == "reranker" else "language model"
+
+
+def _code_notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
+    """Notice of matrices that another tool quantized: each format of the table quantizes them a second time."""
+    count = sum(not matrix.holds_floats for matrix in checkpoint.matrices.values())
+    if not count:
+        return ()
+    detail = (
+        "matrices hold codes of another tool: without a --format, `q3edge build` keeps those that fit; the formats "
+        "below quantize them anew"
+    )
+    return (Notice("has-codes", count, detail),)
 
 
 def _machine_notices() -> tuple[Notice, ...]:

@@ -16,6 +16,7 @@ from q3edge.evaluation.validation.results import ValidationReport
 from q3edge.library.requests import recipe_for
 from q3edge.pipeline.build import build_artifact
 from q3edge.pipeline.export import export_artifact
+from q3edge.pipeline.inspect import inspect_model
 from q3edge.pipeline.quantize.calibrate import CalibrationOptions
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
@@ -121,3 +122,12 @@ def test_a_float_export_of_another_tools_codes_is_told(tmp_path: Path) -> None:
     assert ("dequantized", 14) in [(notice.code, notice.count) for notice in manifest.notices]
     with pytest.raises(UsageError, match="is a checkpoint that another tool quantized; quantize it first"):
         export_artifact(str(tmp_path / "m"), tmp_path / "g")
+
+
+def test_inspect_says_that_there_are_codes(tmp_path: Path) -> None:
+    write(tmp_path / "m")
+    found = inspect_model(str(tmp_path / "m"))
+    assert found.dtypes == {"BF16": 10, "GPTQ 4 bits": 14}
+    (told,) = (notice for notice in found.notices if notice.code == "has-codes")
+    assert told.count == 14
+    assert "`q3edge build` keeps those that fit" in told.detail
