@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +44,12 @@ def serve(folders: tuple[Path, ...], **options: Any) -> None:
         click.echo(f"ready: {address}/v1")
 
     q3edge.serve(folders, on_ready=ready, **{name: value for name, value in options.items() if value not in (None, ())})
+    _leave_threads()
+
+
+def _leave_threads() -> None:
+    """End the process here if a thread still computes what nobody waits for: a library under it may abort otherwise."""
+    if any(thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from q3edge.errors import UsageError
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kv_cache import KVCache
 from tests.helpers.runtime import write_artifact
+
+ROOT = Path(__file__).resolve().parents[4]
 
 KEYS = CacheBuffer("past.key", "present.key", (2, 0, 4), "float32", length_axis=1)
 STATE = CacheBuffer("past.state", "present.state", (3, 5), "float32", length_axis=None)
@@ -251,6 +254,12 @@ def test_what_is_released_of_a_row_leaves_its_beginning_and_the_other_rows() -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_row_takes_memory_for_its_tokens_and_gives_it_back() -> None:
+    """In a process of its own, whose memory nothing else moves."""
+    command = f"from {__name__} import {measure_rows.__name__} as measure; measure()"
+    subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True)
+
+
+def measure_rows() -> None:
     """Whatever the longest row needs: 64 MB for each row, of which a token takes some kilobytes."""
     session: Any = Session()
     cache = KVCache(session, (CacheBuffer("past.key", "present.key", (8, 0, 64), "float32", 1),), 2**15, 4, 2**15)
