@@ -17,7 +17,7 @@ from q3edge.artifact import Notice
 from q3edge.checkpoint import ModelFolder
 from q3edge.checkpoint.compressed_tensors.layout import PACKED, encode, format_of, stored_parts
 from q3edge.checkpoint.compressed_tensors.settings import quantization_config
-from q3edge.exporters.packed_folder import PackedLayout, StoredPart, write_packed_folder
+from q3edge.exporters.packed_folder import PackedLayout, StoredPart, stored_by, write_packed_folder
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
@@ -34,7 +34,7 @@ class CompressedTensorsLayout(PackedLayout):
         """Parts of a matrix [N, K]."""
         return stored_parts(_ANY_LAYER, shape, scheme)
 
-    def encode(self, block: QuantizedTensor) -> Mapping[str, NDArray[Any]]:
+    def encode(self, block: QuantizedTensor, _where: str) -> Mapping[str, NDArray[Any]]:
         """Encode a whole matrix."""
         shape = {"weight_shape": np.array(block.shape, np.int64)}
         return {**encode(_ANY_LAYER, block), **(shape if format_of(_ANY_LAYER, block.scheme) == PACKED else {})}
@@ -46,4 +46,5 @@ class CompressedTensorsLayout(PackedLayout):
 
 def write_compressed_tensors(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
     """Write a checkpoint in the layout; returns notices of what differs. InputError: groups that vLLM does not have."""
-    return write_packed_folder(CompressedTensorsLayout(), source, folder)
+    layout = CompressedTensorsLayout()
+    return write_packed_folder(layout, source, stored_by(layout, source), folder)

@@ -117,7 +117,11 @@ def _stored(source: ModelFolder, name: str, kind: str, rows: slice, minimums: Mi
         raise InputError(f"{source.folder} ({name}): scales that float16 does not hold, which GGUF stores; {_ALIKE}")
     if kind == "Q8_0":
         return pack_q8(block.codes, scales)
-    return pack_q4(block.codes, scales) if kind == "Q4_0" else pack_q4(block.codes, scales, minimums.of(block))
+    return (
+        pack_q4(block.codes, scales)
+        if kind == "Q4_0"
+        else pack_q4(block.codes, scales, minimums.of(block, f"{source.folder} ({name})", np.float16))
+    )
 
 
 def _in_groups_of_32(block: QuantizedTensor) -> QuantizedTensor:

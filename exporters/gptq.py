@@ -44,7 +44,7 @@ class GptqLayout(PackedLayout):
             "g_idx": ("I32", (width,)),
         }
 
-    def encode(self, block: QuantizedTensor) -> Mapping[str, NDArray[Any]]:
+    def encode(self, block: QuantizedTensor, _where: str) -> Mapping[str, NDArray[Any]]:
         """Encode a whole matrix."""
         scheme, width = block.scheme, block.shape[1]
         zero_points = block.zero_points
@@ -54,7 +54,7 @@ class GptqLayout(PackedLayout):
             "qweight": pack_words(block.codes, scheme.bits).T,
             "qzeros": pack_words(np.ascontiguousarray((zero_points - np.uint8(self._one_less)).T), scheme.bits),
             "scales": block.scales.astype(np.float16).T,
-            "g_idx": (np.arange(width, dtype=np.int32) // (width // scheme.groups(width))).astype(np.int32),
+            "g_idx": np.arange(width, dtype=np.int32) // np.int32(width // scheme.groups(width)),
         }
 
     def config(self, schemes: Mapping[str, Scheme | None]) -> Mapping[str, Any]:
@@ -80,9 +80,9 @@ def write_gptq(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
 
     InputError: widths that do not fill 32-bit words, or scales that float16 does not hold.
     """
-    schemes = stored_by(GptqLayout(True), source).schemes
+    stored = stored_by(GptqLayout(True), source)
     for name, shape in tensor_shapes(source.config).items():
-        scheme = schemes[name]
+        scheme = stored.schemes[name]
         if scheme is None:
             continue
         if any(size * scheme.bits % WORD_BITS for size in shape):
@@ -92,8 +92,8 @@ def write_gptq(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
             )
         if scheme.scales == "float32":
             raise InputError(f"{source.folder} ({name}): scales that float16 does not hold, which GPTQ stores")
-    symmetric = all(scheme is None or scheme.symmetric for scheme in schemes.values())
-    return write_packed_folder(GptqLayout(symmetric), source, folder)
+    symmetric = all(scheme is None or scheme.symmetric for scheme in stored.schemes.values())
+    return write_packed_folder(GptqLayout(symmetric), source, stored, folder)
 
 
 def _settings(scheme: Scheme) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from q3edge.artifact import Notice
 from q3edge.checkpoint import ModelFolder
 from q3edge.checkpoint.bit_packing import pack_words, words
 from q3edge.exporters.minimums import Minimums
-from q3edge.exporters.packed_folder import PackedLayout, StoredPart, write_packed_folder
+from q3edge.exporters.packed_folder import PackedLayout, StoredPart, stored_by, write_packed_folder
 from q3edge.quantization.scheme import Scheme
 from q3edge.quantization.tensor import QuantizedTensor
 
@@ -40,14 +40,14 @@ class MlxLayout(PackedLayout):
         floats = (_dtype(scheme), (rows, scheme.groups(width)))
         return {"weight": ("U32", (rows, words(width, scheme.bits))), "scales": floats, "biases": floats}
 
-    def encode(self, block: QuantizedTensor) -> Mapping[str, NDArray[Any]]:
+    def encode(self, block: QuantizedTensor, where: str) -> Mapping[str, NDArray[Any]]:
         """Encode rows of a matrix."""
         scheme = block.scheme
         dtype = np.float16 if _dtype(scheme) == "F16" else np.float32
         return {
             "weight": pack_words(block.codes, scheme.bits).view(np.uint32),
             "scales": block.scales.astype(dtype),
-            "biases": self.minimums.of(block).astype(dtype),
+            "biases": self.minimums.of(block, where, dtype),
         }
 
     def config(self, schemes: Mapping[str, Scheme | None]) -> Mapping[str, Any]:
@@ -70,7 +70,7 @@ class MlxLayout(PackedLayout):
 def write_mlx(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
     """Write an MLX checkpoint; returns notices of what differs. InputError: groups that MLX does not have."""
     layout = MlxLayout()
-    notices = write_packed_folder(layout, source, folder)
+    notices = write_packed_folder(layout, source, stored_by(layout, source), folder)
     return (*notices, *layout.minimums.notices())
 
 

@@ -52,8 +52,8 @@ class PackedLayout(ABC):
         """Parts of a matrix [N, K] by what takes the place of "weight" in its name."""
 
     @abstractmethod
-    def encode(self, block: QuantizedTensor) -> Mapping[str, NDArray[Any]]:
-        """Encode rows of a matrix, or all of it: part -> stored values."""
+    def encode(self, block: QuantizedTensor, where: str, /) -> Mapping[str, NDArray[Any]]:
+        """Encode rows of a matrix, or all of it: part -> stored values; where: file and tensor, for errors."""
 
     @abstractmethod
     def config(self, schemes: Mapping[str, Scheme | None]) -> Mapping[str, Any]:
@@ -107,9 +107,11 @@ def stored_by(layout: PackedLayout, source: ModelFolder) -> Stored:
     return Stored(schemes, tuple(as_floats), by_token)
 
 
-def write_packed_folder(layout: PackedLayout, source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
-    """Write model.safetensors, config.json and the side files into an existing empty folder; returns notices."""
-    stored = stored_by(layout, source)
+def write_packed_folder(layout: PackedLayout, source: ModelFolder, stored: Stored, folder: Path) -> tuple[Notice, ...]:
+    """Write model.safetensors, config.json and the side files into an existing empty folder; returns notices.
+
+    stored: what `stored_by` found.
+    """
     entries: dict[str, StoredPart] = {}
     for name, shape in tensor_shapes(source.config).items():
         scheme = stored.schemes[name]
@@ -179,7 +181,8 @@ def _encoded(
     for start in range(0, shape[0], step):
         rows = slice(start, min(start + step, shape[0]))
         if scheme is not None:
-            yield from layout.encode(source.read_quantized(name, rows).regrouped(scheme)).items()
+            block = source.read_quantized(name, rows).regrouped(scheme)
+            yield from layout.encode(block, f"{source.folder} ({name})").items()
             continue
         dtype = entries[_target(layout, name, "weight")[0]][0]
         values = source.read(name, rows)

@@ -72,6 +72,18 @@ def test_codes_come_back_as_they_went(tmp_path: Path, to: OtherFormat, recipe: s
     assert compared >= 14
 
 
+def test_minima_of_float32_scales_are_float32_in_mlx(tmp_path: Path) -> None:
+    layers = Rule("model.layers.*_proj", Scheme(4, 32, symmetric=False, scales="float32"))
+    qdir = quantized(tmp_path, Recipe((layers, TABLE), "rtn"))
+    manifest = export_other(str(qdir), tmp_path / "out", "mlx")
+    assert not any(notice.code == "minimum-rounded" for notice in manifest.notices)
+    with open_quantized_model(qdir) as ours, open_float_model(tmp_path / "out") as theirs:
+        for name in (name for name in ours.names() if name.endswith("_proj.weight")):
+            matrix = theirs.matrices[name]
+            assert matrix.scheme == ours.scheme(name)
+            np.testing.assert_array_equal(matrix.codes(slice(0, 9)).dequantize(), ours.read(name)[:9])
+
+
 def gptq(codes: Codes) -> Tensors:
     width = codes.codes.shape[1]
     return {
