@@ -37,6 +37,11 @@ def stated_config(path: Path) -> Mapping[str, Any]:
         return {}
 
 
+def has_safetensors(folder: Path) -> bool:
+    """Tell whether a folder has safetensors files, or an index of them, that are a model's and not an adapter's."""
+    return any(not file.name.startswith("adapter_model") for file in folder.glob("*.safetensors*"))
+
+
 def quantization_settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of another tool's quantization in the fields of config.json; empty if there are none."""
     settings = raw.get("quantization_config") or raw.get("compression_config")

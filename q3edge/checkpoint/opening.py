@@ -15,7 +15,7 @@ from q3edge.checkpoint.adapter import Adapter, adapter_files, base_model
 from q3edge.checkpoint.compressed_tensors.reader import COMPRESSED_TENSORS
 from q3edge.checkpoint.float_checkpoint import FLOAT, Checkpoint
 from q3edge.checkpoint.hub import parts_of, resolve_model
-from q3edge.checkpoint.model_format import ModelFormat, quantized_already
+from q3edge.checkpoint.model_format import ModelFormat, has_safetensors, quantized_already
 from q3edge.checkpoint.other_tools.auto_round import AUTO_ROUND
 from q3edge.checkpoint.other_tools.awq import AWQ
 from q3edge.checkpoint.other_tools.bitsandbytes import BITSANDBYTES
@@ -25,19 +25,17 @@ from q3edge.checkpoint.other_tools.gguf import GGUF
 from q3edge.checkpoint.other_tools.gptq import GPTQ
 from q3edge.checkpoint.other_tools.mlx import MLX
 from q3edge.checkpoint.pickled import PICKLED
-from q3edge.checkpoint.shards import INDEX_FILE, SINGLE_FILE
 from q3edge.checkpoint.source import ModelFolder
 from q3edge.checkpoint.unsupported import UNSUPPORTED
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
 
 
-def _has_weights(path: Path) -> bool:
-    return any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE, "pytorch_model.bin"))
-
-
 def _is_adapter(path: Path) -> bool:
-    return path.is_dir() and bool(adapter_files(path)) and not _has_weights(path)
+    """Tell whether a folder has an adapter and no model of its own, in whatever files."""
+    if not path.is_dir() or not adapter_files(path):
+        return False
+    return not (has_safetensors(path) or PICKLED.recognises(path) or GGUF.recognises(path))
 
 
 def _open_adapter(path: Path) -> Checkpoint:

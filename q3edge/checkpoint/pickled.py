@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.checkpoint.float_checkpoint import Checkpoint
-from q3edge.checkpoint.model_format import ModelFormat
+from q3edge.checkpoint.model_format import ModelFormat, has_safetensors
 from q3edge.checkpoint.safetensors.file import row_range
 from q3edge.checkpoint.shards import FileKind, Shards
 from q3edge.checkpoint.tensor_files import TensorFiles
@@ -156,7 +156,7 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _recognises(path: Path) -> bool:
-    if not path.is_dir() or any(path.glob("*.safetensors*")):
+    if not path.is_dir() or has_safetensors(path):
         return False
     return any(fnmatchcase(file.name.lower(), "pytorch_model*.bin*") for file in path.iterdir())
 

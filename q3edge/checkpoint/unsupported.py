@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.artifact import MANIFEST_FILE, MODEL_FILE
-from q3edge.checkpoint.model_format import ModelFormat, quantization_method, quantized_already
+from q3edge.checkpoint.model_format import ModelFormat, has_safetensors, quantization_method, quantized_already
 from q3edge.errors import InputError
 from q3edge.plain_line import typed
 
@@ -52,7 +52,7 @@ def _only(folder: Path, pattern: str) -> bool:
     """Tell whether the folder has files of `pattern`, in small or capital letters, and no safetensors."""
     inside, _, name = pattern.rpartition("/")
     found = any(fnmatchcase(file.name.lower(), name) for file in (folder / inside).glob("*"))
-    return found and not any(folder.glob("*.safetensors*"))
+    return found and not has_safetensors(folder)
 
 
 UNSUPPORTED: Final[tuple[ModelFormat, ...]] = (

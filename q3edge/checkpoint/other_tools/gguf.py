@@ -26,7 +26,7 @@ from q3edge.checkpoint.gguf.model_metadata import read_config
 from q3edge.checkpoint.gguf.tensor_types import FLOATS
 from q3edge.checkpoint.gguf.tokenizer_metadata import NoTokenizerError, read_generation_config, read_tokenizer
 from q3edge.checkpoint.matrix import IntegerMatrix, Integers, Parts, StoredMatrix
-from q3edge.checkpoint.model_format import ModelFormat
+from q3edge.checkpoint.model_format import ModelFormat, has_safetensors
 from q3edge.checkpoint.tensor_files import Expected, TensorFiles
 from q3edge.errors import InputError, ResourceError
 from q3edge.machine.extras import install_line
@@ -241,7 +241,7 @@ def _dequantizer(kind: str) -> Any:
 def _recognises(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() == SUFFIX
-    return bool(gguf_files(path)) and not any(path.glob("*.safetensors*"))
+    return bool(gguf_files(path)) and not has_safetensors(path)
 
 
 GGUF: Final = ModelFormat("GGUF", _recognises, GgufCheckpoint.open)

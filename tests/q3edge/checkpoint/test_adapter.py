@@ -150,6 +150,23 @@ def test_one_beside_a_whole_model_is_told_and_not_merged(tmp_path: Path) -> None
         assert [notice.code for notice in model.notices] == ["adapter-merged"]
 
 
+@pytest.mark.parametrize("files", [("pytorch_model.bin",), ("pytorch_model-00001-of-00001.bin",)])
+def test_one_beside_a_model_in_files_of_torch(tmp_path: Path, files: tuple[str, ...]) -> None:
+    base = write_checkpoint(tmp_path / "base")
+    whole = write_checkpoint(tmp_path / "whole", seed=1)
+    tensors = load_file(whole / "model.safetensors")
+    (whole / "model.safetensors").unlink()
+    torch.save(tensors, whole / files[0])
+    if files[0] != "pytorch_model.bin":
+        index = {"weight_map": dict.fromkeys(tensors, files[0])}
+        (whole / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for file in handmade(base, tmp_path / "a").iterdir():
+        shutil.copy(file, whole)
+    with open_float_model(whole) as model:  # not the adapter's base model, which is another
+        assert [notice.code for notice in model.notices] == ["adapter-not-merged"]
+        np.testing.assert_array_equal(model.read(QUERY), tensors[QUERY].float())
+
+
 def test_a_changed_head_of_a_tied_model_becomes_its_own(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base")
     head = torch.ones(320, 64)
