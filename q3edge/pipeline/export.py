@@ -103,7 +103,9 @@ def _dequantized(source: ModelFolder) -> Iterator[Notice]:
     """Yield a notice of matrices whose codes become floats."""
     matrices = source.matrices.values() if isinstance(source, Checkpoint) else ()
     for label, count in Counter(matrix.label for matrix in matrices if not matrix.holds_floats).items():
-        yield Notice("dequantized", count, f"matrices of {label} are read as floats; `q3edge build` keeps their codes")
+        yield Notice(
+            "dequantized", count, f"matrices of {label} are read as floats; `q3edge build` keeps codes that fit"
+        )
 
 
 def write_artifact(
