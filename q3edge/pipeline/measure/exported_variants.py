@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,24 +16,19 @@ from q3edge import progress
 from q3edge.architecture.tensors import count_weights
 from q3edge.artifact import InputState
 from q3edge.checkpoint import Checkpoint, open_float_model
-from q3edge.evaluation.cache import EvaluationCache, cache_folder
-from q3edge.evaluation.distance.references import FloatReference
-from q3edge.evaluation.distance.streams import ComparedDecoder
 from q3edge.evaluation.exported_baselines import ExportedBaseline, ExportedDecoder
-from q3edge.evaluation.scorecard.assemble import Identity, assemble
-from q3edge.evaluation.scorecard.passages import encode_suites
+from q3edge.evaluation.scorecard.assemble import Identity
 from q3edge.evaluation.scorecard.scorecard import Scorecard
-from q3edge.evaluation.scorecard.teacher_forced import read_all
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
 from q3edge.machine.cpu import default_threads
+from q3edge.pipeline.measure.baseline_scores import evaluate_baseline
 from q3edge.pipeline.measure.identity import identity_of
 from q3edge.pipeline.measure.measurement import MeasurementOptions, here
 from q3edge.pipeline.measure.measurement_cache import cached_measurement
 from q3edge.pipeline.measure.speed import NEW, PROMPT, REPEATS
 from q3edge.report.content import Speed, Spread, Variant
-from q3edge.runtime.text.tokenizer import Tokenizer
 from q3edge.storage.digests import json_digest
 
 
@@ -121,17 +116,9 @@ def _evaluate(
     measuring: MeasurementOptions,
     state: InputState,
 ) -> Scorecard:
-    """Evaluate the export teacher-forced against the float model, with the checkpoint's own tokenizer."""
+    """Evaluate the export teacher-forced against the float model; making and loading it are not timed."""
     decoder = ExportedDecoder(export.model, checkpoint.config, measuring.threads)
-    start = time.perf_counter()
-    cache = EvaluationCache(cache_folder()) if measuring.cache else None
-    reference = FloatReference(checkpoint, identity.reference_digest, cache, state.check_unchanged)
-    tokenizer = Tokenizer.load(checkpoint.side_folder, checkpoint.config.vocab_size)
-    context = checkpoint.config.context_length
-    encoded = encode_suites(checkpoint.side_folder, tokenizer, context, suites, measuring.limit)
-    run = read_all(encoded.passages, reference, ComparedDecoder(decoder), None)
-    state.check_unchanged()
-    return replace(assemble(identity, encoded, run, tokenizer), seconds=time.perf_counter() - start)
+    return evaluate_baseline(lambda _windows: decoder, identity, checkpoint, suites, measuring, state)
 
 
 def _speed(model: Path, checkpoint: Checkpoint, threads: int | None) -> Speed:
