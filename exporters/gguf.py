@@ -1,21 +1,23 @@
 """GGUF of a checkpoint, with its codes as they are: what llama.cpp runs, one file with tokenizer and chat template.
 
 Symmetric 4 bits become Q4_0 and symmetric 8 bits Q8_0, exactly; asymmetric 4 bits Q4_1, which stores the value of code
-0 in place of the zero point, rounded to float16. All have groups of 32: larger ones repeat their scale.
+0 in place of the zero point, rounded to float16. All have groups of 32: larger ones repeat their scale. `GgufSizes`
+tells the bytes of a file that is not written.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.architecture.config import Qwen3Config
-from q3edge.architecture.tensors import tensor_shapes
+from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice, folder_name
 from q3edge.artifact.side_files import GENERATION_CONFIG_FILE, TOKENIZER_FILE
 from q3edge.checkpoint import ModelFolder
@@ -23,7 +25,7 @@ from q3edge.checkpoint.gguf.blocks import GROUP, pack_q4, pack_q8
 from q3edge.checkpoint.gguf.model_metadata import write_config, write_sampling
 from q3edge.checkpoint.gguf.tensor_names import gguf_name
 from q3edge.checkpoint.gguf.tokenizer_metadata import TEMPLATE_KEY, special_ids, write_tokenizer
-from q3edge.checkpoint.gguf.writer import GgufWriter, Value
+from q3edge.checkpoint.gguf.writer import GgufWriter, Value, file_bytes, padded, tensor_bytes
 from q3edge.checkpoint.safetensors.writer import bfloat16_bits
 from q3edge.errors import InputError, UsageError
 from q3edge.exporters.minimums import Minimums
@@ -36,8 +38,36 @@ from q3edge.storage.json_files import read_json_object
 FILE: Final = "model.gguf"
 _BLOCK_WEIGHTS = 4 << 20
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32}  # llama.cpp's enum llama_ftype
+_FILE_TYPE = "general.file_type"
 _QUANTIZATION_VERSION = 2
+# Those that a block of GGUF has no byte to spare beside: each type stores a float16 as scale.
+GGUF_SCHEMES: Final = (
+    Scheme(4, GROUP, scales="float16"), Scheme(4, GROUP, symmetric=False, scales="float16"),
+    Scheme(8, GROUP, scales="float16"),
+)  # fmt: skip
 _ALIKE = "choose --format int4-mixed, int4 (--group-size 32) or int8 (--group-size 32, or int8-dynamic)"
+
+
+class Described(Protocol):
+    """Model without its weights: all that decides how many bytes its file has."""
+
+    @property
+    def config(self) -> Qwen3Config:
+        """Configuration of the model."""
+
+    @property
+    def folder(self) -> Path:
+        """Path that the model is, or will be, opened from, whose name is in the file."""
+
+    @property
+    def side_folder(self) -> Path:
+        """Folder of the tokenizer and the generation settings."""
+
+    def scheme(self, name: str) -> Scheme | None:
+        """Scheme of a tensor; None: it is float."""
+
+    def dtype(self, name: str) -> str:
+        """Stored dtype of a float tensor: BF16, F16 or F32."""
 
 
 def write_gguf(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
@@ -57,22 +87,75 @@ def write_gguf(source: ModelFolder, folder: Path) -> tuple[Notice, ...]:
     return (*notices, *minimums.notices(), *_activations(source))
 
 
-def _types(source: ModelFolder) -> dict[str, str]:
+class GgufSizes:
+    """Bytes of the files that `write_gguf` makes of quantized checkpoints of one model, by their tensors' schemes.
+
+    model: what is quantized; folder: of the checkpoint. Exact where all matrices of the layers are quantized, or none:
+    beside quantized ones a float matrix is counted as float32, as which it is stored where a channel scale was folded
+    into it. InputError: as of `write_gguf`.
+    """
+
+    def __init__(self, model: ModelFolder, folder: Path) -> None:
+        self._model, self._folder = model, folder
+
+    def of_file(self, schemes: Mapping[str, Scheme | None]) -> int:
+        """Bytes of the whole file; schemes: of every tensor."""
+        source = _Planned(self._model, self._folder, schemes)
+        types = _types(source)
+        return file_bytes(_entries(source, types)[0], self._metadata | {_FILE_TYPE: _file_type(source.config, types)})
+
+    def of_tensors(self, schemes: Mapping[str, Scheme | None]) -> int:
+        """Bytes of these tensors in a file with quantized ones; all experts of a layer are among them, or none."""
+        source, shapes = _Planned(self._model, self._folder, schemes), tensor_shapes(self._model.config)
+        together: Counter[str] = Counter()
+        for name in schemes:
+            together[gguf_name(name)] += tensor_bytes(_type(source, name, shapes[name]), shapes[name])
+        return sum(map(padded, together.values()))
+
+    @cached_property
+    def _metadata(self) -> dict[str, Value]:
+        """Metadata, the same for all but for the type of most weights."""
+        names = tensor_shapes(self._model.config)
+        return _metadata(_Planned(self._model, self._folder, dict.fromkeys(names)), dict.fromkeys(names, "F32"))[0]
+
+
+class _Planned:
+    """A checkpoint that will be made of `model` in `folder` by `schemes`."""
+
+    def __init__(self, model: ModelFolder, folder: Path, schemes: Mapping[str, Scheme | None]) -> None:
+        self.config, self.folder, self.side_folder = model.config, folder, model.side_folder
+        self._model, self._schemes = model, schemes
+        self._is_float = not any(schemes.values())
+
+    def scheme(self, name: str) -> Scheme | None:
+        return self._schemes[name]
+
+    def dtype(self, name: str) -> str:
+        return self._model.dtype(name) if self._is_float or name in (EMBEDDING, LM_HEAD) else "F32"
+
+
+def _types(source: Described) -> dict[str, str]:
     """Type of every tensor by transformers' name."""
     refused: dict[str, str] = {}
     types: dict[str, str] = {}
     for name, shape in tensor_shapes(source.config).items():
         scheme = source.scheme(name)
-        if scheme is None:
-            types[name] = "F32" if len(shape) == 1 or name.endswith("mlp.gate.weight") else source.dtype(name)
-        elif reason := _unfit(scheme, shape[-1]):
+        if scheme is not None and (reason := _unfit(scheme, shape[-1])):
             refused[name] = reason
         else:
-            types[name] = "Q8_0" if scheme.bits == 8 else "Q4_0" if scheme.symmetric else "Q4_1"
+            types[name] = _type(source, name, shape)
     if refused:
         name, reason = next(iter(refused.items()))
         raise InputError(f"{source.folder}: GGUF cannot hold {len(refused)} tensors: {name} has {reason}; {_ALIKE}")
     return types
+
+
+def _type(source: Described, name: str, shape: tuple[int, ...]) -> str:
+    """Type of a tensor, which is float or has a scheme that fits."""
+    scheme = source.scheme(name)
+    if scheme is None:
+        return "F32" if len(shape) == 1 or name.endswith("mlp.gate.weight") else source.dtype(name)
+    return "Q8_0" if scheme.bits == 8 else "Q4_0" if scheme.symmetric else "Q4_1"
 
 
 def _unfit(scheme: Scheme, width: int) -> str | None:
@@ -86,7 +169,7 @@ def _unfit(scheme: Scheme, width: int) -> str | None:
 
 
 def _entries(
-    source: ModelFolder, types: Mapping[str, str]
+    source: Described, types: Mapping[str, str]
 ) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, list[str]]]:
     """Entries of the file, name -> (type, shape), and the tensors of each: of all experts, in their order."""
     members: dict[str, list[str]] = {}
@@ -131,7 +214,7 @@ def _in_groups_of_32(block: QuantizedTensor) -> QuantizedTensor:
     return block.regrouped(Scheme(scheme.bits, GROUP, scheme.symmetric, scales=kind))
 
 
-def _metadata(source: ModelFolder, types: Mapping[str, str]) -> tuple[dict[str, Value], tuple[Notice, ...]]:
+def _metadata(source: Described, types: Mapping[str, str]) -> tuple[dict[str, Value], tuple[Notice, ...]]:
     config = source.config
     try:
         settings = write_config(config)
@@ -142,7 +225,7 @@ def _metadata(source: ModelFolder, types: Mapping[str, str]) -> tuple[dict[str, 
         "general.architecture": architecture,
         "general.type": "model",
         "general.name": folder_name(source.folder),
-        "general.file_type": _file_type(config, types),
+        _FILE_TYPE: _file_type(config, types),
         "general.quantization_version": _QUANTIZATION_VERSION,
         **settings,
     }

@@ -1,5 +1,6 @@
 """Names of formats, separate from their meaning (q3edge.quantization.recipe): `--help` needs no numpy."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 FORMATS = ("int4-mixed", "int4", "int4-fast", "int8", "int8-dynamic")
@@ -9,5 +10,8 @@ CACHE_TYPES: tuple[CacheType, ...] = ("float32", "int8")  # of keys and values w
 OtherFormat = Literal["gguf", "compressed-tensors", "gptq", "mlx"]
 # Formats of other programs, which `export --to` writes.
 OTHER_FORMATS: tuple[OtherFormat, ...] = ("gguf", "compressed-tensors", "gptq", "mlx")
+Program = Literal["gguf"]
+# Programs for which `quantize --for` chooses the format, and the name under which `export --to` then writes it.
+PROGRAMS: Mapping[Program, OtherFormat] = {"gguf": "gguf"}
 ExpertOperators = Literal["qmoe", "plain"]
 EXPERT_OPERATORS: tuple[ExpertOperators, ...] = ("qmoe", "plain")  # onnxruntime's own for experts, or an MLP for each

@@ -19,7 +19,8 @@ from q3edge.cli.options.common import (
     scheduler_option,
 )
 from q3edge.cli.options.recipe import recipe_options, take_recipe
-from q3edge.formats import FORMATS
+from q3edge.formats import FORMATS, PROGRAMS
+from q3edge.plain_line import typed
 from q3edge.terminal import say
 
 
@@ -29,6 +30,12 @@ from q3edge.terminal import say
 @output_option
 @recipe_options(FORMATS)
 @calibration_options
+@click.option(
+    "--for",
+    "for_program",
+    type=click.Choice(tuple(PROGRAMS)),
+    help="Choose formats that another program has: gguf, for `export --to gguf` (blocks of 32 in 4 or 8 bits).",
+)
 @overwrite_option
 @scheduler_option
 @json_option
@@ -41,6 +48,10 @@ def quantize(model: str, output: Path, as_json: bool, **options: Any) -> None:
     show_notices(manifest.notices)
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})
+    elif (program := manifest.metrics.get("exported_for")) is not None:
+        size = manifest.metrics["exported_bytes"]
+        export = f"q3edge export {typed(output)} -o DIR --to {PROGRAMS[program]}"
+        say(f"wrote {output}; next: {export} (a file of {size / 1e6:.1f} MB)")
     else:
         size, bits = (manifest.metrics[name] for name in ("weight_bytes", "bits_per_weight"))
         say(f"wrote {output}: {size / 1e6:.1f} MB of weights once exported, {bits:.2f} bits each")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
-from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS, OTHER_FORMATS
+from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS, OTHER_FORMATS, PROGRAMS
 from q3edge.machine.extras import install_line
 from q3edge.progress import Listener, note, report_to
 from q3edge.storage.locks import output_lock
@@ -150,7 +150,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "min_tokens_per_second": Number(0, whole=False), "private": FLAG,
     # formats
     "recipe": RecipeLike(), "group_size": Number(), "symmetric": FLAG, "method": OneOf(METHODS),
-    "kv_cache": OneOf(CACHE_TYPES), "formats": Several(TEXT),
+    "kv_cache": OneOf(CACHE_TYPES), "for_program": OneOf(tuple(PROGRAMS)), "formats": Several(TEXT),
     # calibration
     "calibration": Several(PATH), "samples": Number(2), "seq_len": Number(16), "seed": Number(), "reconstruct": FLAG,
     "tune": FLAG, "restart": FLAG, "target_size": SIZE,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from q3edge.defaults import DEMO_FOLDER, MAX_TOKENS, SAMPLES, SEQ_LEN
-from q3edge.formats import FLOAT, CacheType, ExpertOperators, OtherFormat
+from q3edge.formats import FLOAT, CacheType, ExpertOperators, OtherFormat, Program
 from q3edge.library.arguments import public
 from q3edge.library.requests import (
     Method,
@@ -50,6 +50,7 @@ def quantize(
     tune: bool = False,
     target_size: str | int | None = None,
     target_bpw: float | None = None,
+    for_program: Program | None = None,
     overwrite: bool = False,
     scheduler: str | None = None,
     progress: bool | Listener = False,
@@ -59,8 +60,9 @@ def quantize(
     The layout is that of compressed-tensors. recipe: a Recipe, a format's name (default: int4-mixed) or the path of a
     TOML file. calibration: files or folders of text (none: built in), of which `samples` rows of `seq_len` tokens are
     taken. target_size: bytes of the exported model, or "350MB"; target_bpw: the same in bits per weight; either chooses
-    the formats itself. reconstruct: train each layer; tune: train scales and norms of the whole model. scheduler:
-    address of a Dask scheduler, whose workers calibrate.
+    the formats itself. for_program: "gguf" chooses formats for `export(to="gguf")`, whose bytes then count in place of
+    the ONNX model's. reconstruct: train each layer; tune: train scales and norms of the whole model. scheduler: address
+    of a Dask scheduler, whose workers calibrate.
     Returns the manifest that was written. Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
     starting_from("quantize", model)
@@ -70,11 +72,12 @@ def quantize(
     return quantize_checkpoint(
         str(model),
         Path(output),
-        recipe_for(recipe, group_size, symmetric, method, kv_cache),
+        recipe_for(recipe, group_size, symmetric, method, kv_cache, for_program),
         calibration_for(
             calibration, samples, seq_len, seed,
             reconstruct=reconstruct, tune=tune, restart=restart, budget=budget,
         ),
+        program=for_program,
         overwrite=overwrite,
     )  # fmt: skip
 

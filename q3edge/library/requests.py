@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from q3edge.defaults import ANSWER_TOKENS, FORMAT, SAMPLES, SEQ_LEN
 from q3edge.errors import UsageError
-from q3edge.formats import FLOAT, CacheType
+from q3edge.formats import FLOAT, CacheType, Program
 from q3edge.progress import note
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ def recipe_for(
     symmetric: bool | None,
     method: Method | None,
     kv_cache: CacheType | None,
+    program: Program | None = None,
 ) -> Recipe:
-    """Make the recipe asked for; a str without a suffix names a format.
+    """Make the recipe asked for; a str without a suffix names a format, which is made for the program.
 
     UsageError: options that a file decides, or a format of the codes that are to be kept.
     """
@@ -83,14 +84,22 @@ def recipe_for(
     if method == KEEP and chosen:
         raise UsageError("--method keep keeps the format that is there: leave out --format, --group-size, --symmetric")
     if recipe is None and not chosen:  # nobody chose a format: one that is there stays
-        found = replace(Recipe.for_format(FORMAT), method=KEEP)
+        found = replace(_named(FORMAT, None, None, program), method=KEEP)
     elif recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
-        found = Recipe.for_format(recipe or FORMAT, group_size, symmetric)
+        found = _named(recipe or FORMAT, group_size, symmetric, program)
     elif group_size is not None or symmetric is not None:
         raise UsageError(RECIPE_DECIDES)
     else:
         found = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe))
     return replace(found, method=method or found.method, kv_cache=kv_cache or found.kv_cache)
+
+
+def _named(name: str, group_size: int | None, symmetric: bool | None, program: Program | None) -> Recipe:
+    """Make the recipe of a format; for GGUF in blocks of 32, unless a group size is given."""
+    from q3edge.quantization.recipe import Recipe
+
+    found = Recipe.for_format(name, group_size, symmetric)
+    return found.in_blocks(32 if group_size is None else None) if program == "gguf" else found
 
 
 def refuse_for_float(calibration: CalibrationOptions, **given: object) -> None:

@@ -116,6 +116,6 @@ def _quantize_into(
         yield checkpoint
         return
     with partial_folder(output.with_name(f"{output.name}.quantized")) as folder:
-        write_quantized(checkpoint, recipe, folder, calibration, work=work_folder(output), exported=experts)
+        write_quantized(checkpoint, recipe, folder, calibration, output=output, exported=experts)
         with open_quantized_model(folder) as quantized:
             yield quantized

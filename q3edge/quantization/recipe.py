@@ -309,6 +309,20 @@ class Recipe:
             lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items() if value is not None]
         return "\n".join([*lines, ""])
 
+    def in_blocks(self, size: int | None) -> Recipe:
+        """Copy for a format that stores a float16 scale with every `size` weights, whatever the scheme's is.
+
+        Scales are float16 and groups have `size` weights: larger ones, or scales of 8 bits, would save nothing there.
+        size: None leaves the groups as they are. A scale for a whole row stays one.
+        """
+
+        def changed(scheme: Scheme | None) -> Scheme | None:
+            if scheme is None or scheme.group_size is None:
+                return scheme
+            return replace(scheme, group_size=size or scheme.group_size, scales="float16")
+
+        return replace(self, rules=tuple(replace(rule, scheme=changed(rule.scheme)) for rule in self.rules))
+
     def in_two_bits(self) -> Recipe:
         """Copy with 2 bits in place of 4."""
         rules = (

@@ -30,23 +30,45 @@ class GgufWriter(StreamedFile):
     def __init__(
         self, path: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, Value]
     ) -> None:
-        parts: dict[str, tuple[int, int]] = {}
-        header = [b"GGUF", struct.pack("<IQQ", _VERSION, len(entries), len(metadata))]
-        header += (_text(key) + _typed(value) for key, value in metadata.items())
-        offset = 0
-        for name, (kind, shape) in entries.items():
-            header.append(_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
-            header.append(struct.pack("<IQ", TYPES[kind].number, offset))
-            nbytes = math.prod(shape[:-1]) * TYPES[kind].row_bytes(shape[-1])
-            parts[name] = (offset, offset + nbytes)
-            offset += nbytes + -nbytes % DEFAULT_ALIGNMENT
-        text = b"".join(header)
-        padded = text.ljust(len(text) + -len(text) % DEFAULT_ALIGNMENT, b"\0")
-        super().__init__(path, padded, parts, offset)
+        super().__init__(path, *_laid_out(entries, metadata))
 
     def append(self, name: str, rows: NDArray[Any]) -> None:
         """Write the next rows of a tensor as they are stored. ValueError: more than its shape has."""
         self.write(name, bytes_of(np.ascontiguousarray(rows)))
+
+
+def file_bytes(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, Value]) -> int:
+    """Bytes of the file that `GgufWriter` writes of them."""
+    header, _, size = _laid_out(entries, metadata)
+    return len(header) + size
+
+
+def tensor_bytes(kind: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor, without the padding up to the next one."""
+    return math.prod(shape[:-1]) * TYPES[kind].row_bytes(shape[-1])
+
+
+def padded(nbytes: int) -> int:
+    """Bytes up to the place where a next tensor begins."""
+    return nbytes + -nbytes % DEFAULT_ALIGNMENT
+
+
+def _laid_out(
+    entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, Value]
+) -> tuple[bytes, dict[str, tuple[int, int]], int]:
+    """Header, first and last byte of each tensor behind it, and bytes of all of them."""
+    parts: dict[str, tuple[int, int]] = {}
+    header = [b"GGUF", struct.pack("<IQQ", _VERSION, len(entries), len(metadata))]
+    header += (_text(key) + _typed(value) for key, value in metadata.items())
+    offset = 0
+    for name, (kind, shape) in entries.items():
+        header.append(_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
+        header.append(struct.pack("<IQ", TYPES[kind].number, offset))
+        nbytes = tensor_bytes(kind, shape)
+        parts[name] = (offset, offset + nbytes)
+        offset += padded(nbytes)
+    text = b"".join(header)
+    return text.ljust(padded(len(text)), b"\0"), parts, offset
 
 
 def _text(value: str) -> bytes:

@@ -36,7 +36,8 @@ calibration_options = together(
     click.option(
         "--target-size",
         metavar="SIZE",
-        help="Choose every layer's format for the best accuracy in an ONNX model of this size: 350MB, 1.2GB.",
+        help="Choose every layer's format for the best accuracy in an ONNX model of this size: 350MB, 1.2GB; "
+        "with `quantize --for gguf` in a GGUF file.",
     ),
     number_option("--target-bpw", "As --target-size, in bits per weight of the whole model: 4.5.", metavar="BITS"),
 )

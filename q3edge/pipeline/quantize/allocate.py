@@ -48,6 +48,7 @@ from q3edge.pipeline.quantize.plans import (
     make_plans,
     widths_of,
 )
+from q3edge.pipeline.quantize.targets import Target
 from q3edge.reference.divergence import mean_kl
 from q3edge.reference.model import LogitsHead, hidden_states
 from q3edge.reference.weights import normalize, read_tensor
@@ -61,6 +62,7 @@ def search_plans(
     checkpoint: Checkpoint,
     calibration: CalibrationOptions,
     budget: Budget,
+    target: Target,
     model_digest: str,
     work: Path,
     *,
@@ -69,18 +71,18 @@ def search_plans(
 ) -> Iterator[SolvedLayers]:
     """Calibrate in `work` by the best recipe within `budget`, or continue where an earlier process stopped.
 
-    exported, int8_cache: whether an ONNX model and the scales of an int8 KV cache follow (for the forecast of disk and
-    time); the recipe that is found does not set `kv_cache`. UsageError: nothing fits the budget, the float model fits
-    it, or unfinished work of other inputs lies in `work`. ResourceError: another process is at it, or the disk cannot
-    hold it.
+    target: the format whose bytes count. exported, int8_cache: whether an ONNX model and the scales of an int8 KV cache
+    follow (for the forecast of disk and time); the recipe that is found does not set `kv_cache`. UsageError: nothing
+    fits the budget, the float model fits it, or unfinished work of other inputs lies in `work`. ResourceError: another
+    process is at it, or the disk cannot hold it.
     """
     config = checkpoint.config
     limit = budget.bytes_for(config)
-    check_budget(config, limit, int8_cache=int8_cache)
-    left = (notice,) if (notice := always_float(config)) else ()
+    check_budget(target, limit)
+    left = (notice,) if (notice := always_float(target)) else ()
     tokens = load_tokens(checkpoint, calibration)
     sequences, length = tokens.token_ids.shape
-    schemes = largest_plan(config).recipe.resolve(config)
+    schemes = largest_plan(target).recipe.resolve(config)
     load = Workload(
         config, schemes, sequences, length,
         reconstructed=calibration.reconstruct, tuned=calibration.tune, exported=exported, int8_cache=int8_cache,
@@ -89,14 +91,15 @@ def search_plans(
     cost_lines = outlook(load, work, bfloat16=has_fast_bfloat16(), plans=PLANS)
     plan_inputs = {
         "budget": str(limit),
+        "exported for": type(target).__name__,
         "int8 KV cache": str(int8_cache),
         "q3edge's code that makes plans": code_digest("exporters", "pipeline.quantize"),
     }
     with WorkFolder(work, inputs | plan_inputs, restart=calibration.restart) as work_folder:
         for line in (*cost_lines, *(f"{notice.count} {notice.detail}" for notice in left)):
             progress.note(line)
-        search = _PlanSearch(checkpoint, tokens, inputs, work_folder)
-        plans = make_plans(config, search.costs(), limit, int8_cache=int8_cache)
+        search = _PlanSearch(checkpoint, target, tokens, inputs, work_folder)
+        plans = make_plans(target, search.costs(), limit)
         kl = search.evaluate(plans)
         best = min(plans, key=lambda plan: kl[plan.name])  # the uniform plan is first, and kept where all are alike
         if calibration.reconstruct:
@@ -116,18 +119,19 @@ class _PlanSearch:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        target: Target,
         tokens: CalibrationSet,
         inputs: dict[str, str],
         work_folder: WorkFolder,
     ) -> None:
-        self._checkpoint, self._ids, self._inputs = checkpoint, tokens.token_ids, inputs
+        self._checkpoint, self._target, self._ids, self._inputs = checkpoint, target, tokens.token_ids, inputs
         self._work_folder = work_folder
         self._held_out = held_out_rows(len(tokens.token_ids))
         self._bfloat16 = has_fast_bfloat16()
 
     def costs(self) -> dict[SchemeGroup, Sequence[float]]:
         """Measure the cost in nats of KL of every scheme group at every width."""
-        widths = widths_of(self._checkpoint.config)
+        widths = widths_of(self._target)
         rounded = {group: found for group, found in widths.items() if len(found) > 1}  # others are float at no cost
         stored = self._work_folder.recall(_COSTS)
         if stored is None:

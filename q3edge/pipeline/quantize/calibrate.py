@@ -52,7 +52,10 @@ _LARGE_MODEL = 50_000_000  # weights; below, rounding to nearest takes seconds a
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Size limit of the exported ONNX model, graph and weights: bytes, or bits per weight; exactly one is given."""
+    """Size limit of the exported model (ONNX: graph and weights; GGUF: the file): bytes, or bits per weight.
+
+    Exactly one is given.
+    """
 
     size: int | None = None
     bits_per_weight: float | None = None

@@ -14,8 +14,9 @@ from q3edge.defaults import FORMAT
 from q3edge.quantization.recipe import AUTO, KEEP, Recipe, Rule
 from q3edge.quantization.scheme import Scales, Scheme
 
-# Groups of 32, which all other programs have too.
-_DEFAULT, _REST = Recipe.for_format(FORMAT), Recipe.for_format("int8", 32)
+_DEFAULT = Recipe.for_format(FORMAT)
+_DEFAULTS = (_DEFAULT.rules, _DEFAULT.in_blocks(32).rules)  # of ONNX models, of GGUF
+_REST = Recipe.for_format("int8", 32)  # groups of 32, which all other programs have too
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -52,7 +53,7 @@ def keep_codes(checkpoint: Checkpoint, recipe: Recipe) -> KeptCodes:
         for (label, difference), count in nearly.items()
         if difference is not None
     )
-    rest = _REST if recipe.rules == _DEFAULT.rules else recipe
+    rest = _REST if recipe.rules in _DEFAULTS else recipe
     rules = (*_rules(kept, [*tensor_shapes(checkpoint.config)]), *rest.rules)
     return KeptCodes(replace(recipe, rules=rules), kept, (told, *notices))
 

@@ -8,39 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import tensor_shapes
 from q3edge.artifact import Notice
 from q3edge.calibration.budget.allocation import Choice, solve_knapsack
 from q3edge.calibration.layers.scheme_groups import TABLES, SchemeGroup, scheme_groups
 from q3edge.errors import UsageError
-from q3edge.exporters.onnx.dry_run import dry_run
-from q3edge.exporters.onnx.stored import group_bytes
-from q3edge.formats import CACHE_TYPES
+from q3edge.pipeline.quantize.targets import Target
 from q3edge.quantization.recipe import Recipe, Rule
 from q3edge.quantization.scheme import Scheme
 
-# Only schemes that onnxruntime decodes as fast as their bytes allow: groups of 16 take 2.4 times their share at 4 bits,
-# and have no kernel at 2 (docs/lab-log.md).
-_LAYER_WIDTHS: tuple[Scheme | None, ...] = (
-    Scheme(2, 64, False),
-    Scheme(2, 32, False),
-    Scheme(4, 128, False),
-    Scheme(4, 64),
-    Scheme(4, 64, False),
-    Scheme(4, 32),
-    Scheme(4, 32, False),
-    Scheme(8, 128),
-    Scheme(8, 32),
-    None,
-)
-_TABLE_WIDTHS: tuple[Scheme | None, ...] = (
-    Scheme(4, 32),
-    Scheme(4, 32, False),
-    Scheme(8, 32),
-    Scheme(8, 16),
-    None,
-)
 _EXPERT = re.compile(r"\.experts\.[0-9]+\.")  # all of a layer are in one group, each projection of theirs
 PLANS = 3  # at most, each of which takes a calibration
 _MAX_COST_RATIO = 1.5  # to the smallest predicted KL: 8-bit tables came out equal at 1.34 times (135 M model, 104 MB)
@@ -81,44 +57,42 @@ class Plan:
         return Recipe((*rules, Rule("model.layers.*_proj", common)), "gptq")
 
 
-def widths_of(config: Qwen3Config) -> dict[SchemeGroup, tuple[Scheme | None, ...]]:
-    """Every scheme group with the schemes that fit the shapes of its tensors; float alone if none of 4 bits does.
+def widths_of(target: Target) -> dict[SchemeGroup, tuple[Scheme | None, ...]]:
+    """Every scheme group with the target's schemes that fit its tensors; float alone if none of 4 bits does.
 
     A group is probed at 4 bits, so one that cannot be stays float in every plan.
     """
-    shapes = tensor_shapes(config)
+    shapes = tensor_shapes(target.config)
 
     def fits(group: SchemeGroup, scheme: Scheme | None) -> bool:
         size = scheme.group_size if scheme is not None else None
         return size is None or all(shapes[name][-1] % size == 0 for name in group.tensors)
 
     def fitting(group: SchemeGroup) -> tuple[Scheme | None, ...]:
-        found = tuple(s for s in (_TABLE_WIDTHS if group.role == TABLES else _LAYER_WIDTHS) if fits(group, s))
+        found = tuple(s for s in (target.tables if group.role == TABLES else target.layers) if fits(group, s))
         return found if any(_bits(scheme) == 4 for scheme in found) else (None,)
 
-    return {group: fitting(group) for group in scheme_groups(config)}
+    return {group: fitting(group) for group in scheme_groups(target.config)}
 
 
-def always_float(config: Qwen3Config) -> Notice | None:
+def always_float(target: Target) -> Notice | None:
     """Notice of the matrices that stay float in every plan, because no width fits them; None if all can be rounded."""
-    shapes = tensor_shapes(config)
-    names = [name for group, widths in widths_of(config).items() if widths == (None,) for name in group.tensors]
+    shapes = tensor_shapes(target.config)
+    names = [name for group, widths in widths_of(target).items() if widths == (None,) for name in group.tensors]
     if not names:
         return None
     detail = f"matrices stay float: 32 does not divide the width {shapes[names[0]][-1]} of {names[0]}"
     return Notice("left-float", len(names), detail)
 
 
-def make_plans(
-    config: Qwen3Config, costs: Mapping[SchemeGroup, Sequence[float]], budget: int, *, int8_cache: bool = False
-) -> list[Plan]:
+def make_plans(target: Target, costs: Mapping[SchemeGroup, Sequence[float]], budget: int) -> list[Plan]:
     """Make the plans to calibrate: the best uniform one that fits, the knapsack's, and its best with other tables.
 
     The last has embedding and head of other bits, because the predicted costs of layers, sums of many small ones, and
     of these tables err differently. It is left out if its predicted KL is above _MAX_COST_RATIO times the smallest.
     costs: nats by scheme group and width. `budget` is one that `check_budget` has passed.
     """
-    pricing = _Pricing(config, costs, int8_cache)
+    pricing = _Pricing(target, costs)
     uniform = pricing.uniform(budget)
     found = [uniform] if uniform is not None else []
     measured = pricing.knapsack("measured", budget)
@@ -135,13 +109,13 @@ def make_plans(
     return found + [plan for plan in rivals if all(plan.schemes != other.schemes for other in found)]
 
 
-def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) -> None:
+def check_budget(target: Target, budget: int) -> None:
     """Raise UsageError if no plan fits `budget` bytes, if the float model does, or if no matrix can be rounded."""
-    notice = always_float(config)
+    notice = always_float(target)
     left = f"{notice.count} {notice.detail}" if notice else ""
-    if all(widths == (None,) for widths in widths_of(config).values()):
+    if all(widths == (None,) for widths in widths_of(target).values()):
         raise UsageError(f"no budget can be spent on this model, as all {left}; choose --format int8 or int8-dynamic")
-    pricing = _Pricing(config, _free(config), int8_cache)
+    pricing = _Pricing(target, _free(target))
     if budget < pricing.least:
         raise UsageError(
             f"a budget of {_megabytes(budget)}: the smallest that this model can be is {_megabytes(pricing.least)}"
@@ -150,13 +124,13 @@ def check_budget(config: Qwen3Config, budget: int, *, int8_cache: bool = False) 
     if budget >= pricing.unrounded:
         raise UsageError(
             f"the whole float model takes {_megabytes(pricing.unrounded)}, which is within the budget; "
-            "use it as it is (`q3edge build --format float`), or give less"
+            f"use it as it is (`{target.unrounded}`), or give less"
         )
 
 
-def largest_plan(config: Qwen3Config) -> Plan:
+def largest_plan(target: Target) -> Plan:
     """Largest plan in which every matrix that can be is rounded: no plan needs more time, memory or disk."""
-    return _Pricing(config, _free(config)).largest()
+    return _Pricing(target, _free(target)).largest()
 
 
 def _megabytes(size: int) -> str:
@@ -165,26 +139,22 @@ def _megabytes(size: int) -> str:
     return f"{math.ceil(size / 1e3) / 1e3:g} MB"
 
 
-def _free(config: Qwen3Config) -> dict[SchemeGroup, list[float]]:
-    return {group: [0.0] * len(widths) for group, widths in widths_of(config).items()}
+def _free(target: Target) -> dict[SchemeGroup, list[float]]:
+    return {group: [0.0] * len(widths) for group, widths in widths_of(target).items()}
 
 
 class _Pricing:
     """Prices of every width of every scheme group: bytes and costs.
 
-    The bytes of a scheme group are those of its tensors. Graph and alignment gaps are taken as large as they get, so
-    that only the chosen plan needs a dry run of its export for its exact size.
+    The bytes of a scheme group are those of its tensors. What the target stores besides is taken as large as it gets,
+    so that only the chosen plan needs a dry run of its export for its exact size.
     """
 
-    def __init__(
-        self, config: Qwen3Config, costs: Mapping[SchemeGroup, Sequence[float]], int8_cache: bool = False
-    ) -> None:
-        self._config, self._cache = config, CACHE_TYPES[int8_cache]
-        self._widths, self._costs = widths_of(config), costs
-        shapes = tensor_shapes(config)
+    def __init__(self, target: Target, costs: Mapping[SchemeGroup, Sequence[float]]) -> None:
+        self._target = target
+        self._widths, self._costs = widths_of(target), costs
         self._sizes = {
-            group: [_scheme_group_bytes(shapes, group, scheme) for scheme in widths]
-            for group, widths in self._widths.items()
+            group: [target.group_bytes(group, scheme) for scheme in widths] for group, widths in self._widths.items()
         }
         self._fixed = self._beside_weights()
 
@@ -197,14 +167,14 @@ class _Pricing:
     @property
     def unrounded(self) -> int:
         """Bytes of the model with every matrix float."""
-        return self.plan("float", {group: widths.index(None) for group, widths in self._widths.items()}).size
+        return self._target.model_bytes(dict.fromkeys(tensor_shapes(self._target.config)))
 
     def plan(self, name: str, picked: Mapping[SchemeGroup, int]) -> Plan:
         """Plan with the width of the given number for every scheme group."""
         schemes = {group: self._widths[group][number] for group, number in picked.items()}
-        by_tensor: dict[str, Scheme | None] = dict.fromkeys(tensor_shapes(self._config))
+        by_tensor: dict[str, Scheme | None] = dict.fromkeys(tensor_shapes(self._target.config))
         by_tensor |= {tensor: scheme for group, scheme in schemes.items() for tensor in group.tensors}
-        return Plan(name, schemes, dry_run(self._config, by_tensor, self._cache).model_bytes, self._cost(picked))
+        return Plan(name, schemes, self._target.model_bytes(by_tensor), self._cost(picked))
 
     def knapsack(
         self, name: str, budget: int, allowed: Callable[[SchemeGroup, Scheme | None], bool] = lambda *_: True
@@ -250,8 +220,8 @@ class _Pricing:
 
     def _uniform(self) -> Iterator[dict[SchemeGroup, int]]:
         """Yield every pair of one scheme for all layers and one for embedding and head; what none fits stays float."""
-        for layers in _LAYER_WIDTHS:
-            for tables in _TABLE_WIDTHS:
+        for layers in self._target.layers:
+            for tables in self._target.tables:
                 wanted = {
                     group: None if widths == (None,) else tables if group.layer is None else layers
                     for group, widths in self._widths.items()
@@ -272,13 +242,6 @@ class _Pricing:
             for group, widths in self._widths.items()
         }
         return self.plan("", picked).size - sum(self._sizes[group][number] for group, number in picked.items())
-
-
-def _scheme_group_bytes(shapes: Mapping[str, tuple[int, ...]], group: SchemeGroup, scheme: Scheme | None) -> int:
-    """Bytes of a scheme group: matrices that share an input are stored as one, tables and experts each alone."""
-    alone = group.layer is None or group.has_experts
-    stored = [(name,) for name in group.tensors] if alone else [group.tensors]
-    return sum(group_bytes(shapes, names, scheme) for names in stored)
 
 
 def _bits(scheme: Scheme | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,10 @@ from q3edge.calibration.rounding.rtn import round_to_nearest
 from q3edge.calibration.rounding.scales import LostGroups
 from q3edge.checkpoint import Checkpoint, open_float_model, open_quantized_model
 from q3edge.checkpoint.compressed_tensors import QuantizedWriter, write_kv_scales
-from q3edge.errors import InputError, resumable
+from q3edge.errors import InputError, UsageError, resumable
 from q3edge.evaluation.validation.lost_scales import LOST_SCALES, worst_tensors
 from q3edge.exporters.onnx.stored import weight_bytes
-from q3edge.formats import ExpertOperators
+from q3edge.formats import ExpertOperators, Program
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.quantize.calibrate import (
     CalibrationOptions,
@@ -55,15 +55,19 @@ def quantize_checkpoint(
     recipe: Recipe,
     calibration: CalibrationOptions | None = None,
     *,
+    program: Program | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Quantize MODEL (folder or hub id) into `output`; returns the manifest written there."""
+    """Quantize MODEL (folder or hub id) into `output`; returns the manifest written there.
+
+    program: what the codes are exported for (None: an ONNX model). InputError: a scheme that it does not have.
+    """
     with (
         open_float_model(model) as checkpoint,
         staged_directory(output, overwrite=overwrite, inputs=checkpoint.folders) as staging,
     ):
         check_runnable(checkpoint)
-        manifest = write_quantized(checkpoint, recipe, staging, calibration, work=work_folder(output))
+        manifest = write_quantized(checkpoint, recipe, staging, calibration, output=output, program=program)
     discard_work(output, manifest)
     return manifest
 
@@ -74,14 +78,16 @@ def write_quantized(
     folder: Path,
     calibration: CalibrationOptions | None = None,
     *,
-    work: Path,
+    output: Path,
+    program: Program | None = None,
     exported: ExpertOperators | None = None,
 ) -> Manifest:
-    """Quantize into the existing empty `folder`; a calibration keeps its finished layers in `work`.
+    """Quantize into the existing empty `folder`, which becomes `output`; a calibration's finished layers lie beside it.
 
-    exported: an ONNX model with these operators of experts is made from `folder` next, beside it; counted in the
-    forecast of disk space. InputError: they cannot have the recipe's schemes.
+    program: as of `quantize_checkpoint`. exported: an ONNX model with these operators of experts is made from
+    `folder` next, beside it; counted in the forecast of disk space. InputError: they cannot have the recipe's schemes.
     """
+    work = work_folder(output)
     has_budget = calibration is not None and calibration.budget is not None  # which chooses the schemes
     shadowed = recipe.without_effect(checkpoint.config)
     kept = keep_codes(checkpoint, replace(recipe, method=AUTO) if has_budget and recipe.method == KEEP else recipe)
@@ -93,7 +99,11 @@ def write_quantized(
         rules = ", ".join(f"{number} ({match})" for number, match in shadowed.items())
         detail = f"recipe rules that have no effect, as earlier ones decide all of their tensors: {rules}"
         notices += (Notice("rule-without-effect", len(shadowed), detail),)
-    notices += _exportable(checkpoint.config, None if has_budget else recipe.resolve(checkpoint.config), exported)
+    schemes = None if has_budget else recipe.resolve(checkpoint.config)
+    notices += _exportable(checkpoint.config, schemes, exported)
+    size_for = _sizes_for(program, checkpoint, output, recipe)
+    if schemes is not None:
+        size_for(schemes)  # before the work: a scheme may be refused
     if left_float:
         detail = f"tables stay float, as no group size divides their width: {', '.join(left_float)}"
         notices += (Notice("no-group-size-fits", len(left_float), detail),)
@@ -101,7 +111,7 @@ def write_quantized(
     with (
         resumable(lambda: keeps_work(work, recipe.method)),
         _calibration_for(
-            checkpoint, recipe, calibration or CalibrationOptions(), digest, work, exported is not None
+            checkpoint, recipe, calibration or CalibrationOptions(), digest, output, program, exported is not None
         ) as found,
     ):
         schemes = found.recipe.resolve(checkpoint.config)
@@ -110,6 +120,7 @@ def write_quantized(
             tokens = load_tokens(checkpoint, calibration or CalibrationOptions()).token_ids
         lost = _write_weights(checkpoint, schemes, kept.schemes, found, folder)
         metrics = size_metrics(checkpoint.config, schemes) | found.metrics | lost_scales(checkpoint, lost)
+        metrics |= size_for(schemes)
         if base_model := hub_id(checkpoint.folder):
             metrics["base_model"] = base_model
         if calibration is not None and calibration.tune and found.tokens is not None:
@@ -155,6 +166,23 @@ def _exportable(
     return ()
 
 
+def _sizes_for(
+    program: Program | None, checkpoint: Checkpoint, output: Path, recipe: Recipe
+) -> Callable[[Mapping[str, Scheme | None]], dict[str, Any]]:
+    """Function of the tensors' schemes that gives the metrics of what is exported for `program`; none without one.
+
+    It raises InputError where a scheme does not fit there. UsageError: the recipe is for an ONNX model alone.
+    """
+    if program is None:
+        return lambda _: {}
+    if recipe.kv_cache == "int8":
+        raise UsageError(f"--for {program}: an int8 KV cache is for ONNX models; leave out --kv")
+    from q3edge.pipeline.quantize.targets import target_for  # loads the exporters
+
+    target = target_for(program, checkpoint, output)
+    return lambda schemes: {"exported_for": program, "exported_bytes": target.model_bytes(schemes)}
+
+
 def _training_summary(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Lines of text on the gain of reconstruction and tuning."""
     if layers := metrics.get("reconstruction", {}).values():
@@ -170,20 +198,23 @@ def _calibration_for(
     recipe: Recipe,
     calibration: CalibrationOptions,
     digest: str,
-    work: Path,
+    output: Path,
+    program: Program | None,
     exported: bool,
 ) -> AbstractContextManager[SolvedLayers]:
     """Context of the solving before the weights are written: none (rtn), a calibration, or one within a budget."""
     if recipe.method != "gptq":
         return nullcontext(SolvedLayers(recipe))
+    work, int8_cache = work_folder(output), recipe.kv_cache == "int8"
     if calibration.budget is None:
         return run_calibration(checkpoint, recipe, calibration, digest, work, exported=exported)
-    from q3edge.pipeline.quantize.allocate import search_plans  # loads the exporter, which only budgets need
+    from q3edge.pipeline.quantize.allocate import search_plans  # these load the exporters, which only budgets need
+    from q3edge.pipeline.quantize.targets import target_for
 
+    target = target_for(program, checkpoint, output, int8_cache=int8_cache)
     return search_plans(
-        checkpoint, calibration, calibration.budget, digest, work,
-        exported=exported, int8_cache=recipe.kv_cache == "int8",
-    )  # fmt: skip
+        checkpoint, calibration, calibration.budget, target, digest, work, exported=exported, int8_cache=int8_cache
+    )
 
 
 def size_metrics(config: Qwen3Config, schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:

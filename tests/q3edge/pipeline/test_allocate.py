@@ -27,6 +27,7 @@ from q3edge.pipeline.quantize.allocate import _PlanSearch
 from q3edge.pipeline.quantize.calibrate import Budget, CalibrationOptions, work_folder
 from q3edge.pipeline.quantize.plans import Plan, make_plans, widths_of
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
+from q3edge.pipeline.quantize.targets import OnnxTarget
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.calibration import Killed, random_tokens, solver_calls
@@ -204,7 +205,7 @@ def stated_costs(seed: int) -> dict[SchemeGroup, list[float]]:
     def cost(scheme: Scheme | None) -> float:
         return 0.0 if scheme is None else float(rng.lognormal(0, 1) * 4.0**-scheme.bits)
 
-    return {unit: [cost(scheme) for scheme in widths] for unit, widths in widths_of(CONFIG).items()}
+    return {unit: [cost(scheme) for scheme in widths] for unit, widths in widths_of(OnnxTarget(CONFIG)).items()}
 
 
 def exported_bytes(plan: Plan, cache: CacheType, folder: Path) -> int:
@@ -220,7 +221,7 @@ def exported_bytes(plan: Plan, cache: CacheType, folder: Path) -> int:
 @pytest.mark.parametrize(("cache", "budget"), CACHES)
 def test_every_plan_is_as_large_when_exported_as_it_says(cache: CacheType, budget: int, tmp_path: Path) -> None:
     for seed in range(12):
-        for plan in make_plans(CONFIG, stated_costs(seed), budget, int8_cache=cache == "int8"):
+        for plan in make_plans(OnnxTarget(CONFIG, cache == "int8"), stated_costs(seed), budget):
             assert exported_bytes(plan, cache, tmp_path / f"{seed}-{plan.name}") == plan.size <= budget
 
 
@@ -231,7 +232,7 @@ def test_an_exported_model_is_as_small_as_was_asked(
 ) -> None:
     """Whichever plan wins: its KL is measured, and the plans come out near to each other."""
     monkeypatch.setattr(Sensitivity, "run", lambda *_: stated_costs(0))
-    for plan in make_plans(CONFIG, stated_costs(0), budget, int8_cache=cache == "int8"):
+    for plan in make_plans(OnnxTarget(CONFIG, cache == "int8"), stated_costs(0), budget):
         assert 0.9 * budget < exported_bytes(plan, cache, tmp_path / plan.name) <= budget
     quantize = Quantizing(tmp_path)
     calibration = CalibrationOptions((quantize.tokens,), budget=Budget(size=budget))
