@@ -14,6 +14,8 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
+CACHE_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
+
 
 def main() -> None:
     """Read the first tokens of each judging window."""
@@ -23,13 +25,18 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--length", type=int, default=128, help="tokens of each window")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cache", choices=CACHE_TYPES, default="f16", help="type of the KV cache; f16 is llama.cpp's own"
+    )
     options = parser.parse_args()
     with np.load(options.tokens) as stored:
         windows = stored["judging"][:, : options.length]
     length = windows.shape[1]
+    cache = CACHE_TYPES[options.cache]
     model = llama_cpp.Llama(
-        str(options.model), n_ctx=length, n_batch=length, n_threads=options.threads, logits_all=True, verbose=False
-    )
+        str(options.model), n_ctx=length, n_batch=length, n_threads=options.threads, logits_all=True, verbose=False,
+        type_k=cache, type_v=cache,
+    )  # fmt: skip
     logits = None
     for number, window in enumerate(windows):
         model.reset()
