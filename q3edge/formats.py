@@ -10,8 +10,8 @@ CACHE_TYPES: tuple[CacheType, ...] = ("float32", "int8")  # of keys and values w
 OtherFormat = Literal["gguf", "compressed-tensors", "gptq", "mlx"]
 # Formats of other programs, which `export --to` writes.
 OTHER_FORMATS: tuple[OtherFormat, ...] = ("gguf", "compressed-tensors", "gptq", "mlx")
-Program = Literal["gguf"]
+Program = Literal["gguf", "vllm"]
 # Programs for which `quantize --for` chooses the format, and the name under which `export --to` then writes it.
-PROGRAMS: Mapping[Program, OtherFormat] = {"gguf": "gguf"}
+PROGRAMS: Mapping[Program, OtherFormat] = {"gguf": "gguf", "vllm": "compressed-tensors"}
 ExpertOperators = Literal["qmoe", "plain"]
 EXPERT_OPERATORS: tuple[ExpertOperators, ...] = ("qmoe", "plain")  # onnxruntime's own for experts, or an MLP for each

@@ -34,7 +34,8 @@ from q3edge.terminal import say
     "--for",
     "for_program",
     type=click.Choice(tuple(PROGRAMS)),
-    help="Choose formats that another program has: gguf, for `export --to gguf` (blocks of 32 in 4 or 8 bits).",
+    help="Choose formats that another program has: gguf, for `export --to gguf` (blocks of 32 in 4 or 8 bits); vllm, "
+    "for `export --to compressed-tensors` (4 bits in symmetric groups of 32, embedding and head float).",
 )
 @overwrite_option
 @scheduler_option
@@ -49,9 +50,9 @@ def quantize(model: str, output: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         emit_json({"output": str(output), "metrics": manifest.metrics})
     elif (program := manifest.metrics.get("exported_for")) is not None:
-        size = manifest.metrics["exported_bytes"]
+        size = manifest.metrics.get("exported_bytes")
         export = f"q3edge export {typed(output)} -o DIR --to {PROGRAMS[program]}"
-        say(f"wrote {output}; next: {export} (a file of {size / 1e6:.1f} MB)")
+        say(f"wrote {output}; next: {export}" + (f" (a file of {size / 1e6:.1f} MB)" if size else ""))
     else:
         size, bits = (manifest.metrics[name] for name in ("weight_bytes", "bits_per_weight"))
         say(f"wrote {output}: {size / 1e6:.1f} MB of weights once exported, {bits:.2f} bits each")

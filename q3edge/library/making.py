@@ -18,6 +18,7 @@ from q3edge.library.requests import (
     paths,
     recipe_for,
     refuse_for_float,
+    require_no_format,
     require_no_onnx_options,
     starting,
     starting_from,
@@ -61,10 +62,13 @@ def quantize(
     TOML file. calibration: files or folders of text (none: built in), of which `samples` rows of `seq_len` tokens are
     taken. target_size: bytes of the exported model, or "350MB"; target_bpw: the same in bits per weight; either chooses
     the formats itself. for_program: "gguf" chooses formats for `export(to="gguf")`, whose bytes then count in place of
-    the ONNX model's. reconstruct: train each layer; tune: train scales and norms of the whole model. scheduler: address
-    of a Dask scheduler, whose workers calibrate.
+    the ONNX model's; "vllm" the one that vLLM loads whole, for `export(to="compressed-tensors")`. reconstruct: train
+    each layer; tune: train scales and norms of the whole model. scheduler: address of a Dask scheduler, whose workers
+    calibrate.
     Returns the manifest that was written. Raises UsageError, InputError, ResourceError; then `output` is as it was.
     """
+    if for_program == "vllm":
+        require_no_format(for_program, method, recipe, group_size, symmetric, kv_cache, target_size, target_bpw)
     starting_from("quantize", model)
     from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 

@@ -72,7 +72,7 @@ def recipe_for(
     kv_cache: CacheType | None,
     program: Program | None = None,
 ) -> Recipe:
-    """Make the recipe asked for; a str without a suffix names a format, which is made for the program.
+    """Make the recipe asked for; a str without a suffix names a format, which is made for the program. vLLM's is one.
 
     UsageError: options that a file decides, or a format of the codes that are to be kept.
     """
@@ -83,7 +83,9 @@ def recipe_for(
     chosen = group_size is not None or symmetric is not None or isinstance(recipe, str)
     if method == KEEP and chosen:
         raise UsageError("--method keep keeps the format that is there: leave out --format, --group-size, --symmetric")
-    if recipe is None and not chosen:  # nobody chose a format: one that is there stays
+    if program == "vllm":
+        found = Recipe.for_vllm()
+    elif recipe is None and not chosen:  # nobody chose a format: one that is there stays
         found = replace(_named(FORMAT, None, None, program), method=KEEP)
     elif recipe is None or (isinstance(recipe, str) and not Path(recipe).suffix):
         found = _named(recipe or FORMAT, group_size, symmetric, program)
@@ -92,6 +94,15 @@ def recipe_for(
     else:
         found = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe))
     return replace(found, method=method or found.method, kv_cache=kv_cache or found.kv_cache)
+
+
+def require_no_format(program: Program, method: Method | None, *formats: object) -> None:
+    """Raise UsageError if a format is given (is not None) beside the program that decides it, or codes to be kept."""
+    if method == "keep" or any(value is not None for value in formats):
+        raise UsageError(
+            f"--for {program} chooses the format itself: leave out --format, --group-size, --symmetric/--asymmetric, "
+            "--recipe, --kv, --target-size, --target-bpw and --method keep"
+        )
 
 
 def _named(name: str, group_size: int | None, symmetric: bool | None, program: Program | None) -> Recipe:

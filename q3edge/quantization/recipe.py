@@ -100,6 +100,14 @@ class Recipe:
         return cls((Rule(_LINEAR, scheme), *(Rule(name, table) for name in _EMBEDDING_AND_HEAD)))
 
     @classmethod
+    def for_vllm(cls) -> Recipe:
+        """Recipe of what vLLM loads whole: symmetric 4 bits in groups of 32.
+
+        Embedding and head stay float. docs/decisions/2026-11-30-what-quantize-for-vllm-chooses.md says why.
+        """
+        return cls((Rule(_LINEAR, Scheme(4, 32)),))
+
+    @classmethod
     def load(cls, path: Path) -> Recipe:
         """Read a TOML recipe: optional `format`, `group_size`, `symmetric`, `method`, `kv_cache`, `[[rule]]` tables.
 

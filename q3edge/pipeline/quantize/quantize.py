@@ -37,6 +37,7 @@ from q3edge.pipeline.quantize.calibrate import (
     run_calibration,
     work_folder,
 )
+from q3edge.pipeline.quantize.for_vllm import chosen_for_vllm
 from q3edge.pipeline.quantize.kept_codes import keep_codes
 from q3edge.pipeline.quantize.tune import tune_folder
 from q3edge.pipeline.runnable import check_runnable
@@ -88,13 +89,14 @@ def write_quantized(
     `folder` next, beside it; counted in the forecast of disk space. InputError: they cannot have the recipe's schemes.
     """
     work = work_folder(output)
+    told = (chosen_for_vllm(checkpoint.config, str(checkpoint.folder)),) if program == "vllm" else ()
     has_budget = calibration is not None and calibration.budget is not None  # which chooses the schemes
     shadowed = recipe.without_effect(checkpoint.config)
     kept = keep_codes(checkpoint, replace(recipe, method=AUTO) if has_budget and recipe.method == KEEP else recipe)
     recipe = kept.recipe
     recipe, left_float = recipe.for_model(checkpoint.config).fitted_to(checkpoint.config)
     recipe, notices = choose_method(checkpoint, recipe, calibration)
-    notices += kept.notices
+    notices = (*told, *notices, *kept.notices)
     if shadowed:
         rules = ", ".join(f"{number} ({match})" for number, match in shadowed.items())
         detail = f"recipe rules that have no effect, as earlier ones decide all of their tensors: {rules}"
@@ -177,6 +179,8 @@ def _sizes_for(
         return lambda _: {}
     if recipe.kv_cache == "int8":
         raise UsageError(f"--for {program}: an int8 KV cache is for ONNX models; leave out --kv")
+    if program == "vllm":
+        return lambda _: {"exported_for": program}
     from q3edge.pipeline.quantize.targets import target_for  # loads the exporters
 
     target = target_for(program, checkpoint, output)
