@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.fields import shown
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
-from q3edge.artifact import Notice, file_record
+from q3edge.artifact import Notice, file_record, hub_id
 from q3edge.artifact.side_files import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 from q3edge.checkpoint.matrix import StoredMatrix
 from q3edge.checkpoint.safetensors.file import FLOAT_DTYPES, SafetensorsFile
@@ -49,6 +49,7 @@ _CHANGES_THE_BASE: Final = (
     "loftq",
     "lora_ga",
 )  # by how it begins
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PLAIN: Final = re.compile(r"\^?[\w.]+")
 
 
@@ -211,6 +212,24 @@ def base_model(folder: Path) -> str:
     if not isinstance(found, str) or not found:
         raise InputError(f"{path}: base_model_name_or_path = {shown(found)}: names no model; give MODEL+{folder}")
     return found
+
+
+def other_base(folder: Path, base: Path) -> tuple[Notice, ...]:
+    """Notice of a hub id that an adapter names as its base model, where it is merged into a model of another name.
+
+    Paths name places on the machine of the training, and are not compared; nor is what stands before a name.
+    """
+    found = read_json_object(folder / ADAPTER_CONFIG_FILE).get("base_model_name_or_path")
+    if not isinstance(found, str) or not _HUB_ID.fullmatch(found):
+        return ()
+    into = hub_id(base) or base.absolute().name
+    if found.rpartition("/")[2].lower() == into.rpartition("/")[2].lower():
+        return ()
+    detail = (
+        f"the adapter in {folder} names {found} as its base model and was merged into {into}, whose shapes fit; if "
+        "that is another model, what comes of it is of neither"
+    )
+    return (Notice("adapter-of-another-base", 1, detail),)
 
 
 class MergedTensor(StoredMatrix):

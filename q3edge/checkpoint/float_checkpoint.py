@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from q3edge.artifact import Notice
-from q3edge.checkpoint.adapter import Adapter, MergedTensor, other_text_files
+from q3edge.checkpoint.adapter import Adapter, MergedTensor, other_base, other_text_files
 from q3edge.checkpoint.fused_experts import divide_fused_experts
 from q3edge.checkpoint.matrix import StoredMatrix, check_parts
 from q3edge.checkpoint.model_format import QUANTIZATION_FIELDS, ModelFormat, quantized_already
@@ -53,10 +53,11 @@ class Checkpoint(TensorFolder):
         self._notices += divide_fused_experts(self._stored, self._files, self.config)
         self._tie_equal_head()
         for matrix in self._matrices.values():
-            check_parts(matrix)
+            check_parts(matrix, self._asking)
         self._raw_config = {key: value for key, value in self._raw_config.items() if key not in QUANTIZATION_FIELDS}
         shapes = {name: shape for name, shape in tensor_shapes(self.config).items() if name not in self._matrices}
-        check_tensors(self._files, self._stored, {name: (FLOAT_DTYPES, shape) for name, shape in shapes.items()})
+        expected = {name: (FLOAT_DTYPES, shape) for name, shape in shapes.items()}
+        check_tensors(self._files, self._stored, expected, self._asking)
 
     def _take_matrices(self, raw_config: Mapping[str, Any], stored: dict[str, str]) -> dict[str, StoredMatrix]:
         """Take the matrices of another layout out of `stored` (canonical -> stored name); name of the weight -> matrix.
@@ -94,7 +95,7 @@ class Checkpoint(TensorFolder):
         detail = f"tensors were changed by the adapter (LoRA) in {adapter.folder}"
         self._notices = [notice for notice in self._notices if notice.code != "adapter-not-merged"]
         self._notices.append(Notice("adapter-merged", len(adapter.names), detail))
-        self._notices += other_text_files(adapter.folder, self.folder)
+        self._notices += (*other_base(adapter.folder, self.folder), *other_text_files(adapter.folder, self.folder))
 
     @property
     def folders(self) -> tuple[Path, ...]:

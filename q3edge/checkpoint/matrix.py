@@ -185,15 +185,18 @@ class IntegerMatrix(StoredMatrix):
         return max((size for size in GROUP_SIZES if self.group_size % size == 0), default=None)
 
 
-def check_parts(matrix: StoredMatrix) -> None:
-    """Raise InputError unless every part has the dtype and shape that the layout expects."""
+def check_parts(matrix: StoredMatrix, asking: str = CONFIG_FILE) -> None:
+    """Raise InputError unless every part has the dtype and shape that the layout expects.
+
+    asking: name of what the configuration comes from.
+    """
     parts = matrix.parts
     for part, (dtypes, shape) in matrix.expected.items():
         entry = parts.files.entries[parts.stored[part]]
         if entry.shape != shape:
             raise InputError(
                 f"{parts.where(part)}: shape {list(entry.shape)}, expected {list(shape)} for {matrix.label} of "
-                f"{list(matrix.shape)}; the checkpoint is damaged or config.json is another model's"
+                f"{list(matrix.shape)}; the checkpoint is damaged or {asking} is another model's"
             )
         if entry.dtype not in dtypes:
             raise InputError(f"{parts.where(part)}: dtype {entry.dtype}, expected {' or '.join(dtypes)}")

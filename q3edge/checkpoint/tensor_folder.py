@@ -79,6 +79,11 @@ class TensorFolder(ModelFolder):
         return str(self._folder / CONFIG_FILE)
 
     @property
+    def _asking(self) -> str:
+        """Name of what the configuration comes from, for errors about tensors."""
+        return CONFIG_FILE
+
+    @property
     def config(self) -> Qwen3Config:
         """The model's configuration."""
         return self._config
@@ -149,22 +154,27 @@ def _same_model(reader: type[Folder], digest: str, folders: tuple[Path, ...]) ->
     return found
 
 
-def check_tensors(files: TensorFiles, stored: Mapping[str, str], expected: Mapping[str, Expected]) -> None:
-    """Raise InputError if the tensors `stored` (canonical -> stored name) are not exactly those `expected`."""
+def check_tensors(
+    files: TensorFiles, stored: Mapping[str, str], expected: Mapping[str, Expected], asking: str = CONFIG_FILE
+) -> None:
+    """Raise InputError if the tensors `stored` (canonical -> stored name) are not exactly those `expected`.
+
+    asking: name of what the configuration comes from.
+    """
     folder = files.folder
     if missing := [name for name in expected if name not in stored]:
-        raise InputError(f"{folder}{_missing(missing, stored, expected)}")
+        raise InputError(f"{folder}{_missing(missing, stored, expected, asking)}")
     if unexpected := [name for name in stored if name not in expected]:
         raise InputError(
-            f"{folder}: {len(unexpected)} tensors do not belong to the model of config.json: "
+            f"{folder}: {len(unexpected)} tensors do not belong to the model of {asking}: "
             f"{first_names(unexpected)}; expected a plain Qwen3 checkpoint (merge adapters first)"
         )
     entries = files.entries
     for name, (dtypes, shape) in expected.items():
-        _check_entry(f"{files.path_of(stored[name])} ({name})", entries[stored[name]], dtypes, shape)
+        _check_entry(f"{files.path_of(stored[name])} ({name})", entries[stored[name]], dtypes, shape, asking)
 
 
-def _missing(missing: list[str], stored: Mapping[str, str], expected: Mapping[str, Expected]) -> str:
+def _missing(missing: list[str], stored: Mapping[str, str], expected: Mapping[str, Expected], asking: str) -> str:
     if missing == [LM_HEAD]:
         return (
             f" ({LM_HEAD}): missing, and config.json does not tie it to the embedding (tie_word_embeddings is "
@@ -172,18 +182,18 @@ def _missing(missing: list[str], stored: Mapping[str, str], expected: Mapping[st
         )
     if len(missing) == len(expected):
         return (
-            f": has none of the {len(expected)} tensors that config.json asks for, but {first_names(stored.values())}; "
+            f": has none of the {len(expected)} tensors that {asking} asks for, but {first_names(stored.values())}; "
             f"expected a plain Qwen3 checkpoint with names such as {missing[0]}"
         )
     return (
-        f": {len(missing)} tensors that config.json asks for are missing: {first_names(missing)}; "
+        f": {len(missing)} tensors that {asking} asks for are missing: {first_names(missing)}; "
         "the checkpoint is incomplete, download it again"
     )
 
 
-def _check_entry(where: str, entry: Entry, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+def _check_entry(where: str, entry: Entry, dtypes: tuple[str, ...], shape: tuple[int, ...], asking: str) -> None:
     if entry.shape != shape:
-        raise InputError(f"{where}: shape {list(entry.shape)}, config.json asks for {list(shape)}")
+        raise InputError(f"{where}: shape {list(entry.shape)}, {asking} asks for {list(shape)}")
     if entry.dtype not in dtypes:
         raise InputError(f"{where}: dtype {entry.dtype}, expected {' or '.join(dtypes)}; convert the checkpoint")
 

@@ -191,6 +191,10 @@ class GgufCheckpoint(Checkpoint):
     def _config_source(self) -> str:
         return self._config_source_of(self.folder)
 
+    @property
+    def _asking(self) -> str:
+        return f"the metadata of {Path(self._config_source).name}"
+
     def _config_source_of(self, path: Path) -> str:
         return str(self._gguf.path_of(EMBEDDING)) if EMBEDDING in self._gguf.entries else str(path)
 

@@ -6,7 +6,8 @@ Codes lie along K in 32-bit words, the first in the lowest bits; zero points alo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from q3edge.architecture.config import CONFIG_FILE
 from q3edge.architecture.fields import shown
 from q3edge.architecture.tensors import matrix_shapes
+from q3edge.artifact import Notice
 from q3edge.checkpoint.bit_packing import unpack_words
 from q3edge.checkpoint.column_order import OrderedMatrix
 from q3edge.checkpoint.float_checkpoint import Checkpoint
@@ -79,11 +81,12 @@ class GptqCheckpoint(Checkpoint):
     def _take_matrices(self, raw_config: Mapping[str, Any], stored: dict[str, str]) -> dict[str, StoredMatrix]:
         settings = quantization_settings(raw_config)
         stored_zero = _ONE_LESS[self._layout(settings)]
-        matrices: dict[str, StoredMatrix] = {}
+        matrices: dict[str, GptqMatrix] = {}
         for name, shape in matrix_shapes(self.config).items():
             if parts := take_parts(self._files, stored, name, *GPTQ_PARTS):
                 matrices[name] = GptqMatrix(parts, shape, stored_zero)
-        return require_matrices(matrices, self.folder, "gptq")
+        self._notices += _contradictions(settings, [*matrices.values()])
+        return require_matrices({**matrices}, self.folder, "gptq")
 
     def _layout(self, settings: Mapping[str, Any]) -> str:
         for field in ("checkpoint_format", "format"):
@@ -94,6 +97,34 @@ class GptqCheckpoint(Checkpoint):
                     "are read; start from the original model"
                 )
         return str(settings.get("checkpoint_format") or settings.get("format") or "gptq")
+
+
+def _contradictions(settings: Mapping[str, Any], matrices: Sequence[GptqMatrix]) -> Iterator[Notice]:
+    """Notices of matrices whose shapes are of other bits or groups than config.json says anywhere.
+
+    Patterns of `dynamic` are regular expressions of an unknown file, and are not run: what they say of any matrix goes.
+    """
+    dynamic = settings.get("dynamic")
+    places = [settings, *(dynamic.values() if isinstance(dynamic, Mapping) else ())]
+    for field, code in (("bits", "bits-contradicted"), ("group_size", "groups-contradicted")):
+        values = [place.get(field) for place in places if isinstance(place, Mapping)]
+        said = sorted({value for value in values if type(value) is int})
+        found = Counter(getattr(matrix, field) for matrix in matrices if not _says(said, field, matrix))
+        for value, count in found.items():
+            detail = (
+                f"matrices have {f'{value} bits' if field == 'bits' else f'groups of {value}'} by their shapes, which "
+                f"were taken, though config.json says {field} = {' or '.join(map(shown, said))}; if answers are wrong, "
+                "it is another model's"
+            )
+            yield Notice(code, count, detail)
+
+
+def _says(said: Sequence[int], field: str, matrix: GptqMatrix) -> bool:
+    """Tell whether a matrix is as `said`, if anything is: groups as wide as it, or wider, or -1, are its whole rows."""
+    width = matrix.shape[1]
+    if field == "group_size":
+        said = [min(size, width) if size > 0 else width for size in said]
+    return not said or getattr(matrix, field) in said
 
 
 def _recognises(path: Path) -> bool:

@@ -238,3 +238,33 @@ def test_large_rows_of_dora_keep_their_direction(tmp_path: Path) -> None:
     adapter = handmade(base, tmp_path / "a", change, use_dora=True)
     with open_float_model(f"{base}+{adapter}") as model:
         np.testing.assert_allclose(np.linalg.norm(model.read(QUERY), axis=1), 2.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("Qwen/Qwen3-0.6B", True),
+        ("someone/Base", False),  # a fork, or a copy by the same name
+        ("/home/me/models/other", False),  # a path of another machine says nothing
+        ("../other", False),
+        ("C:\\models\\other", False),
+        (None, False),
+        (7, False),
+    ],
+)
+def test_a_base_model_of_another_name_is_told(tmp_path: Path, named: object, told: bool) -> None:
+    base = write_checkpoint(tmp_path / "base")
+    adapter = handmade(base, tmp_path / "a", base_model_name_or_path=named)
+    with open_float_model(f"{base}+{adapter}") as model:
+        found = [notice for notice in model.notices if notice.code == "adapter-of-another-base"]
+    assert len(found) == told
+    if told:
+        assert "names Qwen/Qwen3-0.6B as its base model and was merged into base, whose shapes fit" in found[0].detail
+
+
+def test_a_base_model_in_the_hub_s_cache_has_its_repository_s_name(tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "0123")
+    for named, told in (("Qwen/Qwen3-0.6B", 0), ("Qwen/Qwen3-0.6B-Base", 1)):
+        adapter = handmade(base, tmp_path / named.replace("/", "-"), base_model_name_or_path=named)
+        with open_float_model(f"{base}+{adapter}") as model:
+            assert sum(notice.code == "adapter-of-another-base" for notice in model.notices) == told

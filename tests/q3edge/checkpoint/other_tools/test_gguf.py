@@ -199,7 +199,7 @@ def test_a_head_of_its_own(tmp_path: Path) -> None:
         ({"qwen3.rope.scaling.type": "longrope"}, "scaling.type = 'longrope': expected none, linear or yarn"),
         ({"qwen3.pooling_type": 1}, "qwen3.pooling_type = 1: expected 3"),
         ({"qwen3.attention.key_length": 0}, "qwen3.attention.key_length = 0: expected a positive integer"),
-        ({"qwen3.block_count": 5}, "33 tensors that config.json asks for are missing"),
+        ({"qwen3.block_count": 5}, "33 tensors that the metadata of m.gguf asks for are missing"),
         ({"tokenizer.ggml.eos_token_id": 999}, "eos_token_id = 999: expected token ids"),
         ({"general.alignment": 24}, "general.alignment = 24: expected a power of two"),
         ({"split.count": 3}, "split.count = 3, found 1 files"),

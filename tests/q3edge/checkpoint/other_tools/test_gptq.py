@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from q3edge.checkpoint import open_float_model
 from q3edge.errors import InputError
 from q3edge.quantization.scheme import Scheme
 from tests.helpers.layouts import Codes, edit_tensors, gptq_parts, random_codes, write_layout
+from tests.helpers.models import edit_config
 
 QUERY = "model.layers.0.self_attn.q_proj"
 Change = Callable[[dict[str, torch.Tensor]], None]
@@ -108,3 +110,38 @@ def test_layouts_that_are_not_read(tmp_path: Path, settings: dict[str, Any]) -> 
     write(tmp_path / "m", **settings)
     with pytest.raises(InputError, match=r"config\.json: (checkpoint_)?format .*: of GPTQ's layouts only gptq and"):
         open_float_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, {}),
+        ({"group_size": 128, "bits": 4}, {"groups-contradicted": "groups of 32 by .* says group_size = 128;"}),
+        ({"bits": 8}, {"bits-contradicted": "have 4 bits by their shapes, .* config.json says bits = 8;"}),
+        ({"bits": 8, "dynamic": {"+:.*": {"bits": 4}, "-:x": {}}}, {}),  # what a pattern says of any matrix goes
+        ({"bits": "4", "group_size": None}, {}),  # says nothing
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_the_shapes_are_told(
+    tmp_path: Path, settings: dict[str, Any], told: dict[str, str]
+) -> None:
+    written = write(tmp_path / "m")
+    stated = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, **settings}
+    edit_config(tmp_path / "m", quantization_config=stated)
+    with open_float_model(tmp_path / "m") as model:
+        found = {notice.code: notice for notice in model.notices}
+        np.testing.assert_array_equal(model.read(f"{QUERY}.weight"), written[f"{QUERY}.weight"].values)
+    assert found.keys() == told.keys()
+    for code, message in told.items():
+        assert found[code].count == len(written)
+        assert re.search(message, found[code].detail)
+
+
+def test_one_scale_a_row_is_what_a_group_size_of_minus_one_says(tmp_path: Path) -> None:
+    write(tmp_path / "m", group_size=64)
+    edit_config(tmp_path / "m", quantization_config={"quant_method": "gptq", "bits": 4, "group_size": -1})
+    with open_float_model(tmp_path / "m") as model:
+        (found,) = model.notices
+    assert found.code == "groups-contradicted"
+    assert 0 < found.count < 14  # those that are 64 wide have one scale a row
