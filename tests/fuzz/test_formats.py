@@ -1,4 +1,7 @@
-"""Damaged checkpoints of other tools, adapters and pickled files: refused in one line, or read whole and finite."""
+"""Damaged checkpoints of other tools, adapters and pickled files: refused in one line, or read whole and finite.
+
+Where settings alone are damaged, what is read is what was written.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save, save_file
 
 from q3edge.checkpoint import open_float_model
-from q3edge.errors import InputError
+from q3edge.errors import InputError, Q3EdgeError
 from tests.fuzz.cases import HOSTILE, check_refusals, counts, damaged_bytes, damaged_json, json_bytes, outcome
 from tests.helpers.layouts import Codes, Tensors, awq_parts, gptq_parts, random_codes, write_layout, write_parts
 from tests.helpers.models import MOE, edit_config, tiny_config, write_checkpoint
@@ -27,11 +31,14 @@ EXPERTS: dict[str, Any] = {**MOE, "num_experts": 2, "moe_intermediate_size": 32}
 ROOM = 1 << 30  # bytes of address space that a case may add: a size that a file states is not believed
 SINGLE, PICKLE, ADAPTER = "model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = ("F32", "F16", "BF16", "I32", "U32", "I64", "U8", "I8", "F8_E4M3", "F64", "BOOL", "F4", "X", 7, None)
+DTYPES = (
+    "F32", "F16", "BF16", "I16", "I32", "U32", "I64", "U8", "I8", "F8_E4M3", "F8_E5M2", "F64", "BOOL", "F4", "X",
+    7, None,
+)  # fmt: skip
 
 
-def codes(bits: int = 4) -> Callable[[tuple[int, int], int], Codes]:
-    return lambda shape, seed: random_codes(shape, bits, 32, symmetric=False, dtype=torch.float16, seed=seed)
+def codes(bits: int = 4, group_size: int = 32) -> Callable[[tuple[int, int], int], Codes]:
+    return lambda shape, seed: random_codes(shape, bits, group_size, symmetric=False, dtype=torch.float16, seed=seed)
 
 
 def gptq(folder: Path) -> None:
@@ -83,6 +90,51 @@ def fp8(folder: Path) -> None:
     write_parts(folder, settings, parts, **SMALL)
 
 
+def nf4(folder: Path) -> None:
+    """Blocks of 64 whose scales are 8-bit too."""
+
+    def parts(_: str, weights: torch.Tensor) -> Tensors:
+        state = {
+            "quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": list(weights.shape),
+            "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5,
+        }  # fmt: skip
+        blocks = weights.numel() // 64
+        return {
+            "weight": torch.arange(weights.numel() // 2).to(torch.uint8)[:, None],
+            "weight.absmax": torch.arange(blocks).to(torch.uint8),
+            "weight.quant_map": torch.linspace(-1, 1, 16),
+            "weight.nested_absmax": torch.ones(-(-blocks // 256)),
+            "weight.nested_quant_map": torch.linspace(0, 1, 256),
+            "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+        }
+
+    write_parts(folder, {"quant_method": "bitsandbytes"}, parts, **SMALL)
+
+
+def words_of_rows(codes: NDArray[np.integer[Any]]) -> torch.Tensor:
+    """Words with eight codes of a row each, the first in the lowest bits, as int32."""
+    words = (codes.reshape(len(codes), -1, 8).astype(np.int64) << np.arange(0, 32, 4)).sum(axis=2)
+    return torch.from_numpy(words.astype(np.uint32).view(np.int32))
+
+
+def asymmetric(folder: Path) -> None:
+    """compressed-tensors with zero points, in groups of 16, and a second group of settings for another module."""
+
+    def parts(c: Codes) -> Tensors:
+        return {
+            "weight_packed": words_of_rows(c.codes),
+            "weight_zero_point": words_of_rows(np.ascontiguousarray(c.zero_points.T)).T.contiguous(),
+            "weight_scale": torch.from_numpy(c.scales),
+            "weight_shape": torch.tensor(c.codes.shape),
+        }
+
+    weights = {"type": "int", "symmetric": False, "num_bits": 4, "strategy": "group", "group_size": 16}
+    group = {"targets": ["Linear"], "weights": weights, "input_activations": None}
+    other = {**group, "targets": ["re:.*lm_head$"], "input_activations": {"num_bits": 8, "dynamic": True}}
+    settings = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group, "group_1": other}}
+    write_layout(folder, settings, codes(4, 16), parts, **SMALL)
+
+
 def compressed_tensors(layout: str) -> Callable[[Path], None]:
     packed = layout == "pack-quantized"
 
@@ -90,9 +142,8 @@ def compressed_tensors(layout: str) -> Callable[[Path], None]:
         scales = torch.from_numpy(c.scales).bfloat16()
         if not packed:
             return {"weight": torch.from_numpy(c.codes - 128).to(torch.int8), "weight_scale": scales[:, :1]}
-        words = (c.codes.reshape(len(c.codes), -1, 8) << np.arange(0, 32, 4)).sum(axis=2).astype(np.uint32)
         return {
-            "weight_packed": torch.from_numpy(words.view(np.int32)),
+            "weight_packed": words_of_rows(c.codes),
             "weight_scale": scales,
             "weight_shape": torch.tensor(c.codes.shape),
         }
@@ -172,8 +223,14 @@ def vision(experts: dict[str, Any]) -> Callable[[Path], None]:
 KINDS: dict[str, Callable[[Path], None]] = {
     "gptq": gptq, "awq": awq, "auto-round": auto_round, "mlx": mlx, "mlx-experts": mlx_experts, "fp8": fp8,
     "pack-quantized": compressed_tensors("pack-quantized"), "int-quantized": compressed_tensors("int-quantized"),
+    "pack-quantized-asymmetric": asymmetric, "bitsandbytes": nf4,
     "adapter": adapter, "pickled": pickled, "vision": vision({}), "vision-experts": vision(EXPERTS),
 }  # fmt: skip
+
+
+# Kinds whose settings are in config.json's quantization_config.
+SETTINGS = ("gptq", "awq", "auto-round", "fp8", "pack-quantized", "int-quantized", "pack-quantized-asymmetric",
+            "bitsandbytes")  # fmt: skip
 
 
 def in_a_shard(folder: Path) -> None:
@@ -201,7 +258,18 @@ def changed_header(header: dict[str, Any], source: random.Random) -> dict[str, A
             other = source.choice([other for other in header if other != "__metadata__"])
             header[name], header[other] = header[other], entry
         case _:
-            header[source.choice((name + "x", name[::-1], name.replace(".0.", ".1."), ""))] = header.pop(name)
+            header[
+                source.choice(
+                    (
+                        name + "x",
+                        name[::-1],
+                        name.replace(".0.", ".1."),
+                        name.replace("weight", "w"),
+                        "model.norm.scales",
+                        "",
+                    )
+                )
+            ] = header.pop(name)
     return header
 
 
@@ -271,18 +339,26 @@ def damaged(name: str, content: bytes, source: random.Random) -> bytes:
     return damaged_pickle(content, source) if name.endswith(".bin") else damaged_safetensors(content, source)
 
 
-def read(model: str) -> None:
-    """Read every value, and every code that is kept."""
-    with open_float_model(model) as found:
-        for name in found.names():
-            assert np.isfinite(found.read(name)).all()
-        for name, matrix in found.matrices.items():
+def read(model: str) -> dict[str, NDArray[np.float32]]:
+    """Read every value, and every code that is kept, which must say the same; returns the values of the matrices."""
+    found: dict[str, NDArray[np.float32]] = {}
+    with open_float_model(model) as opened:
+        for name in opened.names():
+            values = opened.read(name)
+            assert np.isfinite(values).all()
+            if name in opened.matrices:
+                found[name] = values
+        for name, matrix in opened.matrices.items():
             if matrix.scheme is None:
                 assert matrix.why_not
                 continue
-            block = matrix.codes(slice(1, 5))
+            block = matrix.codes(slice(0, matrix.shape[0]))
             assert block.codes.max() <= matrix.scheme.max_code, name
-            assert np.isfinite(block.dequantize()).all(), name
+            kept = block.dequantize()
+            assert np.isfinite(kept).all(), name
+            if matrix.approximation is None:
+                np.testing.assert_array_equal(kept, found[name], err_msg=name)
+    return found
 
 
 @contextmanager
@@ -318,4 +394,23 @@ def test_damaged_checkpoints(tmp_path: Path, kind: str, shards: bool) -> None:
             found = outcome(f"{kind}:{number}", lambda: read(model))
             refused += isinstance(found, InputError)
             (folder / name).write_bytes(whole[name])
+    check_refusals(refused)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_damaged_settings_change_no_value(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "m"
+    KINDS[kind](folder)
+    expected, config = read(str(folder)), json.loads((folder / "config.json").read_bytes())
+    refused = 0
+    for number, source in counts(f"{kind}-settings", 25, 1000):
+        settings = damaged_json(config["quantization_config"], source)
+        (folder / "config.json").write_bytes(json_bytes({**config, "quantization_config": settings}, source))
+        case = f"{kind}-settings:{number}"
+        found = outcome(case, lambda: read(str(folder)))
+        if isinstance(found, Q3EdgeError):
+            refused += 1
+            continue
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=case)
     check_refusals(refused)
