@@ -1,0 +1,82 @@
+"""Build of the kernels, as part of the package's: the library of native/, each instruction set with flags of its own.
+
+setuptools reads this file by its path (pyproject.toml), before anything is installed: it imports nothing of ours. The
+extension is optional: where it cannot be built, the installation goes on, and onnxruntime's kernels are used.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+SOURCES = Path(__file__).resolve().parent / "native"
+LIBRARY = "libq3edge_kernels.so"  # beside this file; also on macOS
+_COMMON = ("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off")
+_QUIET = ("-Wno-maybe-uninitialized", "-Wno-unknown-warning-option")  # gcc 12 warns of its own header
+_AVX2 = ("-mavx2", "-mfma", "-mf16c", *_QUIET)
+# Machine -> file of an instruction set -> its flags. No other file is compiled with any.
+_SETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "set_avx512_vnni.cpp": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+    },
+    "aarch64": {},
+}
+_SAME = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+def sources(machine: str) -> tuple[dict[Path, tuple[str, ...]], list[Path]]:
+    """List the source files for a machine by its name (platform.machine()).
+
+    Returns those of instruction sets, which a compiler may not know, with their flags, and the others.
+    """
+    name = machine.lower()
+    sets = _SETS.get(_SAME.get(name, name), {})
+    others = {path for path in SOURCES.glob("*.cpp") if not path.name.startswith("set_")}
+    return {SOURCES / file: flags for file, flags in sets.items()}, sorted(others | {SOURCES / "set_portable.cpp"})
+
+
+class BuildKernels(build_ext):
+    """Command that compiles and links the kernels with a compiler that takes gcc's flags."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name of the library, which is none of Python's: it is loaded by onnxruntime."""
+        return os.path.join(*fullname.split(".")[:-1], LIBRARY)
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile each file with its flags and link them; CompileError: not with this compiler, not on this machine."""
+        if self.compiler.compiler_type != "unix":
+            raise CompileError("the kernels are compiled by gcc or clang alone")
+        sets, others = sources(platform.machine())
+        objects: list[str] = []
+        found: list[tuple[str, str | None]] = []
+        for path, flags in sets.items():
+            try:
+                objects += self._compiled(path, ext, flags)
+            except CompileError as error:
+                self.warn(f"this compiler does not know the instructions of {path.name}: left out ({error})")
+            else:
+                found.append((f"Q3EDGE_{path.stem.upper()}", None))
+        for path in others:
+            objects += self._compiled(path, ext, macros=found)
+        self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")
+
+    def _compiled(
+        self, path: Path, ext: Extension, flags: Sequence[str] = (), macros: Sequence[tuple[str, str | None]] = ()
+    ) -> list[str]:
+        return self.compiler.compile(
+            [os.path.relpath(path)],
+            output_dir=self.build_temp,
+            macros=list(macros),
+            extra_postargs=[*_COMMON, *flags],
+            depends=ext.depends,
+        )
+
+    def get_source_files(self) -> list[str]:
+        """Files that a source distribution has to have."""
+        return [os.path.relpath(path) for path in sorted(SOURCES.iterdir())]

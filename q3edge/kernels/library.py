@@ -1,0 +1,155 @@
+"""The library of kernels: found beside this file, loaded once, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIBRARY = Path(__file__).resolve().parent / "libq3edge_kernels.so"
+DOMAIN = "q3edge.kernels"  # of the operators
+ALIGNMENT = 64  # bytes, of packed matrices and of scratch
+_SIZE, _POINTER, _NUMBER = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixShape:
+    """Block-quantized matrix [rows, width] in groups of `group` codes, as the kernels read it (native/layout.h)."""
+
+    rows: int
+    width: int
+    group: int
+    bits: int
+    symmetric: bool
+    float32_scales: bool
+
+    def numbers(self) -> NDArray[np.int64]:
+        """Numbers in the order that the library takes them in."""
+        return np.array(
+            [self.rows, self.width, self.group, self.bits, self.symmetric, self.float32_scales], dtype=np.int64
+        )
+
+
+class Library:
+    """Loaded library. Its functions release the interpreter while they run, and may run in several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Load `path`; OSError: it is not there, or not for this machine."""
+        self.path = path
+        self._library = ctypes.CDLL(str(path))
+        declared: Sequence[tuple[str, Any, list[Any]]] = (
+            ("set_count", _SIZE, []),
+            ("set_name", ctypes.c_char_p, [_SIZE]),
+            ("packed_bytes", _SIZE, [_POINTER]),
+            ("are_float16", ctypes.c_int, [_POINTER, _SIZE]),
+            ("pack", None, [_POINTER] * 5),
+            ("keep_mapping", _NUMBER, [ctypes.c_char_p]),
+            ("give_back_mapping", None, [_NUMBER]),
+            ("product_scratch", _SIZE, [_POINTER, _SIZE]),
+            ("multiply", None, [_SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER]),
+        )
+        for name, result, arguments in declared:
+            function = getattr(self._library, f"q3edge_{name}")
+            function.restype, function.argtypes = result, arguments
+        # Instruction sets of this CPU that the library has kernels for, the best first, "portable" last.
+        self.instruction_sets: tuple[str, ...] = tuple(
+            self._call("set_name", number).decode() for number in range(self._call("set_count"))
+        )
+
+    def packed_bytes(self, shape: MatrixShape) -> int:
+        """Count the bytes of a packed matrix; 0 if the kernels cannot have such a one."""
+        count: int = self._call("packed_bytes", shape.numbers().ctypes.data)
+        return count
+
+    def are_float16(self, values: NDArray[np.float32]) -> bool:
+        """Tell whether float16 has all these values exactly."""
+        values = np.ascontiguousarray(values)
+        return bool(self._call("are_float16", values.ctypes.data, values.size))
+
+    def pack(
+        self,
+        shape: MatrixShape,
+        codes: NDArray[np.uint8],
+        scales: NDArray[np.float32],
+        zero_points: NDArray[np.uint8] | None,
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Pack a matrix from the inputs of onnxruntime's MatMulNBits into `out`, uint8 [packed_bytes(shape)].
+
+        codes: uint8 [N, K/G, G*bits/8]; scales: float32 [N, K/G]; zero_points: uint8 [N, ceil(K/G*bits/8)], None if
+        the matrix is symmetric. ValueError: they are not of this shape.
+        """
+        groups = shape.width // shape.group
+        sizes = (
+            (codes, np.uint8, shape.rows * shape.width * shape.bits // 8),
+            (scales, np.float32, shape.rows * groups),
+            (out, np.uint8, self.packed_bytes(shape)),
+            *([] if zero_points is None else [(zero_points, np.uint8, shape.rows * -(-groups * shape.bits // 8))]),
+        )
+        for array, dtype, size in sizes:
+            if array.dtype != dtype or array.size != size or not array.flags.c_contiguous or not size:
+                raise ValueError(f"{array.dtype} {array.shape} does not fit {shape}")
+        if shape.symmetric != (zero_points is None):
+            raise ValueError(f"zero points are {'not ' * shape.symmetric}needed for {shape}")
+        points = None if zero_points is None else zero_points.ctypes.data
+        self._call("pack", shape.numbers().ctypes.data, codes.ctypes.data, scales.ctypes.data, points, out.ctypes.data)
+
+    def keep_mapping(self, path: Path) -> int:
+        """Map a file of packed matrices; returns the number by which operators know it. OSError: it cannot be."""
+        number: int = self._call("keep_mapping", str(path).encode())
+        if number == 0:
+            raise OSError(f"{path}: cannot be mapped")
+        return number
+
+    def give_back_mapping(self, number: int) -> None:
+        """Let go of a mapping, which ends with the last session that reads it."""
+        self._call("give_back_mapping", number)
+
+    def multiply(
+        self, instruction_set: str, shape: MatrixShape, packed: NDArray[np.uint8], x: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Compute x W.T on this thread by one instruction set: float32 [M, K] -> [M, N]; for tests.
+
+        packed: at a multiple of ALIGNMENT. ValueError: an array or the set does not fit.
+        """
+        if (
+            packed.size != self.packed_bytes(shape)
+            or packed.ctypes.data % ALIGNMENT
+            or x.shape[1:] != (shape.width,)
+            or x.dtype != np.float32
+        ):
+            raise ValueError(f"{x.dtype} {x.shape} and {packed.size} bytes do not fit {shape}")
+        x = np.ascontiguousarray(x)
+        numbers, rows = shape.numbers(), len(x)
+        result = np.empty((rows, shape.rows), np.float32)
+        scratch = aligned_bytes(self._call("product_scratch", numbers.ctypes.data, rows))
+        self._call(
+            "multiply",
+            self.instruction_sets.index(instruction_set),
+            *(numbers.ctypes.data, packed.ctypes.data, x.ctypes.data, rows, result.ctypes.data, scratch.ctypes.data),
+        )
+        return result
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._library, f"q3edge_{name}")(*arguments)
+
+
+def aligned_bytes(count: int) -> NDArray[np.uint8]:
+    """Make room for `count` bytes at a multiple of ALIGNMENT."""
+    room = np.empty(count + ALIGNMENT, np.uint8)
+    return room[-room.ctypes.data % ALIGNMENT :][:count]
+
+
+@cache
+def library() -> Library | None:
+    """Load the library; None where it was not built, or not for this machine."""
+    try:
+        return Library(LIBRARY)
+    except (OSError, AttributeError):  # none, of another machine, or of another version
+        return None

@@ -1,0 +1,55 @@
+// What an instruction set offers: a table of functions, one table for each set (set_*.cpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "layout.h"
+
+namespace q3edge {
+
+// Work shared out to threads: `body(data, i)` for each i below `count`, in any order.
+struct ParallelFor {
+  void (*run)(void* pool, size_t count, void (*body)(void*, size_t), void* data);
+  void* pool;
+  size_t threads;  // about how many there are
+};
+
+// Rows of activations x [M, K] rounded to int8 in groups of K: x = code * scale.
+// Rows come in panels of `Kernels::panel_rows`, the last one with what is left: of a panel of h rows
+//   codes          [K / 4][h][4]
+//   scales         [K / G][h]
+//   negative_sums  [K / G][h]: minus the sum of a group's codes
+struct Activations {
+  int8_t* codes;
+  float* scales;
+  int32_t* negative_sums;
+};
+
+struct Range {
+  size_t begin, end;
+};
+
+struct Kernels {
+  const char* name;
+  size_t panel_rows;
+  // Round rows of x, float32 [M, K], of the panels `panels`.
+  void (*quantize)(const MatrixShape& shape, const float* x, size_t rows, Range panels, const Activations& out);
+  // Compute y[:, tiles] = x W.T of the panels `panels`: float32 [M, N].
+  void (*multiply)(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles, float* y);
+};
+
+// Tables of the sets that this library was built with and this CPU has, the best first; the last is portable C++.
+struct KernelList {
+  const Kernels* const* sets;
+  size_t count;
+};
+KernelList kernels();
+
+// Bytes of scratch that `multiply_all` needs for M rows.
+size_t product_scratch(const MatrixShape& shape, size_t rows);
+// Compute y = x W.T: x float32 [M, K], y float32 [M, N]; scratch at a multiple of 64.
+void multiply_all(const Kernels& kernels, const Matrix& matrix, const float* x, size_t rows, float* y, void* scratch,
+                  const ParallelFor& parallel);
+
+}  // namespace q3edge

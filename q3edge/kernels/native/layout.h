@@ -1,0 +1,51 @@
+// Packed form of a block-quantized matrix W [N, K]: one layout, which all instruction sets read.
+//
+// Rows come in tiles of 16. A tile holds, each part beginning at a multiple of 64 bytes:
+//   codes        [K / 4 quads][16 rows][4 codes], a byte each; of 4 bits the quads 2i and 2i+1 share bytes (low, high)
+//   scales       [K / G][16 rows], float16 or float32
+//   zero points  [K / G][16 rows], uint8; absent where the matrix is symmetric
+// A weight is (code - zero point) * scale. Rows beyond N have scale 0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace q3edge {
+
+constexpr size_t kTileRows = 16;
+constexpr size_t kAlignment = 64;
+
+constexpr size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Shape and types of a packed matrix.
+struct MatrixShape {
+  size_t rows;           // N
+  size_t width;          // K, a multiple of `group`
+  size_t group;          // G: codes that share a scale, a multiple of 8, at most 256
+  unsigned bits;         // 4 or 8
+  bool symmetric;        // all zero points are 2^(bits - 1)
+  bool float32_scales;   // else float16
+
+  constexpr bool valid() const {
+    return rows > 0 && rows <= (size_t{1} << 31) && width <= (size_t{1} << 31) && (bits == 4 || bits == 8) &&
+           group >= 8 && group <= 256 && group % 8 == 0 && width >= group && width % group == 0;
+  }
+  constexpr size_t groups() const { return width / group; }
+  constexpr size_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
+  constexpr size_t scale_bytes() const { return float32_scales ? 4 : 2; }
+  constexpr size_t scales_offset() const { return aligned(width * kTileRows * bits / 8); }
+  constexpr size_t zero_points_offset() const {
+    return scales_offset() + aligned(groups() * kTileRows * scale_bytes());
+  }
+  constexpr size_t tile_bytes() const {
+    return zero_points_offset() + (symmetric ? 0 : aligned(groups() * kTileRows));
+  }
+  constexpr size_t bytes() const { return tiles() * tile_bytes(); }
+};
+
+struct Matrix {
+  MatrixShape shape;
+  const uint8_t* data;  // shape.bytes() bytes at a multiple of 64
+};
+
+}  // namespace q3edge

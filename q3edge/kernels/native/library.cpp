@@ -1,0 +1,64 @@
+// What the library offers by name: its operators, for onnxruntime, and the rest for Python (q3edge/kernels/library.py).
+#include <cstring>
+
+#include "mapping.h"
+#include "operator.h"
+#include "pack.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using namespace q3edge;
+
+MatrixShape shape_of(const int64_t* numbers) {
+  return {static_cast<size_t>(numbers[0]), static_cast<size_t>(numbers[1]), static_cast<size_t>(numbers[2]),
+          static_cast<unsigned>(numbers[3]), numbers[4] != 0, numbers[5] != 0};
+}
+
+ParallelFor one_thread() {
+  return {[](void*, size_t count, void (*body)(void*, size_t), void* data) {
+            for (size_t i = 0; i < count; ++i) body(data, i);
+          },
+          nullptr, 1};
+}
+
+}  // namespace
+
+// By which onnxruntime finds the operators of a library.
+EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
+  const ort::Api* api = base->get_api(ort::kVersion);
+  static ort::CustomOpDomain* domain = nullptr;  // for all sessions
+  if (domain == nullptr) {
+    if (ort::Status* status = api->create_domain(kDomain, &domain)) return status;
+    if (ort::Status* status = api->add_operator(domain, product_operator())) return status;
+  }
+  return api->add_domain(options, domain);
+}
+
+EXPORT size_t q3edge_set_count() { return kernels().count; }
+EXPORT const char* q3edge_set_name(size_t set) { return kernels().sets[set]->name; }
+
+// Numbers of a shape: N, K, G, bits, symmetric, float32 scales. Bytes of the packed matrix; 0: there is no such form.
+EXPORT size_t q3edge_packed_bytes(const int64_t* shape) {
+  for (int i = 0; i < 6; ++i)
+    if (shape[i] < 0) return 0;
+  return shape_of(shape).valid() ? shape_of(shape).bytes() : 0;
+}
+EXPORT int q3edge_are_float16(const float* values, size_t count) { return are_float16(values, count); }
+EXPORT void q3edge_pack(const int64_t* shape, const uint8_t* codes, const float* scales,
+                               const uint8_t* zero_points, uint8_t* out) {
+  pack(shape_of(shape), {codes, scales, zero_points}, 0, shape_of(shape).tiles(), out);
+}
+
+EXPORT int64_t q3edge_keep_mapping(const char* path) { return keep_mapping(path); }
+EXPORT void q3edge_give_back_mapping(int64_t number) { give_back_mapping(number); }
+
+// For tests: scratch that a product of so many rows needs, and the product by one set.
+EXPORT size_t q3edge_product_scratch(const int64_t* shape, size_t rows) {
+  return product_scratch(shape_of(shape), rows);
+}
+EXPORT void q3edge_multiply(size_t set, const int64_t* shape, const uint8_t* packed, const float* x, size_t rows,
+                                   float* y, void* scratch) {
+  multiply_all(*kernels().sets[set], {shape_of(shape), packed}, x, rows, y, scratch, one_thread());
+}

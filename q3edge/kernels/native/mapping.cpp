@@ -1,0 +1,68 @@
+#include "mapping.h"
+
+#include <map>
+#include <mutex>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace q3edge {
+namespace {
+
+struct Kept {
+  std::mutex mutex;
+  std::map<int64_t, std::shared_ptr<const Mapping>> mappings;
+  int64_t last = 0;
+};
+
+Kept& kept() {
+  static auto* const found = new Kept;  // never destroyed: sessions may outlive static objects
+  return *found;
+}
+
+}  // namespace
+
+std::shared_ptr<const Mapping> Mapping::open(const char* path) {
+  const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return nullptr;
+  struct stat found;
+  void* data = MAP_FAILED;
+  if (fstat(file, &found) == 0 && found.st_size > 0)
+    data = mmap(nullptr, static_cast<size_t>(found.st_size), PROT_READ, MAP_SHARED, file, 0);
+  close(file);
+  if (data == MAP_FAILED) return nullptr;
+#if defined(MADV_HUGEPAGE)
+  madvise(data, static_cast<size_t>(found.st_size), MADV_HUGEPAGE);
+#endif
+  return std::shared_ptr<const Mapping>(
+      new Mapping(static_cast<const uint8_t*>(data), static_cast<size_t>(found.st_size)));
+}
+
+Mapping::~Mapping() { munmap(const_cast<uint8_t*>(data_), size_); }
+
+int64_t keep_mapping(const char* path) {
+  std::shared_ptr<const Mapping> mapping = Mapping::open(path);
+  if (mapping == nullptr) return 0;
+  const std::lock_guard<std::mutex> lock(kept().mutex);
+  kept().mappings[++kept().last] = std::move(mapping);
+  return kept().last;
+}
+
+std::shared_ptr<const Mapping> kept_mapping(int64_t number) {
+  const std::lock_guard<std::mutex> lock(kept().mutex);
+  const auto found = kept().mappings.find(number);
+  return found == kept().mappings.end() ? nullptr : found->second;
+}
+
+void give_back_mapping(int64_t number) {
+  std::shared_ptr<const Mapping> last;  // is unmapped outside of the lock
+  const std::lock_guard<std::mutex> lock(kept().mutex);
+  const auto found = kept().mappings.find(number);
+  if (found == kept().mappings.end()) return;
+  last = std::move(found->second);
+  kept().mappings.erase(found);
+}
+
+}  // namespace q3edge

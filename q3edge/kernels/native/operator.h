@@ -1,0 +1,96 @@
+// What our operators for onnxruntime have in common: tensors with their shapes, errors, scratch memory, threads.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "kernels.h"
+#include "ort_api.h"
+
+namespace q3edge {
+
+constexpr const char* kDomain = "q3edge.kernels";
+constexpr size_t kMaxRank = 4;
+
+// Tensor of an operator's input or output; `rank` 0 also for one that is left out, whose data is null.
+struct Tensor {
+  void* data = nullptr;
+  ort::Type type = ort::kUndefined;
+  size_t rank = 0;
+  int64_t shape[kMaxRank] = {};
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+  int64_t last() const { return rank == 0 ? 0 : shape[rank - 1]; }
+};
+
+// Memory that grows and is used again by the same thread in the next operator, at a multiple of 64; freed with it.
+class Scratch {
+ public:
+  // At least `bytes` bytes; null: there is no memory.
+  static void* of_this_thread(size_t bytes) {
+    thread_local Scratch scratch;
+    if (bytes > scratch.size_) {
+      scratch.memory_.reset();
+      scratch.memory_.reset(std::malloc(bytes + kAlignment));
+      scratch.size_ = scratch.memory_ ? bytes : 0;
+    }
+    const auto address = reinterpret_cast<uintptr_t>(scratch.memory_.get());
+    return address == 0 ? nullptr : reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  size_t size_ = 0;
+};
+
+// One call of an operator's kernel.
+class Call {
+ public:
+  Call(const ort::Api& api, ort::KernelContext* context) : api_(api), context_(context) {}
+
+  // Read an input's place and shape; the status is null if all is well.
+  ort::Status* input(size_t index, Tensor& out) const;
+  // Make an output of this shape.
+  ort::Status* output(size_t index, const int64_t* shape, size_t rank, Tensor& out) const;
+  ort::Status* error(const char* message) const { return api_.error(ort::kInvalidArgument, message); }
+  // onnxruntime's own threads; `threads` is a guess, by which work is cut.
+  ParallelFor parallel(size_t threads) {
+    return {[](void* pool, size_t count, void (*body)(void*, size_t), void* data) {
+              static_cast<Call*>(pool)->run(count, body, data);
+            },
+            this, threads};
+  }
+
+ private:
+  void run(size_t count, void (*body)(void*, size_t), void* data) {
+    if (count > 1) {
+      ort::Status* status = api_.parallel_for(context_, body, count, count, data);
+      if (status == nullptr) return;
+      api_.release(status);
+    }
+    for (size_t i = 0; i < count; ++i) body(data, i);
+  }
+
+  const ort::Api& api_;
+  ort::KernelContext* context_;
+};
+
+// Read whole numbers of a node, in order; a status other than null names none of them, as onnxruntime does.
+template <size_t COUNT>
+ort::Status* attributes(const ort::Api& api, const ort::KernelInfo* info, const char* const (&names)[COUNT],
+                        int64_t (&out)[COUNT]) {
+  for (size_t i = 0; i < COUNT; ++i)
+    if (ort::Status* status = api.attribute(info, names[i], &out[i])) return status;
+  return nullptr;
+}
+
+const ort::Operator* product_operator();
+
+}  // namespace q3edge

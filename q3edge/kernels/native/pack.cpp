@@ -1,0 +1,104 @@
+#include "pack.h"
+
+#include <cstring>
+
+namespace q3edge {
+namespace {
+
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// Nearest-to-zero float16; `exact` tells whether it is the same number.
+uint16_t half_of(float value, bool& exact) {
+  const uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffff;
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+  if (magnitude == 0) {
+    exact = true;
+    return sign;
+  }
+  const int exponent = static_cast<int>(magnitude >> 23) - 127;
+  const uint32_t fraction = (magnitude & 0x7fffff) | 0x800000;
+  if (exponent > 15 || exponent < -24) {  // too large (or no number), or too small
+    exact = false;
+    return sign;
+  }
+  const int dropped = exponent >= -14 ? 13 : -1 - exponent;  // a subnormal has fewer bits
+  exact = (fraction & ((uint32_t{1} << dropped) - 1)) == 0;
+  const uint32_t kept = fraction >> dropped;
+  const uint32_t half = exponent >= -14 ? (static_cast<uint32_t>(exponent + 15) << 10) + (kept - 0x400) : kept;
+  return static_cast<uint16_t>(sign | half);
+}
+
+// The four nibbles of 16 bits as bytes.
+uint32_t spread(uint32_t nibbles) {
+  nibbles = (nibbles | nibbles << 8) & 0x00ff00ff;
+  return (nibbles | nibbles << 4) & 0x0f0f0f0f;
+}
+
+void put_little_endian(uint8_t* to, uint32_t value) {
+  for (int i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(value >> 8 * i);
+}
+
+uint32_t little_endian(const uint8_t* from) {
+  return from[0] | from[1] << 8 | from[2] << 16 | static_cast<uint32_t>(from[3]) << 24;
+}
+
+void pack_codes(const MatrixShape& shape, const uint8_t* codes, size_t first, size_t count, uint8_t* tile) {
+  const size_t row_bytes = shape.width * shape.bits / 8;
+  for (size_t r = 0; r < count; ++r) {
+    const uint8_t* from = codes + (first + r) * row_bytes;
+    uint8_t* to = tile + 4 * r;
+    for (size_t byte = 0; byte < row_bytes; byte += 4, to += 4 * kTileRows) {
+      if (shape.bits == 4) {
+        const uint32_t eight = little_endian(from + byte);
+        put_little_endian(to, spread(eight & 0xffff) | spread(eight >> 16) << 4);
+      } else {
+        std::memcpy(to, from + byte, 4);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool are_float16(const float* values, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    bool exact;
+    half_of(values[i], exact);
+    if (!exact) return false;
+  }
+  return true;
+}
+
+void pack(const MatrixShape& shape, const Unpacked& from, size_t begin, size_t end, uint8_t* out) {
+  const size_t groups = shape.groups(), zero_point_bytes = (groups * shape.bits + 7) / 8;
+  for (size_t tile = begin; tile < end; ++tile) {
+    uint8_t* to = out + tile * shape.tile_bytes();
+    std::memset(to, 0, shape.tile_bytes());
+    const size_t first = tile * kTileRows, left = shape.rows - first, count = left < kTileRows ? left : kTileRows;
+    pack_codes(shape, from.codes, first, count, to);
+    for (size_t r = 0; r < count; ++r)
+      for (size_t group = 0; group < groups; ++group) {
+        const float scale = from.scales[(first + r) * groups + group];
+        uint8_t* at = to + shape.scales_offset() + (group * kTileRows + r) * shape.scale_bytes();
+        if (shape.float32_scales) {
+          put_little_endian(at, bits_of(scale));
+        } else {
+          bool exact;
+          const uint16_t half = half_of(scale, exact);
+          at[0] = static_cast<uint8_t>(half);
+          at[1] = static_cast<uint8_t>(half >> 8);
+        }
+        if (from.zero_points != nullptr) {
+          const uint8_t* points = from.zero_points + (first + r) * zero_point_bytes;
+          to[shape.zero_points_offset() + group * kTileRows + r] =
+              shape.bits == 8 ? points[group] : static_cast<uint8_t>(points[group / 2] >> 4 * (group % 2) & 15);
+        }
+      }
+  }
+}
+
+}  // namespace q3edge

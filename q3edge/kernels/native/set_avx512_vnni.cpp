@@ -1,0 +1,16 @@
+// Kernels for x86-64 with AVX512 (F, BW, VL, DQ) and its VNNI.
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "sets.h"
+
+namespace q3edge {
+namespace avx512_vnni {
+#include "numbers.h"
+#include "simd_avx512.h"
+#include "products.inl"
+}  // namespace avx512_vnni
+
+const Kernels& kernels_avx512_vnni() { return avx512_vnni::kTable; }
+}  // namespace q3edge
