@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 LIBRARY = Path(__file__).resolve().parent / "libq3edge_kernels.so"
 DOMAIN = "q3edge.kernels"  # of the operators
+PORTABLE = "portable"  # the instruction set that every CPU has
 ALIGNMENT = 64  # bytes, of packed matrices and of scratch
 _SIZE, _POINTER, _NUMBER = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
 
@@ -29,11 +30,17 @@ class MatrixShape:
     symmetric: bool
     float32_scales: bool
 
-    def numbers(self) -> NDArray[np.int64]:
-        """Numbers in the order that the library takes them in."""
-        return np.array(
-            [self.rows, self.width, self.group, self.bits, self.symmetric, self.float32_scales], dtype=np.int64
+    def attributes(self) -> dict[str, int]:
+        """Attributes by which our operator knows the shape (native/product_operator.cpp)."""
+        numbers = (self.rows, self.width, self.group, self.bits, self.symmetric, self.float32_scales)
+        return dict(
+            zip(("N", "K", "block_size", "bits", "symmetric", "float32_scales"), map(int, numbers), strict=True)
         )
+
+    def numbers(self) -> ctypes.Array[ctypes.c_int64]:
+        """The same in the order that the library takes them in."""
+        values = self.attributes().values()
+        return (_NUMBER * len(values))(*values)
 
 
 class Library:
@@ -49,6 +56,8 @@ class Library:
             ("packed_bytes", _SIZE, [_POINTER]),
             ("are_float16", ctypes.c_int, [_POINTER, _SIZE]),
             ("pack", None, [_POINTER] * 5),
+            ("checksum", ctypes.c_uint64, [_POINTER, _SIZE]),
+            ("mapping_checksum", ctypes.c_uint64, [_NUMBER, _SIZE, _SIZE]),
             ("keep_mapping", _NUMBER, [ctypes.c_char_p]),
             ("give_back_mapping", None, [_NUMBER]),
             ("product_scratch", _SIZE, [_POINTER, _SIZE]),
@@ -57,14 +66,14 @@ class Library:
         for name, result, arguments in declared:
             function = getattr(self._library, f"q3edge_{name}")
             function.restype, function.argtypes = result, arguments
-        # Instruction sets of this CPU that the library has kernels for, the best first, "portable" last.
+        # Instruction sets of this CPU that the library has kernels for, the best first, PORTABLE last.
         self.instruction_sets: tuple[str, ...] = tuple(
             self._call("set_name", number).decode() for number in range(self._call("set_count"))
         )
 
     def packed_bytes(self, shape: MatrixShape) -> int:
         """Count the bytes of a packed matrix; 0 if the kernels cannot have such a one."""
-        count: int = self._call("packed_bytes", shape.numbers().ctypes.data)
+        count: int = self._call("packed_bytes", shape.numbers())
         return count
 
     def are_float16(self, values: NDArray[np.float32]) -> bool:
@@ -86,7 +95,7 @@ class Library:
         the matrix is symmetric. ValueError: they are not of this shape.
         """
         groups = shape.width // shape.group
-        sizes = (
+        sizes: Sequence[tuple[NDArray[Any], Any, int]] = (
             (codes, np.uint8, shape.rows * shape.width * shape.bits // 8),
             (scales, np.float32, shape.rows * groups),
             (out, np.uint8, self.packed_bytes(shape)),
@@ -98,7 +107,17 @@ class Library:
         if shape.symmetric != (zero_points is None):
             raise ValueError(f"zero points are {'not ' * shape.symmetric}needed for {shape}")
         points = None if zero_points is None else zero_points.ctypes.data
-        self._call("pack", shape.numbers().ctypes.data, codes.ctypes.data, scales.ctypes.data, points, out.ctypes.data)
+        self._call("pack", shape.numbers(), codes.ctypes.data, scales.ctypes.data, points, out.ctypes.data)
+
+    def checksum(self, packed: NDArray[np.uint8]) -> int:
+        """Compute a checksum of bytes, which tells damage by accident."""
+        found: int = self._call("checksum", packed.ctypes.data, packed.size)
+        return found
+
+    def mapping_checksum(self, number: int, offset: int, shape: MatrixShape) -> int:
+        """Compute the checksum of a matrix in a mapping; 0 if it does not lie there."""
+        found: int = self._call("mapping_checksum", number, offset, self.packed_bytes(shape))
+        return found
 
     def keep_mapping(self, path: Path) -> int:
         """Map a file of packed matrices; returns the number by which operators know it. OSError: it cannot be."""
@@ -128,11 +147,11 @@ class Library:
         x = np.ascontiguousarray(x)
         numbers, rows = shape.numbers(), len(x)
         result = np.empty((rows, shape.rows), np.float32)
-        scratch = aligned_bytes(self._call("product_scratch", numbers.ctypes.data, rows))
+        scratch = aligned_bytes(self._call("product_scratch", numbers, rows))
         self._call(
             "multiply",
             self.instruction_sets.index(instruction_set),
-            *(numbers.ctypes.data, packed.ctypes.data, x.ctypes.data, rows, result.ctypes.data, scratch.ctypes.data),
+            *(numbers, packed.ctypes.data, x.ctypes.data, rows, result.ctypes.data, scratch.ctypes.data),
         )
         return result
 

@@ -88,7 +88,8 @@ def _artifact_choices(
     path = folder / MODEL_FILE
     outputs = _router_outputs(path, config)
     model = with_logits_to_keep(path.read_bytes()) + _further_outputs(outputs.values())
-    session, _weights = open_session(folder, checked, model, threads)
+    opened = open_session(folder, checked, model, threads)
+    session = opened.session
     cache = KVCacheSpec.of(config, Recipe.from_json(checked.manifest.recipe).kv_cache)
     parts: list[list[NDArray[np.float32]]] = []
     for text in texts:

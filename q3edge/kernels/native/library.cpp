@@ -51,6 +51,13 @@ EXPORT void q3edge_pack(const int64_t* shape, const uint8_t* codes, const float*
   pack(shape_of(shape), {codes, scales, zero_points}, 0, shape_of(shape).tiles(), out);
 }
 
+EXPORT uint64_t q3edge_checksum(const uint8_t* bytes, size_t size) { return checksum(bytes, size); }
+// Of a part of a mapping; 0 if it has no such part.
+EXPORT uint64_t q3edge_mapping_checksum(int64_t number, size_t offset, size_t size) {
+  const std::shared_ptr<const Mapping> mapping = kept_mapping(number);
+  if (mapping == nullptr || offset > mapping->size() || size > mapping->size() - offset) return 0;
+  return checksum(mapping->data() + offset, size);
+}
 EXPORT int64_t q3edge_keep_mapping(const char* path) { return keep_mapping(path); }
 EXPORT void q3edge_give_back_mapping(int64_t number) { give_back_mapping(number); }
 

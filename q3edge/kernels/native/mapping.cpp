@@ -1,5 +1,6 @@
 #include "mapping.h"
 
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -63,6 +64,26 @@ void give_back_mapping(int64_t number) {
   if (found == kept().mappings.end()) return;
   last = std::move(found->second);
   kept().mappings.erase(found);
+}
+
+// FNV-1a (Fowler, Noll, Vo) over words of eight lanes in turn, and then over the lanes and the rest.
+uint64_t checksum(const uint8_t* bytes, size_t size) {
+  constexpr uint64_t kPrime = 0x100000001b3;
+  constexpr size_t kLanes = 8;
+  uint64_t lanes[kLanes];
+  for (size_t i = 0; i < kLanes; ++i) lanes[i] = 0xcbf29ce484222325 + i;
+  size_t done = 0;
+  for (; done + 8 * kLanes <= size; done += 8 * kLanes)
+    for (size_t i = 0; i < kLanes; ++i) {
+      uint64_t word;
+      std::memcpy(&word, bytes + done + 8 * i, sizeof word);
+      lanes[i] = (lanes[i] ^ word) * kPrime;
+      lanes[i] ^= lanes[i] >> 32;
+    }
+  uint64_t found = size;
+  for (const uint64_t lane : lanes) found = (found ^ lane) * kPrime;
+  for (; done < size; ++done) found = (found ^ bytes[done]) * kPrime;
+  return found == 0 ? 1 : found;
 }
 
 }  // namespace q3edge

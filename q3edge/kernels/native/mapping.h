@@ -30,4 +30,7 @@ int64_t keep_mapping(const char* path);
 std::shared_ptr<const Mapping> kept_mapping(int64_t number);
 void give_back_mapping(int64_t number);
 
+// Checksum of bytes, which is not 0: it tells damage by accident, and reads as fast as memory does.
+uint64_t checksum(const uint8_t* bytes, size_t size);
+
 }  // namespace q3edge

@@ -38,14 +38,16 @@ class Decoder:
         threads: int | None = None,
         exact_activations: bool = False,
         offload: bool | None = None,
+        kernels: str | None = None,
         checked: CheckedGraph | None = None,
     ) -> None:
         """Check and load `folder`; `threads` defaults to the physical cores this process may use.
 
         `exact_activations` computes block-quantized products with float32 instead of int8 activations, to separate the
         kernel's error from the weights'. `offload`: experts stay on the disk (None: where they would not fit in
-        memory). `checked`: the result of open_graph(folder), if already called. InputError: a file is missing, changed
-        or unlisted in the manifest, or onnxruntime cannot load the model. UsageError: offload, and no experts.
+        memory). `kernels`: "auto", "onnxruntime" or "q3edge", see `chosen_kernels`. `checked`: the result of
+        open_graph(folder), if already called. InputError: a file is missing, changed or unlisted in the manifest, or
+        onnxruntime cannot load the model. UsageError: offload, and no experts; or kernels that cannot be had.
         """
         checked = checked or open_graph(folder)
         self.manifest = checked.manifest
@@ -57,9 +59,16 @@ class Decoder:
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE
         model = with_idle_rows(with_logits_to_keep(path.read_bytes()))
-        self._session, self._weights = open_session(
-            folder, checked, model, self.threads, exact_activations=exact_activations, offload=offload
+        opened = open_session(
+            folder,
+            checked,
+            model,
+            self.threads,
+            exact_activations=exact_activations,
+            offload=offload,
+            kernels=kernels,
         )
+        self._session, self._weights, self.kernels = opened.session, opened.weights, opened.kernels
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
         # Whether rows of a pass may be idle; False for a graph whose attention is not as q3edge writes it.
         self.idle_rows = any(node.name == QUERY_SEQLENS for node in self._session.get_inputs())

@@ -27,6 +27,7 @@ class Embedder:
         *,
         threads: int | None = None,
         exact_activations: bool = False,
+        kernels: str | None = None,
         checked: CheckedGraph | None = None,
     ) -> None:
         """Check and load `folder`; arguments are those of `Decoder`.
@@ -40,9 +41,10 @@ class Embedder:
         self.threads = threads or default_threads()
         self._path = folder / MODEL_FILE
         model = self._path.read_bytes()
-        self._session, self._weights = open_session(
-            folder, checked, model, self.threads, exact_activations=exact_activations
+        opened = open_session(
+            folder, checked, model, self.threads, exact_activations=exact_activations, kernels=kernels
         )
+        self._session, self._weights, self.kernels = opened.session, opened.weights, opened.kernels
         names = [node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())]
         if sorted(names) != sorted((INPUT_IDS, ATTENTION_MASK, SENTENCE_EMBEDDING)):
             found = ", ".join(names[:4])

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from q3edge.errors import InputError
 from q3edge.runtime.session.onnx_references import ExternalTensor
@@ -38,6 +39,7 @@ class LentWeights:
         """Map `path`; those of `tensors` that lie in it and have a known type and the right size will be lent."""
         tensors = tuple(tensors)
         self._path, self._places = path, {data.tensor: data for data in tensors}
+        self._arrays: dict[str, NDArray[Any]] = {}
         self._tensors: dict[str, ort.OrtValue] = {}
         self._file: mmap.mmap | None = None
         inside = [data for data in tensors if data.location == path.name and _size(data) == data.length]
@@ -47,7 +49,8 @@ class LentWeights:
             self._file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         for data in inside:
             values = np.frombuffer(self._file, _DTYPES[data.data_type], math.prod(data.shape), data.offset)
-            self._tensors[data.tensor] = ort.OrtValue.ortvalue_from_numpy(values.reshape(data.shape))
+            self._arrays[data.tensor] = values.reshape(data.shape)
+            self._tensors[data.tensor] = ort.OrtValue.ortvalue_from_numpy(self._arrays[data.tensor])
 
     @property
     def file_name(self) -> str:
@@ -58,6 +61,10 @@ class LentWeights:
     def names(self) -> frozenset[str]:
         """Names of the tensors that are lent."""
         return frozenset(self._tensors)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor, read from the file where it is used; KeyError: it is not lent."""
+        return self._arrays[name]
 
     def lend(self, options: ort.SessionOptions, only: Container[str] | None = None) -> None:
         """Add the tensors, or `only` some, to a session's options; the session must not outlive this object."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from q3edge.errors import InputError, shortage, unreadable
 from q3edge.machine.cpu import int8_products_saturate
 from q3edge.runtime.session.exact_activations import exact_experts, with_exact_activations
 from q3edge.runtime.session.expert_graph import folded_tensors
+from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.heap import return_freed_memory
+from q3edge.runtime.session.kernels import kernel_graph
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.offload import packed_on_disk, stays_on_disk
@@ -31,6 +34,15 @@ _DAMAGED = "pre-packed weights"  # in onnxruntime's message where those of a fil
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Session, the weights that it reads in place and that have to live as long, and whose kernels it has."""
+
+    session: ort.InferenceSession
+    weights: LentWeights
+    kernels: str
+
+
 def open_session(
     folder: Path,
     checked: CheckedGraph,
@@ -39,15 +51,15 @@ def open_session(
     *,
     exact_activations: bool = False,
     offload: bool | None = False,
-) -> tuple[ort.InferenceSession, LentWeights]:
+    kernels: str | None = None,
+) -> OpenSession:
     """Open a session of the graph `model` on the weights in `folder`, which are hashed meanwhile.
 
     exact_activations: block-quantized products read float32 activations in place of int8 ones. offload: experts stay on
-    the disk (None: where they would not fit in memory).
+    the disk (None: where they would not fit in memory). kernels: see `chosen_kernels`.
 
-    Returns also the weights, which have to live as long: onnxruntime reads those that it does not pack. InputError:
-    they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out. UsageError: offload
-    is asked for a model without quantized experts.
+    InputError: they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out.
+    UsageError: offload is asked for a model without quantized experts, or kernels that cannot be had.
     """
     if exact_activations:
         model = with_exact_activations(model)
@@ -62,22 +74,27 @@ def open_session(
     ):
         weights = pool.submit(checked.manifest.verify_content, folder, DATA_FILE)
         packed = None
+        sparing = partial(_options, threads, lent, data_folder, sparing=True)
         if experts is not None:
-            options = partial(_options, threads, lent, data_folder, sparing=True)
             variant = "exact" if exact_activations else "rounded"
             lent.require_all("has experts that stay on the disk, and {!r} cannot be lent to onnxruntime; export again")
-            packed = packed_on_disk(folder, checked, model, lent, experts, options, variant, weights.result)
+            packed = packed_on_disk(folder, checked, model, lent, experts, sparing, variant, weights.result)
             model, data_folder = packed.applied_to(model), packed.folder
-        options = _options(threads, lent, data_folder, sparing=packed is not None)
-        try:
-            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = _not_loaded(folder, error, packed)
-            if isinstance(reason, InputError):
-                weights.result()  # damage explains more than what onnxruntime makes of it
-            raise reason from None
+        with kernel_graph(folder, checked, model, lent, sparing, kernels, threads, weights.result) as graph:
+            used = graph_names(graph.model)[1]
+            options = _options(threads, lent, data_folder, used, sparing=packed is not None)
+            if graph.library is not None:
+                options.register_custom_ops_library(str(graph.library.path))
+            try:
+                session = ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                reason = _not_loaded(folder, error, packed)
+                if isinstance(reason, InputError):
+                    weights.result()  # damage explains more than what onnxruntime makes of it
+                raise reason from None
+            graph.verify()
         weights.result()
-    return session, lent
+    return OpenSession(session, lent, graph.kernels)
 
 
 def _not_loaded(folder: Path, error: Exception, packed: PackedExperts | None) -> Exception:

@@ -1,0 +1,159 @@
+"""Which kernels compute a session's products: onnxruntime's or ours, and ours put into a graph.
+
+The files of an artifact have onnxruntime's operators alone; ours take their places in memory, as a model is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from q3edge import progress
+from q3edge.artifact import DATA_FILE, MODEL_FILE
+from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.kernels.library import PORTABLE, Library, library
+from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.loader import CheckedGraph
+from q3edge.runtime.session.packed_products import (
+    ADVICE,
+    Options,
+    PackedProducts,
+    can_be_packed,
+    pack_products,
+    read_packed_products,
+)
+from q3edge.runtime.session.product_graph import ProductOperator, product_operators, with_packed_products
+from q3edge.storage.digests import json_digest
+from q3edge.storage.kept_folder import kept_folder
+from q3edge.storage.locks import output_lock
+
+VARIABLE = "Q3EDGE_KERNELS"  # what is chosen where nothing is said
+LAYOUT = 1  # version of native/layout.h
+FOLDER = "kernels"  # of what is packed, in the folder of what is kept
+
+
+@dataclass(frozen=True, slots=True)
+class OurKernels:
+    """Library, and the instruction set by which it computes some of a graph's products.
+
+    required: they were asked for, and nothing else will do.
+    """
+
+    library: Library
+    instruction_set: str
+    products: tuple[ProductOperator, ...]
+    required: bool
+
+
+def chosen_kernels(wanted: str | None, model: bytes) -> OurKernels | None:
+    """Choose the kernels for a serialized model; None: onnxruntime's.
+
+    wanted: "auto", "onnxruntime", "q3edge", or "q3edge:SET" with an instruction set; None: $Q3EDGE_KERNELS, else auto.
+    UsageError: there is no such choice, or ours are asked for and cannot be had.
+    """
+    wanted = wanted or os.environ.get(VARIABLE) or "auto"
+    name, _, forced = wanted.partition(":")
+    if name not in ("auto", "onnxruntime", "q3edge") or (forced and name != "q3edge"):
+        raise UsageError(f"kernels {wanted!r}: choose auto, onnxruntime or q3edge (q3edge:SET for an instruction set)")
+    found = library() if name != "onnxruntime" else None
+    if found is None or (name == "auto" and found.instruction_sets[0] == PORTABLE):
+        if name == "q3edge":
+            raise UsageError("kernels q3edge: they were not built for this machine; choose auto or onnxruntime")
+        return None
+    if forced and forced not in found.instruction_sets:
+        raise UsageError(f"kernels {wanted}: this CPU and library have {', '.join(found.instruction_sets)}")
+    products = tuple(each for each in product_operators(model) if can_be_packed(found, each))
+    if not products:
+        return None
+    return OurKernels(found, forced or found.instruction_sets[0], products, required=name == "q3edge")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelGraph:
+    """Model that a session is made of, with our operators in it or without.
+
+    kernels: whose they are, for people. library: of the operators; None: onnxruntime's alone. verify: checks the packed
+    matrices, which takes as long as reading them; InputError: they are damaged, and now removed.
+    """
+
+    model: bytes
+    kernels: str
+    library: Library | None
+    verify: Callable[[], None]
+
+
+@contextmanager
+def kernel_graph(
+    folder: Path,
+    checked: CheckedGraph,
+    model: bytes,
+    lent: LentWeights,
+    options: Options,
+    wanted: str | None,
+    threads: int,
+    verify_weights: Callable[[], object],
+) -> Iterator[KernelGraph]:
+    """Put our operators into a model, as `chosen_kernels` says, for a session that is made inside the block.
+
+    Packs the model's matrices where they are not yet, once and for all. ResourceError: the disk is full, or cannot be
+    written, and our kernels were asked for.
+    """
+    ours = chosen_kernels(wanted, model)
+    packed = None
+    if ours is not None:
+        try:
+            packed = _packed_products(checked, model, lent, options, ours, threads, verify_weights)
+        except ResourceError as error:
+            if ours.required:
+                raise
+            progress.note(f"note: {folder}: with onnxruntime's kernels, as packed weights cannot be kept ({error})")
+    if ours is None or packed is None:
+        yield KernelGraph(model, "onnxruntime", None, lambda: None)
+        return
+    mapping = ours.library.keep_mapping(packed.path)
+    try:
+        changed = _with_our_operators(model, ours, packed, mapping, threads)
+        label = f"q3edge ({ours.instruction_set}, {len(ours.products)} products)"
+        yield KernelGraph(changed, label, ours.library, partial(_verify, packed, ours.library, mapping, threads))
+    finally:
+        ours.library.give_back_mapping(mapping)  # the session holds it
+
+
+def _packed_products(
+    checked: CheckedGraph,
+    model: bytes,
+    lent: LentWeights,
+    options: Options,
+    ours: OurKernels,
+    threads: int,
+    verify_weights: Callable[[], object],
+) -> PackedProducts:
+    """Find the packed matrices of a model, or pack them."""
+    sources = [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)]
+    place = kept_folder(FOLDER) / json_digest([*sources, sorted(each.codes for each in ours.products), LAYOUT])[:32]
+    if (found := read_packed_products(place)) is not None:
+        return found
+    with output_lock(place, wait=True, advice=ADVICE):  # another process may be packing them
+        if (found := read_packed_products(place)) is not None:
+            return found
+        return pack_products(place, model, ours.products, lent, options, ours.library, threads, verify_weights)
+
+
+def _with_our_operators(model: bytes, ours: OurKernels, packed: PackedProducts, mapping: int, threads: int) -> bytes:
+    number = ours.library.instruction_sets.index(ours.instruction_set)
+    common = {"mapping": mapping, "instruction_set": number, "threads": threads}
+    found = {each.start: packed.matrices[each.codes] for each in ours.products}
+    return with_packed_products(
+        model,
+        {start: {**common, "offset": matrix.offset, **matrix.shape.attributes()} for start, matrix in found.items()},
+    )
+
+
+def _verify(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:
+    if not packed.whole(library, mapping, threads):
+        packed.remove()
+        raise InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")
