@@ -69,13 +69,14 @@ class BuildKernels(build_ext):
     def _compiled(
         self, path: Path, ext: Extension, flags: Sequence[str] = (), macros: Sequence[tuple[str, str | None]] = ()
     ) -> list[str]:
-        return self.compiler.compile(
+        objects: list[str] = self.compiler.compile(
             [os.path.relpath(path)],
             output_dir=self.build_temp,
             macros=list(macros),
             extra_postargs=[*_COMMON, *flags],
             depends=ext.depends,
         )
+        return objects
 
     def get_source_files(self) -> list[str]:
         """Files that a source distribution has to have."""
