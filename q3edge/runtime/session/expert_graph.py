@@ -6,7 +6,7 @@ Field numbers are those of onnx.proto (onnx/onnx.proto3).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from q3edge.runtime.session.graph_input import FLOAT32, value_info
 from q3edge.runtime.session.graph_nodes import (
@@ -15,10 +15,9 @@ from q3edge.runtime.session.graph_nodes import (
     GRAPH_NAME,
     GRAPH_OUTPUT,
     MODEL_GRAPH,
-    NODE_INPUT,
     TENSOR_NAME,
+    GraphParts,
     Node,
-    graph_parts,
     messages,
     name_of,
     nodes,
@@ -26,7 +25,7 @@ from q3edge.runtime.session.graph_nodes import (
     with_nodes,
     without_graph,
 )
-from q3edge.runtime.session.wire_format import Message, field_bytes, fields, rewritten
+from q3edge.runtime.session.wire_format import Message, field_bytes, fields
 
 _OPERATOR = "QMoE"
 _NO_GROUPS = 1 << 30  # a scale for each row
@@ -84,10 +83,11 @@ def expert_operators(model: bytes) -> tuple[ExpertOperator, ...]:
 
 def alone(model: bytes, operator: ExpertOperator) -> bytes:
     """Model of one operator and of what its constants are computed from; activations and logits are its inputs."""
+    given = [operator.inputs[place] for place in operator.ACTIVATIONS]
     graph = b"".join((
-        *graph_parts(model, [operator.output], given={operator.inputs[place] for place in operator.ACTIVATIONS}),
+        *GraphParts(model).computing([operator.output], given),
         field_bytes(GRAPH_NAME, b"experts"),
-        *(field_bytes(GRAPH_INPUT, value_info(operator.inputs[place], FLOAT32)) for place in operator.ACTIVATIONS),
+        *(field_bytes(GRAPH_INPUT, value_info(name, FLOAT32)) for name in given),
         field_bytes(GRAPH_OUTPUT, value_info(operator.output, FLOAT32)),
     ))  # fmt: skip
     return without_graph(model) + field_bytes(MODEL_GRAPH, graph)
@@ -111,17 +111,13 @@ def with_constants(model: bytes, tensors: Iterable[StoredTensor], instead: Mappi
 
     Nodes that computed those inputs and nothing else are left out.
     """
-    changed = {node.message.start: _replaced(node, instead) for node in nodes(model) if node.op_type == _OPERATOR}
+    changed = [
+        replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
+        for node in nodes(model)
+        if node.op_type == _OPERATOR
+    ]
     added = b"".join(field_bytes(GRAPH_INITIALIZER, tensor.serialized()) for tensor in tensors)
     return with_nodes(model, changed) + field_bytes(MODEL_GRAPH, added)
-
-
-def _replaced(node: Node, instead: Mapping[str, str]) -> bytes:
-    """Node with other inputs."""
-    return rewritten(
-        node.message,
-        lambda field, name: instead.get(name.text(), name.text()).encode() if field == NODE_INPUT else None,
-    )
 
 
 def _operator(node: Node) -> ExpertOperator:

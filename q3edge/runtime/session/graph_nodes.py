@@ -19,62 +19,92 @@ _MODEL_OPSET, _OPSET_DOMAIN, _OPSET_VERSION = 8, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Node of the model's graph, and the names of its inputs ("": left out) and outputs."""
+    """Node of a graph: names of its inputs ("": left out) and outputs, and its attributes, serialized.
 
-    message: Message
+    start: where it begins in the model that it was read from, or that of the node whose place it takes.
+    """
+
+    start: int
     op_type: str
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    attributes: tuple[bytes, ...] = ()
+    name: str = ""
+
+    @classmethod
+    def read(cls, message: Message) -> Node:
+        """Read a NodeProto."""
+        texts: dict[int, list[str]] = {}
+        attributes = []
+        for field, value in fields(message):
+            if isinstance(value, Message):
+                if field == NODE_ATTRIBUTE:
+                    attributes.append(value.copy())
+                else:
+                    texts.setdefault(field, []).append(value.text())
+        inputs, outputs = tuple(texts.get(NODE_INPUT, ())), tuple(texts.get(NODE_OUTPUT, ()))
+        op_type, domain, name = (texts.get(field, [""])[0] for field in (NODE_OP_TYPE, NODE_DOMAIN, NODE_NAME))
+        return cls(message.start, op_type, domain, inputs, outputs, tuple(attributes), name)
+
+    def serialized(self) -> bytes:
+        """Bytes of the NodeProto."""
+        return b"".join((
+            *(field_bytes(NODE_INPUT, each.encode()) for each in self.inputs),
+            *(field_bytes(NODE_OUTPUT, each.encode()) for each in self.outputs),
+            field_bytes(NODE_NAME, self.name.encode()),
+            field_bytes(NODE_OP_TYPE, self.op_type.encode()),
+            *(field_bytes(NODE_ATTRIBUTE, each) for each in self.attributes),
+            field_bytes(NODE_DOMAIN, self.domain.encode()),
+        ))  # fmt: skip
+
+    def is_a(self, op_type: str, domain: str = "") -> bool:
+        """Tell whether it is this operator."""
+        return (self.op_type, self.domain) == (op_type, domain)
+
+    def attribute(self, name: str) -> bytes | None:
+        """An attribute, serialized; None: it has its default."""
+        return next((each for each in self.attributes if name_of(Message.whole(each), _ATTRIBUTE_NAME) == name), None)
 
     @property
     def numbers(self) -> dict[str, int]:
         """Attributes that are whole numbers."""
-        pairs = map(_attribute, messages(self.message, NODE_ATTRIBUTE))
+        pairs = (_number(Message.whole(each)) for each in self.attributes)
         return {name: value for name, value in pairs if value is not None}
 
     def reads(self) -> Iterator[str]:
         """Names of all values that it reads, those that its subgraphs read from outside among them."""
         yield from filter(None, self.inputs)
-        for graph in self.subgraphs():
-            for message in messages(graph, GRAPH_NODE):
-                yield from node(message).reads()
+        for graph in self.subgraphs().values():
+            for node in nodes_of(graph):
+                yield from node.reads()
             for output in messages(graph, GRAPH_OUTPUT):
                 yield name_of(output, VALUE_NAME)
 
-    def subgraphs(self) -> Iterator[Message]:
-        """Graphs among its attributes."""
-        for attribute in messages(self.message, NODE_ATTRIBUTE):
-            yield from messages(attribute, _ATTRIBUTE_GRAPH)
-
-
-def node(message: Message) -> Node:
-    """Read a NodeProto."""
-    texts: dict[int, list[str]] = {}
-    for field, value in fields(message):
-        if isinstance(value, Message) and field != NODE_ATTRIBUTE:
-            texts.setdefault(field, []).append(value.text())
-    inputs, outputs = tuple(texts.get(NODE_INPUT, ())), tuple(texts.get(NODE_OUTPUT, ()))
-    op_type, domain = (next(iter(texts.get(field, ())), "") for field in (NODE_OP_TYPE, NODE_DOMAIN))
-    return Node(message, op_type, domain, inputs, outputs)
+    def subgraphs(self) -> dict[str, Message]:
+        """Graphs among its attributes, by name."""
+        whole = map(Message.whole, self.attributes)
+        return {name_of(each, _ATTRIBUTE_NAME): graph for each in whole for graph in messages(each, _ATTRIBUTE_GRAPH)}
 
 
 def nodes(model: bytes) -> list[Node]:
     """Nodes of the model's graph, in its order."""
-    return [node(message) for message in parts(model, GRAPH_NODE)]
+    return [Node.read(message) for message in parts(model, GRAPH_NODE)]
 
 
-def node_bytes(
-    op_type: str, domain: str, inputs: Iterable[str], outputs: Iterable[str], numbers: Mapping[str, int]
-) -> bytes:
-    """Serialized NodeProto with whole numbers as attributes."""
-    return b"".join((
-        *(field_bytes(NODE_INPUT, name.encode()) for name in inputs),
-        *(field_bytes(NODE_OUTPUT, name.encode()) for name in outputs),
-        field_bytes(NODE_OP_TYPE, op_type.encode()),
-        *(field_bytes(NODE_ATTRIBUTE, _number_bytes(name, value)) for name, value in numbers.items()),
-        field_bytes(NODE_DOMAIN, domain.encode()),
-    ))  # fmt: skip
+def nodes_of(graph: Message) -> list[Node]:
+    """Nodes of a graph, in its order."""
+    return [Node.read(message) for message in messages(graph, GRAPH_NODE)]
+
+
+def numbers(values: Mapping[str, int]) -> tuple[bytes, ...]:
+    """Attributes that are whole numbers, serialized."""
+    return tuple(
+        field_bytes(_ATTRIBUTE_NAME, name.encode())
+        + field_bytes(_ATTRIBUTE_INT, value)
+        + field_bytes(_ATTRIBUTE_TYPE, _TYPE_INT)
+        for name, value in values.items()
+    )
 
 
 def opset_bytes(domain: str, version: int) -> bytes:
@@ -83,35 +113,44 @@ def opset_bytes(domain: str, version: int) -> bytes:
     return field_bytes(_MODEL_OPSET, pair)
 
 
-def graph_parts(model: bytes, wanted: Iterable[str], given: Container[str] = ()) -> Iterator[bytes]:
-    """Fields of a graph that computes `wanted`: its nodes, and the initializers that they read; `given`: its inputs."""
-    found, kept = set(wanted), []
-    for each in reversed(nodes(model)):
-        if not found.isdisjoint(each.outputs):
-            found.update(name for name in each.reads() if name not in given)
-            kept.append(field_bytes(GRAPH_NODE, each.message.copy()))
-    yield from reversed(kept)
-    for tensor in parts(model, GRAPH_INITIALIZER):
-        if name_of(tensor, TENSOR_NAME) in found:
-            yield field_bytes(GRAPH_INITIALIZER, tensor.copy())
+class GraphParts:
+    """Nodes and initializers of a model's graph by the values that they make, read once for many questions."""
+
+    def __init__(self, model: bytes) -> None:
+        self._makers = {output: node for node in nodes(model) for output in node.outputs}
+        self._initializers = {name_of(tensor, TENSOR_NAME): tensor for tensor in parts(model, GRAPH_INITIALIZER)}
+
+    def computing(self, wanted: Iterable[str], given: Container[str] = ()) -> Iterator[bytes]:
+        """Fields of a graph that computes `wanted`: nodes, and the initializers that they read; `given`: its inputs."""
+        kept: dict[int, Node] = {}
+        open_names, seen = list(wanted), set[str]()
+        while open_names:
+            name = open_names.pop()
+            if name in seen or name in given:
+                continue
+            seen.add(name)
+            if (node := self._makers.get(name)) is not None and node.start not in kept:
+                kept[node.start] = node
+                open_names.extend(node.reads())
+        yield from (field_bytes(GRAPH_NODE, kept[start].serialized()) for start in sorted(kept))
+        for name in sorted(seen & self._initializers.keys()):
+            yield field_bytes(GRAPH_INITIALIZER, self._initializers[name].copy())
 
 
-def with_nodes(model: bytes, instead: Mapping[int, bytes]) -> bytes:
-    """Copy of a model with other nodes, by where those begin that they stand for, without what nothing reads then."""
-    before = nodes(model)
-    after = [
-        node(Message.whole(instead[each.message.start])) if each.message.start in instead else each for each in before
-    ]
+def with_nodes(model: bytes, changed: Iterable[Node]) -> bytes:
+    """Copy of a model with other nodes in the places where theirs begin, without what nothing reads then."""
+    instead = {each.start: each for each in changed}
     read = {name_of(output, VALUE_NAME) for output in parts(model, GRAPH_OUTPUT)}
     dead = set()
-    for old, new in zip(reversed(before), reversed(after), strict=True):
-        if read.isdisjoint(new.outputs):
-            dead.add(old.message.start)
+    for each in reversed(nodes(model)):
+        kept = instead.get(each.start, each)
+        if read.isdisjoint(kept.outputs):
+            dead.add(each.start)
         else:
-            read.update(new.reads())
+            read.update(kept.reads())
 
-    def changed(field: int, value: Message) -> bytes | None:
-        return instead.get(value.start) if field == GRAPH_NODE else None
+    def change(field: int, value: Message) -> bytes | None:
+        return instead[value.start].serialized() if field == GRAPH_NODE and value.start in instead else None
 
     def left_out(field: int, value: Message) -> bool:
         if field == GRAPH_INITIALIZER:
@@ -120,7 +159,7 @@ def with_nodes(model: bytes, instead: Mapping[int, bytes]) -> bytes:
 
     return rewritten(
         Message.whole(model),
-        lambda field, graph: rewritten(graph, changed, without=left_out) if field == MODEL_GRAPH else None,
+        lambda field, graph: rewritten(graph, change, without=left_out) if field == MODEL_GRAPH else None,
     )
 
 
@@ -150,14 +189,6 @@ def name_of(message: Message, field: int) -> str:
     return next(iter(names_of(message, field)), "")
 
 
-def _attribute(attribute: Message) -> tuple[str, int | None]:
+def _number(attribute: Message) -> tuple[str, int | None]:
     number = next((value for field, value in fields(attribute) if field == _ATTRIBUTE_INT), None)
     return name_of(attribute, _ATTRIBUTE_NAME), number if isinstance(number, int) else None
-
-
-def _number_bytes(name: str, value: int) -> bytes:
-    return (
-        field_bytes(_ATTRIBUTE_NAME, name.encode())
-        + field_bytes(_ATTRIBUTE_INT, value)
-        + field_bytes(_ATTRIBUTE_TYPE, _TYPE_INT)
-    )

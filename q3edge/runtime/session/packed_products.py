@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from q3edge.kernels.library import ALIGNMENT, Library, MatrixShape, aligned_bytes
 from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.lent_weights import LentWeights
-from q3edge.runtime.session.product_graph import ProductOperator, computing_scales
+from q3edge.runtime.session.product_graph import ProductOperator, ScalesOf
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_folder, writable
 
@@ -132,10 +132,11 @@ def _all_packed(
     threads: int,
 ) -> Iterator[tuple[ProductOperator, tuple[MatrixShape, NDArray[np.uint8]]]]:
     """Yield the operators in turn with their packed matrices, a few ahead of the one that is asked for."""
+    models = ScalesOf(model)
     with ThreadPoolExecutor(threads) as pool:
         ahead: list[tuple[ProductOperator, Future[tuple[MatrixShape, NDArray[np.uint8]]]]] = []
         for operator in operators:
-            ahead.append((operator, pool.submit(_packed, model, operator, lent, options, library)))
+            ahead.append((operator, pool.submit(_packed, models, operator, lent, options, library)))
             if len(ahead) > threads:
                 first, future = ahead.pop(0)
                 yield first, future.result()
@@ -144,9 +145,9 @@ def _all_packed(
 
 
 def _packed(
-    model: bytes, operator: ProductOperator, lent: LentWeights, options: Options, library: Library
+    models: ScalesOf, operator: ProductOperator, lent: LentWeights, options: Options, library: Library
 ) -> tuple[MatrixShape, NDArray[np.uint8]]:
-    scales = _scales(model, operator, options)
+    scales = _scales(models, operator, options)
     shape = _shape(operator, float32_scales=not library.are_float16(scales))
     out = aligned_bytes(library.packed_bytes(shape))
     zero_points = None if operator.zero_points is None else lent.array(operator.zero_points)
@@ -155,9 +156,9 @@ def _packed(
     return shape, out
 
 
-def _scales(model: bytes, operator: ProductOperator, options: Options) -> NDArray[np.float32]:
+def _scales(models: ScalesOf, operator: ProductOperator, options: Options) -> NDArray[np.float32]:
     """Compute the scales as onnxruntime does when it loads the graph."""
-    computing = computing_scales(model, operator)
+    computing = models.computing(operator)
     session = ort.InferenceSession(computing, options(graph_names(computing)[1]), providers=["CPUExecutionProvider"])
     (scales,) = session.run(None, {})
     return np.ascontiguousarray(scales)

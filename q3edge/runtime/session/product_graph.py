@@ -15,10 +15,10 @@ from q3edge.runtime.session.graph_nodes import (
     GRAPH_NAME,
     GRAPH_OUTPUT,
     MODEL_GRAPH,
+    GraphParts,
     Node,
-    graph_parts,
-    node_bytes,
     nodes,
+    numbers,
     opset_bytes,
     with_nodes,
     without_graph,
@@ -54,14 +54,20 @@ def product_operators(model: bytes) -> tuple[ProductOperator, ...]:
     return tuple(found for node in nodes(model) if (found := _operator(node)) is not None)
 
 
-def computing_scales(model: bytes, operator: ProductOperator) -> bytes:
-    """Model without inputs that computes an operator's scales, its only output, as onnxruntime does at load."""
-    graph = b"".join((
-        *graph_parts(model, [operator.scales]),
-        field_bytes(GRAPH_NAME, b"scales"),
-        field_bytes(GRAPH_OUTPUT, value_info(operator.scales, FLOAT32)),
-    ))  # fmt: skip
-    return without_graph(model) + field_bytes(MODEL_GRAPH, graph)
+class ScalesOf:
+    """Models that compute the scales of a model's products, as onnxruntime does when it loads the model."""
+
+    def __init__(self, model: bytes) -> None:
+        self._rest, self._parts = without_graph(model), GraphParts(model)
+
+    def computing(self, operator: ProductOperator) -> bytes:
+        """Model without inputs, whose only output is an operator's scales."""
+        graph = b"".join((
+            *self._parts.computing([operator.scales]),
+            field_bytes(GRAPH_NAME, b"scales"),
+            field_bytes(GRAPH_OUTPUT, value_info(operator.scales, FLOAT32)),
+        ))  # fmt: skip
+        return self._rest + field_bytes(MODEL_GRAPH, graph)
 
 
 def with_packed_products(model: bytes, packed: Mapping[int, Mapping[str, int]]) -> bytes:
@@ -69,29 +75,29 @@ def with_packed_products(model: bytes, packed: Mapping[int, Mapping[str, int]]) 
 
     What only the former ones read is left out.
     """
-    instead = {
-        operator.start: node_bytes(_OPERATOR, DOMAIN, [operator.x], [operator.y], packed[operator.start])
-        for operator in product_operators(model)
-        if operator.start in packed
-    }
-    return with_nodes(model, instead) + opset_bytes(DOMAIN, _OPSET)
+    changed = [
+        Node(each.start, _OPERATOR, DOMAIN, (each.x,), (each.y,), numbers(packed[each.start]))
+        for each in product_operators(model)
+        if each.start in packed
+    ]
+    return with_nodes(model, changed) + opset_bytes(DOMAIN, _OPSET)
 
 
 def _operator(node: Node) -> ProductOperator | None:
-    if (node.op_type, node.domain) != (_OPERATOR, _OPERATOR_DOMAIN):
+    if not node.is_a(_OPERATOR, _OPERATOR_DOMAIN):
         return None
-    numbers, inputs = node.numbers, (*node.inputs, "")
-    if numbers.get("accuracy_level") != _INT8_ACTIVATIONS or any(inputs[4:]):  # group indices or a bias
+    given, inputs = node.numbers, (*node.inputs, "")
+    if given.get("accuracy_level") != _INT8_ACTIVATIONS or any(inputs[4:]):  # group indices or a bias
         return None
     return ProductOperator(
-        start=node.message.start,
+        start=node.start,
         x=inputs[0],
         y=node.outputs[0],
         codes=inputs[1],
         scales=inputs[2],
         zero_points=inputs[3] or None,
-        rows=numbers["N"],
-        width=numbers["K"],
-        group_size=numbers["block_size"],
-        bits=numbers.get("bits", 4),
+        rows=given["N"],
+        width=given["K"],
+        group_size=given["block_size"],
+        bits=given.get("bits", 4),
     )
