@@ -1,0 +1,60 @@
+// Attention of new tokens over a KV cache: what is computed, and what an instruction set offers for it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace q3edge {
+
+struct ParallelFor;
+
+struct AttentionShape {
+  size_t batch;      // B: rows
+  size_t tokens;     // S: new tokens of a row, at most
+  size_t heads;      // of queries
+  size_t kv_heads;   // H: heads of keys and values
+  size_t head_dim;   // D
+  size_t capacity;   // C: tokens that a row of the cache has room for
+  size_t positions;  // P: rows of the rotary tables
+  bool int8;         // the cache's type, else float32
+};
+
+// Rows whose `counts` are 0 are idle: nothing of them in the cache is read or written. Row b has its new tokens first,
+// counts[b] of them; the rest is padding, whose output is 0. They follow seqlens[b] + 1 - counts[b] tokens in the cache,
+// and are written into it: keys after rotation. A row's result depends on nothing but that row, and not on threads.
+//
+// With an int8 cache, value = code * scale. A row with up to 16 new tokens reads all keys and values as they are
+// stored; one with more reads those of the new tokens unrounded.
+struct AttentionCall {
+  AttentionShape shape;
+  const float* query;        // [B, S, heads * D]
+  const float* key;          // [B, S, H * D]
+  const float* value;        // [B, S, H * D]
+  void* keys;                // the cache, float32 or int8 [B, H, C, D]
+  void* values;              // likewise
+  const int32_t* seqlens;    // [B]: tokens of the row with the new ones, less 1
+  const int32_t* counts;     // [B]: new tokens of the row
+  const float* cos;          // [P, D / 2]
+  const float* sin;          // [P, D / 2]
+  const float* key_scale;    // [H, D]; null for a float32 cache
+  const float* value_scale;  // [H, D]; null for a float32 cache
+  float* context;            // out [B, S, heads * D]
+  void* scratch;             // `AttentionKernels::scratch` bytes, at a multiple of 64
+};
+
+struct AttentionKernels {
+  // Bytes of scratch for a shape and about so many threads, as in `ParallelFor`.
+  size_t (*scratch)(const AttentionShape& shape, size_t threads);
+  // Compute attention; `attention_problem` has found nothing.
+  void (*attend)(const AttentionCall& call, const ParallelFor& parallel);
+};
+
+// What is wrong with a call's shape and lengths, in words; null: nothing.
+const char* attention_problem(const AttentionCall& call);
+
+// How many pieces of work at most are done at once: workers are numbered below it.
+size_t workers(size_t items, size_t threads);
+// Call body(data, worker, item) for each item below `items`, in about this order, on as many workers.
+void for_each_item(const ParallelFor& parallel, size_t items, void (*body)(void*, size_t, size_t), void* data);
+
+}  // namespace q3edge
