@@ -26,6 +26,16 @@ struct Activations {
   int32_t* negative_sums;
 };
 
+// What a product's rows are: x, float32 [M, K]; or x normed, x * norm / sqrt(mean of squares + epsilon); or
+// silu(x) * up, with up float32 [M, K], or where it is null in the second half of x's rows, float32 [M, 2 K].
+struct Input {
+  const float* x;
+  bool gated;
+  const float* up;
+  const float* norm;  // float32 [K]; null: not normed
+  float epsilon;
+};
+
 struct Range {
   size_t begin, end;
 };
@@ -33,10 +43,11 @@ struct Range {
 struct Kernels {
   const char* name;
   size_t panel_rows;
-  // Round rows of x, float32 [M, K], of the panels `panels`.
-  void (*quantize)(const MatrixShape& shape, const float* x, size_t rows, Range panels, const Activations& out);
-  // Compute y[:, tiles] = x W.T of the panels `panels`: float32 [M, N].
-  void (*multiply)(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles, float* y);
+  // Round rows of the panels `panels`.
+  void (*quantize)(const MatrixShape& shape, const Input& input, size_t rows, Range panels, const Activations& out);
+  // Compute y[:, tiles] = x W.T + summand of the panels `panels`: float32 [M, N]; the summand may be null.
+  void (*multiply)(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles,
+                   const float* summand, float* y);
 };
 
 // Tables of the sets that this library was built with and this CPU has, the best first; the last is portable C++.
@@ -48,8 +59,8 @@ KernelList kernels();
 
 // Bytes of scratch that `multiply_all` needs for M rows.
 size_t product_scratch(const MatrixShape& shape, size_t rows);
-// Compute y = x W.T: x float32 [M, K], y float32 [M, N]; scratch at a multiple of 64.
-void multiply_all(const Kernels& kernels, const Matrix& matrix, const float* x, size_t rows, float* y, void* scratch,
-                  const ParallelFor& parallel);
+// Compute y = x W.T + summand: summand (or null) and y float32 [M, N]; scratch at a multiple of 64.
+void multiply_all(const Kernels& kernels, const Matrix& matrix, const Input& input, size_t rows, const float* summand,
+                  float* y, void* scratch, const ParallelFor& parallel);
 
 }  // namespace q3edge

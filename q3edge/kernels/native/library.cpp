@@ -67,5 +67,6 @@ EXPORT size_t q3edge_product_scratch(const int64_t* shape, size_t rows) {
 }
 EXPORT void q3edge_multiply(size_t set, const int64_t* shape, const uint8_t* packed, const float* x, size_t rows,
                                    float* y, void* scratch) {
-  multiply_all(*kernels().sets[set], {shape_of(shape), packed}, x, rows, y, scratch, one_thread());
+  multiply_all(*kernels().sets[set], {shape_of(shape), packed}, {x, false, nullptr, nullptr, 0.0f}, rows, nullptr, y,
+               scratch, one_thread());
 }

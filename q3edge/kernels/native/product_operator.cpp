@@ -1,11 +1,17 @@
 // Operator q3edge.kernels.MatMulNBits: x W.T with a packed matrix that lies in a mapped file.
 //
-// Input: x, float32 [..., K]; output: float32 [..., N]. Attributes say where the matrix lies and what it is.
+// Inputs: x, float32 [..., K], or [..., 2 K] where x is gate and up; up; the norm's weight, float32 [K]; a summand,
+// float32 [..., N]. All but x may be left out. Output: float32 [..., N]. Attributes say where the matrix lies, what it is,
+// and whether the product is of silu(x) * up.
 #include "mapping.h"
 #include "operator.h"
 
 namespace q3edge {
 namespace {
+
+constexpr float kEpsilon = 1e-5f;  // of ONNX's RMSNormalization, where the attribute is left out
+
+enum InputPlace { kX, kUp, kNorm, kSummand, kInputs };
 
 struct ProductKernel {
   const ort::Api& api;
@@ -13,33 +19,55 @@ struct ProductKernel {
   std::shared_ptr<const Mapping> mapping;  // keeps the matrix's memory
   Matrix matrix;
   size_t threads;
+  bool gated;
+  float epsilon;
 
   ort::Status* compute(ort::KernelContext* context) const {
     Call call(api, context);
-    Tensor x;
-    if (ort::Status* status = call.input(0, x)) return status;
-    const auto width = static_cast<int64_t>(matrix.shape.width);
-    if (x.type != ort::kFloat || x.rank == 0 || x.last() != width) return call.error("x is no float32 [..., K]");
+    size_t count = 0;
+    if (ort::Status* status = api.input_count(context, &count)) return status;
+    Tensor in[kInputs];
+    for (size_t i = 0; i < count && i < kInputs; ++i)
+      if (ort::Status* status = call.input(i, in[i])) return status;
+    const Tensor& x = in[kX];
+    const auto width = static_cast<int64_t>(matrix.shape.width), outputs = static_cast<int64_t>(matrix.shape.rows);
+    const bool joined = gated && in[kUp].data == nullptr;
+    if (!is_like(x, x, joined ? 2 * width : width)) return call.error("x is no float32 [..., K]");
+    if (gated && !joined && !is_like(in[kUp], x, width)) return call.error("up is not of x's shape");
+    if (in[kNorm].data != nullptr && (in[kNorm].rank != 1 || in[kNorm].last() != width || in[kNorm].type != ort::kFloat))
+      return call.error("the norm's weight is no float32 [K]");
+    if (in[kSummand].data != nullptr && !is_like(in[kSummand], x, outputs)) return call.error("the sum's other part is no float32 [..., N]");
     size_t rows = 1;
     int64_t shape[kMaxRank];
     for (size_t axis = 0; axis < x.rank; ++axis) shape[axis] = x.shape[axis];
     for (size_t axis = 0; axis + 1 < x.rank; ++axis) rows *= static_cast<size_t>(x.shape[axis]);
-    shape[x.rank - 1] = static_cast<int64_t>(matrix.shape.rows);
+    shape[x.rank - 1] = outputs;
     Tensor y;
     if (ort::Status* status = call.output(0, shape, x.rank, y)) return status;
     void* scratch = Scratch::of_this_thread(product_scratch(matrix.shape, rows));
     if (scratch == nullptr) return call.error("there is no memory for rounded activations");
-    multiply_all(kernels, matrix, x.as<float>(), rows, y.as<float>(), scratch, call.parallel(threads));
+    const Input input{x.as<float>(), gated, in[kUp].as<float>(), in[kNorm].as<float>(), epsilon};
+    multiply_all(kernels, matrix, input, rows, in[kSummand].as<float>(), y.as<float>(), scratch, call.parallel(threads));
     return nullptr;
+  }
+
+  // Whether a tensor has the type float32, the axes of `other` but for the last, and that of this length.
+  static bool is_like(const Tensor& tensor, const Tensor& other, int64_t last) {
+    if (tensor.type != ort::kFloat || tensor.rank == 0 || tensor.rank != other.rank || tensor.last() != last) return false;
+    for (size_t axis = 0; axis + 1 < tensor.rank; ++axis)
+      if (tensor.shape[axis] != other.shape[axis]) return false;
+    return true;
   }
 };
 
 ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
   static constexpr const char* kNames[] = {"mapping", "offset",    "N",
                                            "K",       "block_size", "bits",
-                                           "symmetric", "float32_scales", "instruction_set", "threads"};
-  int64_t values[10];
+                                           "symmetric", "float32_scales", "instruction_set", "threads", "gated"};
+  int64_t values[11];
   if (ort::Status* status = attributes(*api, info, kNames, values)) return status;
+  float epsilon = kEpsilon;
+  if (ort::Status* status = api->attribute(info, "epsilon", &epsilon)) api->release(status);  // it is left out
   for (const int64_t value : values)
     if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
   const MatrixShape shape{static_cast<size_t>(values[2]), static_cast<size_t>(values[3]),
@@ -54,7 +82,7 @@ ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::Kernel
     return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
   const Matrix matrix{shape, mapping->data() + offset};
   *kernel = new (std::nothrow) ProductKernel{*api, *kernels().sets[values[8]], std::move(mapping), matrix,
-                                             static_cast<size_t>(values[9])};
+                                             static_cast<size_t>(values[9]), values[10] != 0, epsilon};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 
@@ -64,12 +92,12 @@ const ort::Operator kOperator = {
     [](const ort::Operator*) { return "MatMulNBits"; },
     [](const ort::Operator*) { return "CPUExecutionProvider"; },
     [](const ort::Operator*, size_t) { return ort::kFloat; },
-    [](const ort::Operator*) { return size_t{1}; },
+    [](const ort::Operator*) { return size_t{kInputs}; },
     [](const ort::Operator*, size_t) { return ort::kFloat; },
     [](const ort::Operator*) { return size_t{1}; },
     nullptr,
     [](void* kernel) { delete static_cast<ProductKernel*>(kernel); },
-    [](const ort::Operator*, size_t) { return ort::kRequired; },
+    [](const ort::Operator*, size_t index) { return index == kX ? ort::kRequired : ort::kOptional; },
     [](const ort::Operator*, size_t) { return ort::kRequired; },
     [](const ort::Operator*, size_t) { return 0; },
     [](const ort::Operator*) { return 0; },

@@ -11,8 +11,9 @@ constexpr size_t kBlocksPerThread = 4;  // of one panel: so many that a late thr
 struct Product {
   const Kernels& kernels;
   const Matrix& matrix;
-  const float* x;
+  const Input& input;
   size_t rows, panels;
+  const float* summand;
   float* y;
   Activations activations;
   size_t panels_at_once, tiles_at_once, panel_blocks;
@@ -28,7 +29,7 @@ struct Product {
 
 void round_panels(void* data, size_t block) {
   const auto& product = *static_cast<const Product*>(data);
-  product.kernels.quantize(product.matrix.shape, product.x, product.rows, product.some_panels(block),
+  product.kernels.quantize(product.matrix.shape, product.input, product.rows, product.some_panels(block),
                            product.activations);
 }
 
@@ -36,7 +37,7 @@ void multiply_panels(void* data, size_t block) {
   const auto& product = *static_cast<const Product*>(data);
   product.kernels.multiply(product.matrix, product.activations, product.rows,
                            product.some_panels(block % product.panel_blocks),
-                           product.some_tiles(block / product.panel_blocks), product.y);
+                           product.some_tiles(block / product.panel_blocks), product.summand, product.y);
 }
 
 size_t blocks(size_t count, size_t size) { return (count + size - 1) / size; }
@@ -48,13 +49,13 @@ size_t product_scratch(const MatrixShape& shape, size_t rows) {
          aligned(rows * shape.groups() * sizeof(int32_t));
 }
 
-void multiply_all(const Kernels& kernels, const Matrix& matrix, const float* x, size_t rows, float* y, void* scratch,
-                  const ParallelFor& parallel) {
+void multiply_all(const Kernels& kernels, const Matrix& matrix, const Input& input, size_t rows, const float* summand,
+                  float* y, void* scratch, const ParallelFor& parallel) {
   if (rows == 0) return;
   const MatrixShape& shape = matrix.shape;
   auto* bytes = static_cast<uint8_t*>(scratch);
   const size_t codes = aligned(rows * shape.width), scales = aligned(rows * shape.groups() * sizeof(float));
-  Product product{kernels, matrix, x, rows, blocks(rows, kernels.panel_rows), y,
+  Product product{kernels, matrix, input, rows, blocks(rows, kernels.panel_rows), summand, y,
                   {reinterpret_cast<int8_t*>(bytes), reinterpret_cast<float*>(bytes + codes),
                    reinterpret_cast<int32_t*>(bytes + codes + scales)},
                   kPanelsAtOnce, kTilesAtOnce, 0};

@@ -109,7 +109,18 @@ static void multiply_rows(size_t rows, const Matrix& matrix, const int8_t* x, co
   }
 }
 
-static void multiply(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles, float* y) {
+// to += summand, of `rows` rows of `stride` values each the first `columns`.
+static void add_rows(float* to, const float* summand, size_t rows, size_t stride, size_t columns) {
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t i = 0; i < columns; i += Vec::kLanes) {
+      float* at = to + r * stride + i;
+      store_up_to(at, Vec::add(load_up_to(at, columns - i), load_up_to(summand + r * stride + i, columns - i)),
+                  columns - i);
+    }
+}
+
+static void multiply(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles,
+                     const float* summand, float* y) {
   const MatrixShape& shape = matrix.shape;
   const size_t all = Set::kPanelRows;
   // A few tiles stay in the cache while all panels pass.
@@ -127,19 +138,25 @@ static void multiply(const Matrix& matrix, const Activations& x, size_t rows, Ra
       } else {
         multiply_rows<8, Set::kPanelRows>(count, matrix, codes, scales, sums, some, to);
       }
+      const size_t column = some.begin * kTileRows, end = some.end * kTileRows;
+      if (summand != nullptr)
+        add_rows(to + column, summand + first * shape.rows + column, count, shape.rows,
+                 (end < shape.rows ? end : shape.rows) - column);
     }
   }
 }
 
 // Round a group as onnxruntime does: to 127ths of its largest magnitude, halves to even.
-static void quantize(const MatrixShape& shape, const float* x, size_t rows, Range panels, const Activations& out) {
+static void quantize(const MatrixShape& shape, const Input& input, size_t rows, Range panels, const Activations& out) {
   const size_t all = Set::kPanelRows, groups = shape.groups();
   int8_t codes[256];
+  float values[256];
   for (size_t panel = panels.begin; panel < panels.end; ++panel) {
     const size_t first = panel * all, count = rows - first < all ? rows - first : all;
-    for (size_t r = 0; r < count; ++r)
+    for (size_t r = 0; r < count; ++r) {
+      const float by = row_factor(input, first + r, shape.width);
       for (size_t group = 0; group < groups; ++group) {
-        const float* from = x + (first + r) * shape.width + group * shape.group;
+        const float* from = row_part(input, first + r, shape.width, by, group * shape.group, shape.group, values);
         const float largest = Set::largest(from, shape.group), scale = largest / 127.0f;
         const float factor = largest > 0.0f ? 127.0f / largest : 0.0f;
         int32_t sum = 0;
@@ -155,6 +172,7 @@ static void quantize(const MatrixShape& shape, const float* x, size_t rows, Rang
         out.scales[first * groups + group * count + r] = scale;
         out.negative_sums[first * groups + group * count + r] = -sum;
       }
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // Kernels for x86-64 with AVX512 (F, BW, VL, DQ) and its VNNI.
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -9,6 +10,9 @@ namespace q3edge {
 namespace avx512_vnni {
 #include "numbers.h"
 #include "simd_avx512.h"
+#include "floats_avx512.h"
+#include "attention_vectors.inl"
+#include "inputs.inl"
 #include "products.inl"
 }  // namespace avx512_vnni
 

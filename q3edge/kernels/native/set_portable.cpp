@@ -1,4 +1,5 @@
 // Kernels for any CPU, in plain C++.
+#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -8,6 +9,9 @@ namespace q3edge {
 namespace portable {
 #include "numbers.h"
 #include "simd_portable.h"
+#include "floats_portable.h"
+#include "attention_vectors.inl"
+#include "inputs.inl"
 #include "products.inl"
 }  // namespace portable
 

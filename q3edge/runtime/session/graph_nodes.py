@@ -67,6 +67,11 @@ class Node:
         return next((each for each in self.attributes if name_of(Message.whole(each), _ATTRIBUTE_NAME) == name), None)
 
     @property
+    def names(self) -> frozenset[str]:
+        """Names of its attributes."""
+        return frozenset(name_of(Message.whole(each), _ATTRIBUTE_NAME) for each in self.attributes)
+
+    @property
     def numbers(self) -> dict[str, int]:
         """Attributes that are whole numbers."""
         pairs = (_number(Message.whole(each)) for each in self.attributes)

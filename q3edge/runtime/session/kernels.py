@@ -16,6 +16,7 @@ from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.kernels.library import PORTABLE, Library, library
+from q3edge.runtime.session.fused_graph import with_fused_operators
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.packed_products import (
@@ -145,12 +146,13 @@ def _packed_products(
 
 def _with_our_operators(model: bytes, ours: OurKernels, packed: PackedProducts, mapping: int, threads: int) -> bytes:
     number = ours.library.instruction_sets.index(ours.instruction_set)
-    common = {"mapping": mapping, "instruction_set": number, "threads": threads}
+    common = {"instruction_set": number, "threads": threads}
     found = {each.start: packed.matrices[each.codes] for each in ours.products}
-    return with_packed_products(
-        model,
-        {start: {**common, "offset": matrix.offset, **matrix.shape.attributes()} for start, matrix in found.items()},
-    )
+    products = {
+        start: {"mapping": mapping, "offset": matrix.offset, "gated": 0, **matrix.shape.attributes(), **common}
+        for start, matrix in found.items()
+    }
+    return with_fused_operators(with_packed_products(model, products))
 
 
 def _verify(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:

@@ -1,0 +1,43 @@
+// What a product's rows are made of before they are rounded, group by group: x itself, x normed, or silu(gate) * up.
+
+// What all groups of a row are multiplied by: of a normed row 1 / sqrt(mean of squares + epsilon).
+static float row_factor(const Input& input, size_t row, size_t width) {
+  if (input.norm == nullptr) return 1.0f;
+  const float* x = input.x + row * width;
+  Floats sum = Vec::all(0.0f);
+  for (size_t i = 0; i < width; i += Vec::kLanes) {
+    const Floats some = load_up_to(x + i, width - i);
+    sum = Vec::mul_add(some, some, sum);
+  }
+  float lanes[Vec::kLanes], total = 0.0f;
+  Vec::store(lanes, sum);
+  for (const float lane : lanes) total += lane;
+  return 1.0f / sqrtf(total / static_cast<float>(width) + input.epsilon);
+}
+
+// x / (1 + e^-x)
+static inline Floats silu(Floats x) {
+  const Floats minus = Vec::mul(x, Vec::all(-1.0f)), magnitude = Vec::max(minus, x), one = Vec::all(1.0f);
+  const Floats power = power_of_2(Vec::mul(magnitude, Vec::all(-kLog2e)));
+  const Floats part = Vec::where_less(x, Vec::all(0.0f), power, one);
+  return Vec::mul(x, Vec::div(part, Vec::add(one, power)));
+}
+
+// Values `begin` to `begin` + `count` of a row, in `buffer` unless x has them as they are.
+static const float* row_part(const Input& input, size_t row, size_t width, float factor, size_t begin, size_t count,
+                             float* buffer) {
+  const float* x = input.x + row * (input.gated && input.up == nullptr ? 2 * width : width) + begin;
+  if (input.gated) {
+    const float* up = input.up == nullptr ? x + width : input.up + row * width + begin;
+    for (size_t i = 0; i < count; i += Vec::kLanes)
+      store_up_to(buffer + i, Vec::mul(silu(load_up_to(x + i, count - i)), load_up_to(up + i, count - i)), count - i);
+    return buffer;
+  }
+  if (input.norm == nullptr) return x;
+  const Floats by = Vec::all(factor);
+  for (size_t i = 0; i < count; i += Vec::kLanes)
+    store_up_to(buffer + i,
+                Vec::mul(Vec::mul(load_up_to(x + i, count - i), by), load_up_to(input.norm + begin + i, count - i)),
+                count - i);
+  return buffer;
+}
