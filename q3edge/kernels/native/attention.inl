@@ -1,5 +1,7 @@
 // Attention over a KV cache (attention.h), from the primitives `Vec` of an instruction set.
-#include "attention_vectors.inl"
+// attention_vectors.inl comes before it.
+namespace attention {
+
 #include "attention_dots.inl"
 #include "attention_panels.inl"
 
@@ -384,7 +386,7 @@ class AttentionPass {
   bool cut_ = false;    // whether items are pieces of rows
 };
 
-static size_t attention_scratch(const AttentionShape& shape, size_t threads) {
+static size_t scratch(const AttentionShape& shape, size_t threads) {
   return AttentionPlan(shape, threads).floats * sizeof(float);
 }
 
@@ -395,4 +397,6 @@ static void attend(const AttentionCall& call, const ParallelFor& parallel) {
     AttentionPass<float>(call, parallel).run();
 }
 
-constexpr AttentionKernels kAttention = {attention_scratch, attend};
+}  // namespace attention
+
+constexpr AttentionKernels kAttention = {attention::scratch, attention::attend};

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "attention.h"
 #include "layout.h"
 
 namespace q3edge {
@@ -48,6 +49,7 @@ struct Kernels {
   // Compute y[:, tiles] = x W.T + summand of the panels `panels`: float32 [M, N]; the summand may be null.
   void (*multiply)(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles,
                    const float* summand, float* y);
+  AttentionKernels attention;
 };
 
 // Tables of the sets that this library was built with and this CPU has, the best first; the last is portable C++.

@@ -1,5 +1,6 @@
 // What the library offers by name: its operators, for onnxruntime, and the rest for Python (q3edge/kernels/library.py).
 #include <cstring>
+#include <initializer_list>
 
 #include "mapping.h"
 #include "operator.h"
@@ -31,7 +32,8 @@ EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::A
   static ort::CustomOpDomain* domain = nullptr;  // for all sessions
   if (domain == nullptr) {
     if (ort::Status* status = api->create_domain(kDomain, &domain)) return status;
-    if (ort::Status* status = api->add_operator(domain, product_operator())) return status;
+    for (const ort::Operator* op : {product_operator(), float_attention_operator(), int8_attention_operator()})
+      if (ort::Status* status = api->add_operator(domain, op)) return status;
   }
   return api->add_domain(options, domain);
 }

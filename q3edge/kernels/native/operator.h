@@ -92,5 +92,7 @@ ort::Status* attributes(const ort::Api& api, const ort::KernelInfo* info, const 
 }
 
 const ort::Operator* product_operator();
+const ort::Operator* float_attention_operator();
+const ort::Operator* int8_attention_operator();
 
 }  // namespace q3edge

@@ -176,4 +176,4 @@ static void quantize(const MatrixShape& shape, const Input& input, size_t rows, 
   }
 }
 
-static const Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply};
+static const Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply, kAttention};

@@ -12,6 +12,7 @@ namespace avx512_vnni {
 #include "simd_avx512.h"
 #include "floats_avx512.h"
 #include "attention_vectors.inl"
+#include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"
 }  // namespace avx512_vnni

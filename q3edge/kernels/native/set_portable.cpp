@@ -11,6 +11,7 @@ namespace portable {
 #include "simd_portable.h"
 #include "floats_portable.h"
 #include "attention_vectors.inl"
+#include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"
 }  // namespace portable

@@ -1,0 +1,155 @@
+// Operator q3edge.kernels.Attention: attention of new tokens over a KV cache (attention.h).
+//
+// Inputs: query, key, value, past_key, past_value, seqlens_k, query_seqlens, cos, sin, and for an int8 cache key_scale and
+// value_scale, float32 [1, H, 1, D]. Outputs: context, present_key, present_value; a present that does not lie where the
+// past does is a copy of it with the new tokens.
+#include <cstring>
+#include <initializer_list>
+
+#include "attention.h"
+#include "operator.h"
+
+namespace q3edge {
+namespace {
+
+enum Input { kQuery, kKey, kValue, kPastKey, kPastValue, kSeqlens, kCounts, kCos, kSin, kKeyScale, kValueScale, kInputs };
+enum Output { kContext, kPresentKey, kPresentValue, kOutputs };
+
+bool is(const Tensor& tensor, ort::Type type, std::initializer_list<size_t> shape) {
+  if (tensor.type != type || tensor.rank != shape.size()) return false;
+  size_t axis = 0;
+  for (const size_t length : shape)
+    if (tensor.shape[axis++] != static_cast<int64_t>(length)) return false;
+  return true;
+}
+
+size_t length(const Tensor& tensor, size_t axis) { return static_cast<size_t>(tensor.shape[axis]); }
+
+struct AttentionKernel {
+  const ort::Api& api;
+  const AttentionKernels& kernels;
+  size_t heads, kv_heads, threads;
+
+  ort::Status* compute(ort::KernelContext* context) const {
+    Call call(api, context);
+    size_t count = 0;
+    if (ort::Status* status = api.input_count(context, &count)) return status;
+    Tensor in[kInputs];
+    for (size_t i = 0; i < count && i < kInputs; ++i)
+      if (ort::Status* status = call.input(i, in[i])) return status;
+    AttentionCall work{};
+    if (const char* problem = describe(in, work.shape)) return call.error(problem);
+    Tensor out[kOutputs];
+    if (ort::Status* status = call.output(kContext, in[kQuery].shape, in[kQuery].rank, out[kContext])) return status;
+    for (size_t i = kPresentKey; i < kOutputs; ++i)
+      if (ort::Status* status = call.output(i, in[kPastKey].shape, in[kPastKey].rank, out[i])) return status;
+    fill(in, out, work);
+    if (const char* problem = attention_problem(work)) return call.error(problem);
+    for (size_t i = 0; i < 2; ++i)
+      copy(in[kPastKey + i], out[kPresentKey + i]);
+    work.scratch = Scratch::of_this_thread(kernels.scratch(work.shape, threads));
+    if (work.scratch == nullptr) return call.error("there is no memory for attention");
+    kernels.attend(work, call.parallel(threads));
+    return nullptr;
+  }
+
+  // What is wrong with the inputs' types and shapes, in words; null: nothing.
+  const char* describe(const Tensor (&in)[kInputs], AttentionShape& shape) const {
+    const Tensor &query = in[kQuery], &past = in[kPastKey];
+    if (query.rank != 3 || past.rank != 4 || in[kCos].rank != 2) return "query, past_key or cos has not the right axes";
+    shape = {length(query, 0), length(query, 1), heads,           kv_heads,
+             length(past, 3),  length(past, 2),  length(in[kCos], 0), past.type == ort::kInt8};
+    const size_t size = shape.head_dim;
+    if (!is(query, ort::kFloat, {shape.batch, shape.tokens, heads * size})) return "query is no float32 [B, S, heads * D]";
+    for (const size_t i : {kKey, kValue})
+      if (!is(in[i], ort::kFloat, {shape.batch, shape.tokens, kv_heads * size}))
+        return "key or value is no float32 [B, S, kv_heads * D]";
+    for (const size_t i : {kPastKey, kPastValue})
+      if (!is(in[i], shape.int8 ? ort::kInt8 : ort::kFloat, {shape.batch, kv_heads, shape.capacity, size}))
+        return "past_key or past_value is no float32 or int8 [B, kv_heads, C, D]";
+    for (const size_t i : {kSeqlens, kCounts})
+      if (!is(in[i], ort::kInt32, {shape.batch})) return "seqlens_k or query_seqlens is no int32 [B]";
+    for (const size_t i : {kCos, kSin})
+      if (!is(in[i], ort::kFloat, {shape.positions, size / 2})) return "cos or sin is no float32 [P, D / 2]";
+    for (const size_t i : {kKeyScale, kValueScale})
+      if (shape.int8 && !is(in[i], ort::kFloat, {1, kv_heads, 1, size}))
+        return "key_scale or value_scale is no float32 [1, kv_heads, 1, D]";
+    return nullptr;
+  }
+
+  static void fill(const Tensor (&in)[kInputs], const Tensor (&out)[kOutputs], AttentionCall& work) {
+    work.query = in[kQuery].as<float>();
+    work.key = in[kKey].as<float>();
+    work.value = in[kValue].as<float>();
+    work.keys = out[kPresentKey].data;
+    work.values = out[kPresentValue].data;
+    work.seqlens = in[kSeqlens].as<int32_t>();
+    work.counts = in[kCounts].as<int32_t>();
+    work.cos = in[kCos].as<float>();
+    work.sin = in[kSin].as<float>();
+    work.key_scale = in[kKeyScale].as<float>();
+    work.value_scale = in[kValueScale].as<float>();
+    work.context = out[kContext].as<float>();
+  }
+
+  static void copy(const Tensor& past, const Tensor& present) {
+    if (past.data == present.data) return;
+    size_t bytes = past.type == ort::kInt8 ? 1 : sizeof(float);
+    for (size_t axis = 0; axis < past.rank; ++axis) bytes *= length(past, axis);
+    if (bytes > 0) std::memcpy(present.data, past.data, bytes);
+  }
+};
+
+ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+  static constexpr const char* kNames[] = {"num_heads", "kv_num_heads", "instruction_set", "threads"};
+  int64_t values[4];
+  if (ort::Status* status = attributes(*api, info, kNames, values)) return status;
+  for (const int64_t value : values)
+    if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
+  if (static_cast<size_t>(values[2]) >= kernels().count)
+    return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
+  *kernel = new (std::nothrow)
+      AttentionKernel{*api, kernels().sets[values[2]]->attention, static_cast<size_t>(values[0]),
+                      static_cast<size_t>(values[1]), static_cast<size_t>(values[3])};
+  return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
+}
+
+template <ort::Type CACHE>
+ort::Type input_type(const ort::Operator*, size_t index) {
+  if (index == kPastKey || index == kPastValue) return CACHE;
+  return index == kSeqlens || index == kCounts ? ort::kInt32 : ort::kFloat;
+}
+
+// One for each type of the cache: onnxruntime chooses between operators of one name by their types.
+template <ort::Type CACHE>
+const ort::Operator kOperator = {
+    ort::kVersion,
+    nullptr,
+    [](const ort::Operator*) { return "Attention"; },
+    [](const ort::Operator*) { return "CPUExecutionProvider"; },
+    input_type<CACHE>,
+    [](const ort::Operator*) { return size_t{kInputs}; },
+    [](const ort::Operator*, size_t index) { return index == kContext ? ort::kFloat : CACHE; },
+    [](const ort::Operator*) { return size_t{kOutputs}; },
+    nullptr,
+    [](void* kernel) { delete static_cast<AttentionKernel*>(kernel); },
+    [](const ort::Operator*, size_t index) { return index >= kKeyScale ? ort::kOptional : ort::kRequired; },
+    [](const ort::Operator*, size_t) { return ort::kRequired; },
+    [](const ort::Operator*, size_t) { return 0; },
+    [](const ort::Operator*) { return 0; },
+    [](const ort::Operator*) { return 0; },
+    [](const ort::Operator*) { return 0; },
+    [](const ort::Operator*) { return 0; },
+    create,
+    [](void* kernel, ort::KernelContext* context) { return static_cast<AttentionKernel*>(kernel)->compute(context); },
+    nullptr,
+    [](const ort::Operator*) { return 1; },
+    [](const ort::Operator*) { return 1; },
+};
+
+}  // namespace
+
+const ort::Operator* float_attention_operator() { return &kOperator<ort::kFloat>; }
+const ort::Operator* int8_attention_operator() { return &kOperator<ort::kInt8>; }
+
+}  // namespace q3edge
