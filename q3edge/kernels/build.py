@@ -23,9 +23,14 @@ _AVX2 = ("-mavx2", "-mfma", "-mf16c", *_QUIET)
 # Machine -> file of an instruction set -> its flags. No other file is compiled with any.
 _SETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {
+        "set_avx2.cpp": _AVX2,
+        "set_avx_vnni.cpp": (*_AVX2, "-mavxvnni"),
         "set_avx512_vnni.cpp": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
     },
-    "aarch64": {},
+    "aarch64": {
+        "set_neon_dotprod.cpp": ("-march=armv8.2-a+dotprod",),
+        "set_neon_i8mm.cpp": ("-march=armv8.2-a+dotprod+i8mm",),
+    },
 }
 _SAME = {"amd64": "x86_64", "arm64": "aarch64"}
 

@@ -14,6 +14,7 @@ namespace q3edge {
 
 constexpr size_t kTileRows = 16;
 constexpr size_t kAlignment = 64;
+constexpr size_t kMostCodes = 256;  // of a group
 
 constexpr size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -28,7 +29,7 @@ struct MatrixShape {
 
   constexpr bool valid() const {
     return rows > 0 && rows <= (size_t{1} << 31) && width <= (size_t{1} << 31) && (bits == 4 || bits == 8) &&
-           group >= 8 && group <= 256 && group % 8 == 0 && width >= group && width % group == 0;
+           group >= 8 && group <= kMostCodes && group % 8 == 0 && width >= group && width % group == 0;
   }
   constexpr size_t groups() const { return width / group; }
   constexpr size_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }

@@ -3,13 +3,12 @@
 // A group's products are summed in integers, exactly, and scaled once. Every element of the result is summed group by
 // group in the order of K, whatever is computed beside it: a row's result does not depend on other rows or on threads.
 
-constexpr size_t kStep = 32;  // codes of K whose products may be summed before they are widened (Step::Sums)
-
-// Compute ROWS rows of a panel of as many for the `vector`-th lanes of TILES tiles from `tile` on.
-template <unsigned BITS, size_t ROWS, size_t TILES>
-static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x_scales, const int32_t* x_sums,
+// Compute ROWS rows of a panel of as many for VECTORS vectors, from `first_vector` on, of each of TILES tiles from `tile`.
+template <unsigned BITS, size_t ROWS, size_t TILES, size_t VECTORS>
+__attribute__((flatten)) static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x_scales, const int32_t* x_sums,
                            size_t tile, size_t first_vector, float* y) {
-  constexpr size_t kVectors = Set::kVectors;
+  using Ints = typename Set::Ints;
+  using Floats = typename Set::Floats;
   const MatrixShape& shape = matrix.shape;
   const size_t stride = shape.tile_bytes(), groups = shape.groups(), scale_bytes = shape.scale_bytes();
   const uint8_t* codes[TILES];
@@ -22,65 +21,54 @@ static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x
     scales[t] = begin + shape.scales_offset() + lane * scale_bytes;
     zero_points[t] = begin + shape.zero_points_offset() + lane;
   }
-  typename Set::Floats totals[ROWS][TILES][kVectors];
-  each<ROWS>([&](auto r) {
-    each<TILES>([&](auto t) { each<kVectors>([&](auto v) { totals[r][t][v] = Set::zero(); }); });
+  Floats totals[TILES][VECTORS][ROWS];
+  each<TILES>([&](auto t) {
+    each<VECTORS>([&](auto v) { each<ROWS>([&](auto r) { totals[t][v][r] = Set::zero(); }); });
   });
-  const typename Set::Ints middle = Set::all((1 << (BITS - 1)) - Step<BITS>::kShift);
+  const Ints middle = Set::all((1 << (BITS - 1)) - Step<BITS>::kShift);
 
   for (size_t group = 0; group < groups; ++group) {
-    typename Set::Ints ints[ROWS][TILES][kVectors];
+    Ints ints[TILES][VECTORS][ROWS];
     each<TILES>([&](auto t) {
-      each<kVectors>([&](auto v) {
-        const typename Set::Ints zero =
-            shape.symmetric ? middle
-                            : Set::zero_points(zero_points[t] + group * kTileRows + v * Set::kLanes, Step<BITS>::kShift);
-        each<ROWS>([&](auto r) { ints[r][t][v] = Set::zero_point_products(zero, x_sums[group * ROWS + r]); });
+      each<VECTORS>([&](auto v) {
+        const uint8_t* at = zero_points[t] + group * kTileRows + v * Set::kLanes;
+        const Ints zero = shape.symmetric ? middle : Set::zero_points(at, Step<BITS>::kShift);
+        each<ROWS>([&](auto r) { ints[t][v][r] = Set::zero_point_products(zero, x_sums[group * ROWS + r]); });
       });
     });
     for (size_t left = shape.group; left > 0;) {
-      const size_t step = left < kStep ? left : kStep;
+      const size_t step = left < Step<BITS>::kCodes ? left : Step<BITS>::kCodes;
       left -= step;
-      typename Step<BITS>::Sums sums[ROWS][TILES][kVectors];
-      each<ROWS>([&](auto r) {
-        each<TILES>([&](auto t) { each<kVectors>([&](auto v) { sums[r][t][v] = Step<BITS>::begin(ints[r][t][v]); }); });
-      });
+      typename Step<BITS>::Sums sums[TILES][VECTORS][ROWS];
+      each<TILES>([&](auto t) { Step<BITS>::begin(sums[t], ints[t]); });
       for (size_t k = 0; k < step; k += 8, x += 8 * ROWS)
         each<TILES>([&](auto t) {
-          each<kVectors>([&](auto v) {
-            const uint8_t* at = codes[t] + v * Set::kLanes * 4;
-            const auto first = Step<BITS>::first(at), second = Step<BITS>::second(at);
-            each<ROWS>([&](auto r) { sums[r][t][v] = Step<BITS>::dot(sums[r][t][v], first, x + 4 * r); });
-            each<ROWS>([&](auto r) { sums[r][t][v] = Step<BITS>::dot(sums[r][t][v], second, x + 4 * (ROWS + r)); });
-          });
+          Step<BITS>::add(sums[t], codes[t], x);
           codes[t] += 8 * kTileRows * BITS / 8;
         });
-      each<ROWS>([&](auto r) {
-        each<TILES>([&](auto t) {
-          each<kVectors>([&](auto v) { ints[r][t][v] = Step<BITS>::end(ints[r][t][v], sums[r][t][v]); });
-        });
-      });
+      each<TILES>([&](auto t) { Step<BITS>::end(ints[t], sums[t]); });
     }
     each<TILES>([&](auto t) {
-      each<kVectors>([&](auto v) {
+      each<VECTORS>([&](auto v) {
         const uint8_t* at = scales[t] + (group * kTileRows + v * Set::kLanes) * scale_bytes;
-        const typename Set::Floats scale = shape.float32_scales ? Set::float32(at) : Set::float16(at);
+        const Floats scale = shape.float32_scales ? Set::float32(at) : Set::float16(at);
         each<ROWS>([&](auto r) {
-          totals[r][t][v] = Set::scaled(totals[r][t][v], ints[r][t][v], scale, x_scales[group * ROWS + r]);
+          totals[t][v][r] = Set::scaled(totals[t][v][r], ints[t][v][r], scale, x_scales[group * ROWS + r]);
         });
       });
     });
   }
-  each<ROWS>([&](auto r) {
-    each<TILES>([&](auto t) {
-      each<kVectors>([&](auto v) {
-        const size_t column = (tile + t) * kTileRows + (first_vector + v) * Set::kLanes;
-        if (column >= shape.rows) return;
+  each<TILES>([&](auto t) {
+    each<VECTORS>([&](auto v) {
+      const size_t column = (tile + t) * kTileRows + (first_vector + v) * Set::kLanes;
+      if (column >= shape.rows) return;
+      const size_t left = shape.rows - column;
+      each<ROWS>([&](auto r) {
         float* to = y + r * shape.rows + column;
-        if (column + Set::kLanes <= shape.rows) {
-          Set::store(to, totals[r][t][v]);
+        if (left >= Set::kLanes) {
+          Set::store(to, totals[t][v][r]);
         } else {
-          Set::store(to, totals[r][t][v], shape.rows - column);
+          Set::store(to, totals[t][v][r], left);
         }
       });
     });
@@ -90,14 +78,14 @@ static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x
 template <unsigned BITS, size_t ROWS>
 static void multiply_panel(const Matrix& matrix, const int8_t* x, const float* x_scales, const int32_t* x_sums,
                            Range tiles, float* y) {
-  constexpr size_t kTiles = ROWS == 1 ? Set::kTilesOfOneRow : ROWS <= Set::kFewRows ? Set::kTilesOfFewRows : 1;
+  constexpr size_t kTiles = Set::tiles(ROWS), kVectors = Set::vectors(ROWS);
   size_t tile = tiles.begin;
   for (; tile + kTiles <= tiles.end; tile += kTiles)
-    for (size_t v = 0; v < kTileRows / Set::kLanes; v += Set::kVectors)
-      multiply_block<BITS, ROWS, kTiles>(matrix, x, x_scales, x_sums, tile, v, y);
+    for (size_t v = 0; v < kTileRows / Set::kLanes; v += kVectors)
+      multiply_block<BITS, ROWS, kTiles, kVectors>(matrix, x, x_scales, x_sums, tile, v, y);
   for (; tile < tiles.end; ++tile)
-    for (size_t v = 0; v < kTileRows / Set::kLanes; v += Set::kVectors)
-      multiply_block<BITS, ROWS, 1>(matrix, x, x_scales, x_sums, tile, v, y);
+    for (size_t v = 0; v < kTileRows / Set::kLanes; v += kVectors)
+      multiply_block<BITS, ROWS, 1, kVectors>(matrix, x, x_scales, x_sums, tile, v, y);
 }
 
 template <unsigned BITS, size_t ROWS>
@@ -146,29 +134,30 @@ static void multiply(const Matrix& matrix, const Activations& x, size_t rows, Ra
   }
 }
 
-// Round a group as onnxruntime does: to 127ths of its largest magnitude, halves to even.
+// Round a group as onnxruntime does: to 127ths of its largest magnitude, halves to even. Codes are -127 to 127.
+// A group that has a NaN or an infinity has codes 0 and the scale NaN, which its row's results become.
 static void quantize(const MatrixShape& shape, const Input& input, size_t rows, Range panels, const Activations& out) {
+  constexpr float kLeast = 7.7e-34f;  // 2^-110: of less, 127ths are not normal numbers, and codes are 0
   const size_t all = Set::kPanelRows, groups = shape.groups();
-  int8_t codes[256];
-  float values[256];
+  int8_t codes[kMostCodes];
+  float values[kMostCodes];
   for (size_t panel = panels.begin; panel < panels.end; ++panel) {
     const size_t first = panel * all, count = rows - first < all ? rows - first : all;
     for (size_t r = 0; r < count; ++r) {
       const float by = row_factor(input, first + r, shape.width);
       for (size_t group = 0; group < groups; ++group) {
         const float* from = row_part(input, first + r, shape.width, by, group * shape.group, shape.group, values);
-        const float largest = Set::largest(from, shape.group), scale = largest / 127.0f;
-        const float factor = largest > 0.0f ? 127.0f / largest : 0.0f;
+        const float largest = Set::largest(from, shape.group);
+        float scale = largest / 127.0f;
         int32_t sum = 0;
-        for (size_t k = 0; k < shape.group; k += 16)
-          sum += Set::rounded(from + k, factor, codes + k, shape.group - k < 16 ? shape.group - k : 16);
-        int8_t* to = out.codes + first * shape.width + (group * shape.group * count) + 4 * r;
-        for (size_t k = 0; k < shape.group; k += 4, to += 4 * count) {
-          to[0] = codes[k];
-          to[1] = codes[k + 1];
-          to[2] = codes[k + 2];
-          to[3] = codes[k + 3];
+        if (largest >= kLeast && largest <= FLT_MAX) {
+          sum = Set::rounded(from, shape.group, 127.0f / largest, codes);
+        } else {
+          memset(codes, 0, sizeof codes);
+          if (!(largest <= FLT_MAX)) scale = NAN;
         }
+        int8_t* to = out.codes + first * shape.width + (group * shape.group * count) + 4 * r;
+        for (size_t k = 0; k < shape.group; k += 4, to += 4 * count) memcpy(to, codes + k, 4);
         out.scales[first * groups + group * count + r] = scale;
         out.negative_sums[first * groups + group * count + r] = -sum;
       }

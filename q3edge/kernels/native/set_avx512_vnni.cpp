@@ -1,4 +1,5 @@
 // Kernels for x86-64 with AVX512 (F, BW, VL, DQ) and its VNNI.
+#include <float.h>
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 namespace q3edge {
 namespace avx512_vnni {
 #include "numbers.h"
+#include "step.h"
 #include "simd_avx512.h"
 #include "floats_avx512.h"
 #include "attention_vectors.inl"

@@ -1,4 +1,5 @@
 // Kernels for any CPU, in plain C++.
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 namespace q3edge {
 namespace portable {
 #include "numbers.h"
+#include "step.h"
 #include "simd_portable.h"
 #include "floats_portable.h"
 #include "attention_vectors.inl"

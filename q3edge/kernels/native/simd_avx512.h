@@ -4,8 +4,9 @@ struct Set {
   static constexpr const char* kName = "avx512-vnni";
   static constexpr size_t kLanes = 16;      // of int32
   static constexpr size_t kPanelRows = 8;
-  static constexpr size_t kVectors = 1;     // of a tile that are computed at once
-  static constexpr size_t kTilesOfOneRow = 4, kTilesOfFewRows = 2, kFewRows = 4;
+  // Tiles, and vectors of each, that are computed at once with so many rows of a panel.
+  static constexpr size_t tiles(size_t rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
+  static constexpr size_t vectors(size_t) { return 1; }
 
   using Ints = __m512i;
   using Floats = __m512;
@@ -41,35 +42,43 @@ struct Set {
     }
     return float_of(_mm512_reduce_max_epu32(found));
   }
-  // Round 16 (8) values times `factor` to int8; returns the sum of the codes.
-  static inline int32_t rounded(const float* x, float factor, int8_t* codes, size_t count) {
-    const auto mask = static_cast<__mmask16>((1u << count) - 1);
-    const __m512i ints =
-        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x), _mm512_set1_ps(factor)));
-    _mm512_mask_cvtsepi32_storeu_epi8(codes, mask, ints);
-    return _mm512_reduce_add_epi32(ints);
+  // Round `count` values times `factor` to int8; returns the sum of the codes.
+  static inline int32_t rounded(const float* x, size_t count, float factor, int8_t* codes) {
+    __m512i sums = _mm512_setzero_si512();
+    for (size_t i = 0; i < count; i += 16) {
+      const __mmask16 mask = count - i < 16 ? 0xff : 0xffff;
+      const __m512i ints =
+          _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor)));
+      _mm512_mask_cvtsepi32_storeu_epi8(codes + i, mask, ints);
+      sums = _mm512_add_epi32(sums, ints);
+    }
+    return _mm512_reduce_add_epi32(sums);
   }
 };
 
-// Sums of the products within a step of K; here they are the group's.
+// Sums of the products within a step of K: of kCodes codes, for those that can hold no more.
 template <unsigned BITS>
-struct Step {
+struct Step : RowByRow<Step<BITS>, Set> {
   using Sums = Set::Ints;
+  using Codes = Set::Ints;
+  static constexpr size_t kCodes = kMostCodes;
   static constexpr int kShift = 0;  // subtracted from 8-bit codes before they are multiplied
 
-  static inline Sums begin(Set::Ints ints) { return ints; }
-  static inline Set::Ints end(Set::Ints, Sums sums) { return sums; }
+  static inline Sums begin_one(Set::Ints ints) { return ints; }
+  static inline Set::Ints end_one(Set::Ints, Sums sums) { return sums; }
   // The codes of a quad, and of the one behind it.
-  static inline Set::Ints first(const uint8_t* codes) {
+  static inline Codes first(const uint8_t* codes) {
     const Set::Ints found = _mm512_loadu_si512(codes);
     return BITS == 8 ? found : _mm512_and_si512(found, _mm512_set1_epi8(15));
   }
-  static inline Set::Ints second(const uint8_t* codes) {
+  static inline Codes second(const uint8_t* codes) {
     if (BITS == 8) return _mm512_loadu_si512(codes + 4 * kTileRows);
     return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(codes), 4), _mm512_set1_epi8(15));
   }
+  // The 4 activations of a row.
+  static inline const int8_t* quad(const int8_t* x) { return x; }
   // Add the products of each lane's 4 codes with the 4 activations at `x`.
-  static inline Sums dot(Sums sums, Set::Ints codes, const int8_t* x) {
+  static inline Sums dot(Sums sums, Codes codes, const int8_t* x) {
     // gcc 12 copies accumulators between registers around the intrinsic.
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(codes), "m"(*reinterpret_cast<const Aliased32*>(x)));
     return sums;

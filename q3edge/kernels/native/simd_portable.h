@@ -4,8 +4,8 @@ struct Set {
   static constexpr const char* kName = "portable";
   static constexpr size_t kLanes = 16;
   static constexpr size_t kPanelRows = 2;
-  static constexpr size_t kVectors = 1;
-  static constexpr size_t kTilesOfOneRow = 1, kTilesOfFewRows = 1, kFewRows = 0;
+  static constexpr size_t tiles(size_t) { return 1; }
+  static constexpr size_t vectors(size_t) { return 1; }
 
   struct Ints {
     int32_t lane[kLanes];
@@ -55,12 +55,11 @@ struct Set {
     }
     return float_of(found);
   }
-  static inline int32_t rounded(const float* x, float factor, int8_t* codes, size_t count) {
+  static inline int32_t rounded(const float* x, size_t count, float factor, int8_t* codes) {
     int32_t sum = 0;
     for (size_t i = 0; i < count; ++i) {
-      const float value = x[i] * factor;
-      // Adding 1.5 * 2^23 leaves the whole number, halves rounded to even, in the low bits. NaN becomes some code.
-      codes[i] = static_cast<int8_t>(static_cast<int32_t>(bits_of(value + 12582912.0f)) - 0x4b400000);
+      // Adding 1.5 * 2^23 leaves the whole number, halves rounded to even, in the low bits.
+      codes[i] = static_cast<int8_t>(static_cast<int32_t>(bits_of(x[i] * factor + 12582912.0f)) - 0x4b400000);
       sum += codes[i];
     }
     return sum;
@@ -78,15 +77,16 @@ struct Set {
 };
 
 template <unsigned BITS>
-struct Step {
+struct Step : RowByRow<Step<BITS>, Set> {
   using Sums = Set::Ints;
   struct Codes {
     uint8_t byte[4 * Set::kLanes];
   };
+  static constexpr size_t kCodes = kMostCodes;
   static constexpr int kShift = 0;
 
-  static inline Sums begin(Set::Ints ints) { return ints; }
-  static inline Set::Ints end(Set::Ints, Sums sums) { return sums; }
+  static inline Sums begin_one(Set::Ints ints) { return ints; }
+  static inline Set::Ints end_one(Set::Ints, Sums sums) { return sums; }
   static inline Codes first(const uint8_t* codes) {
     Codes found;
     for (size_t i = 0; i < sizeof found.byte; ++i) found.byte[i] = BITS == 8 ? codes[i] : codes[i] & 15;
@@ -97,6 +97,7 @@ struct Step {
     for (size_t i = 0; i < sizeof found.byte; ++i) found.byte[i] = BITS == 8 ? codes[4 * kTileRows + i] : codes[i] >> 4;
     return found;
   }
+  static inline const int8_t* quad(const int8_t* x) { return x; }
   static inline Sums dot(Sums sums, const Codes& codes, const int8_t* x) {
     for (size_t i = 0; i < Set::kLanes; ++i)
       for (size_t j = 0; j < 4; ++j) sums.lane[i] += codes.byte[4 * i + j] * x[j];
