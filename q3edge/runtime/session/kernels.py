@@ -15,8 +15,10 @@ from pathlib import Path
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
-from q3edge.kernels.library import PORTABLE, Library, library
+from q3edge.kernels.library import DOMAIN, PORTABLE, Library, library
+from q3edge.runtime.session.attention_graph import attention_nodes
 from q3edge.runtime.session.fused_graph import with_fused_operators
+from q3edge.runtime.session.graph_nodes import opset_bytes, with_nodes
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.packed_products import (
@@ -27,12 +29,13 @@ from q3edge.runtime.session.packed_products import (
     pack_products,
     read_packed_products,
 )
-from q3edge.runtime.session.product_graph import ProductOperator, product_operators, with_packed_products
+from q3edge.runtime.session.product_graph import ProductOperator, packed_nodes, product_operators
 from q3edge.storage.digests import json_digest
 from q3edge.storage.kept_folder import kept_folder
 from q3edge.storage.locks import output_lock
 
 VARIABLE = "Q3EDGE_KERNELS"  # what is chosen where nothing is said
+_OPSET = 1  # version of our operators
 LAYOUT = 1  # version of native/layout.h
 FOLDER = "kernels"  # of what is packed, in the folder of what is kept
 
@@ -152,7 +155,8 @@ def _with_our_operators(model: bytes, ours: OurKernels, packed: PackedProducts, 
         start: {"mapping": mapping, "offset": matrix.offset, "gated": 0, **matrix.shape.attributes(), **common}
         for start, matrix in found.items()
     }
-    return with_fused_operators(with_packed_products(model, products))
+    model = with_nodes(model, [*packed_nodes(model, products), *attention_nodes(model, common)])
+    return with_fused_operators(model) + opset_bytes(DOMAIN, _OPSET)
 
 
 def _verify(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:

@@ -19,15 +19,12 @@ from q3edge.runtime.session.graph_nodes import (
     Node,
     nodes,
     numbers,
-    opset_bytes,
-    with_nodes,
     without_graph,
 )
 from q3edge.runtime.session.wire_format import field_bytes
 
 _OPERATOR, _OPERATOR_DOMAIN = "MatMulNBits", "com.microsoft"
 _INT8_ACTIVATIONS = 4  # accuracy_level
-_OPSET = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +67,13 @@ class ScalesOf:
         return self._rest + field_bytes(MODEL_GRAPH, graph)
 
 
-def with_packed_products(model: bytes, packed: Mapping[int, Mapping[str, int]]) -> bytes:
-    """Copy of a model whose products, by where they begin, are our operator with these attributes.
-
-    What only the former ones read is left out.
-    """
-    changed = [
+def packed_nodes(model: bytes, packed: Mapping[int, Mapping[str, int]]) -> list[Node]:
+    """List our operator for each product in `packed`: attributes by where it begins."""
+    return [
         Node(each.start, _OPERATOR, DOMAIN, (each.x,), (each.y,), numbers(packed[each.start]))
         for each in product_operators(model)
         if each.start in packed
     ]
-    return with_nodes(model, changed) + opset_bytes(DOMAIN, _OPSET)
 
 
 def _operator(node: Node) -> ProductOperator | None:
