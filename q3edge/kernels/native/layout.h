@@ -1,9 +1,10 @@
 // Packed form of a block-quantized matrix W [N, K]: one layout, which all instruction sets read.
 //
-// Rows come in tiles of 16. A tile holds, each part beginning at a multiple of 64 bytes:
-//   codes        [K / 4 quads][16 rows][4 codes], a byte each; of 4 bits the quads 2i and 2i+1 share bytes (low, high)
-//   scales       [K / G][16 rows], float16 or float32
-//   zero points  [K / G][16 rows], uint8; absent where the matrix is symmetric
+// Rows come in tiles of 16, the groups of a tile in spans of 4 (the last one: of what is left), so that a matrix is read
+// in the order of its bytes. A span of n groups holds, each part beginning at a multiple of 64 bytes:
+//   scales       [n][16 rows], float16 or float32
+//   zero points  [n][16 rows], uint8; absent where the matrix is symmetric
+//   codes        [n * G / 4 quads][16 rows][4 codes], a byte each; of 4 bits the quads 2i and 2i+1 share bytes (low, high)
 // A weight is (code - zero point) * scale. Rows beyond N have scale 0.
 #pragma once
 
@@ -15,6 +16,7 @@ namespace q3edge {
 constexpr size_t kTileRows = 16;
 constexpr size_t kAlignment = 64;
 constexpr size_t kMostCodes = 256;  // of a group
+constexpr size_t kSpan = 4;         // groups
 
 constexpr size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -34,12 +36,16 @@ struct MatrixShape {
   constexpr size_t groups() const { return width / group; }
   constexpr size_t tiles() const { return (rows + kTileRows - 1) / kTileRows; }
   constexpr size_t scale_bytes() const { return float32_scales ? 4 : 2; }
-  constexpr size_t scales_offset() const { return aligned(width * kTileRows * bits / 8); }
-  constexpr size_t zero_points_offset() const {
-    return scales_offset() + aligned(groups() * kTileRows * scale_bytes());
+  constexpr size_t group_bytes() const { return group * kTileRows * bits / 8; }
+  // Of a span of so many groups: where its zero points and its codes begin, and its size.
+  constexpr size_t zero_points_offset(size_t count) const { return aligned(count * kTileRows * scale_bytes()); }
+  constexpr size_t codes_offset(size_t count) const {
+    return zero_points_offset(count) + (symmetric ? 0 : aligned(count * kTileRows));
   }
+  constexpr size_t span_bytes(size_t count) const { return codes_offset(count) + count * group_bytes(); }
   constexpr size_t tile_bytes() const {
-    return zero_points_offset() + (symmetric ? 0 : aligned(groups() * kTileRows));
+    const size_t left = groups() % kSpan;
+    return groups() / kSpan * span_bytes(kSpan) + (left == 0 ? 0 : span_bytes(left));
   }
   constexpr size_t bytes() const { return tiles() * tile_bytes(); }
 };

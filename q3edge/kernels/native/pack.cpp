@@ -46,19 +46,38 @@ uint32_t little_endian(const uint8_t* from) {
   return from[0] | from[1] << 8 | from[2] << 16 | static_cast<uint32_t>(from[3]) << 24;
 }
 
-void pack_codes(const MatrixShape& shape, const uint8_t* codes, size_t first, size_t count, uint8_t* tile) {
-  const size_t row_bytes = shape.width * shape.bits / 8;
-  for (size_t r = 0; r < count; ++r) {
-    const uint8_t* from = codes + (first + r) * row_bytes;
-    uint8_t* to = tile + 4 * r;
-    for (size_t byte = 0; byte < row_bytes; byte += 4, to += 4 * kTileRows) {
-      if (shape.bits == 4) {
-        const uint32_t eight = little_endian(from + byte);
-        put_little_endian(to, spread(eight & 0xffff) | spread(eight >> 16) << 4);
-      } else {
-        std::memcpy(to, from + byte, 4);
-      }
+// Where the parts of a group lie in a tile.
+struct Place {
+  size_t scales, zero_points, codes;
+};
+
+Place place_of(const MatrixShape& shape, size_t group) {
+  const size_t first = group / kSpan * kSpan, at = group - first, left = shape.groups() - first;
+  const size_t count = left < kSpan ? left : kSpan, begin = first / kSpan * shape.span_bytes(kSpan);
+  return {begin + at * kTileRows * shape.scale_bytes(), begin + shape.zero_points_offset(count) + at * kTileRows,
+          begin + shape.codes_offset(count) + at * shape.group_bytes()};
+}
+
+// Put a group's codes of one row in their places.
+void pack_codes(const MatrixShape& shape, const uint8_t* from, uint8_t* to) {
+  for (size_t byte = 0; byte < shape.group * shape.bits / 8; byte += 4, to += 4 * kTileRows) {
+    if (shape.bits == 4) {
+      const uint32_t eight = little_endian(from + byte);
+      put_little_endian(to, spread(eight & 0xffff) | spread(eight >> 16) << 4);
+    } else {
+      std::memcpy(to, from + byte, 4);
     }
+  }
+}
+
+void put_scale(const MatrixShape& shape, float scale, uint8_t* to) {
+  if (shape.float32_scales) {
+    put_little_endian(to, bits_of(scale));
+  } else {
+    bool exact;
+    const uint16_t half = half_of(scale, exact);
+    to[0] = static_cast<uint8_t>(half);
+    to[1] = static_cast<uint8_t>(half >> 8);
   }
 }
 
@@ -74,30 +93,24 @@ bool are_float16(const float* values, size_t count) {
 }
 
 void pack(const MatrixShape& shape, const Unpacked& from, size_t begin, size_t end, uint8_t* out) {
-  const size_t groups = shape.groups(), zero_point_bytes = (groups * shape.bits + 7) / 8;
+  const size_t groups = shape.groups(), row_bytes = shape.width * shape.bits / 8;
+  const size_t zero_point_bytes = (groups * shape.bits + 7) / 8;
   for (size_t tile = begin; tile < end; ++tile) {
     uint8_t* to = out + tile * shape.tile_bytes();
     std::memset(to, 0, shape.tile_bytes());
     const size_t first = tile * kTileRows, left = shape.rows - first, count = left < kTileRows ? left : kTileRows;
-    pack_codes(shape, from.codes, first, count, to);
-    for (size_t r = 0; r < count; ++r)
-      for (size_t group = 0; group < groups; ++group) {
-        const float scale = from.scales[(first + r) * groups + group];
-        uint8_t* at = to + shape.scales_offset() + (group * kTileRows + r) * shape.scale_bytes();
-        if (shape.float32_scales) {
-          put_little_endian(at, bits_of(scale));
-        } else {
-          bool exact;
-          const uint16_t half = half_of(scale, exact);
-          at[0] = static_cast<uint8_t>(half);
-          at[1] = static_cast<uint8_t>(half >> 8);
-        }
-        if (from.zero_points != nullptr) {
-          const uint8_t* points = from.zero_points + (first + r) * zero_point_bytes;
-          to[shape.zero_points_offset() + group * kTileRows + r] =
-              shape.bits == 8 ? points[group] : static_cast<uint8_t>(points[group / 2] >> 4 * (group % 2) & 15);
-        }
+    for (size_t group = 0; group < groups; ++group) {
+      const Place place = place_of(shape, group);
+      for (size_t r = 0; r < count; ++r) {
+        const size_t row = first + r;
+        pack_codes(shape, from.codes + row * row_bytes + group * shape.group * shape.bits / 8, to + place.codes + 4 * r);
+        put_scale(shape, from.scales[row * groups + group], to + place.scales + r * shape.scale_bytes());
+        if (from.zero_points == nullptr) continue;
+        const uint8_t* points = from.zero_points + row * zero_point_bytes;
+        to[place.zero_points + r] =
+            shape.bits == 8 ? points[group] : static_cast<uint8_t>(points[group / 2] >> 4 * (group % 2) & 15);
       }
+    }
   }
 }
 

@@ -6,8 +6,10 @@ struct Set {
   static constexpr size_t kLanes = 8;  // of int32
   static constexpr size_t kPanelRows = kSetPanelRows;
   // Tiles, and vectors of each, that are computed at once with so many rows of a panel: there are 16 registers.
-  static constexpr size_t tiles(size_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr size_t tiles(size_t) { return 1; }
   static constexpr size_t vectors(size_t) { return 2; }
+  // Sums that a group's products go into at once.
+  static constexpr size_t parts(size_t rows) { return rows == 1 ? 2 : 1; }
 
   using Ints = __m256i;
   using Floats = __m256;
@@ -19,6 +21,7 @@ struct Set {
     const Ints found = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     return shift == 0 ? found : _mm256_sub_epi32(found, _mm256_set1_epi32(shift));
   }
+  static inline Ints sum(Ints x, Ints y) { return _mm256_add_epi32(x, y); }
   static inline Ints all(int32_t value) { return _mm256_set1_epi32(value); }
   static inline Floats float16(const uint8_t* bytes) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));

@@ -5,8 +5,10 @@ struct Set {
   static constexpr size_t kLanes = 16;      // of int32
   static constexpr size_t kPanelRows = 8;
   // Tiles, and vectors of each, that are computed at once with so many rows of a panel.
-  static constexpr size_t tiles(size_t rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
+  static constexpr size_t tiles(size_t) { return 1; }
   static constexpr size_t vectors(size_t) { return 1; }
+  // Sums that a group's products go into at once.
+  static constexpr size_t parts(size_t rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
 
   using Ints = __m512i;
   using Floats = __m512;
@@ -17,6 +19,7 @@ struct Set {
   static inline Ints zero_points(const uint8_t* bytes, int) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
+  static inline Ints sum(Ints x, Ints y) { return _mm512_add_epi32(x, y); }
   static inline Ints all(int32_t value) { return _mm512_set1_epi32(value); }
   static inline Floats float16(const uint8_t* bytes) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));

@@ -6,8 +6,10 @@ struct Set {
   static constexpr size_t kLanes = 4;  // of int32
   static constexpr size_t kPanelRows = 8;
   // Tiles, and vectors of each, that are computed at once with so many rows of a panel: there are 32 registers.
-  static constexpr size_t tiles(size_t rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+  static constexpr size_t tiles(size_t) { return 1; }
   static constexpr size_t vectors(size_t rows) { return rows <= 4 ? 4 : 2; }
+  // Sums that a group's products go into at once.
+  static constexpr size_t parts(size_t rows) { return rows == 1 ? 2 : 1; }
 
   using Ints = int32x4_t;
   using Floats = float32x4_t;
@@ -20,6 +22,7 @@ struct Set {
     const uint16x8_t wide = vmovl_u8(vcreate_u8(four));
     return vsubq_s32(vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(wide))), vdupq_n_s32(shift));
   }
+  static inline Ints sum(Ints x, Ints y) { return vaddq_s32(x, y); }
   static inline Ints all(int32_t value) { return vdupq_n_s32(value); }
   static inline Floats float16(const uint8_t* bytes) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(bytes)));

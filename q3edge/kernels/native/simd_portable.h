@@ -6,6 +6,7 @@ struct Set {
   static constexpr size_t kPanelRows = 2;
   static constexpr size_t tiles(size_t) { return 1; }
   static constexpr size_t vectors(size_t) { return 1; }
+  static constexpr size_t parts(size_t) { return 1; }
 
   struct Ints {
     int32_t lane[kLanes];
@@ -22,6 +23,10 @@ struct Set {
     Ints found;
     for (size_t i = 0; i < kLanes; ++i) found.lane[i] = bytes[i];
     return found;
+  }
+  static inline Ints sum(Ints x, Ints y) {
+    for (size_t i = 0; i < kLanes; ++i) x.lane[i] += y.lane[i];
+    return x;
   }
   static inline Ints all(int32_t value) {
     Ints found;

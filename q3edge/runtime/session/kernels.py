@@ -36,7 +36,7 @@ from q3edge.storage.locks import output_lock
 
 VARIABLE = "Q3EDGE_KERNELS"  # what is chosen where nothing is said
 _OPSET = 1  # version of our operators
-LAYOUT = 1  # version of native/layout.h
+LAYOUT = 2  # version of native/layout.h
 FOLDER = "kernels"  # of what is packed, in the folder of what is kept
 
 
