@@ -62,6 +62,8 @@ class Library:
             ("give_back_mapping", None, [_NUMBER]),
             ("product_scratch", _SIZE, [_POINTER, _SIZE]),
             ("multiply", None, [_SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER]),
+            ("attention_scratch", _SIZE, [_SIZE, _POINTER, _SIZE]),
+            ("attend", ctypes.c_char_p, [_SIZE, _POINTER, _POINTER, _SIZE]),
         )
         for name, result, arguments in declared:
             function = getattr(self._library, f"q3edge_{name}")
@@ -154,6 +156,20 @@ class Library:
             *(numbers, packed.ctypes.data, x.ctypes.data, rows, result.ctypes.data, scratch.ctypes.data),
         )
         return result
+
+    def attend(
+        self, instruction_set: str, shape: Sequence[int], arrays: Sequence[NDArray[Any] | None], threads: int
+    ) -> str | None:
+        """Compute attention by one instruction set on so many threads of its own; for tests.
+
+        shape, arrays: numbers and pointers of `AttentionCall` (native/attention.h), in order, without the scratch.
+        Returns what is wrong with the call, None if nothing is.
+        """
+        place, numbers = self.instruction_sets.index(instruction_set), (_NUMBER * len(shape))(*shape)
+        scratch = aligned_bytes(self._call("attention_scratch", place, numbers, threads))
+        addresses = [None if array is None else array.ctypes.data for array in (*arrays, scratch)]
+        problem: bytes | None = self._call("attend", place, numbers, (_POINTER * len(addresses))(*addresses), threads)
+        return None if problem is None else problem.decode()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return getattr(self._library, f"q3edge_{name}")(*arguments)
