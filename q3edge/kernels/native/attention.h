@@ -25,11 +25,18 @@ struct AttentionShape {
 //
 // With an int8 cache, value = code * scale. A row with up to 16 new tokens reads all keys and values as they are
 // stored; one with more reads those of the new tokens unrounded.
+//
+// Tokens of query, key and value lie `*_stride` floats apart, as they may be parts of one tensor. With norms, each head of
+// query and key is x * norm / sqrt(mean of squares + epsilon) before it is rotated.
 struct AttentionCall {
   AttentionShape shape;
-  const float* query;        // [B, S, heads * D]
-  const float* key;          // [B, S, H * D]
-  const float* value;        // [B, S, H * D]
+  const float* query;        // [B, S, query_stride]: heads * D of each token
+  const float* key;          // [B, S, key_stride]: H * D
+  const float* value;        // [B, S, value_stride]: H * D
+  size_t query_stride, key_stride, value_stride;
+  const float* query_norm;   // [D]; null: heads are not normed
+  const float* key_norm;     // [D]; null likewise
+  float epsilon;
   void* keys;                // the cache, float32 or int8 [B, H, C, D]
   void* values;              // likewise
   const int32_t* seqlens;    // [B]: tokens of the row with the new ones, less 1

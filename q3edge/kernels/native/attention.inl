@@ -14,7 +14,7 @@ constexpr size_t kFewQueries = 3 * Vec::kLanes / 4;  // up to here scalar produc
 struct AttentionPlan {
   size_t stride;  // of a query's values
   size_t worker;  // of a worker's memory, and what is in it:
-  size_t queries, rotated, total, partial, scores, keys, values;
+  size_t queries, rotated, normed, total, partial, scores, keys, values;
   size_t new_keys, pieces, ends;  // behind the workers' memory
   size_t floats;
 
@@ -26,6 +26,7 @@ struct AttentionPlan {
     worker = 0;
     queries = take(worker, most * stride);
     rotated = take(worker, kPanel * stride);
+    normed = take(worker, stride);
     total = take(worker, State::floats(most, stride));
     partial = take(worker, State::floats(most, stride));
     scores = take(worker, larger(kSpan * 4 + Vec::kDots, kBlock * kPanel));
@@ -186,7 +187,7 @@ class AttentionPass {
     const bool dots = queries <= kFewQueries;
     if (dots)
       for (size_t query = 0; query < queries; ++query)
-        rotate_query(row, head, query, key_scale(head), memory + plan_.queries + query * plan_.stride);
+        rotate_query(memory, row, head, query, key_scale(head), memory + plan_.queries + query * plan_.stride);
     else
       place_panels(memory, row, head, 0, queries, key_scale(head));
     const State partial = State::at(memory + plan_.partial, AttentionPlan::padded(queries));
@@ -213,7 +214,7 @@ class AttentionPass {
       gather_panels(memory, row, first * group_, queries, stored(row, head, 0, end, false), total);
     } else {
       gather_panels(memory, row, first * group_, queries, stored(row, head, 0, row.past, true), total);
-      const size_t stride = shape_.kv_heads * shape_.head_dim;
+      const size_t stride = call_.value_stride;
       const float* values = call_.value + row.number * shape_.tokens * stride + head * shape_.head_dim;
       gather_panels(memory, row, first * group_, queries,
                     Seen<float>{new_keys(row, head), nullptr, values, nullptr, stride, nullptr, row.past, end}, total);
@@ -226,27 +227,38 @@ class AttentionPass {
     const size_t size = shape_.head_dim, half = size / 2;
     for (size_t position = begin; position < end; ++position) {
       const size_t token = position - row.past;
-      const size_t from = ((row.number * shape_.tokens + token) * shape_.kv_heads + head) * size;
+      const size_t from = row.number * shape_.tokens + token;
+      const float* value = call_.value + from * call_.value_stride + head * size;
+      const float* before = normed(memory, call_.key + from * call_.key_stride + head * size, call_.key_norm);
       const size_t to = ((row.number * shape_.kv_heads + head) * shape_.capacity + position) * size;
       const float *cos = call_.cos + position * half, *sin = call_.sin + position * half;
       if constexpr (sizeof(T) == sizeof(float)) {
-        rotate(call_.key + from, cos, sin, half, static_cast<float*>(call_.keys) + to);
-        memcpy(static_cast<float*>(call_.values) + to, call_.value + from, size * sizeof(float));
+        rotate(before, cos, sin, half, static_cast<float*>(call_.keys) + to);
+        memcpy(static_cast<float*>(call_.values) + to, value, size * sizeof(float));
       } else {
         float* key = row.few() ? memory + plan_.rotated : new_keys(row, head) + token * size;
-        rotate(call_.key + from, cos, sin, half, key);
+        rotate(before, cos, sin, half, key);
         round_to_codes(key, key_scale(head), size, static_cast<int8_t*>(call_.keys) + to);
-        round_to_codes(call_.value + from, value_scale(head), size, static_cast<int8_t*>(call_.values) + to);
+        round_to_codes(value, value_scale(head), size, static_cast<int8_t*>(call_.values) + to);
       }
     }
   }
 
+  // A head after its norm, in the worker's memory; without a norm where it lies.
+  const float* normed(float* memory, const float* from, const float* norm) const {
+    if (norm == nullptr) return from;
+    float* to = memory + plan_.normed;
+    normalize(from, norm, call_.epsilon, shape_.head_dim, to);
+    return to;
+  }
+
   // Query `query` of a row and head of keys: those of one token lie together.
-  void rotate_query(const Row& row, size_t head, size_t query, const float* scales, float* to) const {
+  void rotate_query(float* memory, const Row& row, size_t head, size_t query, const float* scales, float* to) const {
     const size_t size = shape_.head_dim, half = size / 2, token = query / group_;
-    const size_t number = (row.number * shape_.tokens + token) * shape_.heads + head * group_ + query % group_;
+    const float* from = call_.query + (row.number * shape_.tokens + token) * call_.query_stride +
+                        (head * group_ + query % group_) * size;
     const size_t angles = (row.past + token) * half;
-    rotate(call_.query + number * size, call_.cos + angles, call_.sin + angles, half, to);
+    rotate(normed(memory, from, call_.query_norm), call_.cos + angles, call_.sin + angles, half, to);
     scale(to, factor_, scales, size);
   }
 
@@ -257,7 +269,7 @@ class AttentionPass {
     for (size_t start = 0; start < queries; start += kPanel, panel += kPanel * plan_.stride) {
       const size_t width = panel_vectors(queries - start) * Vec::kLanes, count = smaller(queries - start, width);
       for (size_t i = 0; i < count; ++i)
-        rotate_query(row, head, first + start + i, scales, rotated + i * plan_.stride);
+        rotate_query(memory, row, head, first + start + i, scales, rotated + i * plan_.stride);
       memset(rotated + count * plan_.stride, 0, (width - count) * plan_.stride * sizeof(float));
       for (size_t d = 0; d < shape_.head_dim; d += Vec::kLanes)
         for (size_t i = 0; i < width; i += Vec::kLanes)

@@ -4,11 +4,7 @@
 
 #include "kernels.h"
 
-#if defined(_WIN32)
-#define Q3EDGE_EXPORT extern "C" __declspec(dllexport)
-#else
-#define Q3EDGE_EXPORT extern "C" __attribute__((visibility("default")))
-#endif
+#define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
@@ -29,16 +25,31 @@ void on_threads(void*, size_t count, void (*body)(void*, size_t), void* data) {
 }  // namespace
 
 // Numbers of a shape: those of AttentionShape, in order.
-Q3EDGE_EXPORT size_t q3edge_attention_scratch(size_t set, const int64_t* shape, size_t threads) {
+EXPORT size_t q3edge_attention_scratch(size_t set, const int64_t* shape, size_t threads) {
   return kernels().sets[set]->attention.scratch(shape_of(shape), threads);
 }
 
 // arrays: pointers of AttentionCall, in order, the scratch last. Returns what is wrong with the call, or null.
-Q3EDGE_EXPORT const char* q3edge_attend(size_t set, const int64_t* shape, void* const* arrays, size_t threads) {
+EXPORT const char* q3edge_attend(size_t set, const int64_t* shape, void* const* arrays, size_t threads) {
   const auto floats = [arrays](int i) { return static_cast<float*>(arrays[i]); };
   const auto ints = [arrays](int i) { return static_cast<const int32_t*>(arrays[i]); };
-  const AttentionCall call{shape_of(shape), floats(0), floats(1), floats(2), arrays[3],  arrays[4],  ints(5),
-                           ints(6),         floats(7), floats(8), floats(9), floats(10), floats(11), arrays[12]};
+  AttentionCall call{};
+  call.shape = shape_of(shape);
+  call.query = floats(0);
+  call.key = floats(1);
+  call.value = floats(2);
+  call.query_stride = call.shape.heads * call.shape.head_dim;
+  call.key_stride = call.value_stride = call.shape.kv_heads * call.shape.head_dim;
+  call.keys = arrays[3];
+  call.values = arrays[4];
+  call.seqlens = ints(5);
+  call.counts = ints(6);
+  call.cos = floats(7);
+  call.sin = floats(8);
+  call.key_scale = floats(9);
+  call.value_scale = floats(10);
+  call.context = floats(11);
+  call.scratch = arrays[12];
   if (const char* problem = attention_problem(call)) return problem;
   kernels().sets[set]->attention.attend(call, {on_threads, nullptr, threads});
   return nullptr;

@@ -1,7 +1,8 @@
 // Operator q3edge.kernels.Attention: attention of new tokens over a KV cache (attention.h).
 //
-// Inputs: query, key, value, past_key, past_value, seqlens_k, query_seqlens, cos, sin, and for an int8 cache key_scale and
-// value_scale, float32 [1, H, 1, D]. Outputs: context, present_key, present_value; a present that does not lie where the
+// Inputs: query, key, value, past_key, past_value, seqlens_k, query_seqlens, cos, sin; for an int8 cache key_scale and
+// value_scale, float32 [1, H, 1, D]; norms of the heads of query and key, float32 [D]. Without key and value, query holds
+// all three of a token one after the other. Outputs: context, present_key, present_value; a present that does not lie where the
 // past does is a copy of it with the new tokens.
 #include <cstring>
 #include <initializer_list>
@@ -12,7 +13,8 @@
 namespace q3edge {
 namespace {
 
-enum Input { kQuery, kKey, kValue, kPastKey, kPastValue, kSeqlens, kCounts, kCos, kSin, kKeyScale, kValueScale, kInputs };
+enum Input { kQuery, kKey, kValue, kPastKey, kPastValue, kSeqlens, kCounts, kCos, kSin, kKeyScale, kValueScale,
+             kQueryNorm, kKeyNorm, kInputs };
 enum Output { kContext, kPresentKey, kPresentValue, kOutputs };
 
 bool is(const Tensor& tensor, ort::Type type, std::initializer_list<size_t> shape) {
@@ -29,6 +31,7 @@ struct AttentionKernel {
   const ort::Api& api;
   const AttentionKernels& kernels;
   size_t heads, kv_heads, threads;
+  float epsilon;
 
   ort::Status* compute(ort::KernelContext* context) const {
     Call call(api, context);
@@ -40,7 +43,9 @@ struct AttentionKernel {
     AttentionCall work{};
     if (const char* problem = describe(in, work.shape)) return call.error(problem);
     Tensor out[kOutputs];
-    if (ort::Status* status = call.output(kContext, in[kQuery].shape, in[kQuery].rank, out[kContext])) return status;
+    const int64_t shape[] = {in[kQuery].shape[0], in[kQuery].shape[1],
+                             static_cast<int64_t>(heads * work.shape.head_dim)};
+    if (ort::Status* status = call.output(kContext, shape, 3, out[kContext])) return status;
     for (size_t i = kPresentKey; i < kOutputs; ++i)
       if (ort::Status* status = call.output(i, in[kPastKey].shape, in[kPastKey].rank, out[i])) return status;
     fill(in, out, work);
@@ -60,10 +65,14 @@ struct AttentionKernel {
     shape = {length(query, 0), length(query, 1), heads,           kv_heads,
              length(past, 3),  length(past, 2),  length(in[kCos], 0), past.type == ort::kInt8};
     const size_t size = shape.head_dim;
-    if (!is(query, ort::kFloat, {shape.batch, shape.tokens, heads * size})) return "query is no float32 [B, S, heads * D]";
+    const bool joined = in[kKey].data == nullptr && in[kValue].data == nullptr;
+    if (!is(query, ort::kFloat, {shape.batch, shape.tokens, (heads + (joined ? 2 * kv_heads : 0)) * size}))
+      return "query is no float32 [B, S, heads * D], with key and value (heads + 2 kv_heads) * D";
     for (const size_t i : {kKey, kValue})
-      if (!is(in[i], ort::kFloat, {shape.batch, shape.tokens, kv_heads * size}))
+      if (!joined && !is(in[i], ort::kFloat, {shape.batch, shape.tokens, kv_heads * size}))
         return "key or value is no float32 [B, S, kv_heads * D]";
+    for (const size_t i : {kQueryNorm, kKeyNorm})
+      if (in[i].data != nullptr && !is(in[i], ort::kFloat, {size})) return "a norm of heads is no float32 [D]";
     for (const size_t i : {kPastKey, kPastValue})
       if (!is(in[i], shape.int8 ? ort::kInt8 : ort::kFloat, {shape.batch, kv_heads, shape.capacity, size}))
         return "past_key or past_value is no float32 or int8 [B, kv_heads, C, D]";
@@ -77,10 +86,17 @@ struct AttentionKernel {
     return nullptr;
   }
 
-  static void fill(const Tensor (&in)[kInputs], const Tensor (&out)[kOutputs], AttentionCall& work) {
+  void fill(const Tensor (&in)[kInputs], const Tensor (&out)[kOutputs], AttentionCall& work) const {
+    const size_t queries = heads * work.shape.head_dim, keys = kv_heads * work.shape.head_dim;
+    const bool joined = in[kKey].data == nullptr;
     work.query = in[kQuery].as<float>();
-    work.key = in[kKey].as<float>();
-    work.value = in[kValue].as<float>();
+    work.key = joined ? work.query + queries : in[kKey].as<float>();
+    work.value = joined ? work.query + queries + keys : in[kValue].as<float>();
+    work.query_stride = joined ? queries + 2 * keys : queries;
+    work.key_stride = work.value_stride = joined ? queries + 2 * keys : keys;
+    work.query_norm = in[kQueryNorm].as<float>();
+    work.key_norm = in[kKeyNorm].as<float>();
+    work.epsilon = epsilon;
     work.keys = out[kPresentKey].data;
     work.values = out[kPresentValue].data;
     work.seqlens = in[kSeqlens].as<int32_t>();
@@ -108,9 +124,11 @@ ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::Kernel
     if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
   if (static_cast<size_t>(values[2]) >= kernels().count)
     return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
+  float epsilon = 0.0f;
+  if (ort::Status* status = api->attribute(info, "epsilon", &epsilon)) api->release(status);  // there are no norms
   *kernel = new (std::nothrow)
       AttentionKernel{*api, kernels().sets[values[2]]->attention, static_cast<size_t>(values[0]),
-                      static_cast<size_t>(values[1]), static_cast<size_t>(values[3])};
+                      static_cast<size_t>(values[1]), static_cast<size_t>(values[3]), epsilon};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 
@@ -133,7 +151,9 @@ const ort::Operator kOperator = {
     [](const ort::Operator*) { return size_t{kOutputs}; },
     nullptr,
     [](void* kernel) { delete static_cast<AttentionKernel*>(kernel); },
-    [](const ort::Operator*, size_t index) { return index >= kKeyScale ? ort::kOptional : ort::kRequired; },
+    [](const ort::Operator*, size_t index) {
+      return index == kKey || index == kValue || index >= kKeyScale ? ort::kOptional : ort::kRequired;
+    },
     [](const ort::Operator*, size_t) { return ort::kRequired; },
     [](const ort::Operator*, size_t) { return 0; },
     [](const ort::Operator*) { return 0; },

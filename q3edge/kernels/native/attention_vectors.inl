@@ -36,6 +36,36 @@ static inline void store_up_to(float* to, Floats x, size_t count) {
     Vec::store(to, x, count);
 }
 
+// Sum of the squares of x.
+static float sum_of_squares(const float* x, size_t size) {
+  Floats sum = Vec::all(0.0f);
+  for (size_t i = 0; i < size; i += Vec::kLanes) {
+    const Floats some = load_up_to(x + i, size - i);
+    sum = Vec::mul_add(some, some, sum);
+  }
+  float lanes[Vec::kLanes], total = 0.0f;
+  Vec::store(lanes, sum);
+  for (const float lane : lanes) total += lane;
+  return total;
+}
+
+// What x is multiplied by so that the mean of its squares is 1, but for epsilon.
+static float norm_factor(const float* x, float epsilon, size_t size) {
+  return 1.0f / sqrtf(sum_of_squares(x, size) / static_cast<float>(size) + epsilon);
+}
+
+// to = x * factor * weights
+static void multiply_by(const float* x, float factor, const float* weights, size_t size, float* to) {
+  const Floats all = Vec::all(factor);
+  for (size_t i = 0; i < size; i += Vec::kLanes)
+    store_up_to(to + i, Vec::mul(Vec::mul(load_up_to(x + i, size - i), all), load_up_to(weights + i, size - i)),
+                size - i);
+}
+
+static void normalize(const float* x, const float* weights, float epsilon, size_t size, float* to) {
+  multiply_by(x, norm_factor(x, epsilon, size), weights, size, to);
+}
+
 // Rotate pairs i and i + half of `from`, float32 [2 half], by the angles whose cos and sin are given, each [half].
 static void rotate(const float* from, const float* cos, const float* sin, size_t half, float* to) {
   const Floats minus = Vec::all(-1.0f);

@@ -3,16 +3,7 @@
 // What all groups of a row are multiplied by: of a normed row 1 / sqrt(mean of squares + epsilon).
 static float row_factor(const Input& input, size_t row, size_t width) {
   if (input.norm == nullptr) return 1.0f;
-  const float* x = input.x + row * width;
-  Floats sum = Vec::all(0.0f);
-  for (size_t i = 0; i < width; i += Vec::kLanes) {
-    const Floats some = load_up_to(x + i, width - i);
-    sum = Vec::mul_add(some, some, sum);
-  }
-  float lanes[Vec::kLanes], total = 0.0f;
-  Vec::store(lanes, sum);
-  for (const float lane : lanes) total += lane;
-  return 1.0f / sqrtf(total / static_cast<float>(width) + input.epsilon);
+  return norm_factor(input.x + row * width, input.epsilon, width);
 }
 
 // x / (1 + e^-x)
@@ -34,10 +25,6 @@ static const float* row_part(const Input& input, size_t row, size_t width, float
     return buffer;
   }
   if (input.norm == nullptr) return x;
-  const Floats by = Vec::all(factor);
-  for (size_t i = 0; i < count; i += Vec::kLanes)
-    store_up_to(buffer + i,
-                Vec::mul(Vec::mul(load_up_to(x + i, count - i), by), load_up_to(input.norm + begin + i, count - i)),
-                count - i);
+  multiply_by(x, factor, input.norm + begin, count, buffer);
   return buffer;
 }

@@ -31,7 +31,7 @@ _QUERY, _KEY, _VALUE, _QUERY_NORM, _KEY_NORM = 0, 1, 2, 11, 12  # and among atte
 
 def with_fused_operators(model: bytes) -> bytes:
     """Copy of a model whose products and attention of ours compute what stands around them."""
-    for fuse in (_with_gate, _with_norm, _with_summand):
+    for fuse in (_with_gate, _with_norm, _with_summand, _with_head_norms):
         model = with_nodes(model, fuse(_View(model)))
     return model
 
