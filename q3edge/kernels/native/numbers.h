@@ -1,6 +1,7 @@
 // Plain conversions, included inside the namespace of an instruction set: nothing here is shared between them.
 
 #define INLINE inline __attribute__((always_inline))
+#define FLATTEN __attribute__((flatten))  // all that the function calls is compiled into it
 
 typedef int32_t Aliased32 __attribute__((may_alias, aligned(1)));
 

@@ -3,11 +3,11 @@
 // A group's products are summed in integers, exactly, and scaled once. Every element of the result is summed group by
 // group in the order of K, whatever is computed beside it: a row's result does not depend on other rows or on threads.
 
-// Compute ROWS rows of a panel of as many for VECTORS vectors, from `first_vector` on, of each of TILES tiles from `tile`.
+// Compute ROWS rows of a panel of as many for VECTORS vectors from `first_vector` on, of TILES tiles from `tile` on.
 // A group's products go into PARTS sums at once, as each has to wait for its last product.
 template <unsigned BITS, size_t ROWS, size_t TILES, size_t VECTORS, size_t PARTS>
-__attribute__((flatten)) static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x_scales,
-                                                    const int32_t* x_sums, size_t tile, size_t first_vector, float* y) {
+FLATTEN static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x_scales, const int32_t* x_sums,
+                                   size_t tile, size_t first_vector, float* y) {
   using Ints = typename Set::Ints;
   using Floats = typename Set::Floats;
   constexpr size_t kBytes = 8 * kTileRows * BITS / 8;  // of 8 codes of K

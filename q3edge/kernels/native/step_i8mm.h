@@ -2,7 +2,7 @@
 // number of rows goes by sdot.
 template <unsigned BITS>
 struct Step : Bytes<BITS> {
-  // Of the rows 2i and 2i + 1: their sums with the first two lanes' weights, and with the others'; a last row alone: its.
+  // Of rows 2i and 2i + 1: sums with the first two lanes' weights, and with the others'. Of a last row: its own.
   using Sums = Set::Ints;
 
   template <size_t VECTORS, size_t ROWS>

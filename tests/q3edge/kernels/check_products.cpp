@@ -1,0 +1,193 @@
+// Checks the kernels of products: check SET SEED COUNT compares one set with naive code over random shapes; check alone
+// tells the sets that the CPU has.
+//
+// test_native.py compiles this with the sources and with sanitizers, and for other CPUs than that of the machine.
+// Every buffer has just the bytes that it needs. Exit code 1 and a line of the shape: a result is wrong; 3: this program
+// has no such set.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "pack.h"
+#include "sets.h"
+
+using namespace q3edge;
+
+namespace {
+
+// The sets that the program was compiled with, whatever the CPU has.
+const Kernels* set_of_name(const char* name) {
+  const Kernels* const sets[] = {
+#if defined(Q3EDGE_SET_AVX512_VNNI)
+      &kernels_avx512_vnni(),
+#endif
+#if defined(Q3EDGE_SET_AVX_VNNI)
+      &kernels_avx_vnni(),
+#endif
+#if defined(Q3EDGE_SET_AVX2)
+      &kernels_avx2(),
+#endif
+#if defined(Q3EDGE_SET_NEON_I8MM)
+      &kernels_neon_i8mm(),
+#endif
+#if defined(Q3EDGE_SET_NEON_DOTPROD)
+      &kernels_neon_dotprod(),
+#endif
+      &kernels_portable(),
+  };
+  for (const Kernels* set : sets)
+    if (std::strcmp(set->name, name) == 0) return set;
+  return nullptr;
+}
+
+using Random = std::mt19937;
+
+size_t between(Random& random, size_t low, size_t high) {
+  return std::uniform_int_distribution<size_t>(low, high)(random);
+}
+
+// Memory of just so many bytes, a multiple of 64, which sanitizers watch.
+struct Aligned {
+  explicit Aligned(size_t bytes) : data(static_cast<uint8_t*>(std::aligned_alloc(kAlignment, bytes))) {}
+  ~Aligned() { std::free(data); }
+  uint8_t* data;
+};
+
+struct Naive {
+  std::vector<int> codes, points;  // [N, K], [N, K/G]
+  std::vector<float> scales;       // [N, K/G]
+};
+
+Naive random_matrix(Random& random, const MatrixShape& shape) {
+  Naive found;
+  const int top = (1 << shape.bits) - 1;
+  std::uniform_int_distribution<int> code(0, top);
+  std::normal_distribution<float> normal;
+  for (size_t i = 0; i < shape.rows * shape.width; ++i) found.codes.push_back(code(random));
+  for (size_t i = 0; i < shape.rows * shape.groups(); ++i) {
+    found.points.push_back(shape.symmetric ? 1 << (shape.bits - 1) : code(random));
+    float scale = normal(random) * 0.01f;
+    if (!shape.float32_scales) scale = std::round(scale * 16384.0f) / 16384.0f;  // float16 has these
+    found.scales.push_back(scale);
+  }
+  // A row of extremes: the largest sums there are.
+  for (size_t k = 0; k < shape.width; ++k) found.codes[k] = top;
+  if (!shape.symmetric)
+    for (size_t g = 0; g < shape.groups(); ++g) found.points[g] = 0;
+  return found;
+}
+
+std::vector<uint8_t> of_bits(const std::vector<int>& values, size_t row, unsigned bits) {
+  if (bits == 8) return {values.begin(), values.end()};
+  std::vector<uint8_t> found;
+  for (size_t i = 0; i < values.size(); i += row)
+    for (size_t k = 0; k < row; k += 2)
+      found.push_back(static_cast<uint8_t>(values[i + k] | (k + 1 < row ? values[i + k + 1] << 4 : 0)));
+  return found;
+}
+
+// x with rows of every kind: usual, of the largest codes, zero, tiny, with an infinity, with a NaN.
+std::vector<float> random_rows(Random& random, const MatrixShape& shape, size_t rows) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(rows * shape.width);
+  for (size_t r = 0; r < rows; ++r) {
+    float* row = &x[r * shape.width];
+    const size_t kind = between(random, 0, 11);
+    for (size_t k = 0; k < shape.width; ++k)
+      row[k] = kind == 0 ? 0.0f : kind == 1 ? 1e-42f : kind == 2 ? 3.0f : kind == 3 ? -3.0f : normal(random);
+    if (kind == 4) row[between(random, 0, shape.width - 1)] = std::numeric_limits<float>::infinity();
+    if (kind == 5) row[between(random, 0, shape.width - 1)] = std::numeric_limits<float>::quiet_NaN();
+  }
+  return x;
+}
+
+bool right(const MatrixShape& shape, const Naive& matrix, const float* row, size_t n, float found) {
+  double sum = 0, magnitudes = 0;
+  if (!std::all_of(row, row + shape.width, [](float value) { return std::isfinite(value); })) return std::isnan(found);
+  for (size_t g = 0; g < shape.groups(); ++g) {
+    const float* from = row + g * shape.group;
+    float largest = 0;
+    for (size_t k = 0; k < shape.group; ++k) largest = std::fmax(largest, std::fabs(from[k]));
+    long whole = 0;
+    const float factor = 127.0f / largest;
+    if (std::isfinite(factor))
+      for (size_t k = 0; k < shape.group; ++k)
+        whole += std::lrint(from[k] * factor) *
+                 (matrix.codes[n * shape.width + g * shape.group + k] - matrix.points[n * shape.groups() + g]);
+    const double term =
+        static_cast<double>(whole) * matrix.scales[n * shape.groups() + g] * static_cast<double>(largest / 127.0f);
+    sum += term;
+    magnitudes += std::fabs(term);
+  }
+  // The scales' product, the term's and each sum round once: (groups + 3) halves of an epsilon.
+  const double bound = static_cast<double>(shape.groups() + 3) * 6e-8 * magnitudes + 1e-37;
+  return std::fabs(static_cast<double>(found) - sum) <= bound;
+}
+
+// Two threads' blocks one after the other, the last first.
+void backwards(void*, size_t count, void (*body)(void*, size_t), void* data) {
+  for (size_t i = count; i-- > 0;) body(data, i);
+}
+void forwards(void*, size_t count, void (*body)(void*, size_t), void* data) {
+  for (size_t i = 0; i < count; ++i) body(data, i);
+}
+
+bool check(const Kernels& kernels, Random& random) {
+  MatrixShape shape;
+  shape.group = between(random, 0, 1) ? size_t{16} << between(random, 0, 4) : 8 * between(random, 1, 32);
+  shape.width = shape.group * between(random, 1, 9);
+  shape.rows = between(random, 1, 150);
+  shape.bits = between(random, 0, 1) ? 4 : 8;
+  shape.symmetric = between(random, 0, 1);
+  shape.float32_scales = between(random, 0, 1);
+  const size_t rows = between(random, 0, 3) ? between(random, 1, 20) : between(random, 60, 80);
+  const Naive naive = random_matrix(random, shape);
+  const std::vector<uint8_t> codes = of_bits(naive.codes, shape.width, shape.bits),
+                             points = of_bits(naive.points, shape.groups(), shape.bits);
+  const std::vector<float> x = random_rows(random, shape, rows);
+
+  const Aligned packed(shape.bytes()), scratch(product_scratch(shape, rows));
+  pack(shape, {codes.data(), naive.scales.data(), shape.symmetric ? nullptr : points.data()}, 0, shape.tiles(),
+       packed.data);
+  const Matrix matrix{shape, packed.data};
+  const Input input{x.data(), false, nullptr, nullptr, 0.0f};
+  std::vector<float> y(rows * shape.rows), again(rows * shape.rows);
+  multiply_all(kernels, matrix, input, rows, nullptr, y.data(), scratch.data, {forwards, nullptr, 1});
+  multiply_all(kernels, matrix, input, rows, nullptr, again.data(), scratch.data, {backwards, nullptr, 5});
+
+  const char* wrong = std::memcmp(y.data(), again.data(), y.size() * 4) ? "threads change it" : nullptr;
+  size_t row = 0, column = 0;
+  for (size_t r = 0; r < rows && wrong == nullptr; ++r)
+    for (size_t n = 0; n < shape.rows && wrong == nullptr; ++n)
+      if (!right(shape, naive, &x[r * shape.width], n, y[r * shape.rows + n])) {
+        wrong = "another value";
+        row = r, column = n;
+      }
+  if (wrong != nullptr)
+    std::printf("%s: %s at row %zu of %zu, column %zu: N %zu, K %zu, G %zu, %u bits, symmetric %d, float32 scales %d\n",
+                kernels.name, wrong, row, rows, column, shape.rows, shape.width, shape.group, shape.bits,
+                shape.symmetric, shape.float32_scales);
+  return wrong == nullptr;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count == 1) {
+    for (size_t i = 0; i < q3edge::kernels().count; ++i) std::puts(q3edge::kernels().sets[i]->name);
+    return 0;
+  }
+  if (count != 4) return 2;
+  const Kernels* set = set_of_name(arguments[1]);
+  if (set == nullptr) return 3;
+  Random random(static_cast<unsigned>(std::atoi(arguments[2])));
+  for (int i = std::atoi(arguments[3]); i > 0; --i)
+    if (!check(*set, random)) return 1;
+  std::printf("%s: right\n", set->name);
+  return 0;
+}
