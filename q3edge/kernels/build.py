@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,11 @@ _SETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "set_neon_dotprod.cpp": ("-march=armv8.2-a+dotprod",),
         "set_neon_i8mm.cpp": ("-march=armv8.2-a+dotprod+i8mm",),
     },
+}
+# What the library offers: nothing else, such as the standard library's templates, which any other library may have.
+_EXPORTS: Mapping[str, tuple[str, ...]] = {
+    "linux": (f"-Wl,--version-script={SOURCES / 'exports.map'}",),
+    "darwin": ("-Wl,-exported_symbol,_RegisterCustomOps", "-Wl,-exported_symbol,_q3edge_*"),
 }
 _SAME = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -69,7 +75,9 @@ class BuildKernels(build_ext):
                 found.append((f"Q3EDGE_{path.stem.upper()}", None))
         for path in others:
             objects += self._compiled(path, ext, macros=found)
-        self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")
+        exports = list(_EXPORTS.get(sys.platform, ()))
+        path_of_library = self.get_ext_fullpath(ext.name)
+        self.compiler.link_shared_object(objects, path_of_library, extra_postargs=exports, target_lang="c++")
 
     def _compiled(
         self, path: Path, ext: Extension, flags: Sequence[str] = (), macros: Sequence[tuple[str, str | None]] = ()
