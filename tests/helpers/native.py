@@ -39,7 +39,7 @@ def compile_check(
     macros = [f"-DQ3EDGE_{path.stem.upper()}" for path in sets]
     files: Mapping[Path, Sequence[str]] = {SOURCES / "set_portable.cpp": (), **flags}
     others = [CHECKS / name, *(SOURCES / file for file in PLAIN)]
-    command = [compiler, "-std=c++17", "-ffp-contract=off", "-Wno-maybe-uninitialized", f"-I{SOURCES}", *options]
+    command = [compiler, "-std=c++17", "-ffp-contract=off", f"-I{SOURCES}", *options]
 
     def compiled(item: tuple[Path, Sequence[str]]) -> Path:
         path, extra = item
