@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from q3edge.architecture.kv_cache import PAST_PREFIX
 from q3edge.kernels.library import DOMAIN
-from q3edge.runtime.session.graph_nodes import Node, nodes, nodes_of, numbers
+from q3edge.runtime.session.graph_nodes import Graph, Node, nodes_of, numbers
 from q3edge.runtime.session.idle_rows import QUERY_SEQLENS
 
 _OPERATOR, _OPERATOR_DOMAIN, _OURS = "GroupQueryAttention", "com.microsoft", "Attention"
@@ -20,12 +20,12 @@ _KNOWN = {"num_heads", "kv_num_heads", "do_rotary", "k_quant_type", "v_quant_typ
 _STEP = "else_branch"  # of the If: few tokens, on the cache's own buffers
 
 
-def attention_nodes(model: bytes, common: dict[str, int]) -> list[Node]:
+def attention_nodes(graph: Graph, common: dict[str, int]) -> list[Node]:
     """List our operator, with the attributes `common` too, for each place where it stands for onnxruntime's.
 
     Its mask is not read: the model's caller pads on the right alone, where the counts of new tokens say so.
     """
-    return [found for node in nodes(model) if (found := _ours(node, common)) is not None]
+    return [found for node in graph.nodes if (found := _ours(node, common)) is not None]
 
 
 def _ours(node: Node, common: dict[str, int]) -> Node | None:

@@ -16,13 +16,11 @@ from q3edge.runtime.session.graph_nodes import (
     GRAPH_OUTPUT,
     MODEL_GRAPH,
     TENSOR_NAME,
-    GraphParts,
+    Graph,
     Node,
     messages,
     name_of,
-    nodes,
     parts,
-    with_nodes,
     without_graph,
 )
 from q3edge.runtime.session.wire_format import Message, field_bytes, fields
@@ -78,14 +76,14 @@ class StoredTensor:
 
 def expert_operators(model: bytes) -> tuple[ExpertOperator, ...]:
     """Find the operators with quantized experts, in the order of the graph."""
-    return tuple(_operator(node) for node in nodes(model) if node.op_type == _OPERATOR)
+    return tuple(_operator(node) for node in Graph(model).nodes if node.op_type == _OPERATOR)
 
 
 def alone(model: bytes, operator: ExpertOperator) -> bytes:
     """Model of one operator and of what its constants are computed from; activations and logits are its inputs."""
     given = [operator.inputs[place] for place in operator.ACTIVATIONS]
     graph = b"".join((
-        *GraphParts(model).computing([operator.output], given),
+        *Graph(model).computing([operator.output], given),
         field_bytes(GRAPH_NAME, b"experts"),
         *(field_bytes(GRAPH_INPUT, value_info(name, FLOAT32)) for name in given),
         field_bytes(GRAPH_OUTPUT, value_info(operator.output, FLOAT32)),
@@ -102,7 +100,7 @@ def stored_tensors(model: bytes) -> dict[str, StoredTensor]:
 def folded_tensors(model: bytes) -> frozenset[str]:
     """Names of the initializers that onnxruntime computes with when it loads a model: by nodes that read no others."""
     stored = {name_of(tensor, TENSOR_NAME) for tensor in parts(model, GRAPH_INITIALIZER)}
-    read = (set(node.inputs) for node in nodes(model))
+    read = (set(node.inputs) for node in Graph(model).nodes)
     return frozenset(name for names in read if names <= stored for name in names)
 
 
@@ -111,13 +109,14 @@ def with_constants(model: bytes, tensors: Iterable[StoredTensor], instead: Mappi
 
     Nodes that computed those inputs and nothing else are left out.
     """
-    changed = [
+    graph = Graph(model)
+    graph.exchange(
         replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
-        for node in nodes(model)
+        for node in graph.nodes
         if node.op_type == _OPERATOR
-    ]
+    )
     added = b"".join(field_bytes(GRAPH_INITIALIZER, tensor.serialized()) for tensor in tensors)
-    return with_nodes(model, changed) + field_bytes(MODEL_GRAPH, added)
+    return graph.serialized() + field_bytes(MODEL_GRAPH, added)
 
 
 def _operator(node: Node) -> ExpertOperator:

@@ -7,21 +7,12 @@ it is written there stays as it is.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from q3edge.kernels.library import DOMAIN
-from q3edge.runtime.session.graph_nodes import (
-    GRAPH_OUTPUT,
-    VALUE_NAME,
-    Node,
-    name_of,
-    nodes,
-    numbers,
-    parts,
-    with_nodes,
-)
+from q3edge.runtime.session.graph_nodes import Graph, Node, numbers
 
 PRODUCT, ATTENTION = "MatMulNBits", "Attention"  # of our domain
 _LAST_AXIS = (1 << 64) - 1  # -1 as protobuf writes it
@@ -29,24 +20,22 @@ _X, _UP, _NORM, _SUMMAND = range(4)  # places among a product's inputs
 _QUERY, _KEY, _VALUE, _QUERY_NORM, _KEY_NORM = 0, 1, 2, 11, 12  # and among attention's
 
 
-def with_fused_operators(model: bytes) -> bytes:
-    """Copy of a model whose products and attention of ours compute what stands around them."""
+def fuse_operators(graph: Graph) -> None:
+    """Have products and attention of ours compute what stands around them."""
     for fuse in (_with_gate, _with_norm, _with_summand, _with_head_norms):
-        model = with_nodes(model, fuse(_View(model)))
-    return model
+        graph.exchange(fuse(_View(graph)))
 
 
 class _View:
     """Nodes of a graph by what they make and read."""
 
-    def __init__(self, model: bytes) -> None:
-        self.nodes = nodes(model)
+    def __init__(self, graph: Graph) -> None:
+        self.nodes, self._outputs = graph.nodes, graph.outputs
         self._makers = {output: node for node in self.nodes for output in node.outputs}
         self._readers: defaultdict[str, list[Node]] = defaultdict(list)
         for node in self.nodes:
             for name in node.reads():
                 self._readers[name].append(node)
-        self._outputs = Counter(name_of(each, VALUE_NAME) for each in parts(model, GRAPH_OUTPUT))
 
     def ours(self, op_type: str) -> Iterable[Node]:
         """Nodes of one of our operators."""
@@ -64,7 +53,7 @@ class _View:
 
     def readers(self, name: str) -> list[Node]:
         """Nodes that read a value, once for each time; none if the graph's caller reads it too."""
-        return [] if self._outputs[name] else self._readers[name]
+        return [] if name in self._outputs else self._readers[name]
 
     def alone(self, name: str, op_type: str) -> Node | None:
         """Maker of a value that one node reads, if it is this operator."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from q3edge.runtime.session.wire_format import Message, field_bytes, fields, rewritten
 
@@ -92,11 +93,6 @@ class Node:
         return {name_of(each, _ATTRIBUTE_NAME): graph for each in whole for graph in messages(each, _ATTRIBUTE_GRAPH)}
 
 
-def nodes(model: bytes) -> list[Node]:
-    """Nodes of the model's graph, in its order."""
-    return [Node.read(message) for message in parts(model, GRAPH_NODE)]
-
-
 def nodes_of(graph: Message) -> list[Node]:
     """Nodes of a graph, in its order."""
     return [Node.read(message) for message in messages(graph, GRAPH_NODE)]
@@ -118,12 +114,19 @@ def opset_bytes(domain: str, version: int) -> bytes:
     return field_bytes(_MODEL_OPSET, pair)
 
 
-class GraphParts:
-    """Nodes and initializers of a model's graph by the values that they make, read once for many questions."""
+class Graph:
+    """Graph of a serialized model, read once for many questions; its nodes can be exchanged for others."""
 
     def __init__(self, model: bytes) -> None:
-        self._makers = {output: node for node in nodes(model) for output in node.outputs}
-        self._initializers = {name_of(tensor, TENSOR_NAME): tensor for tensor in parts(model, GRAPH_INITIALIZER)}
+        """Read the nodes of `model`."""
+        self._model = model
+        self.nodes = [Node.read(message) for message in parts(model, GRAPH_NODE)]  # in the graph's order
+        self.outputs = frozenset(name_of(output, VALUE_NAME) for output in parts(model, GRAPH_OUTPUT))
+
+    def exchange(self, changed: Iterable[Node]) -> None:
+        """Put nodes in the places where theirs begin; one that makes nothing is left out."""
+        instead = {node.start: node for node in changed}
+        self.nodes = [instead.get(node.start, node) for node in self.nodes]
 
     def computing(self, wanted: Iterable[str], given: Container[str] = ()) -> Iterator[bytes]:
         """Fields of a graph that computes `wanted`: nodes, and the initializers that they read; `given`: its inputs."""
@@ -141,31 +144,34 @@ class GraphParts:
         for name in sorted(seen & self._initializers.keys()):
             yield field_bytes(GRAPH_INITIALIZER, self._initializers[name].copy())
 
+    def serialized(self) -> bytes:
+        """Copy of the model with these nodes, without what nothing reads."""
+        read, kept = set(self.outputs), {}
+        for node in reversed(self.nodes):
+            if not read.isdisjoint(node.outputs):
+                read.update(node.reads())
+                kept[node.start] = node
 
-def with_nodes(model: bytes, changed: Iterable[Node]) -> bytes:
-    """Copy of a model with other nodes in the places where theirs begin, without what nothing reads then."""
-    instead = {each.start: each for each in changed}
-    read = {name_of(output, VALUE_NAME) for output in parts(model, GRAPH_OUTPUT)}
-    dead = set()
-    for each in reversed(nodes(model)):
-        kept = instead.get(each.start, each)
-        if read.isdisjoint(kept.outputs):
-            dead.add(each.start)
-        else:
-            read.update(kept.reads())
+        def change(field: int, value: Message) -> bytes | None:
+            return kept[value.start].serialized() if field == GRAPH_NODE and value.start in kept else None
 
-    def change(field: int, value: Message) -> bytes | None:
-        return instead[value.start].serialized() if field == GRAPH_NODE and value.start in instead else None
+        def left_out(field: int, value: Message) -> bool:
+            if field == GRAPH_INITIALIZER:
+                return name_of(value, TENSOR_NAME) not in read
+            return field == GRAPH_NODE and value.start not in kept
 
-    def left_out(field: int, value: Message) -> bool:
-        if field == GRAPH_INITIALIZER:
-            return name_of(value, TENSOR_NAME) not in read
-        return field == GRAPH_NODE and value.start in dead
+        return rewritten(
+            Message.whole(self._model),
+            lambda field, graph: rewritten(graph, change, without=left_out) if field == MODEL_GRAPH else None,
+        )
 
-    return rewritten(
-        Message.whole(model),
-        lambda field, graph: rewritten(graph, change, without=left_out) if field == MODEL_GRAPH else None,
-    )
+    @cached_property
+    def _makers(self) -> dict[str, Node]:
+        return {output: node for node in self.nodes for output in node.outputs}
+
+    @cached_property
+    def _initializers(self) -> dict[str, Message]:
+        return {name_of(tensor, TENSOR_NAME): tensor for tensor in parts(self._model, GRAPH_INITIALIZER)}
 
 
 def without_graph(model: bytes) -> bytes:

@@ -17,8 +17,8 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.kernels.library import DOMAIN, PORTABLE, Library, library
 from q3edge.runtime.session.attention_graph import attention_nodes
-from q3edge.runtime.session.fused_graph import with_fused_operators
-from q3edge.runtime.session.graph_nodes import opset_bytes, with_nodes
+from q3edge.runtime.session.fused_graph import fuse_operators
+from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.packed_products import (
@@ -49,6 +49,7 @@ class OurKernels:
 
     library: Library
     instruction_set: str
+    graph: Graph
     products: tuple[ProductOperator, ...]
     required: bool
 
@@ -70,10 +71,11 @@ def chosen_kernels(wanted: str | None, model: bytes) -> OurKernels | None:
         return None
     if forced and forced not in found.instruction_sets:
         raise UsageError(f"kernels {wanted}: this CPU and library have {', '.join(found.instruction_sets)}")
-    products = tuple(each for each in product_operators(model) if can_be_packed(found, each))
+    graph = Graph(model)
+    products = tuple(each for each in product_operators(graph) if can_be_packed(found, each))
     if not products:
         return None
-    return OurKernels(found, forced or found.instruction_sets[0], products, required=name == "q3edge")
+    return OurKernels(found, forced or found.instruction_sets[0], graph, products, required=name == "q3edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def kernel_graph(
         return
     mapping = ours.library.keep_mapping(packed.path)
     try:
-        changed = _with_our_operators(model, ours, packed, mapping, threads)
+        changed = _with_our_operators(ours, packed, mapping, threads)
         label = f"q3edge ({ours.instruction_set}, {len(ours.products)} products)"
         yield KernelGraph(changed, label, ours.library, partial(_verify, packed, ours.library, mapping, threads))
     finally:
@@ -147,16 +149,17 @@ def _packed_products(
         return pack_products(place, model, ours.products, lent, options, ours.library, threads, verify_weights)
 
 
-def _with_our_operators(model: bytes, ours: OurKernels, packed: PackedProducts, mapping: int, threads: int) -> bytes:
+def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, threads: int) -> bytes:
     number = ours.library.instruction_sets.index(ours.instruction_set)
     common = {"instruction_set": number, "threads": threads}
-    found = {each.start: packed.matrices[each.codes] for each in ours.products}
     products = {
-        start: {"mapping": mapping, "offset": matrix.offset, "gated": 0, **matrix.shape.attributes(), **common}
-        for start, matrix in found.items()
+        codes: {"mapping": mapping, "offset": matrix.offset, "gated": 0, **matrix.shape.attributes(), **common}
+        for codes, matrix in packed.matrices.items()
     }
-    model = with_nodes(model, [*packed_nodes(model, products), *attention_nodes(model, common)])
-    return with_fused_operators(model) + opset_bytes(DOMAIN, _OPSET)
+    graph = ours.graph
+    graph.exchange((*packed_nodes(ours.products, products), *attention_nodes(graph, common)))
+    fuse_operators(graph)
+    return graph.serialized() + opset_bytes(DOMAIN, _OPSET)
 
 
 def _verify(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:

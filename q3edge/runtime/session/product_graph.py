@@ -6,7 +6,7 @@ matrices from a mapped file (q3edge/kernels/native/product_operator.cpp).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from q3edge.kernels.library import DOMAIN
@@ -15,9 +15,8 @@ from q3edge.runtime.session.graph_nodes import (
     GRAPH_NAME,
     GRAPH_OUTPUT,
     MODEL_GRAPH,
-    GraphParts,
+    Graph,
     Node,
-    nodes,
     numbers,
     without_graph,
 )
@@ -46,33 +45,31 @@ class ProductOperator:
     bits: int
 
 
-def product_operators(model: bytes) -> tuple[ProductOperator, ...]:
+def product_operators(graph: Graph) -> tuple[ProductOperator, ...]:
     """Find the products that read int8 activations, in the order of the graph."""
-    return tuple(found for node in nodes(model) if (found := _operator(node)) is not None)
+    return tuple(found for node in graph.nodes if (found := _operator(node)) is not None)
 
 
 class ScalesOf:
     """Models that compute the scales of a model's products, as onnxruntime does when it loads the model."""
 
     def __init__(self, model: bytes) -> None:
-        self._rest, self._parts = without_graph(model), GraphParts(model)
+        self._rest, self._graph = without_graph(model), Graph(model)
 
     def computing(self, operator: ProductOperator) -> bytes:
         """Model without inputs, whose only output is an operator's scales."""
         graph = b"".join((
-            *self._parts.computing([operator.scales]),
+            *self._graph.computing([operator.scales]),
             field_bytes(GRAPH_NAME, b"scales"),
             field_bytes(GRAPH_OUTPUT, value_info(operator.scales, FLOAT32)),
         ))  # fmt: skip
         return self._rest + field_bytes(MODEL_GRAPH, graph)
 
 
-def packed_nodes(model: bytes, packed: Mapping[int, Mapping[str, int]]) -> list[Node]:
-    """List our operator for each product in `packed`: attributes by where it begins."""
+def packed_nodes(operators: Iterable[ProductOperator], packed: Mapping[str, Mapping[str, int]]) -> list[Node]:
+    """List our operator for each product; packed: its attributes by the name of the matrix's codes."""
     return [
-        Node(each.start, _OPERATOR, DOMAIN, (each.x,), (each.y,), numbers(packed[each.start]))
-        for each in product_operators(model)
-        if each.start in packed
+        Node(each.start, _OPERATOR, DOMAIN, (each.x,), (each.y,), numbers(packed[each.codes])) for each in operators
     ]
 
 
