@@ -20,14 +20,14 @@ struct AttentionShape {
 };
 
 // Rows whose `counts` are 0 are idle: nothing of them in the cache is read or written. Row b has its new tokens first,
-// counts[b] of them; the rest is padding, whose output is 0. They follow seqlens[b] + 1 - counts[b] tokens in the cache,
-// and are written into it: keys after rotation. A row's result depends on nothing but that row, and not on threads.
+// counts[b] of them; the rest is padding, whose output is 0. They follow seqlens[b] + 1 - counts[b] tokens in the
+// cache, and are written into it: keys after rotation. A row's result depends on that row alone, and not on threads.
 //
 // With an int8 cache, value = code * scale. A row with up to 16 new tokens reads all keys and values as they are
 // stored; one with more reads those of the new tokens unrounded.
 //
-// Tokens of query, key and value lie `*_stride` floats apart, as they may be parts of one tensor. With norms, each head of
-// query and key is x * norm / sqrt(mean of squares + epsilon) before it is rotated.
+// Tokens of query, key and value lie `*_stride` floats apart, as they may be parts of one tensor. With norms, each head
+// of query and key is x * norm / sqrt(mean of squares + epsilon) before it is rotated.
 struct AttentionCall {
   AttentionShape shape;
   const float* query;        // [B, S, query_stride]: heads * D of each token

@@ -8,7 +8,7 @@ namespace attention {
 constexpr size_t kFewTokens = 16;    // up to here a row reads its new tokens as they are stored
 constexpr size_t kTileQueries = 128;
 constexpr size_t kMostPieces = 16;   // into which the tokens of a row are cut
-constexpr size_t kFewQueries = 3 * Vec::kLanes / 4;  // up to here scalar products are faster than panels
+constexpr size_t kPiece = 512;       // a multiple of which a piece has
 
 // Where things lie in the scratch memory, in floats.
 struct AttentionPlan {
@@ -42,7 +42,7 @@ struct AttentionPlan {
   static constexpr size_t kItemsOfThread = 2;  // with fewer, rows are cut into pieces
   static size_t padded(size_t queries) { return rounded_up(queries, kPanel); }
   // Tokens of a piece of a row: they depend on its length alone, so that sums do, too.
-  static size_t piece_tokens(size_t length) { return rounded_up((length + kMostPieces - 1) / kMostPieces, kSpan); }
+  static size_t piece_tokens(size_t length) { return rounded_up((length + kMostPieces - 1) / kMostPieces, kPiece); }
   static size_t piece_count(size_t length) { return (length - 1) / piece_tokens(length) + 1; }
 
  private:
@@ -95,6 +95,9 @@ class AttentionPass {
     const float* value_scale;  // or null
     size_t begin, end;         // positions
   };
+  // Up to here scalar products are faster than panels.
+  static constexpr size_t kFewQueries = sizeof(T) == 1 ? Vec::kFewOfInt8 : Vec::kFewOfFloat;
+
   using Count = size_t (AttentionPass::*)(const Row&) const;
   using Do = void (AttentionPass::*)(float*, const Row&, size_t) const;
 
@@ -313,6 +316,11 @@ class AttentionPass {
         block_stride = size;
       } else {
         widen_keys(source.keys + from * size, size, count, source.key_scale, keys, stride);
+      }
+      if (source.values == nullptr && source.end - start > kBlock) {
+        const size_t next = (from + kBlock) * size, left = smaller(kBlock, source.end - start - kBlock) * size;
+        ask_for(source.keys + next, left);
+        ask_for(source.codes + next, left);
       }
       if (source.values != nullptr)
         widen_values(source.values + from * source.value_stride, source.value_stride, size, count, nullptr, slabs);

@@ -1,6 +1,7 @@
 // Attention of a few queries: scalar products with one key after another, each read once for up to 4 queries.
 
 constexpr size_t kSpan = 512;       // keys whose scores are held at once
+constexpr size_t kAhead = 2048;     // bytes, from what is read to what is asked for
 constexpr size_t kValueBlock = 64;  // values that stay in the nearest cache while several parts of them are read
 
 // Scores of QUERIES queries, [QUERIES, stride], with kDots / QUERIES keys of which `count` exist: [key][query].
@@ -8,6 +9,7 @@ template <size_t QUERIES, typename T>
 static inline void dots(const float* queries, size_t stride, const T* keys, size_t size, size_t count, float* scores) {
   constexpr size_t kKeys = Vec::kDots / QUERIES;
   const T* rows[kKeys];
+  ask_for(keys + kAhead / sizeof(T), kKeys * size);
   for (size_t i = 0; i < kKeys; ++i) rows[i] = keys + smaller(i, count - 1) * size;
   Floats sums[Vec::kDots];
   for (size_t i = 0; i < Vec::kDots; ++i) sums[i] = Vec::all(0.0f);
@@ -40,6 +42,7 @@ static inline void add_weighted(const float* weights, const T* values, size_t si
     for (size_t v = 0; v < VECTORS; ++v)
       sums[j][v] = Vec::mul(Vec::load(out + j * stride + v * Vec::kLanes), Vec::all(factors[j]));
   for (size_t i = 0; i < count; ++i) {
+    ask_for(values + i * size + kAhead / sizeof(T), VECTORS * Vec::kLanes);
     Floats weight[QUERIES];
     for (size_t j = 0; j < QUERIES; ++j) weight[j] = Vec::all(weights[i * QUERIES + j]);
     for (size_t v = 0; v < VECTORS; ++v) {

@@ -1,9 +1,9 @@
 // Operator q3edge.kernels.Attention: attention of new tokens over a KV cache (attention.h).
 //
 // Inputs: query, key, value, past_key, past_value, seqlens_k, query_seqlens, cos, sin; for an int8 cache key_scale and
-// value_scale, float32 [1, H, 1, D]; norms of the heads of query and key, float32 [D]. Without key and value, query holds
-// all three of a token one after the other. Outputs: context, present_key, present_value; a present that does not lie where the
-// past does is a copy of it with the new tokens.
+// value_scale, float32 [1, H, 1, D]; norms of the heads of query and key, float32 [D]. Without key and value, query
+// holds all three of a token one after the other. Outputs: context, present_key, present_value; a present that does not
+// lie where the past does is a copy of it with the new tokens.
 #include <cstring>
 #include <initializer_list>
 

@@ -66,6 +66,13 @@ static void normalize(const float* x, const float* weights, float epsilon, size_
   multiply_by(x, norm_factor(x, epsilon, size), weights, size, to);
 }
 
+// Ask for the memory of `count` values, which need not be there: processors themselves look ahead within a page alone.
+template <typename T>
+static inline void ask_for(const T* from, size_t count) {
+  const char* bytes = reinterpret_cast<const char*>(from);
+  for (size_t i = 0; i < count * sizeof(T); i += 64) Vec::prefetch(bytes + i);
+}
+
 // Rotate pairs i and i + half of `from`, float32 [2 half], by the angles whose cos and sin are given, each [half].
 static void rotate(const float* from, const float* cos, const float* sin, size_t half, float* to) {
   const Floats minus = Vec::all(-1.0f);

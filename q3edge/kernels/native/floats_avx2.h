@@ -7,10 +7,14 @@ struct Vec {
   static constexpr int kTileRows = 6;   // rows of a register tile
   static constexpr size_t kDots = 8;    // scalar products computed at once, a multiple of kLanes
   static constexpr size_t kSums = 8;    // vectors of weighted values computed at once
+  static constexpr size_t kFewOfInt8 = 32, kFewOfFloat = 8;  // queries that are not worth a panel
 
   static inline __m256i first(size_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
+
+  // Ask for a cache line, which need not be there.
+  static inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0); }
 
   static inline Floats all(float value) { return _mm256_set1_ps(value); }
   static inline Floats load(const float* from) { return _mm256_loadu_ps(from); }

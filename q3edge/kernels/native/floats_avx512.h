@@ -4,11 +4,15 @@ struct Vec {
   using Floats = __m512;
   static constexpr size_t kLanes = 16;
   static constexpr size_t kWide = 2;     // vectors side by side in a register tile
-  static constexpr int kTileRows = 12;   // rows of a register tile
+  static constexpr int kTileRows = 8;    // rows of a register tile
   static constexpr size_t kDots = 16;    // scalar products computed at once, a multiple of kLanes
   static constexpr size_t kSums = 16;    // vectors of weighted values computed at once
+  static constexpr size_t kFewOfInt8 = 32, kFewOfFloat = 32;  // queries that are not worth a panel
 
   static inline __mmask16 first(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+  // Ask for a cache line, which need not be there.
+  static inline void prefetch(const void* from) { _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0); }
 
   static inline Floats all(float value) { return _mm512_set1_ps(value); }
   static inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
@@ -75,7 +79,8 @@ struct Vec {
       a[i + 3] = _mm512_shuffle_ps(b[i + 1], b[i + 3], 0xee);
     }
     for (int i = 0; i < 4; ++i) {  // a[4 k + i] has, in its quarter q, column 4 q + i of the rows 4 k to 4 k + 3
-      const Floats low = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), high = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+      const Floats low = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88);
+      const Floats high = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
       const Floats low_odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
       const Floats high_odd = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
       store(to + i * to_stride, _mm512_shuffle_f32x4(low, high, 0x88));

@@ -7,6 +7,10 @@ struct Vec {
   static constexpr int kTileRows = 6;   // rows of a register tile
   static constexpr size_t kDots = 8;    // scalar products computed at once, a multiple of kLanes
   static constexpr size_t kSums = 16;   // vectors of weighted values computed at once
+  static constexpr size_t kFewOfInt8 = 8, kFewOfFloat = 8;  // queries that are not worth a panel
+
+  // Ask for a cache line, which need not be there.
+  static inline void prefetch(const void* from) { __builtin_prefetch(from); }
 
   static inline Floats all(float value) { return vdupq_n_f32(value); }
   static inline Floats load(const float* from) { return vld1q_f32(from); }

@@ -9,6 +9,10 @@ struct Vec {
   static constexpr int kTileRows = 4;   // rows of a register tile
   static constexpr size_t kDots = 4;    // scalar products computed at once, a multiple of kLanes
   static constexpr size_t kSums = 4;    // vectors of weighted values computed at once
+  static constexpr size_t kFewOfInt8 = 4, kFewOfFloat = 4;  // queries that are not worth a panel
+
+  // Ask for a cache line, which need not be there.
+  static inline void prefetch(const void*) {}
 
   static inline Floats all(float value) { return {{value, value, value, value}}; }
   static inline Floats load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }
