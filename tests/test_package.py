@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,27 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.wheels import PARTS, build_wheel
+
 ROOT = Path(__file__).resolve().parent.parent
 _TOLD = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
-PARTS = ("q3edge", "calibration", "exporters", "pyproject.toml", "README.md", "LICENSE")
 
 pytest.importorskip("setuptools", reason="setuptools is not installed")
-
-
-def build_wheel(folder: Path) -> set[str]:
-    """Names of the files in a wheel built from a copy of the sources; links stay links."""
-    source = folder / "source"
-    source.mkdir()
-    for name in PARTS:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, source)
-    build = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
-    result = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    (wheel,) = folder.glob("*.whl")
-    return set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_onnxruntime_keeps_no_record_of_its_use(tmp_path: Path) -> None:
@@ -45,7 +29,7 @@ def test_onnxruntime_keeps_no_record_of_its_use(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_package_alone_and_all_of_it(tmp_path: Path) -> None:
-    names = build_wheel(tmp_path)
+    names = set(zipfile.ZipFile(build_wheel(tmp_path)).namelist())
     code = {name for name in names if ".dist-info/" not in name}
     assert {name.partition("/")[0] for name in code} == {"q3edge"}
     modules = {path.relative_to(ROOT).as_posix() for part in PARTS[:3] for path in (ROOT / part).rglob("*.py")}

@@ -19,11 +19,8 @@ from setuptools.errors import CompileError
 SOURCES = Path(__file__).resolve().parent / "native"
 LIBRARY = "libq3edge_kernels.so"  # beside this file; also on macOS
 _COMMON = ("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off")
-_QUIET = (
-    "-Wno-maybe-uninitialized",
-    "-Wno-uninitialized",
-    "-Wno-unknown-warning-option",
-)  # gcc 12 warns of its own header
+# gcc 12 warns of its own header.
+_QUIET = ("-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-warning-option")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", *_QUIET)
 # Machine -> file of an instruction set -> its flags. No other file is compiled with any.
 _SETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
