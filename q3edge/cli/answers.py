@@ -41,6 +41,7 @@ def open_model(
     folder: Path,
     *,
     threads: int | None,
+    kernels: str | None,
     draft: Path | None,
     no_speculate: bool,
     chat_template: Path | None,
@@ -50,7 +51,13 @@ def open_model(
     if draft is not None and no_speculate:
         raise UsageError("--draft proposes draft tokens and --no-speculate forbids them: give one")
     model = q3edge.load(
-        folder, threads=threads, speculate=not no_speculate, draft=draft, chat_template=chat_template, offload=offload
+        folder,
+        threads=threads,
+        kernels=kernels,
+        speculate=not no_speculate,
+        draft=draft,
+        chat_template=chat_template,
+        offload=offload,
     )
     show_notices(model.notices)
     return model

@@ -13,6 +13,7 @@ from q3edge.cli.options.common import (
     MODEL_FOLDER,
     CommaSeparated,
     json_option,
+    kernels_option,
     number_option,
     offload_option,
     threads_option,
@@ -36,6 +37,7 @@ _DEPTHS = ",".join(map(str, BENCH_DEPTHS))
 @number_option("--repeats", "Processes to time.", BENCH_REPEATS)
 @offload_option
 @threads_option
+@kernels_option
 @json_option
 def bench(folder: Path, as_json: bool, **options: Any) -> None:
     """Measure the ONNX model in DIR: tokens per second, time to the first token, memory.

@@ -40,6 +40,7 @@ def chat(
     no_speculate: bool,
     offload: bool | None,
     threads: int | None,
+    kernels: str | None,
     cache_file: Path | None,
     cache_file_ro: bool,
     no_history: bool,
@@ -59,7 +60,13 @@ def chat(
     if terminal and as_json:
         raise UsageError("--json is for messages that are piped in: q3edge chat DIR --json < FILE")
     with open_model(
-        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template, offload=offload
+        folder,
+        threads=threads,
+        kernels=kernels,
+        draft=draft,
+        no_speculate=no_speculate,
+        chat_template=chat_template,
+        offload=offload,
     ) as model:
         kept = CacheFile(model, cache_file, read_only=cache_file_ro)
         talk = Conversation(model, system, thinking, settings_given(flags), as_json=as_json)

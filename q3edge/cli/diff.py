@@ -9,7 +9,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, show
-from q3edge.cli.options.common import MODEL_FOLDER, json_option, threads_option
+from q3edge.cli.options.common import MODEL_FOLDER, json_option, kernels_option, threads_option
 from q3edge.cli.options.measuring import max_tokens_option
 
 
@@ -18,6 +18,7 @@ from q3edge.cli.options.measuring import max_tokens_option
 @click.argument("b", metavar="B", type=MODEL_FOLDER)
 @max_tokens_option
 @threads_option
+@kernels_option
 @json_option
 def diff(a: Path, b: Path, as_json: bool, **options: Any) -> None:
     """Show what changed from the ONNX model in A to the one in B.

@@ -9,7 +9,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json
-from q3edge.cli.options.common import FILE, MODEL_FOLDER, json_option, number_option, threads_option
+from q3edge.cli.options.common import FILE, MODEL_FOLDER, json_option, kernels_option, number_option, threads_option
 from q3edge.cli.standard_streams import is_terminal, stdin_lines
 from q3edge.errors import UsageError
 from q3edge.plain_line import typed
@@ -26,6 +26,7 @@ from q3edge.terminal import say
 @number_option("--dimensions", "Numbers in each vector: the first N (default: all).")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Write a .npy file, float32 [texts, dimensions].")
 @threads_option
+@kernels_option
 @json_option
 def embed(
     folder: Path,
@@ -35,6 +36,7 @@ def embed(
     dimensions: int | None,
     output: Path | None,
     threads: int | None,
+    kernels: str | None,
     as_json: bool,
 ) -> None:
     """Make a vector of each TEXT with the embedding model in DIR, a folder or the id of one on the hub.
@@ -47,7 +49,7 @@ def embed(
     if not texts and is_terminal():
         raise UsageError(f'no text: q3edge embed {typed(folder)} "TEXT", or a text a line on standard input')
     lines: Iterable[str] = texts or (line.rstrip("\r\n") for line in stdin_lines())
-    with q3edge.load_embedding(folder, threads=threads) as model:
+    with q3edge.load_embedding(folder, threads=threads, kernels=kernels) as model:
         vectors = model.embed_each(lines, query=query, instruction=instruction, dimensions=dimensions)
         if output is not None:
             import numpy as np

@@ -8,7 +8,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json
-from q3edge.cli.options.common import MODEL_FOLDER, json_option, threads_option
+from q3edge.cli.options.common import MODEL_FOLDER, json_option, kernels_option, threads_option
 from q3edge.cli.standard_streams import is_terminal, stdin_lines
 from q3edge.errors import UsageError
 from q3edge.plain_line import plain_line, typed
@@ -20,6 +20,7 @@ from q3edge.plain_line import plain_line, typed
 @click.argument("documents", metavar="[DOCUMENT]...", nargs=-1)
 @click.option("--instruction", metavar="TASK", help="What is looked for, in a sentence, best in English.")
 @threads_option
+@kernels_option
 @json_option
 def rerank(
     folder: Path,
@@ -27,6 +28,7 @@ def rerank(
     documents: tuple[str, ...],
     instruction: str | None,
     threads: int | None,
+    kernels: str | None,
     as_json: bool,
 ) -> None:
     """Score each DOCUMENT by how far it answers QUERY, with the reranker in DIR, a folder or the id of one on the hub.
@@ -38,7 +40,7 @@ def rerank(
         example = f'q3edge rerank {typed(folder)} "QUERY" "DOCUMENT"'
         raise UsageError(f"no document: {example}, or a document a line on standard input")
     texts = list(documents) or [line.rstrip("\r\n") for line in stdin_lines()]
-    with q3edge.load_reranker(folder, threads=threads) as model:
+    with q3edge.load_reranker(folder, threads=threads, kernels=kernels) as model:
         scores = model.score(query, texts, instruction=instruction)
     order = sorted(range(len(texts)), key=lambda place: -scores[place])
     if as_json:

@@ -58,6 +58,7 @@ def run(
     no_speculate: bool,
     offload: bool | None,
     threads: int | None,
+    kernels: str | None,
     cache_file: Path | None,
     cache_file_ro: bool,
     as_json: bool,
@@ -85,7 +86,13 @@ def run(
     settings = settings_given(flags)
 
     with open_model(
-        folder, threads=threads, draft=draft, no_speculate=no_speculate, chat_template=chat_template, offload=offload
+        folder,
+        threads=threads,
+        kernels=kernels,
+        draft=draft,
+        no_speculate=no_speculate,
+        chat_template=chat_template,
+        offload=offload,
     ) as model:
         kept = CacheFile(model, cache_file, read_only=cache_file_ro)
         if raw:

@@ -11,7 +11,15 @@ from typing import Any
 import click
 
 import q3edge
-from q3edge.cli.options.common import FILE, FOLDER, MODEL_FOLDER, number_option, offload_option, threads_option
+from q3edge.cli.options.common import (
+    FILE,
+    FOLDER,
+    MODEL_FOLDER,
+    kernels_option,
+    number_option,
+    offload_option,
+    threads_option,
+)
 from q3edge.defaults import MAX_BATCH, MAX_QUEUE, PORT
 
 
@@ -33,6 +41,7 @@ from q3edge.defaults import MAX_BATCH, MAX_QUEUE, PORT
 @click.option("--log-prompts", is_flag=True, help="Write what clients send into the log.")
 @offload_option
 @threads_option
+@kernels_option
 def serve(folders: tuple[Path, ...], **options: Any) -> None:
     """Serve the ONNX models in DIR..., folders or ids of models on the hub, until Ctrl-C or SIGTERM.
 

@@ -9,7 +9,7 @@ import click
 
 import q3edge
 from q3edge.cli.console import emit_json, require_passed, show
-from q3edge.cli.options.common import MODEL, MODEL_FOLDER, json_option, threads_option
+from q3edge.cli.options.common import MODEL, MODEL_FOLDER, json_option, kernels_option, threads_option
 from q3edge.cli.options.measuring import validation_options
 
 
@@ -20,6 +20,7 @@ from q3edge.cli.options.measuring import validation_options
 )
 @validation_options
 @threads_option
+@kernels_option
 @json_option
 def validate(folder: Path, as_json: bool, **options: Any) -> None:
     """Compare the ONNX model in DIR with the float MODEL it came from.

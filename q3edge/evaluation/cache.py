@@ -27,10 +27,11 @@ from q3edge.storage.whole_files import writable
 ADVICE = "free space, set Q3EDGE_CACHE, or add --no-cache"
 _READING = ("architecture", "checkpoint", "quantization", "reference", "storage")
 _EVALUATING = (
-    *_READING, "artifact", "evaluation", "exporters", "languages", "pipeline.export", "pipeline.measure", "runtime",
+    *_READING, "artifact", "evaluation", "exporters", "kernels", "languages", "pipeline.export", "pipeline.measure",
+    "runtime",
 )  # fmt: skip
 _CODE: Mapping[str, tuple[str, ...]] = {  # what computes each kind of entry
-    "answers": ("architecture", "artifact", "evaluation.answers", "runtime", "storage"),
+    "answers": ("architecture", "artifact", "evaluation.answers", "kernels", "runtime", "storage"),
     "float": (*_READING, "artifact", "exporters", "pipeline.export"),
     "hidden": _READING,
     "measurements": (*_EVALUATING, "machine"),
@@ -93,9 +94,9 @@ class EvaluationCache:
         """Path of the journal of an unfinished evaluation; creates its folder."""
         return self._new("unfinished", key, ".jsonl")
 
-    def answers_file(self, artifact_digest: str) -> Path:
+    def answers_file(self, key: str) -> Path:
         """Path of the file with all generated answers of a model; creates its folder."""
-        return self._new("answers", artifact_digest, ".jsonl")
+        return self._new("answers", key, ".jsonl")
 
     def float_folder(self, model_digest: str) -> Path:
         """Path of the float export of a model, made or not; creates its parent folder."""

@@ -48,6 +48,8 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     """Model of one artifact folder. Requests are answered one after the other; the tokens that one shares with the
     start of the one before are computed once.
 
+    threads, kernels: as for `Model.open`.
+
     thinking: whether chat templates ask the model to think first (None: their default). However it comes to think, only
     what follows the thinking counts as generated; nothing, where the thinking has no end. batch_size and device are
     what the harness's command line gives to any model, a GPU also where nobody named one; it runs on the CPU.
@@ -59,6 +61,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         path: str | Path,
         *,
         threads: int | None = None,
+        kernels: str | None = None,
         thinking: bool | None = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -67,7 +70,7 @@ class Q3EdgeLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         super().__init__()
         if str(batch_size) != "1" or max_batch_size is not None:
             progress.note("note: --batch_size changes nothing: requests are answered one after the other")
-        self.model = Model.open(Path(path), threads=threads)
+        self.model = Model.open(Path(path), threads=threads, kernels=kernels)
         self._engine = Engine(Slots(self.model.decoder))
         self._thinking = thinking
         self._added = len(self.model.tokenizer.encode_markup(""))  # tokens that the tokenizer puts before every text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,6 +73,10 @@ class Library:
         self.instruction_sets: tuple[str, ...] = tuple(
             self._call("set_name", number).decode() for number in range(self._call("set_count"))
         )
+
+    def digest(self) -> str:
+        """Digest of the library's file, hex sha256: another build may round in another order."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def packed_bytes(self, shape: MatrixShape) -> int:
         """Count the bytes of a packed matrix; 0 if the kernels cannot have such a one."""
@@ -188,3 +193,14 @@ def library() -> Library | None:
         return Library(LIBRARY)
     except (OSError, AttributeError):  # none, of another machine, or of another version
         return None
+
+
+def obstacle() -> str | None:
+    """Say why there is no library; None: there is."""
+    if not LIBRARY.exists():
+        return f"{LIBRARY} was not built when q3edge was installed"
+    try:
+        Library(LIBRARY)
+    except (OSError, AttributeError) as error:
+        return f"{LIBRARY} cannot be loaded ({error})"
+    return None

@@ -79,11 +79,12 @@ def validate(
     max_tokens: int = MAX_TOKENS,
     max_kl: float | None = None,
     threads: int | None = None,
+    kernels: str | None = None,
     progress: bool | Listener = False,
 ) -> ValidationReport | EmbeddingReport:
     """Compare the ONNX model in `folder` with the float checkpoint `reference` (folder or hub id) on text.
 
-    Of an embedding model the vectors are compared, and which texts they find.
+    Of an embedding model the vectors are compared, and which texts they find. kernels: as for `load`.
 
     A check that fails, such as a mean KL divergence above `max_kl` nats, is in the report's `failures`, not raised.
     Raises UsageError, InputError, ResourceError.
@@ -92,8 +93,9 @@ def validate(
     from q3edge.pipeline.measure.validate import validate_against
 
     return validate_against(
-        artifact_at(folder), str(reference), paths(texts), max_tokens=max_tokens, max_kl=max_kl, threads=threads
-    )
+        artifact_at(folder), str(reference), paths(texts), max_tokens=max_tokens, max_kl=max_kl, threads=threads,
+        kernels=kernels,
+    )  # fmt: skip
 
 
 @public()
@@ -109,6 +111,7 @@ def evaluate(
     thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
+    kernels: str | None = None,
     progress: bool | Listener = False,
 ) -> Scorecard:
     """Compare the ONNX model in `folder` with `reference`, a float checkpoint or another ONNX model, area by area.
@@ -116,15 +119,16 @@ def evaluate(
     suites: files of questions or text (none: built in); limit: of each at most so many questions and windows of text.
     generate: both also generate answers, of up to so many tokens. thinking_budgets: the model also answers with each of
     them, in tokens; 0: no thinking, None: no limit; the scorecard's `thinking_budgets` say how often it is right and
-    how long it takes. The scorecard's `checks` say whether the model looks
+    how long it takes. kernels: of ONNX models, as for `load`. The scorecard's `checks` say whether the model looks
     broken. Raises UsageError, InputError, ResourceError, and ValidationError if no item had finite logits.
     """
     starting_from("eval", reference)
     from q3edge.pipeline.measure.measurement import evaluate_with
 
     measuring = measuring_for(
-        reference, suites, areas, limit, generate, allow_code, cache, threads, thinking_budgets=thinking_budgets
-    )
+        reference, suites, areas, limit, generate, allow_code, cache, threads, kernels,
+        thinking_budgets=thinking_budgets,
+    )  # fmt: skip
     return evaluate_with(artifact_at(folder), measuring)
 
 
@@ -143,6 +147,7 @@ def check(
     allow_code: bool = False,
     cache: bool = True,
     threads: int | None = None,
+    kernels: str | None = None,
     progress: bool | Listener = False,
 ) -> GateReport:
     """Tell whether the ONNX model in `folder` is accurate enough; `failures` of the result is empty where it is.
@@ -157,7 +162,7 @@ def check(
         raise UsageError("nothing to check: give --max-kl, --min-recovery or both")
     if reference is not None and scorecard is not None:
         raise UsageError("--reference measures and --scorecard reads what was measured: give one")
-    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads)
+    measuring = measuring_for(reference, suites, areas, limit, generate, allow_code, cache, threads, kernels)
     file = None if scorecard is None else Path(scorecard)
     return check_artifact(artifact_at(folder), Gates(min_recovery, max_kl), measuring, scorecard=file)
 
@@ -169,16 +174,17 @@ def diff(
     *,
     max_tokens: int = MAX_TOKENS,
     threads: int | None = None,
+    kernels: str | None = None,
     progress: bool | Listener = False,
 ) -> ArtifactDiff:
     """Tell what changed from the ONNX model in `a` to the one in `b`, and how far `b`'s predictions are from `a`'s.
 
-    Raises InputError.
+    kernels: as for `load`. Raises InputError.
     """
     starting("diff", a, b)
     from q3edge.pipeline.measure.diff import diff_artifacts
 
-    return diff_artifacts(artifact_at(a), artifact_at(b), max_tokens=max_tokens, threads=threads)
+    return diff_artifacts(artifact_at(a), artifact_at(b), max_tokens=max_tokens, threads=threads, kernels=kernels)
 
 
 @public()
@@ -191,16 +197,18 @@ def bench(
     repeats: int = BENCH_REPEATS,
     threads: int | None = None,
     offload: bool | None = None,
+    kernels: str | None = None,
     progress: bool | Listener = False,
 ) -> BenchResult:
     """Time the ONNX model in `folder`, in `repeats` processes: a prefill of `prompt` tokens, then `new` tokens.
 
     depths: tokens of context before the new ones (None: 0, 512 and 4096, as far as the model's context goes).
-    offload: leave a mixture's experts on the disk (None: where they would not fit in memory).
-    Raises UsageError where they do not fit into the context, or offload without experts; InputError.
+    offload: leave a mixture's experts on the disk (None: where they would not fit in memory). kernels: as for
+    `load`. Raises UsageError where they do not fit into the context, or offload without experts; InputError.
     """
     from q3edge.pipeline.measure.bench import bench_artifact
 
     return bench_artifact(
-        artifact_at(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats, offload=offload
-    )
+        artifact_at(folder), prompt=prompt, new=new, depths=depths, threads=threads, repeats=repeats, offload=offload,
+        kernels=kernels,
+    )  # fmt: skip

@@ -57,6 +57,7 @@ def sweep(
     thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
+    kernels: str | None = None,
     scheduler: str | None = None,
     progress: bool | Listener = False,
 ) -> SweepResult:
@@ -64,8 +65,9 @@ def sweep(
 
     formats: names such as "int8" or "int4-g64-sym", "float", or a baseline ("nf4"); target_bpw: budgets in bits per
     weight; experts_per_token: numbers that each of these is built with, of a mixture of experts. scheduler: address of
-    a Dask scheduler, whose workers build the formats. A stopped sweep is continued by the same call. A format that
-    fails is listed in the report with its reason. Raises UsageError, InputError, ResourceError.
+    a Dask scheduler, whose workers build the formats. kernels: with which they are measured, as for `load`. A stopped
+    sweep is continued by the same call. A format that fails is listed in the report with its reason.
+    Raises UsageError, InputError, ResourceError.
     """
     command = command_of("sweep", sweep, locals())
     starting_from("sweep", model)
@@ -79,8 +81,8 @@ def sweep(
     calibrating = calibration_for(calibration, samples, seq_len)
     refuse_unused(asked, calibrating)
     measuring = measuring_for(
-        model, suites, areas, limit, generate, allow_code, cache, threads, thinking_budgets=thinking_budgets,
-        speed=speed,
+        model, suites, areas, limit, generate, allow_code, cache, threads, kernels,
+        thinking_budgets=thinking_budgets, speed=speed,
     )  # fmt: skip
     return run_sweep(
         Path(output),
@@ -112,14 +114,15 @@ def make_report(
     thinking_budgets: Budgets | None = None,
     cache: bool = True,
     threads: int | None = None,
+    kernels: str | None = None,
     progress: bool | Listener = False,
 ) -> Report:
     """Compare the ONNX models in `folders` and recommend one; the report is also written to the files given.
 
     Missing measurements are made: accuracy against `reference` as `evaluate` does, then, with `speed`, the speed. With
     thinking_budgets the report also recommends a variant with one of them.
-    page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises UsageError, InputError,
-    ResourceError.
+    kernels: as for `load`. page: HTML; json_file: the same numbers; markdown: tables for a model card. Raises
+    UsageError, InputError, ResourceError.
     """
     command = command_of("report", make_report, locals())
     starting("report", *paths(folders))
@@ -128,8 +131,8 @@ def make_report(
     from q3edge.report.gates import Gates
 
     measuring = measuring_for(
-        reference, suites, areas, limit, generate, allow_code, cache, threads, thinking_budgets=thinking_budgets,
-        speed=speed,
+        reference, suites, areas, limit, generate, allow_code, cache, threads, kernels,
+        thinking_budgets=thinking_budgets, speed=speed,
     )  # fmt: skip
     gates = Gates(min_recovery, max_kl)
     report = measured_report([artifact_at(folder) for folder in paths(folders)], measuring, gates, command)

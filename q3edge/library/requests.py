@@ -208,6 +208,7 @@ def measuring_for(
     allow_code: bool,
     cache: bool,
     threads: int | None,
+    kernels: str | None,
     *,
     thinking_budgets: Budgets | None = None,
     speed: bool = False,
@@ -227,6 +228,7 @@ def measuring_for(
         asking=_asking(generate, allow_code, thinking_budgets),
         speed=speed,
         threads=threads,
+        kernels=kernels,
         cache=cache,
     )
 

@@ -31,6 +31,7 @@ def serve(
     log_prompts: bool = False,
     prefix_dir: PathLike | None = None,
     offload: bool | None = None,
+    kernels: str | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve ONNX models, folders or ids on the hub, over HTTP as OpenAI's API does, until SIGTERM or Ctrl-C.
@@ -44,8 +45,8 @@ def serve(
     the address once requests are taken. Logs to stderr, a JSON object a line; log_prompts: with what clients send.
     prefix_dir: a folder, made if there is none, where clients may save prefixes, which are restored from it (None: they
     may not). offload: leave the experts of mixtures on the disk (None: where they would not fit in memory).
-    Raises InputError for a folder that is no model or a bad file of keys, ResourceError for a port in use, UsageError
-    for another host without keys.
+    kernels: as for `load`. Raises InputError for a folder that is no model or a bad file of keys, ResourceError for a
+    port in use, UsageError for another host without keys.
     """
     from q3edge.server.options import ServerOptions, made_folder, named, read_keys
     from q3edge.server.serving import run_server
@@ -58,6 +59,6 @@ def serve(
         words(allow_hosts or ()), words(allow_origins or ()), max_batch, max_queue, max_new_tokens, context,
         None if kv_memory is None else parse_size(kv_memory, "kv_memory"),
         None if memory_limit is None else parse_size(memory_limit, "memory_limit"), threads, log_prompts,
-        None if prefix_dir is None else made_folder(Path(prefix_dir)), offload,
+        None if prefix_dir is None else made_folder(Path(prefix_dir)), offload, kernels,
     )  # fmt: skip
     run_server(options, on_ready or (lambda address: None))

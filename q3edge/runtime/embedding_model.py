@@ -39,15 +39,18 @@ class EmbeddingModel:
     _closed: bool = field(default=False, init=False, repr=False)
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int | None = None) -> Self:
+    def open(cls, path: str | Path, *, threads: int | None = None, kernels: str | None = None) -> Self:
         """Check and load the folder `path`; `threads` None: one for each physical core.
 
-        InputError: a file is missing or unfit, or the folder holds another kind of model.
+        `kernels`: as for `Model.open`.
+
+        InputError: a file is missing or unfit, or the folder holds another kind of model. UsageError: such
+        kernels cannot be had.
         """
         folder = folder_path(path, "path")
         checked = open_graph(folder, "embedding")
         note_edits(folder, checked.manifest, checked.edited)
-        network = Embedder(folder, threads=threads, checked=checked)
+        network = Embedder(folder, threads=threads, kernels=kernels, checked=checked)
         return cls(folder, network, Tokenizer.load(folder, network.config.vocab_size), query_prompt(folder))
 
     @property

@@ -91,6 +91,7 @@ class Model:
         context: int | None = None,
         kept: int = 1,
         offload: bool | None = None,
+        kernels: str | None = None,
     ) -> Self:
         """Check and load the folder `path`; decoder, tokenizer and template load in parallel. InputError: a bad file.
 
@@ -103,8 +104,9 @@ class Model:
         its answer (None: the model's own). `kept`: how many texts that have ended stay cached; of more than one, those
         that lose their place are stored, in up to half of the budget for keys and values. `offload`: a mixture's
         experts stay on the disk, from where onnxruntime maps what a token needs (None: where they would not fit in
-        memory). UsageError: max_batch or kv_memory is not above 0, the context is more than the model's, or there are
-        no experts to offload.
+        memory). `kernels`: "auto", "onnxruntime" or "q3edge", of this model and of the draft (None: $Q3EDGE_KERNELS,
+        else auto: q3edge's where they are built for this CPU). UsageError: max_batch or kv_memory is not above 0, the
+        context is more than the model's, there are no experts to offload, or such kernels cannot be had.
         """
         if max_batch < 1:
             raise UsageError(f"max_batch = {max_batch}: give at least 1")
@@ -118,10 +120,10 @@ class Model:
         with ThreadPoolExecutor(1) as pool:
             template_text = template.template if template else ""
             tokenizer = pool.submit(Tokenizer.load, folder, config.vocab_size, template_text)
-            decoder = Decoder(folder, threads=threads, offload=offload, checked=checked)
+            decoder = Decoder(folder, threads=threads, offload=offload, kernels=kernels, checked=checked)
         new_draft: Callable[[], Draft] | None = NGramDraft if speculate else None
         if draft is not None:
-            small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result())
+            small = open_draft(folder_path(draft, "draft"), folder, decoder, tokenizer.result(), kernels)
             small_slots, cost = Slots(small), relative_cost(small.manifest, checked.manifest)
             new_draft = partial(ModelDraft, small_slots, cost)
         own = checkpoint_settings(folder, config, tokenizer.result().id_of)

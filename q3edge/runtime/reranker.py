@@ -41,10 +41,16 @@ class Reranker:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, threads: int | None = None, max_batch: int = MAX_BATCH, kv_memory: int | None = None
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        max_batch: int = MAX_BATCH,
+        kv_memory: int | None = None,
+        kernels: str | None = None,
     ) -> Self:
         """Check and load the folder `path`; arguments and errors are those of `Model.open`."""
-        return cls.of(Model.open(path, threads=threads, max_batch=max_batch, kv_memory=kv_memory))
+        return cls.of(Model.open(path, threads=threads, max_batch=max_batch, kv_memory=kv_memory, kernels=kernels))
 
     @classmethod
     def of(cls, model: Model) -> Self:

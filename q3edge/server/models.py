@@ -193,16 +193,18 @@ class Models:
         self.metrics.model_loads.labels(known.name).inc()
         self.metrics.model_open.labels(known.name).set(1)
         notices = [notice.detail for notice in model.notices] or None if isinstance(model, Model) else None
-        log.write("model opened", model=known.name, seconds=round(time.monotonic() - began, 3), notices=notices)
+        kernels = (model.decoder if isinstance(model, Model) else model.network).kernels
+        seconds = round(time.monotonic() - began, 3)
+        log.write("model opened", model=known.name, seconds=seconds, kernels=kernels, notices=notices)
 
     def _opened(self, known: Known) -> Model | EmbeddingModel:
         options = self._options
         if known.kind == "embedding":
-            return EmbeddingModel.open(known.folder, threads=options.threads)
+            return EmbeddingModel.open(known.folder, threads=options.threads, kernels=options.kernels)
         model = Model.open(
             known.folder, threads=options.threads, speculate=True, max_batch=options.max_batch,
             kv_memory=options.kv_memory, context=options.context, kept=options.max_batch,
-            offload=options.offload if known.config.moe is not None else None,
+            offload=options.offload if known.config.moe is not None else None, kernels=options.kernels,
         )  # fmt: skip
         SavedPrefixes(options.prefix_dir, known.name).restore(model)
         return model

@@ -20,7 +20,7 @@ class ServerOptions:
     keys: those that a client may give, none: it need not. hosts: names beside `localhost` and `host` by which clients
     reach the server; origins: of web pages of others that may use it. max_new_tokens: of answers to requests that name
     no length (None: the model's own). memory_limit: for all models that are open at once. prefix_dir: where clients may
-    save prefixes (None: nowhere). offload: as `Model.open` takes it.
+    save prefixes (None: nowhere). offload, kernels: as `Model.open` takes them.
     """
 
     folders: dict[str, Path]
@@ -39,6 +39,7 @@ class ServerOptions:
     log_prompts: bool = False
     prefix_dir: Path | None = None
     offload: bool | None = None
+    kernels: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError if clients of other machines would need no key."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from q3edge.cli.options.common import FILE, FOLDER, Command, offload_option, threads_option, together
+from q3edge.cli.options.common import FILE, FOLDER, Command, kernels_option, offload_option, threads_option, together
 from q3edge.runtime.generation.setting_table import SETTINGS
 
 _TYPES: Mapping[str, type] = {"whole": int, "number": float, "texts": str, "text": str}
@@ -61,4 +61,5 @@ answering_options = together(
     ),
     offload_option,
     threads_option,
+    kernels_option,
 )

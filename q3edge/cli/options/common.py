@@ -141,4 +141,10 @@ offload_option = click.option(
     help="Leave a mixture's experts on the disk, and read those that a token needs (default: where they would not fit "
     "in memory).",
 )
+kernels_option = click.option(
+    "--kernels",
+    metavar="NAME",
+    help="Whose kernels compute the model: onnxruntime, q3edge, q3edge:SET with an instruction set, or auto: q3edge's "
+    "where they are built and fast on this CPU (default: what Q3EDGE_KERNELS says, else auto).",
+)
 threads_option = number_option("--threads", "Threads for onnxruntime (default: the physical cores at hand).")

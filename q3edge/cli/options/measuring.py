@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from q3edge.cli.options.common import FILE, CommaSeparated, number, number_option, threads_option, together
+from q3edge.cli.options.common import (
+    FILE,
+    CommaSeparated,
+    kernels_option,
+    number,
+    number_option,
+    threads_option,
+    together,
+)
 from q3edge.defaults import ANSWER_TOKENS, MAX_KL, MAX_TOKENS, MIN_RECOVERY, THINKING_BUDGETS
 
 _THINKING_BUDGETS = ",".join("none" if budget is None else str(budget) for budget in THINKING_BUDGETS)
@@ -68,6 +76,7 @@ measuring_options = together(
         help="With --generate: run the programs that the models write, in a sandbox, and score them.",
     ),
     threads_option,
+    kernels_option,
 )
 
 

@@ -54,8 +54,13 @@ def _overall(scorecard: Scorecard) -> str:
         f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'item')}; "
         f"mean KL on the suites {estimate(overall.mean_kl, 3)} nats, "
         f"top-1 agreement {estimate(overall.top1_agreement, 3, scale=100)} %\n"
-        f"{scorecard.seconds:.0f} s ({', '.join(spent)}); brackets: 95 % confidence"
+        f"{scorecard.seconds:.0f} s ({', '.join(spent)}){_kernels(scorecard)}; brackets: 95 % confidence"
     )
+
+
+def _kernels(scorecard: Scorecard) -> str:
+    found = scorecard.settings.get("kernels")
+    return f"; kernels: {found}" if found else ""
 
 
 def _slices(scorecard: Scorecard, kind: str, slices: Mapping[str, Slice]) -> str:

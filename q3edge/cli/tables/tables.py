@@ -84,7 +84,10 @@ def validation_table(report: ValidationReport | EmbeddingReport) -> str:
         shares = [100 * found.agreement for found in report.routing]
         rows.append(("experts chosen as by the float model (%)", f"{sum(shares) / len(shares):.4g}"))
         rows.append(("  in the layer where fewest are", f"{min(shares):.4g}"))
-    title = f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; brackets: 95 % confidence"
+    title = (
+        f"{counted(overall.tokens, 'token')}, {counted(overall.windows, 'window')}; kernels: {report.kernels}; "
+        "brackets: 95 % confidence"
+    )
     verdict = [report.verdict.replace("; ", ";\n"), *_foreign(overall)]
     parts = [*verdict, title, table(("metric", "value"), rows), _by_text(report), check_lines(report.checks)]
     return "\n\n".join(parts)
@@ -101,7 +104,7 @@ def _embedding_validation(report: EmbeddingReport) -> str:
     if report.weights_part is not None and report.activations_part is not None:
         rows.append(("  cosine lost by the weights alone", f"{1 - report.weights_part:.2g}"))
         rows.append(("  cosine lost by int8 activations", f"{1 - report.activations_part:.2g}"))
-    title = f"{counted(report.texts, 'passage')}; brackets: 95 % confidence"
+    title = f"{counted(report.texts, 'passage')}; kernels: {report.kernels}; brackets: 95 % confidence"
     return "\n\n".join([report.verdict, title, table(("metric", "value"), rows), check_lines(report.checks)])
 
 
@@ -192,7 +195,7 @@ def bench_table(result: BenchResult) -> str:
 
     title = (
         f"{result.folder}: {result.model_bytes / 1e6:.1f} MB, {counted(result.threads, 'thread')}, {result.cpu}, "
-        f"reads {result.read_bandwidth / 1e9:.1f} GB/s"
+        f"reads {result.read_bandwidth / 1e9:.1f} GB/s, kernels: {result.kernels}"
     )
     once = [
         ("load (s)", cell(result.load, 2)),

@@ -41,7 +41,7 @@ class EmbeddingReport:
     nearest other one is the same. neighbours: share of the ten nearest that are the same. weights_part,
     activations_part: mean cosine of the same weights with exact float32 activations with the float model, and of the
     artifact as it runs with that; None where its products round no activations, or cannot do without.
-    verdict: what it comes to, in words.
+    verdict: what it comes to, in words. kernels: that computed the artifact's products, as `Embedder.kernels` says.
     """
 
     KEY: ClassVar = "embedding_validation"  # among a manifest's metrics
@@ -55,6 +55,7 @@ class EmbeddingReport:
     activations_part: float | None
     checks: tuple[CheckResult, ...]
     verdict: str
+    kernels: str
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
@@ -84,7 +85,12 @@ _LAST = "unusable"
 
 
 def validate_embeddings(
-    folder: Path, reference: WeightSource, passages: Sequence[Sequence[int]], *, threads: int | None = None
+    folder: Path,
+    reference: WeightSource,
+    passages: Sequence[Sequence[int]],
+    *,
+    threads: int | None = None,
+    kernels: str | None = None,
 ) -> EmbeddingReport:
     """Compare the artifact in `folder` with the float model it came from, on passages of token ids, at least three.
 
@@ -94,13 +100,14 @@ def validate_embeddings(
     if len(passages) < 3:
         raise InputError(f"{len(passages)} passages of text; expected at least 3 to compare neighbours, give more text")
     checked = open_graph(folder, "embedding")
-    network = Embedder(folder, threads=threads, checked=checked)
+    network = Embedder(folder, threads=threads, kernels=kernels, checked=checked)
     require_same_architecture(folder, network.config, reference.config)
     expected, found = float_vectors(reference, passages), _vectors(network, passages)
     rounding = ActivationRounding.read(folder / MODEL_FILE)
     exact: NDArray[np.float32] | None = None
     if rounding.inseparable_reason is None:
-        exact = _vectors(Embedder(folder, threads=threads, exact_activations=True, checked=checked), passages)
+        exact_network = Embedder(folder, threads=threads, exact_activations=True, kernels=kernels, checked=checked)
+        exact = _vectors(exact_network, passages)
     for vectors in (expected, found):
         if not np.isfinite(vectors).all():
             raise ValidationError(f"{folder}: vectors with numbers that are NaN or infinite; quantize and export again")
@@ -123,6 +130,7 @@ def validate_embeddings(
         activations_part=None if exact is None else float(_cosines(exact, found).mean()),
         checks=tuple(checks),
         verdict=_verdict(report_cosine.value, kept.value),
+        kernels=network.kernels,
     )
 
 

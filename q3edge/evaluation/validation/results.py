@@ -53,6 +53,7 @@ class ValidationReport:
     overall, by_text: the artifact as it runs. weights_part: the same weights with exact float32 activations against
     the float model; activations_part: the artifact as it runs against that. None where a check says why not.
     verdict: what it comes to, in words. routing: of each layer with experts; empty for a model without any.
+    kernels: that computed the artifact's products, as `Decoder.kernels` says; empty where that is not known.
     """
 
     KEY: ClassVar = "validation"  # among a manifest's metrics
@@ -64,6 +65,7 @@ class ValidationReport:
     checks: tuple[CheckResult, ...]
     verdict: str
     routing: tuple[LayerRouting, ...] = ()
+    kernels: str = ""
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:

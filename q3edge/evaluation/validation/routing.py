@@ -37,18 +37,21 @@ Choices = dict[int, torch.Tensor]  # layer -> experts int64 [T, k] of each token
 
 def compare_routing(
     folder: Path, checked: CheckedGraph, config: Qwen3Config, reference: WeightSource, windows: Sequence[Window],
-    threads: int,
+    threads: int, kernels: str | None = None,
 ) -> tuple[LayerRouting, ...]:  # fmt: skip
     """Compare the routing of the artifact in `folder` with the reference's on the first tokens of some windows.
 
-    config: the artifact's, which may choose fewer experts a token. Empty for a model without experts. InputError: the
-    graph has no router of a layer with experts, or fails while it runs.
+    config: the artifact's, which may choose fewer experts a token. kernels: as for `Decoder`. Empty for a model without
+    experts. InputError: the graph has no router of a layer with experts, or fails while it runs.
     """
     if reference.config.moe is None:
         return ()
     length = _TOKENS // min(len(windows), ROUTED_TEXTS)
     texts = [window.inputs[:length] for window in windows[:ROUTED_TEXTS]]
-    found, expected = _artifact_choices(folder, checked, config, texts, threads), _float_choices(reference, texts)
+    found, expected = (
+        _artifact_choices(folder, checked, config, texts, threads, kernels),
+        _float_choices(reference, texts),
+    )
     count = reference.config.moe.num_experts
     return tuple(_compared(layer, found[layer], expected[layer], count) for layer in expected)
 
@@ -82,13 +85,18 @@ def _float_choices(source: WeightSource, texts: Sequence[NDArray[np.int64]]) -> 
 
 
 def _artifact_choices(
-    folder: Path, checked: CheckedGraph, config: Qwen3Config, texts: Sequence[NDArray[np.int64]], threads: int
+    folder: Path,
+    checked: CheckedGraph,
+    config: Qwen3Config,
+    texts: Sequence[NDArray[np.int64]],
+    threads: int,
+    kernels: str | None,
 ) -> Choices:
     assert config.moe is not None
     path = folder / MODEL_FILE
     outputs = _router_outputs(path, config)
     model = with_logits_to_keep(path.read_bytes()) + _further_outputs(outputs.values())
-    opened = open_session(folder, checked, model, threads)
+    opened = open_session(folder, checked, model, threads, kernels=kernels)
     session = opened.session
     cache = KVCacheSpec.of(config, Recipe.from_json(checked.manifest.recipe).kv_cache)
     parts: list[list[NDArray[np.float32]]] = []

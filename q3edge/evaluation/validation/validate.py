@@ -49,12 +49,13 @@ def validate_artifact(
     float_model: FloatReference | None = None,
     max_kl: float | None = None,
     threads: int | None = None,
+    kernels: str | None = None,
 ) -> ValidationReport:
     """Compare the artifact in `folder` with the float model it came from, on `windows` (at least one).
 
-    float_model: one that reads `reference` and may have its hidden states already (None: made here).
-    InputError: the folder is broken, or its architecture differs from the reference's. ValidationError: logits that
-    are NaN or infinite. A failed check is in the report, not raised.
+    float_model: one that reads `reference` and may have its hidden states already (None: made here). kernels: as for
+    `Decoder`. InputError: the folder is broken, or its architecture differs from the reference's. ValidationError:
+    logits that are NaN or infinite. A failed check is in the report, not raised.
     """
     checked = open_graph(folder)
     config = Qwen3Config.load(folder)
@@ -62,10 +63,12 @@ def validate_artifact(
     is_float = not any(rule["scheme"] for rule in checked.manifest.recipe["rules"])
     is_exact = is_float and not chooses_fewer(config, reference.config)
     # First, so that its session is gone before the others are there.
-    routing = compare_routing(folder, checked, config, reference, windows, threads or default_threads())
-    decoder = Decoder(folder, threads=threads, checked=checked)
+    routing = compare_routing(folder, checked, config, reference, windows, threads or default_threads(), kernels)
+    decoder = Decoder(folder, threads=threads, kernels=kernels, checked=checked)
     reason = ActivationRounding.read(folder / MODEL_FILE).inseparable_reason
-    exact = None if reason else Decoder(folder, threads=threads, exact_activations=True, checked=checked)
+    exact = None
+    if not reason:
+        exact = Decoder(folder, threads=threads, exact_activations=True, kernels=kernels, checked=checked)
     report = validate_decoders(
         decoder, exact, reference, windows, float_model=float_model,
         inseparable=reason, is_float=is_float, is_exact=is_exact,
@@ -87,6 +90,7 @@ def validate_artifact(
         ),
         routing=routing,
         verdict=verdict(report.overall, calibrated=calibrated),
+        kernels=decoder.kernels,
     )
 
 

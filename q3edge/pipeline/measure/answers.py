@@ -21,11 +21,12 @@ from q3edge.evaluation.answers.generated import (
     compare_generated,
     continuation,
 )
-from q3edge.evaluation.cache import ADVICE, EvaluationCache
+from q3edge.evaluation.cache import ADVICE, EvaluationCache, cache_key
 from q3edge.evaluation.sandbox.sandbox import Sandbox
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.thinking_budgets import ThinkingBudgets
 from q3edge.evaluation.suites.suite import Suite
+from q3edge.kernels.choice import kernel_facts
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure.measurement import AnswerOptions, here, is_onnx_artifact
 from q3edge.runtime.model import Model
@@ -42,6 +43,7 @@ def compare_answers(
     beginnings: Sequence[Sequence[int]] = (),
     *,
     threads: int | None,
+    kernels: str | None,
     cache: EvaluationCache | None,
 ) -> GeneratedComparison:
     """Let both models answer all items and continue `beginnings`, token ids. reference: a folder of either kind.
@@ -51,15 +53,14 @@ def compare_answers(
     sandbox = Sandbox.open() if asking.run_code else None
 
     def generate(artifact: Path) -> tuple[list[GeneratedAnswer], list[str]]:
-        journal = cache.answers_file(artifact_digest(artifact)) if cache else None
-        with Model.open(artifact, threads=threads) as model:
+        with Model.open(artifact, threads=threads, kernels=kernels) as model:
             answers = answer_all(
                 model,
                 [item for suite in suites for item in suite.items],
                 max_new_tokens=asking.max_new_tokens,
                 seed=asking.seed,
                 sandbox=sandbox,
-                journal=journal,
+                journal=_journal(model, kernels, cache),
             )
             return answers, [continuation(model, ids) for ids in beginnings]
 
@@ -73,20 +74,34 @@ def compare_answers(
 
 
 def compare_budgets(
-    folder: Path, suites: Sequence[Suite], asking: AnswerOptions, *, threads: int, cache: EvaluationCache | None
+    folder: Path,
+    suites: Sequence[Suite],
+    asking: AnswerOptions,
+    *,
+    threads: int,
+    kernels: str | None,
+    cache: EvaluationCache | None,
 ) -> tuple[ThinkingBudgets | None, tuple[Notice, ...]]:
     """Let the artifact answer the suites' questions with each thinking budget; errors as `answer_by_budget`."""
-    with Model.open(folder, threads=threads) as model:
+    with Model.open(folder, threads=threads, kernels=kernels) as model:
         return answer_by_budget(
             model,
             suites,
             asking.thinking_budgets,
             max_new_tokens=asking.max_new_tokens,
-            timed_on=here(threads),
+            timed_on=here(threads, kernels),
             seed=asking.seed,
             sandbox=Sandbox.open() if asking.run_code else None,
-            journal=cache.answers_file(artifact_digest(folder)) if cache else None,
+            journal=_journal(model, kernels, cache),
         )
+
+
+def _journal(model: Model, kernels: str | None, cache: EvaluationCache | None) -> Path | None:
+    """File with the answers of an artifact by the kernels that it has."""
+    if cache is None:
+        return None
+    used = {**kernel_facts(kernels), "kernels": model.decoder.kernels}
+    return cache.answers_file(cache_key(artifact=artifact_digest(model.folder), **used))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from q3edge.evaluation.baselines import Baseline, BaselineDecoder
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite_files import built_in_suites
+from q3edge.kernels.choice import ONNXRUNTIME
 from q3edge.pipeline.measure.baseline_scores import evaluate_baseline
 from q3edge.pipeline.measure.identity import identity_of
 from q3edge.pipeline.measure.measurement import MeasurementOptions, here
@@ -53,7 +54,7 @@ def measure_baseline(baseline: Baseline, measuring: MeasurementOptions) -> Varia
                 baseline=baseline.name,
                 reference=identity.reference_digest,
                 versions=dict(identity.versions),
-                **here(measuring.threads),
+                **here(measuring.threads, ONNXRUNTIME),
             )
         weights = count_weights(checkpoint.config)
         size = baseline.model_bytes(checkpoint.config)

@@ -20,12 +20,14 @@ from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.artifact import shown_path
 from q3edge.defaults import BENCH_DEPTHS, BENCH_NEW, BENCH_PROMPT, BENCH_REPEATS
 from q3edge.errors import InputError, UsageError
+from q3edge.kernels.choice import choose
 from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.machine.speed import read_bandwidth
 from q3edge.pipeline.footprint import weight_bytes_per_token
 from q3edge.pipeline.measure.bench_process import FIRST_TOKEN_PROMPT
 from q3edge.quantization.recipe import Recipe
 from q3edge.report.content import Spread
+from q3edge.runtime.session import kernels as session_kernels
 from q3edge.runtime.session.decoder import note_slow_products
 from q3edge.runtime.session.loader import open_artifact
 from q3edge.runtime.session.offload import PACKING, experts_on_disk, no_experts
@@ -50,7 +52,7 @@ class Depth:
 class BenchResult:
     """Result of `q3edge bench`. Seconds; first_token: of a prompt of 32 tokens, from the start of the process.
 
-    left_out: default depths that the model's context does not hold.
+    left_out: default depths that the model's context does not hold. kernels: as `Decoder.kernels` says.
     """
 
     folder: str
@@ -67,6 +69,7 @@ class BenchResult:
     read_bandwidth: float
     cpu: str
     onnxruntime: str
+    kernels: str
 
     def to_json(self) -> dict[str, Any]:
         """JSON object of plain values."""
@@ -82,15 +85,17 @@ def bench_artifact(
     threads: int | None = None,
     repeats: int = BENCH_REPEATS,
     offload: bool | None = None,
+    kernels: str | None = None,
 ) -> BenchResult:
     """Time the artifact in `folder` in `repeats` processes: a prefill of `prompt` tokens, `new` tokens at each depth.
 
     depths None: those of BENCH_DEPTHS that the model's context holds; a note names the others. The default prompt is
     shortened to the context, with a note. offload: experts stay on the disk (None: where they would not fit in
-    memory); a process that packed them first is not counted.
-    UsageError: prompt or depth beyond the context, or offload without experts. InputError: a broken folder, or a
-    process that failed.
+    memory); a process that packed weights first is not counted. kernels: as for `Decoder`.
+    UsageError: prompt or depth beyond the context, offload without experts, or kernels that cannot be had. InputError:
+    a broken folder, or a process that failed.
     """
+    choose(kernels)  # refused here, not in a process
     manifest = open_artifact(folder)
     note_slow_products(manifest)
     if offload and not experts_on_disk(folder):
@@ -112,6 +117,7 @@ def bench_artifact(
     threads = threads or default_threads()
     arguments: dict[str, Any] = {
         "folder": str(folder), "prompt": prompt, "new": new, "depths": chosen, "threads": threads, "offload": offload,
+        "kernels": kernels,
     }  # fmt: skip
     runs, bandwidth, noted = list[dict[str, Any]](), read_bandwidth(threads), set[str]()
     with progress.task("bench", repeats) as advance:
@@ -137,18 +143,19 @@ def bench_artifact(
         read_bandwidth=bandwidth,
         cpu=cpu_name(),
         onnxruntime=ort.__version__,
+        kernels=runs[0]["kernels"],
     )
 
 
 def _noted(arguments: dict[str, Any], noted: set[str]) -> dict[str, Any]:
-    """Run a process, again if it had to pack experts; what it noted is noted here, once."""
+    """Run a process, again if it had to pack weights; what it noted is noted here, once."""
     while True:
         found = _run(arguments)
         new = [line for line in found["notes"] if line not in noted]
         for line in new:
             progress.note(line)
         noted.update(new)
-        if not any(line.startswith(PACKING) for line in new):
+        if not any(line.startswith((PACKING, session_kernels.PACKING)) for line in new):
             return found
 
 

@@ -37,18 +37,25 @@ class Notes(Silent):
 
 
 def measure(
-    folder: Path, started: float, prompt: int, new: int, depths: Iterable[int], threads: int, offload: bool | None
+    folder: Path,
+    started: float,
+    prompt: int,
+    new: int,
+    depths: Iterable[int],
+    threads: int,
+    offload: bool | None,
+    kernels: str | None,
 ) -> dict[str, Any]:
     """Measure seconds of loading, first token since `started` (time.time()), prefill, and each decoded token.
 
     Also what was noted while the model was loaded, and the peak of memory in bytes at each depth. depths: context
-    lengths in rising order. Token ids are random, from a fixed seed: the work does not depend on them. offload: as for
-    `Decoder`.
+    lengths in rising order. Token ids are random, from a fixed seed: the work does not depend on them. offload,
+    kernels: as for `Decoder`.
     """
     begin = time.perf_counter()
     notes = Notes()
     with report_to(notes):
-        decoder = Decoder(folder, threads=threads, offload=offload)
+        decoder = Decoder(folder, threads=threads, offload=offload, kernels=kernels)
     load = time.perf_counter() - begin
     deepest = max([prompt, FIRST_TOKEN_PROMPT, *depths]) + new
     ids = np.random.default_rng(0).integers(0, decoder.config.vocab_size, (1, deepest))
@@ -60,6 +67,7 @@ def measure(
     prefill = _prefill(decoder, cache, ids[:, :prompt])
     found: dict[str, Any] = {
         "load": load, "first_token": first, "prefill": prefill, "notes": notes.lines, "decode": {}, "peak_bytes": {},
+        "kernels": decoder.kernels,
     }  # fmt: skip
     for depth in depths:
         if cache.length < depth:

@@ -80,6 +80,7 @@ def diff_artifacts(
     *,
     max_tokens: int = MAX_TOKENS,
     threads: int | None = None,
+    kernels: str | None = None,
 ) -> ArtifactDiff:
     """Compare two ONNX artifacts; A is the reference. InputError: one is no sound artifact."""
     manifests = open_artifact(a), open_artifact(b)
@@ -100,7 +101,7 @@ def diff_artifacts(
         notices_only_b=tuple(notice for notice in right.notices if notice not in left.notices),
         versions=tuple(_changes(left.versions, right.versions)),
         metrics=tuple(_changes(_metrics(left), _metrics(right))),
-        predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads),
+        predictions=None if obstacle else _compare(a, b, configs[0], max_tokens, threads, kernels),
         not_compared=obstacle,
     )
 
@@ -167,7 +168,9 @@ def _obstacle(a: Path, b: Path, config_a: Qwen3Config, config_b: Qwen3Config) ->
     return None
 
 
-def _compare(a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None) -> Comparison:
-    models = [ComparedDecoder(Decoder(folder, threads=threads)) for folder in (a, b)]
+def _compare(
+    a: Path, b: Path, config: Qwen3Config, max_tokens: int, threads: int | None, kernels: str | None
+) -> Comparison:
+    models = [ComparedDecoder(Decoder(folder, threads=threads, kernels=kernels)) for folder in (a, b)]
     (metrics,) = compare_models(text_windows(a, config, (), max_tokens), models)
     return summarize(metrics)

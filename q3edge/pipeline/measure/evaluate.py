@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from q3edge.evaluation.validation.checks import chooses_fewer, require_same_arch
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.evaluation.validation.routing import ROUTED_TEXTS, check_routing, compare_routing
+from q3edge.kernels.choice import kernel_facts
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.answers import compare_answers, compare_budgets
 from q3edge.pipeline.measure.identity import identity_of
@@ -54,14 +55,16 @@ def evaluate(
     limit: int | None = None,
     asking: AnswerOptions | None = None,
     threads: int | None = None,
+    kernels: str | None = None,
     use_cache: bool = True,
 ) -> Scorecard:
     """Compare the artifact in `folder` with `reference`, a float MODEL (folder or hub id) or another artifact's folder.
 
     suites None: the built-in ones. areas None: all. limit: of each suite at most so many questions, and so many windows
     of text (None: all). asking: both models also generate answers, and these decide the scores of items with a
-    right answer; with thinking budgets the artifact answers once more for each. What was measured before, also by a
-    killed run, comes from the cache unless `use_cache` is false. A failed check is in the scorecard, not raised.
+    right answer; with thinking budgets the artifact answers once more for each. kernels: of artifacts, as for
+    `Decoder`. What was measured before, also by a killed run, comes from the cache unless `use_cache` is false. A
+    failed check is in the scorecard, not raised.
     UsageError: an area that no suite has, or budgets for a model without thinking. InputError: a folder is broken or
     changes while it is read, or their architectures differ. ValidationError: no item had finite logits. ResourceError:
     the cache cannot be written.
@@ -73,18 +76,19 @@ def evaluate(
     threads = threads or default_threads()
     workers = min(threads, MAX_WORKERS)
     threads_of_session = threads - workers + 1  # every worker that calls it is one of its threads, too
-    decoder = Decoder(folder, threads=threads_of_session)
+    decoder = Decoder(folder, threads=threads_of_session, kernels=kernels)
     cache = EvaluationCache(cache_folder()) if use_cache else None
-    with _open_reference(reference, threads_of_session, cache) as opened:
+    with _open_reference(reference, threads_of_session, kernels, cache) as opened:
         require_same_architecture(folder, decoder.config, opened.config)
         candidate = folder_name(folder), artifact_digest(folder)  # not where it lies
-        identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES)
+        used = {**kernel_facts(kernels), "kernels": decoder.kernels, **opened.kernels}
+        identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES, used)
         inputs = _EvaluationInputs(identity, chosen)
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)
         budgets = asking.thinking_budgets if asking else ()
         if budgets:
             require_thinking(folder, tokenizer)
-        key = inputs.key(**({"timed_on": here(threads)} if budgets else {}))
+        key = inputs.key(**({"timed_on": here(threads, kernels)} if budgets else {}))
         if cache and (cached := cache.scorecard(key)):
             progress.note("evaluated before: these results are the cache's (--no-cache evaluates again)")
             return replace(cached, artifact=identity.artifact, reference=identity.reference)
@@ -94,12 +98,12 @@ def evaluate(
             run = read_all(encoded.passages, opened.model, ComparedDecoder(decoder), journal, workers=workers)
         checks = (
             check_dead_matrices(folder, decoder.config, opened.weights),
-            *_routing(folder, decoder.config, opened.weights, encoded, threads),
+            *_routing(folder, decoder.config, opened.weights, encoded, threads, kernels),
         )
         read = _Read(tokenizer, encoded, run, checks)
     read_seconds = time.perf_counter() - start
     with resumable(lambda: use_cache):
-        scorecard = _scored(folder, opened, inputs, read, asking, threads, cache)
+        scorecard = _scored(folder, opened, inputs, read, asking, threads, kernels, cache)
     reused = opened.model.cached_tokens if isinstance(opened.model, FloatReference) else 0
     timing = _timing(run, read_seconds, reused)
     scorecard = replace(scorecard, seconds=time.perf_counter() - start, timing=timing)
@@ -112,7 +116,10 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _OpenReference:
-    """Opened reference: its folder, weights (the folder, of an artifact), logits, architecture, digest and state."""
+    """Opened reference: its folder, weights (the folder, of an artifact), logits, architecture, digest and state.
+
+    kernels: setting of the scorecard that says them; none of a float model.
+    """
 
     folder: Path
     weights: WeightSource | Path
@@ -120,22 +127,27 @@ class _OpenReference:
     config: Qwen3Config
     digest: str
     state: InputState
+    kernels: Mapping[str, str]
 
 
 @contextmanager
-def _open_reference(reference: str, threads: int, cache: EvaluationCache | None) -> Iterator[_OpenReference]:
+def _open_reference(
+    reference: str, threads: int, kernels: str | None, cache: EvaluationCache | None
+) -> Iterator[_OpenReference]:
     base, adapter = parts_of(reference)
     folder = resolve_model(base)
     if adapter is None and is_onnx_artifact(folder):
         state = InputState((folder,))
-        decoder = Decoder(folder, threads=threads)
-        yield _OpenReference(folder, folder, ComparedDecoder(decoder), decoder.config, artifact_digest(folder), state)
+        decoder = Decoder(folder, threads=threads, kernels=kernels)
+        used = {"reference_kernels": decoder.kernels}
+        model = ComparedDecoder(decoder)
+        yield _OpenReference(folder, folder, model, decoder.config, artifact_digest(folder), state, used)
         return
     with open_float_model(reference) as checkpoint:
         state = InputState(checkpoint.folders)
         digest = checkpoint.digest()
-        model = FloatReference(checkpoint, digest, cache, state.check_unchanged)
-        yield _OpenReference(checkpoint.folder, checkpoint, model, checkpoint.config, digest, state)
+        float_model = FloatReference(checkpoint, digest, cache, state.check_unchanged)
+        yield _OpenReference(checkpoint.folder, checkpoint, float_model, checkpoint.config, digest, state, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +175,19 @@ class _Read:
 
 
 def _routing(
-    folder: Path, config: Qwen3Config, reference: WeightSource | Path, encoded: Encoded, threads: int
+    folder: Path,
+    config: Qwen3Config,
+    reference: WeightSource | Path,
+    encoded: Encoded,
+    threads: int,
+    kernels: str | None,
 ) -> tuple[CheckResult, ...]:
     """Compare how a mixture of experts is routed with a float model, on some passages; nothing for other models."""
     if isinstance(reference, Path) or reference.config.moe is None:
         return ()
     checked, passages = open_graph(folder), encoded.passages
     windows = [passage.window for passage in passages[:: -(-len(passages) // ROUTED_TEXTS)]]
-    routing = compare_routing(folder, checked, config, reference, windows, threads)
+    routing = compare_routing(folder, checked, config, reference, windows, threads, kernels)
     is_float = not any(rule["scheme"] for rule in checked.manifest.recipe["rules"])
     return (check_routing(routing, is_exact=is_float and not chooses_fewer(config, reference.config)),)
 
@@ -182,6 +199,7 @@ def _scored(
     read: _Read,
     asking: AnswerOptions | None,
     threads: int,
+    kernels: str | None,
     cache: EvaluationCache | None,
 ) -> Scorecard:
     """Score what was read, and answers that are generated now if there are options for them."""
@@ -189,12 +207,20 @@ def _scored(
     if asking is not None:
         beginnings = [text_before(place) for place in worst_places(judged_passages(read.encoded, read.run))]
         answers = compare_answers(
-            folder, opened.folder, opened.digest, inputs.suites, asking, beginnings, threads=threads, cache=cache
+            folder,
+            opened.folder,
+            opened.digest,
+            inputs.suites,
+            asking,
+            beginnings,
+            threads=threads,
+            kernels=kernels,
+            cache=cache,
         )
     scorecard = assemble(inputs.identity, read.encoded, read.run, read.tokenizer, read.checks, answers)
     if asking is None or not asking.thinking_budgets:
         return scorecard
-    found, notices = compare_budgets(folder, inputs.suites, asking, threads=threads, cache=cache)
+    found, notices = compare_budgets(folder, inputs.suites, asking, threads=threads, kernels=kernels, cache=cache)
     return replace(scorecard, thinking_budgets=found, notices=(*scorecard.notices, *notices))
 
 

@@ -22,6 +22,7 @@ from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.selection import Selection
 from q3edge.evaluation.suites.suite import Suite
 from q3edge.evaluation.suites.suite_files import built_in_suites
+from q3edge.kernels.choice import ONNXRUNTIME
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.baseline_scores import evaluate_baseline
 from q3edge.pipeline.measure.identity import identity_of
@@ -84,7 +85,7 @@ def measure_exported(baseline: ExportedBaseline, measuring: MeasurementOptions) 
                 asdict,
                 cache=measuring.cache,
                 **made,
-                **here(measuring.threads),
+                **here(measuring.threads, ONNXRUNTIME),
             )
         size = cached_measurement(
             ExportSize, lambda: ExportSize(_bytes_of(export.model)), asdict, cache=measuring.cache, **made

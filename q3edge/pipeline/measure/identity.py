@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from q3edge.evaluation.distance.windows import WINDOW_LENGTH
@@ -21,10 +21,12 @@ def identity_of(
     selection: Selection,
     asking: AnswerOptions | None,
     packages: Sequence[str],
+    kernels: Mapping[str, str] | None = None,
 ) -> Identity:
     """Identity of an evaluation. candidate: name and digest; reference: MODEL (folder or hub id) and digest.
 
-    packages: names of the libraries that compute, whose versions are recorded.
+    packages: names of the libraries that compute, whose versions are recorded. kernels: settings that
+    say whose kernels computed, of ONNX artifacts.
     """
     areas = None if selection.areas is None else list(selection.areas)
     asked = None if asking is None else asdict(asking) | {"thinking_budgets": [*asking.thinking_budgets]}
@@ -34,6 +36,12 @@ def identity_of(
         reference=model_name(reference[0]),
         reference_digest=reference[1],
         suite_digests={suite.name: suite.digest for suite in suites},
-        settings={"areas": areas, "limit": selection.limit, "window": WINDOW_LENGTH, "generate": asked},
+        settings={
+            "areas": areas,
+            "limit": selection.limit,
+            "window": WINDOW_LENGTH,
+            "generate": asked,
+            **(kernels or {}),
+        },
         versions={"q3edge": VERSION, **tool_versions(*packages)},
-    )
+    )  # fmt: skip

@@ -12,6 +12,7 @@ from q3edge.defaults import ANSWER_TOKENS
 from q3edge.errors import InputError, UsageError
 from q3edge.evaluation.scorecard.scorecard import Scorecard
 from q3edge.evaluation.suites.suite import Suite
+from q3edge.kernels.choice import kernel_facts
 from q3edge.machine.cpu import cpu_name, default_threads
 from q3edge.runtime.session.loader import load_manifest
 
@@ -35,7 +36,8 @@ class MeasurementOptions:
     """Options of a measurement. reference: a float MODEL; None: nothing is evaluated, a report shows the manifests.
 
     suites: None: built in; areas: None: all; limit: items and windows of each suite (None: all); asking: options of
-    generated answers (None: none). speed: measure it too. cache: reuse earlier measurements, and keep new ones.
+    generated answers (None: none). speed: measure it too. kernels: as for `Decoder`. cache: reuse earlier measurements,
+    and keep new ones.
     """
 
     reference: str | None = None
@@ -45,6 +47,7 @@ class MeasurementOptions:
     asking: AnswerOptions | None = None
     speed: bool = True
     threads: int | None = None
+    kernels: str | None = None
     cache: bool = True
 
 
@@ -63,13 +66,15 @@ def evaluate_with(folder: Path, measuring: MeasurementOptions) -> Scorecard:
         limit=measuring.limit,
         asking=measuring.asking,
         threads=measuring.threads,
+        kernels=measuring.kernels,
         use_cache=measuring.cache,
     )
 
 
-def here(threads: int | None) -> dict[str, str]:
-    """Facts of this machine that decide a speed: CPU, threads (None: the default), version of onnxruntime."""
-    return {"cpu": cpu_name(), "threads": str(threads or default_threads()), "onnxruntime": ort.__version__}
+def here(threads: int | None, kernels: str | None) -> dict[str, str]:
+    """Facts of this machine that decide a speed: CPU, threads (None: the default), onnxruntime's version, kernels."""
+    facts = {"cpu": cpu_name(), "threads": str(threads or default_threads()), "onnxruntime": ort.__version__}
+    return {**facts, **kernel_facts(kernels)}
 
 
 def is_onnx_artifact(folder: Path) -> bool:

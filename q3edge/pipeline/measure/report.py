@@ -12,6 +12,7 @@ from q3edge.architecture.tensors import count_weights
 from q3edge.artifact import artifact_digest, folder_name
 from q3edge.checkpoint import open_float_model
 from q3edge.errors import Q3EdgeError, UsageError
+from q3edge.kernels.choice import chosen_name
 from q3edge.machine.cpu import cpu_name, default_threads, slow_block_products
 from q3edge.machine.tool_versions import tool_versions
 from q3edge.pipeline.measure.gate import recorded_validation
@@ -65,7 +66,11 @@ def assemble(
         recommendation=recommend(
             artifacts, gates, reference.stored_bytes if reference else None, compared_kl(variants)
         ),
-        machine={"CPU": cpu_name(), "Threads": str(measuring.threads or default_threads())}
+        machine={
+            "CPU": cpu_name(),
+            "Threads": str(measuring.threads or default_threads()),
+            "Kernels": chosen_name(measuring.kernels),
+        }
         | ({"Note": slow} if (slow := slow_block_products()) else {}),
         versions=tool_versions("onnxruntime", "torch", "numpy"),
         command=command,
@@ -140,11 +145,11 @@ def _timed(variant: Variant, folder: Path, measuring: MeasurementOptions) -> Var
     try:
         speed = cached_measurement(
             Speed,
-            lambda: artifact_speed(folder, measuring.threads),
+            lambda: artifact_speed(folder, measuring.threads, measuring.kernels),
             asdict,
             cache=measuring.cache,
             artifact=variant.digest,
-            **here(measuring.threads),
+            **here(measuring.threads, measuring.kernels),
         )
     except Q3EdgeError as error:
         return _lacking(variant, f"not timed: {error}")

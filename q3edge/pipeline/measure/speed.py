@@ -23,13 +23,15 @@ PROMPT, NEW, REPEATS = 128, 32, 3
 _WARM_UP = 2  # passes over a layer that are not counted
 
 
-def artifact_speed(folder: Path, threads: int | None = None) -> Speed:
+def artifact_speed(folder: Path, threads: int | None = None, kernels: str | None = None) -> Speed:
     """Time a prefill of PROMPT tokens, and NEW tokens from an empty context, in REPEATS processes.
 
     InputError: one failed.
     """
     prompt = min(PROMPT, Qwen3Config.load(folder).max_position_embeddings - NEW)
-    found = bench_artifact(folder, prompt=prompt, new=NEW, depths=(0,), threads=threads, repeats=REPEATS)
+    found = bench_artifact(
+        folder, prompt=prompt, new=NEW, depths=(0,), threads=threads, repeats=REPEATS, kernels=kernels
+    )
     empty_context = found.depths[0]
     return Speed(
         tokens_per_second=empty_context.tokens_per_second,

@@ -34,11 +34,12 @@ def validate_against(
     max_tokens: int = MAX_TOKENS,
     max_kl: float | None = None,
     threads: int | None = None,
+    kernels: str | None = None,
 ) -> ValidationReport | EmbeddingReport:
     """Compare the artifact in `folder` with float MODEL `reference` (folder or hub id) on `texts` (none: built in).
 
-    InputError: a folder is broken, or the float model changed while it was read. UsageError: max_kl for an embedding
-    model.
+    kernels: as for `Decoder`. InputError: a folder is broken, or the float model changed while it was read. UsageError:
+    max_kl for an embedding model.
     """
     manifest = require_artifact(folder, reference, "validate", "onnx", "embedding")
     with open_float_model(reference) as checkpoint:
@@ -46,11 +47,11 @@ def validate_against(
         if manifest.kind == "embedding":
             refuse_max_kl(max_kl)
             passages = text_passages(folder, checkpoint.config, texts, max_tokens)
-            found = validate_embeddings(folder, checkpoint, passages, threads=threads)
+            found = validate_embeddings(folder, checkpoint, passages, threads=threads, kernels=kernels)
             state.check_unchanged()
             return found
         windows = text_windows(folder, checkpoint.config, texts, max_tokens)
-        report = validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads)
+        report = validate_artifact(folder, checkpoint, windows, max_kl=max_kl, threads=threads, kernels=kernels)
         state.check_unchanged()
         return report
 

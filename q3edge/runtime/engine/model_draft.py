@@ -68,12 +68,16 @@ class ModelDraft:
                 return
 
 
-def open_draft(folder: Path, large_folder: Path, large: Decoder, tokenizer: Tokenizer) -> Decoder:
+def open_draft(
+    folder: Path, large_folder: Path, large: Decoder, tokenizer: Tokenizer, kernels: str | None = None
+) -> Decoder:
     """Open the small model in `folder` as a draft for the one of `large_folder`, which has `tokenizer`.
+
+    kernels: as for `Decoder`.
 
     InputError: it cannot be loaded, or its ids do not mean the same tokens.
     """
-    small = Decoder(folder, threads=large.threads)
+    small = Decoder(folder, threads=large.threads, kernels=kernels)
     sizes = small.config.vocab_size, large.config.vocab_size
     files = [decoder.manifest.files.get(TOKENIZER_FILE) for decoder in (small, large)]
     same = files[0] == files[1] or Tokenizer.load(folder, sizes[0]).vocabulary() == tokenizer.vocabulary()

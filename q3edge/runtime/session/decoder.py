@@ -45,7 +45,7 @@ class Decoder:
 
         `exact_activations` computes block-quantized products with float32 instead of int8 activations, to separate the
         kernel's error from the weights'. `offload`: experts stay on the disk (None: where they would not fit in
-        memory). `kernels`: "auto", "onnxruntime" or "q3edge", see `chosen_kernels`. `checked`: the result of
+        memory). `kernels`: "auto", "onnxruntime" or "q3edge", see `kernels.choice`. `checked`: the result of
         open_graph(folder), if already called. InputError: a file is missing, changed or unlisted in the manifest, or
         onnxruntime cannot load the model. UsageError: offload, and no experts; or kernels that cannot be had.
         """

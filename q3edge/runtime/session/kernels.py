@@ -5,7 +5,6 @@ The files of an artifact have onnxruntime's operators alone; ours take their pla
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
-from q3edge.errors import InputError, ResourceError, UsageError
-from q3edge.kernels.library import DOMAIN, PORTABLE, Library, library
+from q3edge.errors import InputError, ResourceError
+from q3edge.kernels.choice import ONNXRUNTIME, choose
+from q3edge.kernels.library import DOMAIN, Library
 from q3edge.runtime.session.attention_graph import attention_nodes
 from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
+from q3edge.runtime.session.kept_room import make_room
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.packed_products import (
-    ADVICE,
     Options,
     PackedProducts,
     can_be_packed,
@@ -31,10 +31,10 @@ from q3edge.runtime.session.packed_products import (
 )
 from q3edge.runtime.session.product_graph import ProductOperator, packed_nodes, product_operators
 from q3edge.storage.digests import json_digest
-from q3edge.storage.kept_folder import kept_folder
+from q3edge.storage.kept_folder import ADVICE, kept_folder
 from q3edge.storage.locks import output_lock
 
-VARIABLE = "Q3EDGE_KERNELS"  # what is chosen where nothing is said
+PACKING = "packing the weights of"  # begin of the note
 _OPSET = 1  # version of our operators
 LAYOUT = 2  # version of native/layout.h
 FOLDER = "kernels"  # of what is packed, in the folder of what is kept
@@ -55,27 +55,15 @@ class OurKernels:
 
 
 def chosen_kernels(wanted: str | None, model: bytes) -> OurKernels | None:
-    """Choose the kernels for a serialized model; None: onnxruntime's.
-
-    wanted: "auto", "onnxruntime", "q3edge", or "q3edge:SET" with an instruction set; None: $Q3EDGE_KERNELS, else auto.
-    UsageError: there is no such choice, or ours are asked for and cannot be had.
-    """
-    wanted = wanted or os.environ.get(VARIABLE) or "auto"
-    name, _, forced = wanted.partition(":")
-    if name not in ("auto", "onnxruntime", "q3edge") or (forced and name != "q3edge"):
-        raise UsageError(f"kernels {wanted!r}: choose auto, onnxruntime or q3edge (q3edge:SET for an instruction set)")
-    found = library() if name != "onnxruntime" else None
-    if found is None or (name == "auto" and found.instruction_sets[0] == PORTABLE):
-        if name == "q3edge":
-            raise UsageError("kernels q3edge: they were not built for this machine; choose auto or onnxruntime")
+    """Choose the kernels for a serialized model as `choose` does; None: onnxruntime's, also where ours fit nothing."""
+    chosen = choose(wanted)
+    if chosen is None:
         return None
-    if forced and forced not in found.instruction_sets:
-        raise UsageError(f"kernels {wanted}: this CPU and library have {', '.join(found.instruction_sets)}")
     graph = Graph(model)
-    products = tuple(each for each in product_operators(graph) if can_be_packed(found, each))
+    products = tuple(each for each in product_operators(graph) if can_be_packed(chosen.library, each))
     if not products:
         return None
-    return OurKernels(found, forced or found.instruction_sets[0], graph, products, required=name == "q3edge")
+    return OurKernels(chosen.library, chosen.instruction_set, graph, products, chosen.required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +100,13 @@ def kernel_graph(
     packed = None
     if ours is not None:
         try:
-            packed = _packed_products(checked, model, lent, options, ours, threads, verify_weights)
+            packed = _packed_products(folder, checked, model, lent, options, ours, threads, verify_weights)
         except ResourceError as error:
             if ours.required:
                 raise
             progress.note(f"note: {folder}: with onnxruntime's kernels, as packed weights cannot be kept ({error})")
     if ours is None or packed is None:
-        yield KernelGraph(model, "onnxruntime", None, lambda: None)
+        yield KernelGraph(model, ONNXRUNTIME, None, lambda: None)
         return
     mapping = ours.library.keep_mapping(packed.path)
     try:
@@ -130,6 +118,7 @@ def kernel_graph(
 
 
 def _packed_products(
+    folder: Path,
     checked: CheckedGraph,
     model: bytes,
     lent: LentWeights,
@@ -146,7 +135,11 @@ def _packed_products(
     with output_lock(place, wait=True, advice=ADVICE):  # another process may be packing them
         if (found := read_packed_products(place)) is not None:
             return found
-        return pack_products(place, model, ours.products, lent, options, ours.library, threads, verify_weights)
+        progress.note(f"{PACKING} {folder} for q3edge's kernels, once, into {place}")
+        make_room(FOLDER, place)
+        packed = pack_products(place, model, ours.products, lent, options, ours.library, threads, verify_weights)
+        make_room(FOLDER, place)
+        return packed
 
 
 def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, threads: int) -> bytes:

@@ -56,7 +56,7 @@ def open_session(
     """Open a session of the graph `model` on the weights in `folder`, which are hashed meanwhile.
 
     exact_activations: block-quantized products read float32 activations in place of int8 ones. offload: experts stay on
-    the disk (None: where they would not fit in memory). kernels: see `chosen_kernels`.
+    the disk (None: where they would not fit in memory). kernels: see `kernels.choice`.
 
     InputError: they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out.
     UsageError: offload is asked for a model without quantized experts, or kernels that cannot be had.

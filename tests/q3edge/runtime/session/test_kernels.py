@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from numpy.typing import NDArray
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
+from q3edge.kernels.choice import VARIABLE
 from q3edge.kernels.library import library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.session.decoder import Decoder
-from q3edge.runtime.session.kernels import FOLDER, VARIABLE
+from q3edge.runtime.session.kernels import FOLDER, PACKING
+from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import write_checkpoint
 from tests.helpers.runtime import write_tokenizer
 
@@ -78,9 +82,12 @@ def test_threads_change_no_bit(models: dict[str, Path], kept: Path) -> None:
 
 def test_weights_are_packed_once_and_the_artifact_stays(models: dict[str, Path], kept: Path) -> None:
     before = {name: (models["int4"] / name).read_bytes() for name in (MODEL_FILE, DATA_FILE)}
-    first = logits(Decoder(models["int4"], threads=1, kernels="q3edge"))
-    (path,) = kept.glob("*/matrices.bin")
-    written = path.stat().st_mtime_ns
+    with progress.report_to(notes := Notes()):
+        first = logits(Decoder(models["int4"], threads=1, kernels="q3edge"))
+        (path,) = kept.glob("*/matrices.bin")
+        written = path.stat().st_mtime_ns
+        Decoder(models["int4"], threads=1, kernels="q3edge")
+    assert [line.startswith(PACKING) for line in notes.lines] == [True]
     assert np.array_equal(logits(Decoder(models["int4"], threads=1, kernels="q3edge")), first)
     assert path.stat().st_mtime_ns == written
     assert before == {name: (models["int4"] / name).read_bytes() for name in before}
@@ -116,6 +123,18 @@ def test_changed_weights_are_never_packed(models: dict[str, Path], kept: Path) -
     finally:
         path.write_bytes(content)
     assert not list(kept.glob("*/matrices.json"))
+
+
+def test_packing_makes_room(models: dict[str, Path], kept: Path) -> None:
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    (index,) = kept.glob("*/matrices.json")
+    for file in index.parent.iterdir():
+        os.utime(file, (0, time.time() - (UNUSED_DAYS + 1) * 24 * 3600))
+    with progress.report_to(notes := Notes()):
+        Decoder(models["int8"], threads=1, kernels="q3edge")
+    assert not index.exists()
+    assert f"note: {index.parent}: removed, not used for {UNUSED_DAYS} days" in notes.lines
+    assert len(list(kept.glob("*/matrices.json"))) == 1
 
 
 def test_a_place_that_cannot_be_written(
