@@ -35,11 +35,14 @@ __all__ = [
     "bench",
     "build",
     "check",
+    "clear_cache",
     "demo",
     "diff",
+    "doctor",
     "evaluate",
     "export",
     "inspect",
+    "list_cache",
     "list_models",
     "load",
     "load_embedding",
@@ -57,6 +60,7 @@ __all__ = [
 if TYPE_CHECKING:
     from q3edge.architecture.config import Qwen3Config as Config
     from q3edge.errors import InputError, Q3EdgeError, ResourceError, UsageError, ValidationError
+    from q3edge.library.installation import clear_cache, doctor, list_cache
     from q3edge.library.judging import bench, check, diff, evaluate, inspect, validate, zoo
     from q3edge.library.loading import load, load_embedding, load_reranker
     from q3edge.library.making import build, demo, export, quantize
@@ -73,6 +77,7 @@ else:
     _NAMES_OF = {  # the imports above, made when a name is first used
         "q3edge.architecture.config": "Qwen3Config",
         "q3edge.errors": "InputError Q3EdgeError ResourceError UsageError ValidationError",
+        "q3edge.library.installation": "clear_cache doctor list_cache",
         "q3edge.library.judging": "bench check diff evaluate inspect validate zoo",
         "q3edge.library.loading": "load load_embedding load_reranker",
         "q3edge.library.making": "build demo export quantize",

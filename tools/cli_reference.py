@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 COMMAND = "python -m tools.cli_reference"
 _FUNCTION_OF = {  # the others are called as the function
     "list": "list_models", "report": "make_report", "run": "load", "chat": "load", "embed": "load_embedding",
-    "rerank": "load_reranker",
+    "rerank": "load_reranker", "cache": "list_cache",
 }  # fmt: skip
 
 _VALUES = {  # where what is valid says less than the kind

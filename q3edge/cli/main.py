@@ -15,10 +15,12 @@ import click
 
 from q3edge.cli.bench import bench
 from q3edge.cli.build import build
+from q3edge.cli.cache import cache
 from q3edge.cli.chat import chat
 from q3edge.cli.check import check
 from q3edge.cli.demo import demo
 from q3edge.cli.diff import diff
+from q3edge.cli.doctor import doctor
 from q3edge.cli.embed import embed
 from q3edge.cli.eval import evaluate
 from q3edge.cli.export import export
@@ -53,6 +55,7 @@ _COMMANDS = {
     "Use it": (run, chat, serve, embed, rerank, list_models),
     "Judge it": (validate, evaluate, check, diff, bench, report),
     "Share it": (push, pull),
+    "This machine": (doctor, cache),
 }
 
 

@@ -14,19 +14,17 @@ from typing import Any, ParamSpec, TypeVar
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.formats import CACHE_TYPES, EXPERT_OPERATORS, OTHER_FORMATS, PROGRAMS
-from q3edge.machine.extras import install_line
+from q3edge.machine.extras import EXTRAS, install_line
 from q3edge.progress import Listener, note, report_to
+from q3edge.storage.kept_folder import KINDS
 from q3edge.storage.locks import output_lock
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 METHODS = ("keep", "gptq", "rtn")
-# Packages that extras install, by the names under which they are imported.
-_EXTRAS = {
-    "torch": "quantize", "onnx": "quantize", "onnx_ir": "quantize", "starlette": "serve-only",
-    "uvicorn": "serve-only", "pydantic": "serve-only", "pydantic_core": "serve-only", "sse_starlette": "serve-only",
-    "prometheus_client": "serve-only", "distributed": "distributed", "cloudpickle": "distributed",
-}  # fmt: skip
+# Packages whose absence is told with the extra that installs them; the last two come with others.
+_EXTRA_OF = {package: extra for extra in ("quantize", "serve-only", "distributed") for package in EXTRAS[extra]}
+_EXTRA_OF |= {"pydantic_core": "serve-only", "cloudpickle": "distributed"}
 
 
 # Kinds of arguments. No dataclasses: each would add half a millisecond to every start of the command.
@@ -114,6 +112,18 @@ class OrNone:
             self.kind.check(name, value)
 
 
+class KernelChoice:
+    """Whose kernels compute a model's products."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise TypeError unless `value` is a str, UsageError if it is no choice, or cannot be had here."""
+        if not isinstance(value, str):
+            raise wrong_type(name, value, "a str such as 'auto'")
+        from q3edge.kernels.choice import choose
+
+        choose(value)
+
+
 class Callback:
     """A function to be called."""
 
@@ -134,7 +144,7 @@ class RecipeLike:
             raise wrong_type(name, value, "a Recipe, the name of a format, or the path of a TOML file")
 
 
-Kind = Instance | Number | OneOf | Several | OrNone | Callback | RecipeLike
+Kind = Instance | Number | OneOf | Several | OrNone | KernelChoice | Callback | RecipeLike
 PATH = Instance("a str or Path", (str, PathLike))
 FLAG = Instance("True or False", (bool,))
 TEXT = Instance("a str", (str,))
@@ -171,6 +181,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "scheduler": TEXT, "moe": FLAG, "quick": FLAG, "on_row": Callback(), "threads": Number(1, 1024),
     "jobs": Number(1, 64), "speculate": FLAG, "draft": PATH, "max_batch": AT_LEAST_ONE, "kv_memory": SIZE,
     "deterministic": FLAG, "chat_template": PATH, "dimensions": AT_LEAST_ONE, "offload": FLAG,
+    "kernels": KernelChoice(), "kind": OneOf(tuple(KINDS)),
 }  # fmt: skip
 
 
@@ -204,9 +215,9 @@ def public(**kinds: Kind) -> Callable[[Callable[Parameters, Result]], Callable[P
                 with shown, _outputs_held(given), _place_of_work(given):
                     return function(*args, **kwargs)
             except ModuleNotFoundError as error:
-                if (package := (error.name or "").partition(".")[0]) in _EXTRAS:
+                if (package := (error.name or "").partition(".")[0]) in _EXTRA_OF:
                     raise ResourceError(
-                        f"this needs the package {package}: {install_line(_EXTRAS[package])}"
+                        f"this needs the package {package}: {install_line(_EXTRA_OF[package])}"
                     ) from error
                 raise
 

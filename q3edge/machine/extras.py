@@ -6,12 +6,31 @@ import json
 import shlex
 from collections.abc import Mapping
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 NAME = "q3edge"
+# Extras that users add, and the packages of each by the names under which they are imported.
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "quantize": ("torch", "onnx", "onnx_ir", "pypdf"),
+    "structured": ("llguidance",),
+    "serve-only": ("starlette", "uvicorn", "pydantic", "sse_starlette", "prometheus_client"),
+    "distributed": ("distributed",),
+    "gguf": ("gguf",),
+    "parquet": ("pyarrow",),
+    "genai": ("onnxruntime_genai",),
+    "eval": ("lm_eval",),
+    "baselines": ("bitsandbytes",),
+    "optimum": ("optimum",),
+}
+
+
+def missing_packages(extra: str) -> tuple[str, ...]:
+    """Packages of an extra that are not installed."""
+    return tuple(package for package in EXTRAS[extra] if find_spec(package) is None)
 
 
 def install_line(extra: str) -> str:

@@ -11,6 +11,7 @@ from q3edge.errors import ResourceError, address_space
 
 _PROC = Path("/proc")
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # of "always [madvise] never"
 
 
 def available_memory() -> int | None:
@@ -38,6 +39,23 @@ def free_memory() -> int | None:
                 limit, used = (int((root / group / f"memory.{name}").read_text()) for name in names[:2])
                 free = min(free, limit - used + _entry(root / group / "memory.stat", names[2]))
     return max(0, free)
+
+
+def total_memory() -> int | None:
+    """Bytes of memory of this machine; None where unknown (not Linux)."""
+    try:
+        return 1024 * _entry(_PROC / "meminfo", "MemTotal:")
+    except (OSError, ValueError):
+        return None
+
+
+def huge_pages() -> str | None:
+    """Whether the system gives transparent huge pages: "always", "madvise" or "never"; None where unknown."""
+    try:
+        found = _HUGE_PAGES.read_text().partition("[")[2].partition("]")[0]
+    except OSError:
+        return None
+    return found or None
 
 
 def _control_groups() -> list[tuple[Path, Path, tuple[str, str, str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,3 +52,17 @@ def test_u3_without_a_record_it_is_the_source_tree(found: tuple[str, ...], monke
 def installed(text: str | None) -> SimpleNamespace:
     """A distribution with this direct_url.json."""
     return SimpleNamespace(read_text=lambda _: text)
+
+
+def test_the_table_of_extras_is_that_of_the_package() -> None:
+    """Names of what is imported differ from those of packages; each extra has as many."""
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    others = {"serve", "docs", "test", "dev"}  # of other extras, or for those who change the code
+    assert set(extras.EXTRAS) == set(found) - others
+    for name, packages in extras.EXTRAS.items():
+        assert len(packages) == sum(not line.startswith("q3edge[") for line in found[name]), name
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "made-up", ("json", "no_such_package"))
+    assert extras.missing_packages("made-up") == ("no_such_package",)
