@@ -198,7 +198,7 @@ def library() -> Library | None:
 def obstacle() -> str | None:
     """Say why there is no library; None: there is."""
     if not LIBRARY.exists():
-        return f"{LIBRARY} was not built when q3edge was installed"
+        return f"{LIBRARY} was not built at installation"
     try:
         Library(LIBRARY)
     except (OSError, AttributeError) as error:

@@ -144,9 +144,7 @@ def _kernels() -> tuple[KernelFacts, list[str]]:
 def _remarks(kernels: KernelFacts) -> tuple[str, ...]:
     found = []
     if kernels.obstacle and "cannot be loaded" not in kernels.obstacle:
-        found.append(
-            f"{kernels.obstacle}: with a C++ compiler, installing q3edge builds it; until then onnxruntime's are used"
-        )
+        found.append(f"{kernels.obstacle}: pip builds it where there is a C++ compiler; onnxruntime's kernels are used")
     if kernels.instruction_sets == (PORTABLE,):
         found.append("q3edge has no fast kernels for this CPU, only portable ones: auto takes onnxruntime's")
     if slow := slow_block_products():

@@ -79,7 +79,7 @@ def test_what_is_broken_is_said_and_has_an_exit_code(tmp_path: Path, variables: 
 
 @pytest.mark.parametrize(
     ("content", "code", "said"),
-    [(None, 0, "was not built when q3edge was installed"), (b"no library", 4, "cannot be loaded (")],
+    [(None, 0, "was not built at installation"), (b"no library", 4, "cannot be loaded (")],
 )
 def test_why_there_are_no_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],

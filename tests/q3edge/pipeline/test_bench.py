@@ -15,6 +15,7 @@ from q3edge.architecture.config import Qwen3Config
 from q3edge.architecture.kv_cache import KVCacheSpec
 from q3edge.cli.tables.tables import bench_table
 from q3edge.errors import InputError, UsageError
+from q3edge.kernels.library import library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.footprint import resident_bytes, weight_bytes_per_token
 from q3edge.pipeline.measure import bench
@@ -24,6 +25,7 @@ from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.progress import Silent, report_to
 from q3edge.quantization.recipe import Recipe
 from q3edge.quantization.scheme import Scheme
+from q3edge.runtime.session.kernels import PACKING
 from tests.helpers.models import MOE, InMemoryWeights, write_checkpoint
 
 DEMO_MODEL = Path(str(files("q3edge.data") / "demo_model"))
@@ -138,14 +140,8 @@ def test_l13_the_default_prompt_is_shortened_to_the_context(tmp_path: Path, monk
         bench_artifact(tmp_path / "out", prompt=93, new=8)
 
 
-def test_experts_on_the_disk_are_measured_once_they_are_packed(
-    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "kept"))
-    checkpoint = write_checkpoint(tmp_path / "float", **MOE)
-    quantize_checkpoint(str(checkpoint), tmp_path / "q", Recipe.for_format("int4"))
-    export_artifact(str(tmp_path / "q"), tmp_path / "x")
-    notes = Notes()
+def processes_of_bench(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """List that grows by what each measured process says."""
     processes: list[dict[str, Any]] = []
 
     def run(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -154,9 +150,34 @@ def test_experts_on_the_disk_are_measured_once_they_are_packed(
 
     measured = bench._run
     monkeypatch.setattr(bench, "_run", run)
+    return processes
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels were not built here")
+def test_a_process_that_packs_weights_is_not_counted(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "kept"))
+    notes, processes = Notes(), processes_of_bench(monkeypatch)
+    with report_to(notes):
+        found = bench_artifact(artifact, prompt=4, new=2, depths=(0,), threads=1, repeats=1, kernels="q3edge:portable")
+    assert [line.startswith(PACKING) for line in notes.lines] == [True]
+    assert [len(process["notes"]) for process in processes] == [1, 0]
+    assert found.load.median == processes[1]["load"]
+    assert found.kernels.startswith("q3edge (portable, ")
+
+
+def test_experts_on_the_disk_are_measured_once_they_are_packed(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "kept"))
+    checkpoint = write_checkpoint(tmp_path / "float", **MOE)
+    quantize_checkpoint(str(checkpoint), tmp_path / "q", Recipe.for_format("int4"))
+    export_artifact(str(tmp_path / "q"), tmp_path / "x")
+    notes, processes = Notes(), processes_of_bench(monkeypatch)
     settings: dict[str, Any] = {"prompt": 4, "new": 2, "depths": (0,), "threads": 1, "repeats": 1}
     with report_to(notes):
-        found = bench_artifact(tmp_path / "x", offload=True, **settings)
+        found = bench_artifact(tmp_path / "x", offload=True, kernels="onnxruntime", **settings)
     assert [len(process["notes"]) for process in processes] == [1, 0]
     assert found.load.median == processes[1]["load"]
     assert [line.startswith("packing the experts of") for line in notes.lines] == [True]
