@@ -12,23 +12,23 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import UsageError
 from q3edge.machine.cpu import instruction_sets
 from q3edge.machine.memory import available_memory
+from q3edge.runtime.session.kept_room import make_room
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.onnx_references import read_external_data
 from q3edge.runtime.session.packed_experts import (
-    ADVICE,
     ExpertBytes,
     Options,
     PackedExperts,
     expert_bytes,
     pack_experts,
     read_packed,
-    remove_unused,
 )
 from q3edge.storage.digests import json_digest
-from q3edge.storage.kept_folder import kept_folder
+from q3edge.storage.kept_folder import ADVICE, kept_folder
 from q3edge.storage.locks import output_lock
 
+FOLDER = "experts"  # of what is packed, in the folder of what is kept
 PACKING = "packing the experts of"  # begin of the note
 _RUNTIME_BYTES = 64 << 20  # Python, onnxruntime, tokenizer
 _OTHER_WEIGHTS = 1.4  # bytes in memory for each byte of other weights on the disk: their groups' scales are widened
@@ -89,7 +89,7 @@ def packed_on_disk(
     """
     sources = [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)]
     digest = json_digest([*sources, ort.__version__, instruction_sets(), variant])
-    place = kept_folder("experts") / digest[:32]
+    place = kept_folder(FOLDER) / digest[:32]
     if (found := read_packed(place)) is not None:
         return found
     verify()
@@ -99,8 +99,10 @@ def packed_on_disk(
             return found
         if place.exists():
             progress.note(f"note: {place}: is damaged, and is made again")
-        remove_unused(place.parent)
-        return pack_experts(place, model, lent, options, experts.packed)
+        make_room(FOLDER, place)
+        packed = pack_experts(place, model, lent, options, experts.packed)
+        make_room(FOLDER, place)
+        return packed
 
 
 def _size(count: int) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -37,17 +36,15 @@ from q3edge.runtime.session.expert_graph import (
 )
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.onnx_references import ExternalTensor
+from q3edge.storage.kept_folder import ADVICE
 from q3edge.storage.sealed_json import read_sealed, write_sealed
-from q3edge.storage.whole_files import partial_folder, remove_all_leftovers, writable
+from q3edge.storage.whole_files import partial_folder, writable
 
-ADVICE = "free space (packed experts of other models can be deleted), or set Q3EDGE_CACHE to a folder on another disk"
 _WEIGHTS, _INDEX = "experts.bin", "experts.json"
 _SAVED, _SAVED_WEIGHTS = "layer.onnx", "layer.bin"
 _PACKED = "prepacked_"  # begin of the keys of entries that say where packed weights lie
 _PAGE = 4096
 _PIECE = 1 << 24  # bytes that are copied at a time
-_DAY = 24 * 3600
-UNUSED_DAYS = 30  # after which packed experts are removed, when others are packed
 _GROUP_BYTES = 12  # a float32 scale and a float32 sum beside the codes, and the scale as the graph computes it
 _SAVING = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -113,16 +110,6 @@ def read_packed(folder: Path) -> PackedExperts | None:
         for each in found["tensors"]
     )
     return PackedExperts(folder, tuple(tensors), found["instead"])
-
-
-def remove_unused(kept: Path) -> None:
-    """Remove packed experts in `kept` that no process has read for UNUSED_DAYS, which is said; and leftovers."""
-    remove_all_leftovers(kept)
-    for index in kept.glob(f"*/{_INDEX}"):
-        with suppress(OSError):  # another process was faster
-            if index.stat().st_mtime < time.time() - UNUSED_DAYS * _DAY:
-                shutil.rmtree(index.parent)
-                progress.note(f"note: {index.parent}: removed, not used for {UNUSED_DAYS} days")
 
 
 def _unchanged(path: Path, size: int, parts: Sequence[Sequence[Any]]) -> bool:

@@ -22,10 +22,10 @@ from q3edge.kernels.library import ALIGNMENT, Library, MatrixShape, aligned_byte
 from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.product_graph import ProductOperator, ScalesOf
+from q3edge.storage.kept_folder import ADVICE
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_folder, writable
 
-ADVICE = "free space (`q3edge cache --clear` does), or set Q3EDGE_CACHE to a folder on another disk"
 _MATRICES, INDEX = "matrices.bin", "matrices.json"
 
 

@@ -27,9 +27,10 @@ from q3edge.runtime.session import offload
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.expert_graph import alone, expert_operators
 from q3edge.runtime.session.loader import open_graph
-from q3edge.runtime.session.packed_experts import UNUSED_DAYS, PackedExperts, expert_bytes, pack_experts
+from q3edge.runtime.session.packed_experts import PackedExperts, expert_bytes, pack_experts
 from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
+from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import MOE, write_checkpoint
 from tests.helpers.runtime import write_artifact, write_tokenizer
 
@@ -63,7 +64,8 @@ def exported(folder: Path, name: str, recipe: Recipe) -> Path:
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of what is kept between runs."""
+    """Folder of what is kept between runs, of which sessions' own kernels are no part here."""
+    monkeypatch.setenv("Q3EDGE_KERNELS", "onnxruntime")
     monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "kept"))
     return tmp_path / "kept" / "experts"
 
@@ -158,7 +160,8 @@ def test_those_that_nobody_used_for_long_are_removed_when_others_are_packed(
     (old,) = kept.glob("*/experts.json")
     (leftover := kept / ".other.partial-1").mkdir()
     for days, left in ((UNUSED_DAYS - 1, True), (UNUSED_DAYS + 1, False)):
-        os.utime(old, (0, time.time() - days * 24 * 3600))
+        for file in old.parent.iterdir():
+            os.utime(file, (0, time.time() - days * 24 * 3600))
         for folder in kept.glob("*/"):
             if folder != old.parent:
                 shutil.rmtree(folder)
@@ -258,7 +261,7 @@ def test_weights_behind_a_link_stay_on_the_disk_too(mixtures: dict[str, Path], t
 def test_a_full_disk_is_told_before_work_begins(
     mixtures: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000, total=1000))
     with pytest.raises(ResourceError, match=r"packed experts take 0\.0 GB, 0\.0 are free; free space .*Q3EDGE_"):
         Decoder(mixtures["int4"], threads=1, offload=True)
     assert list(kept.glob("*")) == []
