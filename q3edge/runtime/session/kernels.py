@@ -97,24 +97,32 @@ def kernel_graph(
     written, and our kernels were asked for.
     """
     ours = chosen_kernels(wanted, model)
-    packed = None
+    packed, mapping = None, 0
     if ours is not None:
         try:
             packed = _packed_products(folder, checked, model, lent, options, ours, threads, verify_weights)
+            mapping = _mapping(ours.library, packed)
         except ResourceError as error:
             if ours.required:
                 raise
-            progress.note(f"note: {folder}: with onnxruntime's kernels, as packed weights cannot be kept ({error})")
+            progress.note(f"note: {folder}: with onnxruntime's kernels, as packed weights cannot be had ({error})")
     if ours is None or packed is None:
         yield KernelGraph(model, ONNXRUNTIME, None, lambda: None)
         return
-    mapping = ours.library.keep_mapping(packed.path)
     try:
         changed = _with_our_operators(ours, packed, mapping, threads)
         label = f"q3edge ({ours.instruction_set}, {len(ours.products)} products)"
         yield KernelGraph(changed, label, ours.library, partial(_verify, packed, ours.library, mapping, threads))
     finally:
         ours.library.give_back_mapping(mapping)  # the session holds it
+
+
+def _mapping(library: Library, packed: PackedProducts) -> int:
+    """Map packed weights. ResourceError: another process removed them meanwhile, or there are no addresses left."""
+    try:
+        return library.keep_mapping(packed.path)
+    except OSError as error:
+        raise ResourceError(f"{error}, perhaps as it was removed meanwhile; the same command makes it again") from None
 
 
 def _packed_products(

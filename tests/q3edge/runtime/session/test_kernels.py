@@ -18,8 +18,10 @@ from q3edge.kernels.library import library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
+from q3edge.runtime.session import kernels
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kernels import FOLDER, PACKING
+from q3edge.runtime.session.packed_products import PackedProducts
 from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import write_checkpoint
 from tests.helpers.runtime import write_tokenizer
@@ -149,6 +151,23 @@ def test_a_place_that_cannot_be_written(
     if FOUND is not None and len(FOUND.instruction_sets) > 1:
         assert any("with onnxruntime's kernels" in line for line in notes.lines)
     assert decoder.kernels == "onnxruntime"
+
+
+def test_packed_weights_that_are_removed_meanwhile(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = kernels.read_packed_products
+
+    def removed(place: Path) -> PackedProducts | None:
+        packed = found(place)
+        if packed is not None:
+            packed.remove()
+        return packed
+
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    monkeypatch.setattr(kernels, "read_packed_products", removed)
+    with pytest.raises(ResourceError, match=r"matrices\.bin: cannot be mapped, perhaps as it was removed meanwhile"):
+        Decoder(models["int4"], threads=1, kernels="q3edge")
 
 
 def test_what_is_no_choice(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
