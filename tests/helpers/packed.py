@@ -54,7 +54,8 @@ def _stored(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     if bits == 8:
         return values
     even = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
-    return even[:, 0::2] | even[:, 1::2] << 4
+    stored: NDArray[np.uint8] = (even[:, 0::2] | even[:, 1::2] << 4).astype(np.uint8)
+    return stored
 
 
 def rounded(x: NDArray[np.float32], group: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -25,6 +25,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 # Options of other programs that q3edge starts or names.
 _OTHERS = {"--fork", "--kill-child", "--map-root-user", "--net", "--pid", "--user", "--mount", "--ipc", "--mount-proc"}
 _OTHERS |= {"--force"}  # of /save, in a conversation
+_OTHERS |= {"--version-script"}  # of the linker
 _OTHERS |= {"--model", "--tasks", "--batch"}  # of lm-eval, the last up to its underscore
 
 

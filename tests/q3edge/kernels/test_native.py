@@ -55,7 +55,7 @@ def test_arm_cpus_have_their_sets_and_results_are_right(tmp_path: Path) -> None:
         "max": ["neon-i8mm", "neon-dotprod", "portable"],
     }
     for cpu, sets in expected.items():
-        emulated = [EMULATOR, "-cpu", cpu, program]
+        emulated: list[str | Path] = [EMULATOR, "-cpu", cpu, program]
         assert done(*emulated).split() == sets, cpu
         for name in sets:
             assert done(*emulated, name, "1", "60") == f"{name}: right\n", cpu

@@ -50,7 +50,8 @@ def terms(matrix: RandomMatrix, x: NDArray[np.float32]) -> NDArray[np.float64]:
     """What each group adds to the results, of activations rounded alike: float64 [M, N, K/G]."""
     codes, scales = rounded(x, matrix.shape.group)
     whole = np.einsum("mgk,ngk->mng", codes, matrix.whole()).astype(np.float64)
-    return whole * matrix.scales.astype(np.float64) * scales.astype(np.float64)[:, None]
+    found: NDArray[np.float64] = whole * matrix.scales.astype(np.float64) * scales.astype(np.float64)[:, None]
+    return found
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -251,7 +252,9 @@ def by_onnxruntime(matrix: RandomMatrix, x: NDArray[np.float32]) -> NDArray[np.f
     """The product by MatMulNBits at accuracy level 4."""
     shape = matrix.shape
     points = matrix.stored_zero_points()
-    given = {"codes": matrix.stored_codes(), "scales": matrix.scales} | ({} if points is None else {"points": points})
+    given: dict[str, NDArray[Any]] = {"codes": matrix.stored_codes(), "scales": matrix.scales}
+    if points is not None:
+        given["points"] = points
     node = helper.make_node(
         "MatMulNBits",
         ["x", *given],

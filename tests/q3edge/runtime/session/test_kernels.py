@@ -21,7 +21,7 @@ from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.session import kernels
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.kernels import FOLDER, PACKING
-from q3edge.runtime.session.packed_products import PackedProducts
+from q3edge.runtime.session.packed_products import PackedProducts, read_packed_products
 from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import write_checkpoint
 from tests.helpers.runtime import write_tokenizer
@@ -156,7 +156,7 @@ def test_a_place_that_cannot_be_written(
 def test_packed_weights_that_are_removed_meanwhile(
     models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = kernels.read_packed_products
+    found = read_packed_products
 
     def removed(place: Path) -> PackedProducts | None:
         packed = found(place)
