@@ -54,7 +54,7 @@ def _stored(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     if bits == 8:
         return values
     even = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
-    stored: NDArray[np.uint8] = (even[:, 0::2] | even[:, 1::2] << 4).astype(np.uint8)
+    stored: NDArray[np.uint8] = even[:, 0::2] | even[:, 1::2] << np.uint8(4)
     return stored
 
 

@@ -2,8 +2,8 @@
 // tells the sets that the CPU has.
 //
 // test_native.py compiles this with the sources and with sanitizers, and for other CPUs than that of the machine.
-// Every buffer has just the bytes that it needs. Exit code 1 and a line of the shape: a result is wrong; 3: this program
-// has no such set.
+// Every buffer has just the bytes that it needs. Exit code 1 and a line of the shape: a result is wrong; 3: this
+// program has no such set.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -137,6 +137,62 @@ void forwards(void*, size_t count, void (*body)(void*, size_t), void* data) {
   for (size_t i = 0; i < count; ++i) body(data, i);
 }
 
+// Rows that the kernel makes itself: normed, or gated with `up` behind the gate or in memory of its own.
+enum Kind { kPlain, kNormed, kGated, kGatedApart, kKinds };
+
+// What those rows are, float64 [M, K].
+std::vector<double> made_rows(Kind kind, const std::vector<float>& x, const std::vector<float>& other, size_t rows,
+                              size_t width, float epsilon) {
+  std::vector<double> found;
+  for (size_t r = 0; r < rows; ++r) {
+    double squares = 0;
+    if (kind == kNormed)
+      for (size_t k = 0; k < width; ++k) squares += std::pow(x[r * width + k], 2) / static_cast<double>(width);
+    for (size_t k = 0; k < width; ++k) {
+      const double value = x[r * (kind == kGated ? 2 * width : width) + k];
+      const double up = kind == kGated ? x[r * 2 * width + width + k] : kind == kGatedApart ? other[r * width + k] : 0;
+      found.push_back(kind == kNormed ? value * other[k] / std::sqrt(squares + static_cast<double>(epsilon))
+                                      : value / (1 + std::exp(-value)) * up);
+    }
+  }
+  return found;
+}
+
+// Check rows that are made: each activation is rounded to a 127th of its group's largest, by at most half of one.
+const char* check_made(const Kernels& kernels, Random& random, const Matrix& matrix, const Naive& naive, size_t rows) {
+  const MatrixShape& shape = matrix.shape;
+  const auto kind = static_cast<Kind>(between(random, kNormed, kKinds - 1));
+  std::normal_distribution<float> normal;
+  std::vector<float> x(rows * shape.width * (kind == kGated ? 2 : 1)), y(rows * shape.rows), summand(y.size());
+  std::vector<float> other(kind == kNormed ? shape.width : kind == kGatedApart ? x.size() : 0);
+  for (std::vector<float>* values : {&x, &summand, &other})
+    for (float& value : *values) value = normal(random);
+  const bool gated = kind != kNormed;
+  const Input input{x.data(), gated, kind == kGatedApart ? other.data() : nullptr, gated ? nullptr : other.data(),
+                    1e-6f};
+  const Aligned scratch(product_scratch(shape, rows));
+  multiply_all(kernels, matrix, input, rows, summand.data(), y.data(), scratch.data, {backwards, nullptr, 3});
+
+  const std::vector<double> made = made_rows(kind, x, other, rows, shape.width, input.epsilon);
+  for (size_t r = 0; r < rows; ++r)
+    for (size_t n = 0; n < shape.rows; ++n) {
+      double sum = summand[r * shape.rows + n], bound = 1e-5 * std::fabs(sum);
+      for (size_t g = 0; g < shape.groups(); ++g) {
+        double largest = 0, weights = 0;
+        for (size_t k = g * shape.group; k < (g + 1) * shape.group; ++k) {
+          const double weight = (naive.codes[n * shape.width + k] - naive.points[n * shape.groups() + g]) *
+                                static_cast<double>(naive.scales[n * shape.groups() + g]);
+          sum += weight * made[r * shape.width + k];
+          weights += std::fabs(weight);
+          largest = std::fmax(largest, std::fabs(made[r * shape.width + k]));
+        }
+        bound += weights * largest * (0.5 / 127 + 1e-4);
+      }
+      if (!(std::fabs(y[r * shape.rows + n] - sum) <= bound)) return gated ? "wrong where gated" : "wrong where normed";
+    }
+  return nullptr;
+}
+
 bool check(const Kernels& kernels, Random& random) {
   MatrixShape shape;
   shape.group = between(random, 0, 1) ? size_t{16} << between(random, 0, 4) : 8 * between(random, 1, 32);
@@ -168,6 +224,7 @@ bool check(const Kernels& kernels, Random& random) {
         wrong = "another value";
         row = r, column = n;
       }
+  if (wrong == nullptr) wrong = check_made(kernels, random, matrix, naive, rows);
   if (wrong != nullptr)
     std::printf("%s: %s at row %zu of %zu, column %zu: N %zu, K %zu, G %zu, %u bits, symmetric %d, float32 scales %d\n",
                 kernels.name, wrong, row, rows, column, shape.rows, shape.width, shape.group, shape.bits,

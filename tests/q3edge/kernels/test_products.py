@@ -50,8 +50,8 @@ def terms(matrix: RandomMatrix, x: NDArray[np.float32]) -> NDArray[np.float64]:
     """What each group adds to the results, of activations rounded alike: float64 [M, N, K/G]."""
     codes, scales = rounded(x, matrix.shape.group)
     whole = np.einsum("mgk,ngk->mng", codes, matrix.whole()).astype(np.float64)
-    found: NDArray[np.float64] = whole * matrix.scales.astype(np.float64) * scales.astype(np.float64)[:, None]
-    return found
+    added: NDArray[np.float64] = whole * matrix.scales.astype(np.float64) * scales.astype(np.float64)[:, None]
+    return added
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -252,12 +252,12 @@ def by_onnxruntime(matrix: RandomMatrix, x: NDArray[np.float32]) -> NDArray[np.f
     """The product by MatMulNBits at accuracy level 4."""
     shape = matrix.shape
     points = matrix.stored_zero_points()
-    given: dict[str, NDArray[Any]] = {"codes": matrix.stored_codes(), "scales": matrix.scales}
+    tensors: dict[str, NDArray[Any]] = {"codes": matrix.stored_codes(), "scales": matrix.scales}
     if points is not None:
-        given["points"] = points
+        tensors["points"] = points
     node = helper.make_node(
         "MatMulNBits",
-        ["x", *given],
+        ["x", *tensors],
         ["y"],
         domain="com.microsoft",
         N=shape.rows,
@@ -271,7 +271,7 @@ def by_onnxruntime(matrix: RandomMatrix, x: NDArray[np.float32]) -> NDArray[np.f
         "product",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, shape.width])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, shape.rows])],
-        [numpy_helper.from_array(values, name) for name, values in given.items()],
+        [numpy_helper.from_array(values, name) for name, values in tensors.items()],
     )
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
