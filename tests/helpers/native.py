@@ -12,9 +12,7 @@ from pathlib import Path
 from q3edge.kernels.build import SOURCES, sources
 
 CHECKS = Path(__file__).resolve().parents[1] / "q3edge" / "kernels"  # of the programs
-# As the sets read them; those that onnxruntime calls are not in the programs.
-PLAIN = ("cpu.cpp", "pack.cpp", "products.cpp")
-SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def native_compiler() -> str | None:
@@ -34,11 +32,10 @@ def compile_check(
 
     instead: replaces options by which a set is compiled. AssertionError: it cannot be compiled.
     """
-    sets, _ = sources(machine or platform.machine())
+    sets, others = sources(machine or platform.machine())
     flags = {path: " ".join((instead or {}).get(flag, flag) for flag in found).split() for path, found in sets.items()}
-    macros = [f"-DQ3EDGE_{path.stem.upper()}" for path in sets]
-    files: Mapping[Path, Sequence[str]] = {SOURCES / "set_portable.cpp": (), **flags}
-    others = [CHECKS / name, *(SOURCES / file for file in PLAIN)]
+    macros = tuple(f"-DQ3EDGE_{path.stem.upper()}" for path in sets)
+    files = {**flags, **dict.fromkeys([*others, CHECKS / name], macros)}
     command = [compiler, "-std=c++17", "-ffp-contract=off", f"-I{SOURCES}", *options]
 
     def compiled(item: tuple[Path, Sequence[str]]) -> Path:
@@ -48,7 +45,7 @@ def compile_check(
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compiled, files.items()))
-    done(*command, *macros, *others, *objects, "-o", folder / "check")
+    done(*command, *objects, "-o", folder / "check")
     return folder / "check"
 
 

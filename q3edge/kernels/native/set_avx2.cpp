@@ -10,7 +10,7 @@
 namespace q3edge {
 namespace avx2 {
 constexpr const char* kSetName = "avx2";
-constexpr size_t kSetPanelRows = 4;
+constexpr size_t kSetPanelRows = 4, kSetParts = 2;
 #include "numbers.h"
 #include "step.h"
 #include "simd_avx2.h"

@@ -10,7 +10,7 @@
 namespace q3edge {
 namespace avx_vnni {
 constexpr const char* kSetName = "avx-vnni";
-constexpr size_t kSetPanelRows = 4;
+constexpr size_t kSetPanelRows = 4, kSetParts = 4;
 #include "numbers.h"
 #include "step.h"
 #include "simd_avx2.h"

@@ -9,7 +9,7 @@ struct Set {
   static constexpr size_t tiles(size_t) { return 1; }
   static constexpr size_t vectors(size_t) { return 2; }
   // Sums that a group's products go into at once.
-  static constexpr size_t parts(size_t rows) { return rows == 1 ? 2 : 1; }
+  static constexpr size_t parts(size_t rows) { return rows <= 2 && rows < kSetParts ? kSetParts / rows : 1; }
 
   using Ints = __m256i;
   using Floats = __m256;
