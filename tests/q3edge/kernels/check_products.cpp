@@ -1,9 +1,7 @@
-// Checks the kernels of products: check SET SEED COUNT compares one set with naive code over random shapes; check alone
-// tells the sets that the CPU has.
+// Checks the kernels of products against naive code, over random shapes (check.h).
 //
 // test_native.py compiles this with the sources and with sanitizers, and for other CPUs than that of the machine.
-// Every buffer has just the bytes that it needs. Exit code 1 and a line of the shape: a result is wrong; 3: this
-// program has no such set.
+// Every buffer has just the bytes that it needs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -13,50 +11,10 @@
 #include <random>
 #include <vector>
 
+#include "check.h"
 #include "pack.h"
-#include "sets.h"
-
-using namespace q3edge;
 
 namespace {
-
-// The sets that the program was compiled with, whatever the CPU has.
-const Kernels* set_of_name(const char* name) {
-  const Kernels* const sets[] = {
-#if defined(Q3EDGE_SET_AVX512_VNNI)
-      &kernels_avx512_vnni(),
-#endif
-#if defined(Q3EDGE_SET_AVX_VNNI)
-      &kernels_avx_vnni(),
-#endif
-#if defined(Q3EDGE_SET_AVX2)
-      &kernels_avx2(),
-#endif
-#if defined(Q3EDGE_SET_NEON_I8MM)
-      &kernels_neon_i8mm(),
-#endif
-#if defined(Q3EDGE_SET_NEON_DOTPROD)
-      &kernels_neon_dotprod(),
-#endif
-      &kernels_portable(),
-  };
-  for (const Kernels* set : sets)
-    if (std::strcmp(set->name, name) == 0) return set;
-  return nullptr;
-}
-
-using Random = std::mt19937;
-
-size_t between(Random& random, size_t low, size_t high) {
-  return std::uniform_int_distribution<size_t>(low, high)(random);
-}
-
-// Memory of just so many bytes, a multiple of 64, which sanitizers watch.
-struct Aligned {
-  explicit Aligned(size_t bytes) : data(static_cast<uint8_t*>(std::aligned_alloc(kAlignment, bytes))) {}
-  ~Aligned() { std::free(data); }
-  uint8_t* data;
-};
 
 struct Naive {
   std::vector<int> codes, points;  // [N, K], [N, K/G]
@@ -127,14 +85,6 @@ bool right(const MatrixShape& shape, const Naive& matrix, const float* row, size
   // The scales' product, the term's and each sum round once: (groups + 3) halves of an epsilon.
   const double bound = static_cast<double>(shape.groups() + 3) * 6e-8 * magnitudes + 1e-37;
   return std::fabs(static_cast<double>(found) - sum) <= bound;
-}
-
-// Two threads' blocks one after the other, the last first.
-void backwards(void*, size_t count, void (*body)(void*, size_t), void* data) {
-  for (size_t i = count; i-- > 0;) body(data, i);
-}
-void forwards(void*, size_t count, void (*body)(void*, size_t), void* data) {
-  for (size_t i = 0; i < count; ++i) body(data, i);
 }
 
 // Rows that the kernel makes itself: normed, or gated with `up` behind the gate or in memory of its own.
@@ -234,17 +184,4 @@ bool check(const Kernels& kernels, Random& random) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  if (count == 1) {
-    for (size_t i = 0; i < q3edge::kernels().count; ++i) std::puts(q3edge::kernels().sets[i]->name);
-    return 0;
-  }
-  if (count != 4) return 2;
-  const Kernels* set = set_of_name(arguments[1]);
-  if (set == nullptr) return 3;
-  Random random(static_cast<unsigned>(std::atoi(arguments[2])));
-  for (int i = std::atoi(arguments[3]); i > 0; --i)
-    if (!check(*set, random)) return 1;
-  std::printf("%s: right\n", set->name);
-  return 0;
-}
+int main(int count, char** arguments) { return checked(count, arguments, check); }

@@ -13,6 +13,7 @@ from q3edge.machine.cpu import instruction_sets
 from tests.helpers.native import SANITIZED, compile_check, done, native_compiler
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+PROGRAMS = ("check_products.cpp", "check_attention.cpp")
 COMPILER = native_compiler()
 CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 CPU = set(instruction_sets())
@@ -21,12 +22,12 @@ HAS_OTHER_ENCODING = "avx512_vnni" in CPU and "avx_vnni" not in CPU
 INSTEAD = {"-mavxvnni": "-mavx512vnni -mavx512vl"} if HAS_OTHER_ENCODING else {}
 
 
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program for this machine, with sanitizers of addresses and of undefined behaviour."""
+@pytest.fixture(scope="module", params=PROGRAMS)
+def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program for this machine, with sanitizers of addresses and of undefined behaviour."""
     if COMPILER is None:
         pytest.skip("there is no compiler")
-    return compile_check("check_products.cpp", tmp_path_factory.mktemp("check"), SANITIZED, COMPILER, instead=INSTEAD)
+    return compile_check(request.param, tmp_path_factory.mktemp("check"), SANITIZED, COMPILER, instead=INSTEAD)
 
 
 def names() -> list[str]:
@@ -44,11 +45,12 @@ def test_random_shapes_are_right_and_no_byte_outside_is_touched(name: str, sanit
 
 
 @pytest.mark.skipif(CROSS is None or EMULATOR is None, reason="needs aarch64-linux-gnu-g++ and qemu-aarch64")
-def test_arm_cpus_have_their_sets_and_results_are_right(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", PROGRAMS)
+def test_arm_cpus_have_their_sets_and_results_are_right(source: str, tmp_path: Path) -> None:
     """Without dot products, with them, and with matrix products of int8."""
     assert CROSS is not None
     assert EMULATOR is not None
-    program = compile_check("check_products.cpp", tmp_path, ["-O2", "-static"], CROSS, machine="aarch64")
+    program = compile_check(source, tmp_path, ["-O2", "-static"], CROSS, machine="aarch64")
     expected = {
         "cortex-a72": ["portable"],
         "cortex-a76": ["neon-dotprod", "portable"],
