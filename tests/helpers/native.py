@@ -20,22 +20,22 @@ def native_compiler() -> str | None:
     return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 
-def compile_check(
-    name: str,
+def compile_checks(
+    names: Sequence[str],
     folder: Path,
     options: Sequence[str],
     compiler: str,
     machine: str | None = None,
     instead: Mapping[str, str] | None = None,
-) -> Path:
-    """Compile check program `name` into `folder` with the kernels of every set for `machine` (of this one).
+) -> dict[str, Path]:
+    """Compile check programs into `folder` with the kernels of every set for `machine` (of this one).
 
     instead: replaces options by which a set is compiled. AssertionError: it cannot be compiled.
     """
     sets, others = sources(machine or platform.machine())
     flags = {path: " ".join((instead or {}).get(flag, flag) for flag in found).split() for path, found in sets.items()}
     macros = tuple(f"-DQ3EDGE_{path.stem.upper()}" for path in sets)
-    files = {**flags, **dict.fromkeys([*others, CHECKS / name], macros)}
+    files = {**flags, **dict.fromkeys([*others, *(CHECKS / name for name in names)], macros)}
     command = [compiler, "-std=c++17", "-ffp-contract=off", f"-I{SOURCES}", *options]
 
     def compiled(item: tuple[Path, Sequence[str]]) -> Path:
@@ -44,9 +44,12 @@ def compile_check(
         return folder / f"{path.stem}.o"
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, files.items()))
-    done(*command, *objects, "-o", folder / "check")
-    return folder / "check"
+        objects = dict(zip(files, pool.map(compiled, files.items()), strict=True))
+    common = [objects[path] for path in (*flags, *others)]
+    programs = {name: folder / Path(name).stem for name in names}
+    for name, program in programs.items():
+        done(*command, *common, objects[CHECKS / name], "-o", program)
+    return programs
 
 
 def done(*command: str | Path) -> str:
