@@ -30,13 +30,14 @@ _FLAGS = {
     "int8": ("--format", "int8"),
     "int8-dynamic": ("--format", "int8-dynamic"),
 }
+ONNXRUNTIME = " onnxruntime"  # end of the name of a variant that is run by onnxruntime's kernels alone
 
 
 class Q3edge(StepEngine):
     """An artifact's Decoder."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self._decoder = Decoder(folder / "exported", threads=threads)
+    def __init__(self, folder: Path, threads: int, kernels: str | None = None) -> None:
+        self._decoder = Decoder(folder / "exported", threads=threads, kernels=kernels)
         self._logits = np.empty((1, 1, self._decoder.config.vocab_size), np.float32)  # as the engine's slots have it
 
     def start(self, capacity: int) -> None:
@@ -79,7 +80,10 @@ def convert(checkpoint: Path, folder: Path, flags: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(
-        "q3edge",
-        {name: Variant(partial(convert, flags=flags), Q3edge, ["exported/onnx/*"]) for name, flags in _FLAGS.items()},
-    )
+    variants = {}
+    for name, flags in _FLAGS.items():
+        for end, kernels in (("", None), (ONNXRUNTIME, "onnxruntime")):
+            variants[name + end] = Variant(
+                partial(convert, flags=flags), partial(Q3edge, kernels=kernels), ["exported/onnx/*"]
+            )
+    main("q3edge", variants)

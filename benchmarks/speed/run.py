@@ -40,11 +40,15 @@ from speed_contract import CONVERTED
 TOOLS: dict[str, tuple[str, ...]] = {
     "q3edge": (
         "int4-mixed",
+        "int4-mixed onnxruntime",
         "int4 g32",
+        "int4 g32 onnxruntime",
         "int4 g128",
         "int4 g128 kv8",
         "int4-fast",
+        "int4-fast onnxruntime",
         "int4-fast kv8",
+        "int4-fast kv8 onnxruntime",
         "int8",
         "int8-dynamic",
     ),

@@ -132,44 +132,24 @@ ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::Kernel
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 
-template <ort::Type CACHE>
-ort::Type input_type(const ort::Operator*, size_t index) {
-  if (index == kPastKey || index == kPastValue) return CACHE;
-  return index == kSeqlens || index == kCounts ? ort::kInt32 : ort::kFloat;
-}
-
 // One for each type of the cache: onnxruntime chooses between operators of one name by their types.
 template <ort::Type CACHE>
-const ort::Operator kOperator = {
-    ort::kVersion,
-    nullptr,
-    [](const ort::Operator*) { return "Attention"; },
-    [](const ort::Operator*) { return "CPUExecutionProvider"; },
-    input_type<CACHE>,
-    [](const ort::Operator*) { return size_t{kInputs}; },
-    [](const ort::Operator*, size_t index) { return index == kContext ? ort::kFloat : CACHE; },
-    [](const ort::Operator*) { return size_t{kOutputs}; },
-    nullptr,
-    [](void* kernel) { delete static_cast<AttentionKernel*>(kernel); },
-    [](const ort::Operator*, size_t index) {
-      return index == kKey || index == kValue || index >= kKeyScale ? ort::kOptional : ort::kRequired;
-    },
-    [](const ort::Operator*, size_t) { return ort::kRequired; },
-    [](const ort::Operator*, size_t) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    create,
-    [](void* kernel, ort::KernelContext* context) { return static_cast<AttentionKernel*>(kernel)->compute(context); },
-    nullptr,
-    [](const ort::Operator*) { return 1; },
-    [](const ort::Operator*) { return 1; },
+struct Described {
+  using Kernel = AttentionKernel;
+  static constexpr const char* kName = "Attention";
+  static constexpr size_t kInputs = q3edge::kInputs, kOutputs = q3edge::kOutputs;
+  static ort::Type input(size_t index) {
+    if (index == kPastKey || index == kPastValue) return CACHE;
+    return index == kSeqlens || index == kCounts ? ort::kInt32 : ort::kFloat;
+  }
+  static ort::Type output(size_t index) { return index == kContext ? ort::kFloat : CACHE; }
+  static bool is_optional(size_t index) { return index == kKey || index == kValue || index >= kKeyScale; }
+  static constexpr auto create = q3edge::create;
 };
 
 }  // namespace
 
-const ort::Operator* float_attention_operator() { return &kOperator<ort::kFloat>; }
-const ort::Operator* int8_attention_operator() { return &kOperator<ort::kInt8>; }
+const ort::Operator* float_attention_operator() { return described_operator<Described<ort::kFloat>>(); }
+const ort::Operator* int8_attention_operator() { return described_operator<Described<ort::kInt8>>(); }
 
 }  // namespace q3edge

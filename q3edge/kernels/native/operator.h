@@ -91,6 +91,41 @@ ort::Status* attributes(const ort::Api& api, const ort::KernelInfo* info, const 
   return nullptr;
 }
 
+// Table by which onnxruntime knows an operator. `Described` has: kName, kInputs and kOutputs (how many), input(i) and
+// output(i) (types), is_optional(i) of inputs, and create(op, api, info, kernel); its Kernel has compute(context).
+template <typename Described>
+const ort::Operator* described_operator() {
+  static const ort::Operator found = {
+      ort::kVersion,
+      nullptr,
+      [](const ort::Operator*) { return Described::kName; },
+      [](const ort::Operator*) { return "CPUExecutionProvider"; },
+      [](const ort::Operator*, size_t index) { return Described::input(index); },
+      [](const ort::Operator*) -> size_t { return Described::kInputs; },
+      [](const ort::Operator*, size_t index) { return Described::output(index); },
+      [](const ort::Operator*) -> size_t { return Described::kOutputs; },
+      nullptr,
+      [](void* kernel) { delete static_cast<typename Described::Kernel*>(kernel); },
+      [](const ort::Operator*, size_t index) {
+        return Described::is_optional(index) ? ort::kOptional : ort::kRequired;
+      },
+      [](const ort::Operator*, size_t) { return ort::kRequired; },
+      [](const ort::Operator*, size_t) { return 0; },  // memory of the CPU
+      [](const ort::Operator*) { return 0; },          // no input or output stands for several
+      [](const ort::Operator*) { return 0; },
+      [](const ort::Operator*) { return 0; },
+      [](const ort::Operator*) { return 0; },
+      Described::create,
+      [](void* kernel, ort::KernelContext* context) {
+        return static_cast<typename Described::Kernel*>(kernel)->compute(context);
+      },
+      nullptr,
+      [](const ort::Operator*) { return 1; },
+      [](const ort::Operator*) { return 1; },
+  };
+  return &found;
+}
+
 const ort::Operator* product_operator();
 const ort::Operator* float_attention_operator();
 const ort::Operator* int8_attention_operator();

@@ -86,33 +86,18 @@ ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::Kernel
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 
-const ort::Operator kOperator = {
-    ort::kVersion,
-    nullptr,
-    [](const ort::Operator*) { return "MatMulNBits"; },
-    [](const ort::Operator*) { return "CPUExecutionProvider"; },
-    [](const ort::Operator*, size_t) { return ort::kFloat; },
-    [](const ort::Operator*) { return size_t{kInputs}; },
-    [](const ort::Operator*, size_t) { return ort::kFloat; },
-    [](const ort::Operator*) { return size_t{1}; },
-    nullptr,
-    [](void* kernel) { delete static_cast<ProductKernel*>(kernel); },
-    [](const ort::Operator*, size_t index) { return index == kX ? ort::kRequired : ort::kOptional; },
-    [](const ort::Operator*, size_t) { return ort::kRequired; },
-    [](const ort::Operator*, size_t) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    [](const ort::Operator*) { return 0; },
-    create,
-    [](void* kernel, ort::KernelContext* context) { return static_cast<ProductKernel*>(kernel)->compute(context); },
-    nullptr,
-    [](const ort::Operator*) { return 1; },
-    [](const ort::Operator*) { return 1; },
+struct Described {
+  using Kernel = ProductKernel;
+  static constexpr const char* kName = "MatMulNBits";
+  static constexpr size_t kInputs = q3edge::kInputs, kOutputs = 1;
+  static ort::Type input(size_t) { return ort::kFloat; }
+  static ort::Type output(size_t) { return ort::kFloat; }
+  static bool is_optional(size_t index) { return index != kX; }
+  static constexpr auto create = q3edge::create;
 };
 
 }  // namespace
 
-const ort::Operator* product_operator() { return &kOperator; }
+const ort::Operator* product_operator() { return described_operator<Described>(); }
 
 }  // namespace q3edge
