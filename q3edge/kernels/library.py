@@ -58,8 +58,8 @@ class Library:
             ("are_float16", ctypes.c_int, [_POINTER, _SIZE]),
             ("pack", None, [_POINTER] * 5),
             ("checksum", ctypes.c_uint64, [_POINTER, _SIZE]),
-            ("mapping_checksum", ctypes.c_uint64, [_NUMBER, _SIZE, _SIZE]),
-            ("keep_mapping", _NUMBER, [ctypes.c_char_p]),
+            ("load_mapping", ctypes.c_uint64, [_NUMBER, _SIZE, _SIZE]),
+            ("keep_mapping", _NUMBER, [ctypes.c_char_p, ctypes.c_int]),
             ("give_back_mapping", None, [_NUMBER]),
             ("product_scratch", _SIZE, [_POINTER, _SIZE]),
             ("multiply", None, [_SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER]),
@@ -121,17 +121,24 @@ class Library:
         found: int = self._call("checksum", packed.ctypes.data, packed.size)
         return found
 
-    def mapping_checksum(self, number: int, offset: int, shape: MatrixShape) -> int:
-        """Compute the checksum of a matrix in a mapping; 0 if it does not lie there."""
-        found: int = self._call("mapping_checksum", number, offset, self.packed_bytes(shape))
-        return found
+    def keep_mapping(self, path: Path, *, copied: bool) -> int:
+        """Map a file of packed matrices; returns the number by which operators know it. OSError: it cannot be.
 
-    def keep_mapping(self, path: Path) -> int:
-        """Map a file of packed matrices; returns the number by which operators know it. OSError: it cannot be."""
-        number: int = self._call("keep_mapping", str(path).encode())
+        copied: into pages of 2 MB where the system has such, which are faster to read and belong to this process; else
+        into the file's own pages. A matrix can be read once it is loaded.
+        """
+        number: int = self._call("keep_mapping", str(path).encode(), copied)
         if number == 0:
             raise OSError(f"{path}: cannot be mapped")
         return number
+
+    def load(self, number: int, offset: int, shape: MatrixShape) -> int:
+        """Load a matrix of a mapping; returns the checksum of its bytes, 0 if it does not lie there or cannot be read.
+
+        Matrices may be loaded in several threads.
+        """
+        found: int = self._call("load_mapping", number, offset, self.packed_bytes(shape))
+        return found
 
     def give_back_mapping(self, number: int) -> None:
         """Let go of a mapping, which ends with the last session that reads it."""

@@ -54,13 +54,12 @@ EXPORT void q3edge_pack(const int64_t* shape, const uint8_t* codes, const float*
 }
 
 EXPORT uint64_t q3edge_checksum(const uint8_t* bytes, size_t size) { return checksum(bytes, size); }
-// Of a part of a mapping; 0 if it has no such part.
-EXPORT uint64_t q3edge_mapping_checksum(int64_t number, size_t offset, size_t size) {
+// Load a part of a mapping: its checksum; 0 if it has no such part, or it cannot be read.
+EXPORT uint64_t q3edge_load_mapping(int64_t number, size_t offset, size_t size) {
   const std::shared_ptr<const Mapping> mapping = kept_mapping(number);
-  if (mapping == nullptr || offset > mapping->size() || size > mapping->size() - offset) return 0;
-  return checksum(mapping->data() + offset, size);
+  return mapping == nullptr || !mapping->load(offset, size) ? 0 : checksum(mapping->data() + offset, size);
 }
-EXPORT int64_t q3edge_keep_mapping(const char* path) { return keep_mapping(path); }
+EXPORT int64_t q3edge_keep_mapping(const char* path, int copied) { return keep_mapping(path, copied != 0); }
 EXPORT void q3edge_give_back_mapping(int64_t number) { give_back_mapping(number); }
 
 // For tests: scratch that a product of so many rows needs, and the product by one set.

@@ -25,26 +25,52 @@ Kept& kept() {
 
 }  // namespace
 
-std::shared_ptr<const Mapping> Mapping::open(const char* path) {
+std::shared_ptr<const Mapping> Mapping::open(const char* path, bool copied) {
   const int file = ::open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return nullptr;
   struct stat found;
-  void* data = MAP_FAILED;
-  if (fstat(file, &found) == 0 && found.st_size > 0)
-    data = mmap(nullptr, static_cast<size_t>(found.st_size), PROT_READ, MAP_SHARED, file, 0);
+  if (fstat(file, &found) != 0 || found.st_size <= 0) {
+    close(file);
+    return nullptr;
+  }
+  const auto size = static_cast<size_t>(found.st_size);
+#if defined(MADV_HUGEPAGE)
+  constexpr size_t kHuge = size_t{2} << 20;
+  if (copied && size >= kHuge) {
+    const size_t room = size + kHuge;
+    void* memory = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED) {
+      const auto address = reinterpret_cast<uintptr_t>(memory);
+      auto* data = reinterpret_cast<uint8_t*>((address + kHuge - 1) / kHuge * kHuge);
+      madvise(data, size, MADV_HUGEPAGE);
+      return std::shared_ptr<const Mapping>(new Mapping(data, size, static_cast<uint8_t*>(memory), room, file));
+    }
+  }
+#endif
+  void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
   close(file);
   if (data == MAP_FAILED) return nullptr;
-#if defined(MADV_HUGEPAGE)
-  madvise(data, static_cast<size_t>(found.st_size), MADV_HUGEPAGE);
-#endif
-  return std::shared_ptr<const Mapping>(
-      new Mapping(static_cast<const uint8_t*>(data), static_cast<size_t>(found.st_size)));
+  auto* bytes = static_cast<uint8_t*>(data);
+  return std::shared_ptr<const Mapping>(new Mapping(bytes, size, bytes, size, -1));
 }
 
-Mapping::~Mapping() { munmap(const_cast<uint8_t*>(data_), size_); }
+Mapping::~Mapping() {
+  munmap(memory_, memory_size_);
+  if (file_ >= 0) close(file_);
+}
 
-int64_t keep_mapping(const char* path) {
-  std::shared_ptr<const Mapping> mapping = Mapping::open(path);
+bool Mapping::load(size_t offset, size_t size) const {
+  if (offset > size_ || size > size_ - offset) return false;
+  for (const size_t end = offset + size; file_ >= 0 && offset < end;) {
+    const ssize_t count = pread(file_, data_ + offset, end - offset, static_cast<off_t>(offset));
+    if (count <= 0) return false;
+    offset += static_cast<size_t>(count);
+  }
+  return true;
+}
+
+int64_t keep_mapping(const char* path, bool copied) {
+  std::shared_ptr<const Mapping> mapping = Mapping::open(path, copied);
   if (mapping == nullptr) return 0;
   const std::lock_guard<std::mutex> lock(kept().mutex);
   kept().mappings[++kept().last] = std::move(mapping);

@@ -1,4 +1,4 @@
-// Files of packed matrices, mapped into memory and known by a number.
+// Files of packed matrices in memory, known by a number.
 #pragma once
 
 #include <cstddef>
@@ -7,26 +7,34 @@
 
 namespace q3edge {
 
+// A file in memory: its own pages, which processes share and the system may take back; or a copy in pages of 2 MB, which
+// a core finds faster, and which is empty until `load`.
 class Mapping {
  public:
-  // Map the whole of a file for reading; null: it cannot be. In pages of 2 MB where the system gives such.
-  static std::shared_ptr<const Mapping> open(const char* path);
+  // Map the whole of a file for reading; copied: a copy where the system has such pages. Null: it cannot be.
+  static std::shared_ptr<const Mapping> open(const char* path, bool copied);
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
+  // Have a part of the file in memory; false: it could not be read. Threads may load different parts.
+  bool load(size_t offset, size_t size) const;
 
  private:
-  Mapping(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+  Mapping(uint8_t* data, size_t size, uint8_t* memory, size_t memory_size, int file)
+      : data_(data), size_(size), memory_(memory), memory_size_(memory_size), file_(file) {}
 
-  const uint8_t* data_;
+  uint8_t* data_;
   size_t size_;
+  uint8_t* memory_;  // what is mapped: data_, and what is left of whole pages around it
+  size_t memory_size_;
+  int file_;         // that a copy is of; -1: none
 };
 
 // Keep a mapping until it is given back: its number, above 0, which is never used again. 0: there is no such file.
-int64_t keep_mapping(const char* path);
+int64_t keep_mapping(const char* path, bool copied);
 std::shared_ptr<const Mapping> kept_mapping(int64_t number);
 void give_back_mapping(int64_t number);
 

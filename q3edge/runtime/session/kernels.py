@@ -16,6 +16,7 @@ from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError
 from q3edge.kernels.choice import ONNXRUNTIME, choose
 from q3edge.kernels.library import DOMAIN, Library
+from q3edge.machine.memory import free_memory
 from q3edge.runtime.session.attention_graph import attention_nodes
 from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
@@ -35,6 +36,7 @@ from q3edge.storage.kept_folder import ADVICE, kept_folder
 from q3edge.storage.locks import output_lock
 
 PACKING = "packing the weights of"  # begin of the note
+_COPIED = 0.5  # share of free memory up to which packed weights are copied into large pages
 _OPSET = 1  # version of our operators
 LAYOUT = 2  # version of native/layout.h
 FOLDER = "kernels"  # of what is packed, in the folder of what is kept
@@ -70,14 +72,14 @@ def chosen_kernels(wanted: str | None, model: bytes) -> OurKernels | None:
 class KernelGraph:
     """Model that a session is made of, with our operators in it or without.
 
-    kernels: whose they are, for people. library: of the operators; None: onnxruntime's alone. verify: checks the packed
-    matrices, which takes as long as reading them; InputError: they are damaged, and now removed.
+    kernels: whose they are, for people. library: of the operators; None: onnxruntime's alone. load: reads the packed
+    matrices, before anything is computed with them; InputError: they are damaged, and now removed.
     """
 
     model: bytes
     kernels: str
     library: Library | None
-    verify: Callable[[], None]
+    load: Callable[[], None]
 
 
 @contextmanager
@@ -112,15 +114,21 @@ def kernel_graph(
     try:
         changed = _with_our_operators(ours, packed, mapping, threads)
         label = f"q3edge ({ours.instruction_set}, {len(ours.products)} products)"
-        yield KernelGraph(changed, label, ours.library, partial(_verify, packed, ours.library, mapping, threads))
+        yield KernelGraph(changed, label, ours.library, partial(_load, packed, ours.library, mapping, threads))
     finally:
         ours.library.give_back_mapping(mapping)  # the session holds it
 
 
 def _mapping(library: Library, packed: PackedProducts) -> int:
-    """Map packed weights. ResourceError: another process removed them meanwhile, or there are no addresses left."""
+    """Map packed weights, in pages that are theirs alone where memory is plenty.
+
+    ResourceError: another process removed them meanwhile, or there are no addresses left.
+    """
+    free = free_memory()
+    size = sum(library.packed_bytes(matrix.shape) for matrix in packed.matrices.values())
+    copied = free is not None and size < _COPIED * free
     try:
-        return library.keep_mapping(packed.path)
+        return library.keep_mapping(packed.path, copied=copied)
     except OSError as error:
         raise ResourceError(f"{error}, perhaps as it was removed meanwhile; the same command makes it again") from None
 
@@ -163,7 +171,7 @@ def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, 
     return graph.serialized() + opset_bytes(DOMAIN, _OPSET)
 
 
-def _verify(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:
-    if not packed.whole(library, mapping, threads):
+def _load(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:
+    if not packed.load(library, mapping, threads):
         packed.remove()
         raise InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")

@@ -92,7 +92,7 @@ def open_session(
                 if isinstance(reason, InputError):
                     weights.result()  # damage explains more than what onnxruntime makes of it
                 raise reason from None
-            graph.verify()
+            graph.load()
         weights.result()
     return OpenSession(session, lent, graph.kernels)
 

@@ -54,11 +54,11 @@ class PackedProducts:
         """File of the matrices."""
         return self.folder / _MATRICES
 
-    def whole(self, library: Library, mapping: int, threads: int) -> bool:
-        """Tell whether the mapped file has the bytes that were written."""
+    def load(self, library: Library, mapping: int, threads: int) -> bool:
+        """Have the mapped matrices in memory; False: they are not the bytes that were written."""
 
         def is_whole(matrix: PackedMatrix) -> bool:
-            return library.mapping_checksum(mapping, matrix.offset, matrix.shape) == matrix.checksum
+            return library.load(mapping, matrix.offset, matrix.shape) == matrix.checksum
 
         with ThreadPoolExecutor(threads) as pool:
             return all(pool.map(is_whole, self.matrices.values()))
@@ -76,7 +76,7 @@ def can_be_packed(library: Library, operator: ProductOperator) -> bool:
 def read_packed_products(folder: Path) -> PackedProducts | None:
     """Read what `pack_products` has written, and mark it as used; None if there is nothing, or nothing whole.
 
-    The file's content is not read: `whole` does that.
+    The file's content is not read: `load` does that.
     """
     found = read_sealed(folder / INDEX)
     try:
