@@ -117,8 +117,12 @@ def test_a_graph_that_has_the_input_already_is_left_as_it_is(tmp_path: Path) -> 
     assert with_logits_to_keep(once) == once
 
 
-def test_a_graph_of_an_earlier_version_still_runs_and_gives_the_same_logits(tmp_path: Path) -> None:
-    """The file is the graph that the exporter of 2026-11-28 wrote of this model; weights lie as they did then."""
+@pytest.mark.parametrize("kernels", ["onnxruntime", "auto"])
+def test_a_graph_of_an_earlier_version_still_runs_and_gives_the_same_logits(kernels: str, tmp_path: Path) -> None:
+    """The file is the graph that the exporter of 2026-11-28 wrote of this model; weights lie as they did then.
+
+    Our kernels fuse less of it than of today's, and so add up in another order.
+    """
     source = random_model("int4")
     for name, tensor in source.tensors.items():
         if isinstance(tensor, np.ndarray):  # norms, which lie inside the graph
@@ -133,9 +137,12 @@ def test_a_graph_of_an_earlier_version_still_runs_and_gives_the_same_logits(tmp_
         if version == "then":
             shutil.copyfile(Path(__file__).parent / "data" / "graph_2026-11-28.onnx", folder / MODEL_FILE)
         Manifest("onnx", "parent", Recipe.for_format("int4").to_json()).save(folder)
-        decoder = Decoder(folder, threads=1)
+        decoder = Decoder(folder, threads=1, kernels=kernels)
         cache = decoder.new_cache(64)
         logits.append([decoder.forward(ids, cache, keep=0), decoder.forward(ids[:, :1], cache)])
         assert weights_alike(folder, source.config) == {}
     for now, then in zip(*logits):
-        assert now.tobytes() == then.tobytes()
+        if kernels == "onnxruntime":
+            assert now.tobytes() == then.tobytes()
+        else:
+            np.testing.assert_allclose(now, then, atol=0.01 * np.abs(then).max())
