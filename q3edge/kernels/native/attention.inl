@@ -1,5 +1,5 @@
 // Attention over a KV cache (attention.h), from the primitives `Vec` of an instruction set.
-// attention_vectors.inl comes before it.
+// vectors.inl comes before it.
 namespace attention {
 
 #include "attention_dots.inl"

@@ -35,11 +35,8 @@ struct AttentionKernel {
 
   ort::Status* compute(ort::KernelContext* context) const {
     Call call(api, context);
-    size_t count = 0;
-    if (ort::Status* status = api.input_count(context, &count)) return status;
     Tensor in[kInputs];
-    for (size_t i = 0; i < count && i < kInputs; ++i)
-      if (ort::Status* status = call.input(i, in[i])) return status;
+    if (ort::Status* status = call.inputs(in)) return status;
     AttentionCall work{};
     if (const char* problem = describe(in, work.shape)) return call.error(problem);
     Tensor out[kOutputs];
@@ -124,11 +121,9 @@ ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::Kernel
     if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
   if (static_cast<size_t>(values[2]) >= kernels().count)
     return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
-  float epsilon = 0.0f;
-  if (ort::Status* status = api->attribute(info, "epsilon", &epsilon)) api->release(status);  // there are no norms
   *kernel = new (std::nothrow)
       AttentionKernel{*api, kernels().sets[values[2]]->attention, static_cast<size_t>(values[0]),
-                      static_cast<size_t>(values[1]), static_cast<size_t>(values[3]), epsilon};
+                      static_cast<size_t>(values[1]), static_cast<size_t>(values[3]), epsilon_of(*api, info)};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 

@@ -55,8 +55,15 @@ class Call {
  public:
   Call(const ort::Api& api, ort::KernelContext* context) : api_(api), context_(context) {}
 
-  // Read an input's place and shape; the status is null if all is well.
-  ort::Status* input(size_t index, Tensor& out) const;
+  // Read the places and shapes of as many inputs as there are; the status is null if all is well.
+  template <size_t COUNT>
+  ort::Status* inputs(Tensor (&out)[COUNT]) const {
+    size_t count = 0;
+    if (ort::Status* status = api_.input_count(context_, &count)) return status;
+    for (size_t i = 0; i < count && i < COUNT; ++i)
+      if (ort::Status* status = input(i, out[i])) return status;
+    return nullptr;
+  }
   // Make an output of this shape.
   ort::Status* output(size_t index, const int64_t* shape, size_t rank, Tensor& out) const;
   ort::Status* error(const char* message) const { return api_.error(ort::kInvalidArgument, message); }
@@ -69,6 +76,7 @@ class Call {
   }
 
  private:
+  ort::Status* input(size_t index, Tensor& out) const;
   void run(size_t count, void (*body)(void*, size_t), void* data) {
     if (count > 1) {
       ort::Status* status = api_.parallel_for(context_, body, count, count, data);
@@ -89,6 +97,21 @@ ort::Status* attributes(const ort::Api& api, const ort::KernelInfo* info, const 
   for (size_t i = 0; i < COUNT; ++i)
     if (ort::Status* status = api.attribute(info, names[i], &out[i])) return status;
   return nullptr;
+}
+
+// A node's attribute, or `otherwise` where it is left out.
+template <typename T>
+T attribute_or(const ort::Api& api, const ort::KernelInfo* info, const char* name, T otherwise) {
+  T found = otherwise;
+  ort::Status* status = api.attribute(info, name, &found);
+  if (status == nullptr) return found;
+  api.release(status);
+  return otherwise;
+}
+
+// Epsilon of a node's norm, with the default of ONNX's RMSNormalization.
+inline float epsilon_of(const ort::Api& api, const ort::KernelInfo* info) {
+  return attribute_or(api, info, "epsilon", 1e-5f);
 }
 
 // Table by which onnxruntime knows an operator. `Described` has: kName, kInputs and kOutputs (how many), input(i) and

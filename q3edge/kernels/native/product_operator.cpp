@@ -9,8 +9,6 @@
 namespace q3edge {
 namespace {
 
-constexpr float kEpsilon = 1e-5f;  // of ONNX's RMSNormalization, where the attribute is left out
-
 enum InputPlace { kX, kUp, kNorm, kSummand, kInputs };
 
 struct ProductKernel {
@@ -24,11 +22,8 @@ struct ProductKernel {
 
   ort::Status* compute(ort::KernelContext* context) const {
     Call call(api, context);
-    size_t count = 0;
-    if (ort::Status* status = api.input_count(context, &count)) return status;
     Tensor in[kInputs];
-    for (size_t i = 0; i < count && i < kInputs; ++i)
-      if (ort::Status* status = call.input(i, in[i])) return status;
+    if (ort::Status* status = call.inputs(in)) return status;
     const Tensor& x = in[kX];
     const auto width = static_cast<int64_t>(matrix.shape.width), outputs = static_cast<int64_t>(matrix.shape.rows);
     const bool joined = gated && in[kUp].data == nullptr;
@@ -36,7 +31,8 @@ struct ProductKernel {
     if (gated && !joined && !is_like(in[kUp], x, width)) return call.error("up is not of x's shape");
     if (in[kNorm].data != nullptr && (in[kNorm].rank != 1 || in[kNorm].last() != width || in[kNorm].type != ort::kFloat))
       return call.error("the norm's weight is no float32 [K]");
-    if (in[kSummand].data != nullptr && !is_like(in[kSummand], x, outputs)) return call.error("the sum's other part is no float32 [..., N]");
+    if (in[kSummand].data != nullptr && !is_like(in[kSummand], x, outputs))
+      return call.error("the sum's other part is no float32 [..., N]");
     size_t rows = 1;
     int64_t shape[kMaxRank];
     for (size_t axis = 0; axis < x.rank; ++axis) shape[axis] = x.shape[axis];
@@ -61,13 +57,10 @@ struct ProductKernel {
 };
 
 ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-  static constexpr const char* kNames[] = {"mapping", "offset",    "N",
-                                           "K",       "block_size", "bits",
-                                           "symmetric", "float32_scales", "instruction_set", "threads", "gated"};
-  int64_t values[11];
+  static constexpr const char* kNames[] = {"mapping",   "offset",         "N",               "K",      "block_size", "bits",
+                                           "symmetric", "float32_scales", "instruction_set", "threads"};
+  int64_t values[10];
   if (ort::Status* status = attributes(*api, info, kNames, values)) return status;
-  float epsilon = kEpsilon;
-  if (ort::Status* status = api->attribute(info, "epsilon", &epsilon)) api->release(status);  // it is left out
   for (const int64_t value : values)
     if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
   const MatrixShape shape{static_cast<size_t>(values[2]), static_cast<size_t>(values[3]),
@@ -82,7 +75,8 @@ ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::Kernel
     return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
   const Matrix matrix{shape, mapping->data() + offset};
   *kernel = new (std::nothrow) ProductKernel{*api, *kernels().sets[values[8]], std::move(mapping), matrix,
-                                             static_cast<size_t>(values[9]), values[10] != 0, epsilon};
+                                             static_cast<size_t>(values[9]),
+                                             attribute_or(*api, info, "gated", int64_t{0}) != 0, epsilon_of(*api, info)};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 

@@ -3,9 +3,9 @@
 // A group's products are summed in integers, exactly, and scaled once. Every element of the result is summed group by
 // group in the order of K, whatever is computed beside it: a row's result does not depend on other rows or on threads.
 
-// Compute ROWS rows of a panel of as many for VECTORS vectors from `first_vector` on, of TILES tiles from `tile` on.
+// Compute ROWS rows of a panel of as many for VECTORS vectors, from `first_vector` on, of a tile.
 // A group's products go into PARTS sums at once, as each has to wait for its last product.
-template <unsigned BITS, size_t ROWS, size_t TILES, size_t VECTORS, size_t PARTS>
+template <unsigned BITS, size_t ROWS, size_t VECTORS, size_t PARTS>
 FLATTEN static void multiply_block(const Matrix& matrix, const int8_t* x, const float* x_scales, const int32_t* x_sums,
                                    size_t tile, size_t first_vector, float* y) {
   using Ints = typename Set::Ints;
@@ -13,77 +13,65 @@ FLATTEN static void multiply_block(const Matrix& matrix, const int8_t* x, const 
   constexpr size_t kBytes = 8 * kTileRows * BITS / 8;  // of 8 codes of K
   const MatrixShape& shape = matrix.shape;
   const size_t groups = shape.groups(), scale_bytes = shape.scale_bytes(), lane = first_vector * Set::kLanes;
-  const uint8_t* span[TILES];
-  each<TILES>([&](auto t) { span[t] = matrix.data + (tile + t) * shape.tile_bytes(); });
-  Floats totals[TILES][VECTORS][ROWS];
-  each<TILES>([&](auto t) {
-    each<VECTORS>([&](auto v) { each<ROWS>([&](auto r) { totals[t][v][r] = Set::zero(); }); });
-  });
+  const uint8_t* span = matrix.data + tile * shape.tile_bytes();
+  Floats totals[VECTORS][ROWS];
+  each<VECTORS>([&](auto v) { each<ROWS>([&](auto r) { totals[v][r] = Set::zero(); }); });
   const Ints middle = Set::all((1 << (BITS - 1)) - Step<BITS>::kShift);
 
   for (size_t first = 0; first < groups; first += kSpan) {
     const size_t count = groups - first < kSpan ? groups - first : kSpan;
-    const uint8_t* codes[TILES];
-    each<TILES>([&](auto t) { codes[t] = span[t] + shape.codes_offset(count) + 4 * lane; });
+    const uint8_t* codes = span + shape.codes_offset(count) + 4 * lane;
     for (size_t group = 0; group < count; ++group) {
-      Ints ints[PARTS][TILES][VECTORS][ROWS];
-      each<TILES>([&](auto t) {
-        each<VECTORS>([&](auto v) {
-          const uint8_t* at = span[t] + shape.zero_points_offset(count) + group * kTileRows + lane + v * Set::kLanes;
-          const Ints zero = shape.symmetric ? middle : Set::zero_points(at, Step<BITS>::kShift);
-          each<ROWS>([&](auto r) {
-            ints[0][t][v][r] = Set::zero_point_products(zero, x_sums[r]);
-            each<PARTS - 1>([&](auto p) { ints[p + 1][t][v][r] = Set::all(0); });
-          });
+      Ints ints[PARTS][VECTORS][ROWS];
+      each<VECTORS>([&](auto v) {
+        const uint8_t* at = span + shape.zero_points_offset(count) + group * kTileRows + lane + v * Set::kLanes;
+        const Ints zero = shape.symmetric ? middle : Set::zero_points(at, Step<BITS>::kShift);
+        each<ROWS>([&](auto r) {
+          ints[0][v][r] = Set::zero_point_products(zero, x_sums[r]);
+          each<PARTS - 1>([&](auto p) { ints[p + 1][v][r] = Set::all(0); });
         });
       });
       for (size_t left = shape.group; left > 0;) {
         const size_t step = left < Step<BITS>::kCodes ? left : Step<BITS>::kCodes;
         left -= step;
-        typename Step<BITS>::Sums sums[PARTS][TILES][VECTORS][ROWS];
-        each<PARTS>([&](auto p) { each<TILES>([&](auto t) { Step<BITS>::begin(sums[p][t], ints[p][t]); }); });
+        typename Step<BITS>::Sums sums[PARTS][VECTORS][ROWS];
+        each<PARTS>([&](auto p) { Step<BITS>::begin(sums[p], ints[p]); });
         size_t k = 0;
-        for (; k + 8 * PARTS <= step; k += 8 * PARTS, x += 8 * PARTS * ROWS)
-          each<TILES>([&](auto t) {
-            each<PARTS>([&](auto p) { Step<BITS>::add(sums[p][t], codes[t] + p * kBytes, x + p * 8 * ROWS); });
-            codes[t] += PARTS * kBytes;
-          });
-        for (; PARTS > 1 && k < step; k += 8, x += 8 * ROWS)
-          each<TILES>([&](auto t) {
-            Step<BITS>::add(sums[0][t], codes[t], x);
-            codes[t] += kBytes;
-          });
-        each<PARTS>([&](auto p) { each<TILES>([&](auto t) { Step<BITS>::end(ints[p][t], sums[p][t]); }); });
+        for (; k + 8 * PARTS <= step; k += 8 * PARTS, x += 8 * PARTS * ROWS) {
+          each<PARTS>([&](auto p) { Step<BITS>::add(sums[p], codes + p * kBytes, x + p * 8 * ROWS); });
+          codes += PARTS * kBytes;
+        }
+        for (; PARTS > 1 && k < step; k += 8, x += 8 * ROWS) {
+          Step<BITS>::add(sums[0], codes, x);
+          codes += kBytes;
+        }
+        each<PARTS>([&](auto p) { Step<BITS>::end(ints[p], sums[p]); });
       }
-      each<TILES>([&](auto t) {
-        each<VECTORS>([&](auto v) {
-          const uint8_t* at = span[t] + (group * kTileRows + lane + v * Set::kLanes) * scale_bytes;
-          const Floats scale = shape.float32_scales ? Set::float32(at) : Set::float16(at);
-          each<ROWS>([&](auto r) {
-            Ints sum = ints[0][t][v][r];
-            each<PARTS - 1>([&](auto p) { sum = Set::sum(sum, ints[p + 1][t][v][r]); });
-            totals[t][v][r] = Set::scaled(totals[t][v][r], sum, scale, x_scales[r]);
-          });
+      each<VECTORS>([&](auto v) {
+        const uint8_t* at = span + (group * kTileRows + lane + v * Set::kLanes) * scale_bytes;
+        const Floats scale = shape.float32_scales ? Set::float32(at) : Set::float16(at);
+        each<ROWS>([&](auto r) {
+          Ints sum = ints[0][v][r];
+          each<PARTS - 1>([&](auto p) { sum = Set::sum(sum, ints[p + 1][v][r]); });
+          totals[v][r] = Set::scaled(totals[v][r], sum, scale, x_scales[r]);
         });
       });
       x_sums += ROWS;
       x_scales += ROWS;
     }
-    each<TILES>([&](auto t) { span[t] += shape.span_bytes(count); });
+    span += shape.span_bytes(count);
   }
-  each<TILES>([&](auto t) {
-    each<VECTORS>([&](auto v) {
-      const size_t column = (tile + t) * kTileRows + (first_vector + v) * Set::kLanes;
-      if (column >= shape.rows) return;
-      const size_t left = shape.rows - column;
-      each<ROWS>([&](auto r) {
-        float* to = y + r * shape.rows + column;
-        if (left >= Set::kLanes) {
-          Set::store(to, totals[t][v][r]);
-        } else {
-          Set::store(to, totals[t][v][r], left);
-        }
-      });
+  each<VECTORS>([&](auto v) {
+    const size_t column = tile * kTileRows + (first_vector + v) * Set::kLanes;
+    if (column >= shape.rows) return;
+    const size_t left = shape.rows - column;
+    each<ROWS>([&](auto r) {
+      float* to = y + r * shape.rows + column;
+      if (left >= Set::kLanes) {
+        Set::store(to, totals[v][r]);
+      } else {
+        Set::store(to, totals[v][r], left);
+      }
     });
   });
 }
@@ -91,14 +79,10 @@ FLATTEN static void multiply_block(const Matrix& matrix, const int8_t* x, const 
 template <unsigned BITS, size_t ROWS>
 static void multiply_panel(const Matrix& matrix, const int8_t* x, const float* x_scales, const int32_t* x_sums,
                            Range tiles, float* y) {
-  constexpr size_t kTiles = Set::tiles(ROWS), kVectors = Set::vectors(ROWS), kParts = Set::parts(ROWS);
-  size_t tile = tiles.begin;
-  for (; tile + kTiles <= tiles.end; tile += kTiles)
+  constexpr size_t kVectors = Set::vectors(ROWS);
+  for (size_t tile = tiles.begin; tile < tiles.end; ++tile)
     for (size_t v = 0; v < kTileRows / Set::kLanes; v += kVectors)
-      multiply_block<BITS, ROWS, kTiles, kVectors, kParts>(matrix, x, x_scales, x_sums, tile, v, y);
-  for (; tile < tiles.end; ++tile)
-    for (size_t v = 0; v < kTileRows / Set::kLanes; v += kVectors)
-      multiply_block<BITS, ROWS, 1, kVectors, kParts>(matrix, x, x_scales, x_sums, tile, v, y);
+      multiply_block<BITS, ROWS, kVectors, Set::parts(ROWS)>(matrix, x, x_scales, x_sums, tile, v, y);
 }
 
 template <unsigned BITS, size_t ROWS>

@@ -13,7 +13,7 @@ namespace avx512_vnni {
 #include "step.h"
 #include "simd_avx512.h"
 #include "floats_avx512.h"
-#include "attention_vectors.inl"
+#include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"

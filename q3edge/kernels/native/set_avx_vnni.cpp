@@ -16,7 +16,7 @@ constexpr size_t kSetPanelRows = 4, kSetParts = 4;
 #include "simd_avx2.h"
 #include "step_avx_vnni.h"
 #include "floats_avx2.h"
-#include "attention_vectors.inl"
+#include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"

@@ -15,7 +15,7 @@ constexpr const char* kSetName = "neon-dotprod";
 #include "simd_neon.h"
 #include "step_dotprod.h"
 #include "floats_neon.h"
-#include "attention_vectors.inl"
+#include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"

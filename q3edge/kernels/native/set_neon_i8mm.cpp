@@ -15,7 +15,7 @@ constexpr const char* kSetName = "neon-i8mm";
 #include "simd_neon.h"
 #include "step_i8mm.h"
 #include "floats_neon.h"
-#include "attention_vectors.inl"
+#include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"

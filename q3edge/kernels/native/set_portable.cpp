@@ -12,7 +12,7 @@ namespace portable {
 #include "step.h"
 #include "simd_portable.h"
 #include "floats_portable.h"
-#include "attention_vectors.inl"
+#include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
 #include "products.inl"

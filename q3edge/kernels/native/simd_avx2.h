@@ -5,8 +5,7 @@ struct Set {
   static constexpr const char* kName = kSetName;
   static constexpr size_t kLanes = 8;  // of int32
   static constexpr size_t kPanelRows = kSetPanelRows;
-  // Tiles, and vectors of each, that are computed at once with so many rows of a panel: there are 16 registers.
-  static constexpr size_t tiles(size_t) { return 1; }
+  // Vectors of a tile that are computed at once with so many rows of a panel: there are 16 registers.
   static constexpr size_t vectors(size_t) { return 2; }
   // Sums that a group's products go into at once.
   static constexpr size_t parts(size_t rows) { return rows <= 2 && rows < kSetParts ? kSetParts / rows : 1; }

@@ -4,8 +4,7 @@ struct Set {
   static constexpr const char* kName = "avx512-vnni";
   static constexpr size_t kLanes = 16;      // of int32
   static constexpr size_t kPanelRows = 8;
-  // Tiles, and vectors of each, that are computed at once with so many rows of a panel.
-  static constexpr size_t tiles(size_t) { return 1; }
+  // Vectors of a tile that are computed at once with so many rows of a panel.
   static constexpr size_t vectors(size_t) { return 1; }
   // Sums that a group's products go into at once.
   static constexpr size_t parts(size_t rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }

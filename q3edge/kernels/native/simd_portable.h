@@ -4,7 +4,6 @@ struct Set {
   static constexpr const char* kName = "portable";
   static constexpr size_t kLanes = 16;
   static constexpr size_t kPanelRows = 2;
-  static constexpr size_t tiles(size_t) { return 1; }
   static constexpr size_t vectors(size_t) { return 1; }
   static constexpr size_t parts(size_t) { return 1; }
 

@@ -30,30 +30,29 @@ class _View:
     """Nodes of a graph by what they make and read."""
 
     def __init__(self, graph: Graph) -> None:
-        self.nodes, self._outputs = graph.nodes, graph.outputs
-        self._makers = {output: node for node in self.nodes for output in node.outputs}
+        self._graph = graph
         self._readers: defaultdict[str, list[Node]] = defaultdict(list)
-        for node in self.nodes:
+        for node in graph.nodes:
             for name in node.reads():
                 self._readers[name].append(node)
 
     def ours(self, op_type: str) -> Iterable[Node]:
         """Nodes of one of our operators."""
-        return [node for node in self.nodes if node.is_a(op_type, DOMAIN)]
+        return [node for node in self._graph.nodes if node.is_a(op_type, DOMAIN)]
 
     def maker(self, name: str, op_type: str) -> Node | None:
         """Node of ONNX's own operator that makes a value; None: something else does."""
-        node = self._makers.get(name)
+        node = self._graph.makers.get(name)
         return node if node is not None and node.is_a(op_type) else None
 
     def comes_from(self, name: str) -> int:
         """Where the maker of a value begins; -1 for inputs and initializers."""
-        node = self._makers.get(name)
+        node = self._graph.makers.get(name)
         return -1 if node is None else node.start
 
     def readers(self, name: str) -> list[Node]:
         """Nodes that read a value, once for each time; none if the graph's caller reads it too."""
-        return [] if name in self._outputs else self._readers[name]
+        return [] if name in self._graph.outputs else self._readers[name]
 
     def alone(self, name: str, op_type: str) -> Node | None:
         """Maker of a value that one node reads, if it is this operator."""
@@ -74,9 +73,9 @@ def _with_gate(view: _View) -> list[Node]:
             continue
         split = view.maker(gate, "Split")
         if split is not None and split.outputs == (gate, up) and split.numbers.get("axis") == _LAST_AXIS:
-            changed.append(_product(product, split.inputs[0], "", gated=1))
+            changed.append(_gated(product, split.inputs[0]))
         else:
-            changed.append(_product(product, gate, up, gated=1))
+            changed.append(_gated(product, gate, up))
     return changed
 
 
@@ -85,11 +84,11 @@ def _with_norm(view: _View) -> list[Node]:
     changed = []
     for product in view.ours(PRODUCT):
         norm = view.maker(product.inputs[_X], "RMSNormalization")
-        if norm is None or "axis" in norm.numbers or product.numbers["gated"]:
+        if norm is None or "axis" in norm.numbers or "gated" in product.names:
             continue
         if all(node.is_a(PRODUCT, DOMAIN) for node in view.readers(norm.outputs[0])) and view.readers(norm.outputs[0]):
-            found = _product(product, norm.inputs[0], "", norm.inputs[1])
-            changed.append(replace(found, attributes=(*found.attributes, *_epsilon(norm))))
+            inputs = (norm.inputs[0], "", norm.inputs[1])
+            changed.append(replace(product, inputs=inputs, attributes=(*product.attributes, *_epsilon(norm))))
     return changed
 
 
@@ -154,9 +153,5 @@ def _epsilon(norm: Node) -> tuple[bytes, ...]:
     return () if epsilon is None else (epsilon,)
 
 
-def _product(product: Node, x: str, up: str, norm: str = "", *, gated: int = 0) -> Node:
-    inputs: tuple[str, ...] = (x, up, norm)
-    attributes = tuple(each for each in product.attributes if each not in numbers({"gated": 0}))
-    while not inputs[-1]:
-        inputs = inputs[:-1]
-    return replace(product, inputs=inputs, attributes=(*attributes, *numbers({"gated": gated})))
+def _gated(product: Node, *inputs: str) -> Node:
+    return replace(product, inputs=inputs, attributes=(*product.attributes, *numbers({"gated": 1})))

@@ -120,13 +120,15 @@ class Graph:
     def __init__(self, model: bytes) -> None:
         """Read the nodes of `model`."""
         self._model = model
-        self.nodes = [Node.read(message) for message in parts(model, GRAPH_NODE)]  # in the graph's order
+        self.nodes: list[Node] = []  # in the graph's order
+        self.makers: dict[str, Node] = {}  # by what they make
+        self._set([Node.read(message) for message in parts(model, GRAPH_NODE)])
         self.outputs = frozenset(name_of(output, VALUE_NAME) for output in parts(model, GRAPH_OUTPUT))
 
     def exchange(self, changed: Iterable[Node]) -> None:
         """Put nodes in the places where theirs begin; one that makes nothing is left out."""
         instead = {node.start: node for node in changed}
-        self.nodes = [instead.get(node.start, node) for node in self.nodes]
+        self._set([instead.get(node.start, node) for node in self.nodes])
 
     def computing(self, wanted: Iterable[str], given: Container[str] = ()) -> Iterator[bytes]:
         """Fields of a graph that computes `wanted`: nodes, and the initializers that they read; `given`: its inputs."""
@@ -137,7 +139,7 @@ class Graph:
             if name in seen or name in given:
                 continue
             seen.add(name)
-            if (node := self._makers.get(name)) is not None and node.start not in kept:
+            if (node := self.makers.get(name)) is not None and node.start not in kept:
                 kept[node.start] = node
                 open_names.extend(node.reads())
         yield from (field_bytes(GRAPH_NODE, kept[start].serialized()) for start in sorted(kept))
@@ -165,9 +167,8 @@ class Graph:
             lambda field, graph: rewritten(graph, change, without=left_out) if field == MODEL_GRAPH else None,
         )
 
-    @cached_property
-    def _makers(self) -> dict[str, Node]:
-        return {output: node for node in self.nodes for output in node.outputs}
+    def _set(self, nodes: list[Node]) -> None:
+        self.nodes, self.makers = nodes, {output: node for node in nodes for output in node.outputs}
 
     @cached_property
     def _initializers(self) -> dict[str, Message]:

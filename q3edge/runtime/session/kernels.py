@@ -21,10 +21,9 @@ from q3edge.runtime.session.attention_graph import attention_nodes
 from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
 from q3edge.runtime.session.kept_room import make_room
-from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.packed_products import (
-    Options,
     PackedProducts,
     can_be_packed,
     pack_products,
@@ -56,13 +55,16 @@ class OurKernels:
     required: bool
 
 
-def chosen_kernels(wanted: str | None, model: bytes) -> OurKernels | None:
-    """Choose the kernels for a serialized model as `choose` does; None: onnxruntime's, also where ours fit nothing."""
+def chosen_kernels(wanted: str | None, model: bytes, lent: LentWeights) -> OurKernels | None:
+    """Choose the kernels for a serialized model as `choose` does; None: onnxruntime's, also where ours fit nothing.
+
+    A matrix can only be packed of weights that are lent.
+    """
     chosen = choose(wanted)
     if chosen is None:
         return None
     graph = Graph(model)
-    products = tuple(each for each in product_operators(graph) if can_be_packed(chosen.library, each))
+    products = tuple(each for each in product_operators(graph) if can_be_packed(chosen.library, each, lent))
     if not products:
         return None
     return OurKernels(chosen.library, chosen.instruction_set, graph, products, chosen.required)
@@ -98,7 +100,7 @@ def kernel_graph(
     Packs the model's matrices where they are not yet, once and for all. ResourceError: the disk is full, or cannot be
     written, and our kernels were asked for.
     """
-    ours = chosen_kernels(wanted, model)
+    ours = chosen_kernels(wanted, model, lent)
     packed, mapping = None, 0
     if ours is not None:
         try:
@@ -162,7 +164,7 @@ def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, 
     number = ours.library.instruction_sets.index(ours.instruction_set)
     common = {"instruction_set": number, "threads": threads}
     products = {
-        codes: {"mapping": mapping, "offset": matrix.offset, "gated": 0, **matrix.shape.attributes(), **common}
+        codes: {"mapping": mapping, "offset": matrix.offset, **matrix.shape.attributes(), **common}
         for codes, matrix in packed.matrices.items()
     }
     graph = ours.graph

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,10 @@ _DTYPES: Mapping[int, np.dtype[Any]] = {
     10: np.dtype(np.float16),
 }
 _INTERVAL = 0.02  # seconds; two threads pack about 30 MB meanwhile
+
+
+# Makes options of a session that is lent the weights of these names.
+Options = Callable[[frozenset[str]], ort.SessionOptions]
 
 
 class LentWeights:

@@ -13,12 +13,11 @@ from q3edge.errors import UsageError
 from q3edge.machine.cpu import instruction_sets
 from q3edge.machine.memory import available_memory
 from q3edge.runtime.session.kept_room import make_room
-from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.onnx_references import read_external_data
 from q3edge.runtime.session.packed_experts import (
     ExpertBytes,
-    Options,
     PackedExperts,
     expert_bytes,
     pack_experts,

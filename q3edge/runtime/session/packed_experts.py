@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BufferedRandom, BufferedReader
@@ -34,7 +34,7 @@ from q3edge.runtime.session.expert_graph import (
     stored_tensors,
     with_constants,
 )
-from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.onnx_references import ExternalTensor
 from q3edge.storage.kept_folder import ADVICE
 from q3edge.storage.sealed_json import read_sealed, write_sealed
@@ -51,9 +51,6 @@ _SAVING = {
     "session.optimized_model_external_initializers_file_name": _SAVED_WEIGHTS,
     "session.optimized_model_external_initializers_min_size_in_bytes": "0",
 }
-
-# Makes options of a session that is lent the weights of these names.
-Options = Callable[[frozenset[str]], ort.SessionOptions]
 
 
 @dataclass(frozen=True, slots=True)

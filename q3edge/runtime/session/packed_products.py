@@ -18,19 +18,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from q3edge.kernels.library import ALIGNMENT, Library, MatrixShape, aligned_bytes
+from q3edge.kernels.library import Library, MatrixShape, aligned_bytes
 from q3edge.runtime.session.graph_input import graph_names
-from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.product_graph import ProductOperator, ScalesOf
 from q3edge.storage.kept_folder import ADVICE
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_folder, writable
 
 _MATRICES, INDEX = "matrices.bin", "matrices.json"
-
-
-# Makes options of a session that is lent the weights of these names.
-Options = Callable[[frozenset[str]], ort.SessionOptions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +64,10 @@ class PackedProducts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def can_be_packed(library: Library, operator: ProductOperator) -> bool:
-    """Tell whether the kernels can have an operator's matrix."""
-    return library.packed_bytes(_shape(operator, float32_scales=False)) > 0
+def can_be_packed(library: Library, operator: ProductOperator, lent: LentWeights) -> bool:
+    """Tell whether the kernels can have an operator's matrix, and its weights are at hand."""
+    weights = {operator.codes, *filter(None, [operator.zero_points])}
+    return weights <= lent.names and library.packed_bytes(_shape(operator, float32_scales=False)) > 0
 
 
 def read_packed_products(folder: Path) -> PackedProducts | None:
@@ -152,7 +149,6 @@ def _packed(
     out = aligned_bytes(library.packed_bytes(shape))
     zero_points = None if operator.zero_points is None else lent.array(operator.zero_points)
     library.pack(shape, lent.array(operator.codes), scales, zero_points, out)
-    assert out.size % ALIGNMENT == 0
     return shape, out
 
 

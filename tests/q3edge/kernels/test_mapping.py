@@ -33,7 +33,7 @@ def test_a_loaded_matrix_is_what_the_operator_reads(matrix: RandomMatrix, copied
     packed = matrix.packed(built())
     (tmp_path / "matrices").write_bytes(packed.tobytes())
     number = built().keep_mapping(tmp_path / "matrices", copied=copied)
-    common = {"mapping": number, "offset": 0, "gated": 0, "instruction_set": 0, "threads": 2}
+    common = {"mapping": number, "offset": 0, "instruction_set": 0, "threads": 2}
     attributes: dict[str, Any] = {**common, **SHAPE.attributes()}
     node = helper.make_node("MatMulNBits", ["x"], ["y"], domain=DOMAIN, **attributes)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]

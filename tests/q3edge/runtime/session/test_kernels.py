@@ -20,25 +20,18 @@ from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
 from q3edge.runtime.session import kernels
 from q3edge.runtime.session.decoder import Decoder
-from q3edge.runtime.session.kernels import FOLDER, PACKING
+from q3edge.runtime.session.kernels import FOLDER, PACKING, chosen_kernels
+from q3edge.runtime.session.lent_weights import LentWeights
+from q3edge.runtime.session.loader import open_graph
 from q3edge.runtime.session.packed_products import PackedProducts, read_packed_products
 from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import write_checkpoint
+from tests.helpers.notes import Notes
 from tests.helpers.runtime import write_tokenizer
 
 FOUND = library()
 FORMATS = ("int4", "int4-mixed", "int4-fast", "int8")
 pytestmark = pytest.mark.skipif(FOUND is None, reason="the kernels were not built here")
-
-
-class Notes(progress.Silent):
-    """Listener that keeps the lines it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +173,15 @@ def test_what_is_no_choice(models: dict[str, Path], monkeypatch: pytest.MonkeyPa
 
 def test_exact_activations_have_no_kernels_of_ours(models: dict[str, Path], kept: Path) -> None:
     assert Decoder(models["int4"], threads=1, exact_activations=True, kernels="auto").kernels == "onnxruntime"
+
+
+def test_a_matrix_whose_weights_are_not_at_hand_stays_with_onnxruntime(models: dict[str, Path]) -> None:
+    """As where a tensor lies inside the graph, or in a file of another name."""
+    model, checked = (models["int4"] / MODEL_FILE).read_bytes(), open_graph(models["int4"])
+    every = chosen_kernels("q3edge", model, LentWeights(models["int4"] / DATA_FILE, checked.external_data))
+    assert every is not None
+    some = [data for data in checked.external_data if data.tensor != every.products[0].codes]
+    found = chosen_kernels("q3edge", model, LentWeights(models["int4"] / DATA_FILE, some))
+    assert found is not None
+    assert found.products == every.products[1:]
+    assert chosen_kernels("q3edge", model, LentWeights(models["int4"] / DATA_FILE, [])) is None

@@ -32,20 +32,11 @@ from q3edge.server.models import Models
 from q3edge.server.options import ServerOptions
 from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import MOE, write_checkpoint
+from tests.helpers.notes import Notes
 from tests.helpers.runtime import write_artifact, write_tokenizer
 
 # 8 experts in each of 2 layers: codes and one float32 scale and sum for each group of 32.
 WEIGHTS = 2 * 8 * 3 * 32 * 64
-
-
-class Notes(progress.Silent):
-    """Listener that keeps the lines it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

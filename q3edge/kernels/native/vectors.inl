@@ -1,4 +1,4 @@
-// What both kinds of attention kernels need: powers of 2, and rotation.
+// What kernels compute on vectors of floats: powers of 2, norms, rotation, rounding; and what attention has gathered.
 
 using Floats = Vec::Floats;
 
