@@ -84,9 +84,8 @@ class GgufTarget:
     Its tokenizer, and `output`'s name, are in the file.
     """
 
-    layers: ClassVar[Widths] = (
-        GGUF_SCHEMES  # float matrices only where none fits: they take four times the bytes of Q8_0
-    )
+    # Float matrices only where none fits: they take four times the bytes of Q8_0.
+    layers: ClassVar[Widths] = GGUF_SCHEMES
     tables: ClassVar[Widths] = (*GGUF_SCHEMES, None)
     unrounded: ClassVar[str] = "q3edge export --format float --to gguf"
 
