@@ -28,6 +28,7 @@ class Attention:
     values: Array
     seqlens: Array
     counts: Array
+    starts: Array | None
     cos: Array
     sin: Array
     key_scale: Array | None
@@ -37,9 +38,10 @@ class Attention:
     @property
     def shape(self) -> tuple[int, ...]:
         """Numbers of AttentionShape."""
-        _, kv_heads, capacity, size = self.keys.shape
+        batch, kv_heads, capacity, size = self.keys.shape
+        rows, tokens, _ = self.query.shape
         rotary = (size, capacity, len(self.cos), self.keys.dtype == np.int8)
-        return (*self.query.shape[:2], self.heads, kv_heads, *map(int, rotary))
+        return (batch, tokens, rows * tokens, self.heads, kv_heads, *map(int, rotary))
 
     def lengths(self, row: int) -> tuple[int, int]:
         """Tokens of a row before and after the pass."""
@@ -101,6 +103,7 @@ def attention(
         values=held[1],
         seqlens=np.array(lengths, np.int32) - 1,
         counts=np.array(counts, np.int32),
+        starts=None,
         cos=np.cos(angles).astype(np.float32),
         sin=np.sin(angles).astype(np.float32),
         key_scale=scales[0],

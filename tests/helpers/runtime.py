@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,6 +166,7 @@ class FakeDecoder:
     """
 
     idle_rows = True
+    any_rows = False
 
     def __init__(self, seed: int = 0, *, vocab: int = 12, context: int = 300) -> None:
         self.config = SimpleNamespace(max_position_embeddings=context, vocab_size=vocab)
@@ -204,4 +205,19 @@ class FakeDecoder:
         if out is None:
             return found
         out[:] = found
+        return out
+
+    def forward_rows(self, tokens: Mapping[int, Sequence[int]], cache: FakeCache, *, out: np.ndarray) -> np.ndarray:
+        """Append tokens to rows of the cache; returns logits, as `Decoder.forward_rows` does."""
+        assert self.any_rows
+        self.passes.append(sum(map(len, tokens.values())))
+        found = []
+        for number, ids in tokens.items():
+            row = cache.rows[number]
+            assert number not in cache.free
+            assert len(row) + len(ids) <= cache.capacity
+            row += ids
+            text = [0, *row]
+            found += [self.logits[text[at - 1], text[at]] for at in range(len(text) - len(ids), len(text))]
+        out[0] = found[-out.shape[1] :]
         return out

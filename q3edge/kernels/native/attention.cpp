@@ -6,6 +6,21 @@
 
 namespace q3edge {
 
+size_t first_token(const AttentionCall& call, size_t row) {
+  return call.starts == nullptr ? row * call.shape.tokens : static_cast<size_t>(call.starts[row]);
+}
+
+// Whether a row's new tokens lie outside the input, or among those of a row before it.
+static bool overlaps(const AttentionCall& call, size_t row) {
+  const int64_t start = call.starts[row], end = start + call.counts[row];
+  if (start < 0 || end > static_cast<int64_t>(call.shape.all)) return true;
+  for (size_t other = 0; other < row; ++other) {
+    const int64_t first = call.starts[other], last = first + call.counts[other];
+    if (first < last && first < end && start < last) return true;
+  }
+  return false;
+}
+
 const char* attention_problem(const AttentionCall& call) {
   const AttentionShape& shape = call.shape;
   if (shape.head_dim == 0 || shape.head_dim % 2 != 0) return "head_dim is no even number";
@@ -17,6 +32,7 @@ const char* attention_problem(const AttentionCall& call) {
     const auto count = static_cast<int64_t>(call.counts[row]);
     const int64_t length = int64_t{call.seqlens[row]} + 1;
     if (count == 0) continue;
+    if (call.starts != nullptr && overlaps(call, row)) return "row_starts has rows that overlap or end behind the input";
     if (length < count) return "seqlens_k has a row shorter than its new tokens";
     if (length > static_cast<int64_t>(shape.capacity)) return "seqlens_k has a row longer than the cache";
     if (length > static_cast<int64_t>(shape.positions)) return "seqlens_k has a row longer than the rotary tables";

@@ -33,7 +33,7 @@ struct AttentionPlan {
     keys = take(worker, kBlock * stride);
     values = take(worker, kBlock * stride);
     floats = worker * larger(threads, 1);
-    new_keys = take(floats, unrounded ? shape.batch * shape.kv_heads * shape.tokens * shape.head_dim : 0);
+    new_keys = take(floats, unrounded ? shape.all * shape.kv_heads * shape.head_dim : 0);
     const size_t cut = threads > 1 ? smaller(shape.batch * shape.kv_heads, kItemsOfThread * threads) : 0;
     pieces = take(floats, cut * kMostPieces * State::floats(padded(few), stride));
     ends = take(floats, shape.batch * (sizeof(size_t) / sizeof(float)));
@@ -73,14 +73,15 @@ class AttentionPass {
     while (tile_tokens_ * group_ > kPanel && tile_tokens_ > 1 &&
            count_items(&AttentionPass::attending_items) < 2 * AttentionPlan::kItemsOfThread * parallel_.threads)
       tile_tokens_ /= 2;
+    clear_padding();
     for_each<&AttentionPass::storing_items, &AttentionPass::store_item>();
-    for_each<&AttentionPass::all_items, &AttentionPass::attend_item>();
+    for_each<&AttentionPass::attending_items, &AttentionPass::attend_item>();
     for_each<&AttentionPass::merging_items, &AttentionPass::merge_item>();
   }
 
  private:
   struct Row {
-    size_t number, count, past, length;
+    size_t number, start, count, past, length;
     bool few() const { return count <= kFewTokens; }
     size_t pieces() const { return AttentionPlan::piece_count(length); }
   };
@@ -103,9 +104,9 @@ class AttentionPass {
 
   Row row(size_t number) const {
     const auto count = static_cast<size_t>(call_.counts[number]);
-    if (count == 0) return {number, 0, 0, 0};
+    if (count == 0) return {number, 0, 0, 0, 0};
     const size_t length = static_cast<size_t>(call_.seqlens[number]) + 1;
-    return {number, count, length - count, length};
+    return {number, first_token(call_, number), count, length - count, length};
   }
 
   // Items of all rows; also notes where those of each row end.
@@ -132,6 +133,12 @@ class AttentionPass {
         this);
   }
 
+  void clear_padding() const {
+    size_t tokens = 0;
+    for (size_t number = 0; number < shape_.batch; ++number) tokens += static_cast<size_t>(call_.counts[number]);
+    if (tokens < shape_.all) memset(call_.context, 0, shape_.all * shape_.heads * shape_.head_dim * sizeof(float));
+  }
+
   size_t storing_items(const Row& row) const {
     return row.few() ? 0 : shape_.kv_heads * ((row.count - 1) / kBlock + 1);
   }
@@ -139,7 +146,6 @@ class AttentionPass {
     if (row.count == 0) return 0;
     return shape_.kv_heads * (!row.few() ? tiles(row) : cut_ ? row.pieces() : 1);
   }
-  size_t all_items(const Row& row) const { return attending_items(row) + (row.count < shape_.tokens ? 1 : 0); }
   size_t merging_items(const Row& row) const {
     return cut_ && row.count > 0 && row.few() && row.pieces() > 1 ? shape_.kv_heads : 0;
   }
@@ -151,11 +157,7 @@ class AttentionPass {
   }
 
   void attend_item(float* memory, const Row& row, size_t item) const {
-    const size_t work = attending_items(row);
-    if (item == work) {
-      float* padding = context(row, 0, row.count);
-      memset(padding, 0, (shape_.tokens - row.count) * shape_.heads * shape_.head_dim * sizeof(float));
-    } else if (!row.few()) {  // last tiles, which see most keys, first
+    if (!row.few()) {  // last tiles, which see most keys, first
       attend_tile(memory, row, item / tiles(row), tiles(row) - 1 - item % tiles(row));
     } else if (cut_ && row.pieces() > 1) {
       const size_t head = item / row.pieces(), piece = item % row.pieces();
@@ -218,7 +220,7 @@ class AttentionPass {
     } else {
       gather_panels(memory, row, first * group_, queries, stored(row, head, 0, row.past, true), total);
       const size_t stride = call_.value_stride;
-      const float* values = call_.value + row.number * shape_.tokens * stride + head * shape_.head_dim;
+      const float* values = call_.value + row.start * stride + head * shape_.head_dim;
       gather_panels(memory, row, first * group_, queries,
                     Seen<float>{new_keys(row, head), nullptr, values, nullptr, stride, nullptr, row.past, end}, total);
     }
@@ -230,7 +232,7 @@ class AttentionPass {
     const size_t size = shape_.head_dim, half = size / 2;
     for (size_t position = begin; position < end; ++position) {
       const size_t token = position - row.past;
-      const size_t from = row.number * shape_.tokens + token;
+      const size_t from = row.start + token;
       const float* value = call_.value + from * call_.value_stride + head * size;
       const float* before = normed(memory, call_.key + from * call_.key_stride + head * size, call_.key_norm);
       const size_t to = ((row.number * shape_.kv_heads + head) * shape_.capacity + position) * size;
@@ -258,7 +260,7 @@ class AttentionPass {
   // Query `query` of a row and head of keys: those of one token lie together.
   void rotate_query(float* memory, const Row& row, size_t head, size_t query, const float* scales, float* to) const {
     const size_t size = shape_.head_dim, half = size / 2, token = query / group_;
-    const float* from = call_.query + (row.number * shape_.tokens + token) * call_.query_stride +
+    const float* from = call_.query + (row.start + token) * call_.query_stride +
                         (head * group_ + query % group_) * size;
     const size_t angles = (row.past + token) * half;
     rotate(normed(memory, from, call_.query_norm), call_.cos + angles, call_.sin + angles, half, to);
@@ -381,11 +383,10 @@ class AttentionPass {
     return (row.number * shape_.kv_heads + head) * shape_.capacity * shape_.head_dim;
   }
   float* context(const Row& row, size_t head, size_t token) const {
-    return call_.context + ((row.number * shape_.tokens + token) * shape_.heads + head) * shape_.head_dim;
+    return call_.context + ((row.start + token) * shape_.heads + head) * shape_.head_dim;
   }
   float* new_keys(const Row& row, size_t head) const {
-    return scratch_ + plan_.new_keys +
-           (row.number * shape_.kv_heads + head) * shape_.tokens * shape_.head_dim;
+    return scratch_ + plan_.new_keys + (row.start * shape_.kv_heads + head * row.count) * shape_.head_dim;
   }
   const float* key_scale(size_t head) const {
     return shape_.int8 ? call_.key_scale + head * shape_.head_dim : nullptr;

@@ -12,7 +12,7 @@ using namespace q3edge;
 
 AttentionShape shape_of(const int64_t* numbers) {
   const auto at = [numbers](int i) { return static_cast<size_t>(numbers[i]); };
-  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), numbers[7] != 0};
+  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), numbers[8] != 0};
 }
 
 void on_threads(void*, size_t count, void (*body)(void*, size_t), void* data) {
@@ -44,12 +44,13 @@ EXPORT const char* q3edge_attend(size_t set, const int64_t* shape, void* const* 
   call.values = arrays[4];
   call.seqlens = ints(5);
   call.counts = ints(6);
-  call.cos = floats(7);
-  call.sin = floats(8);
-  call.key_scale = floats(9);
-  call.value_scale = floats(10);
-  call.context = floats(11);
-  call.scratch = arrays[12];
+  call.starts = ints(7);
+  call.cos = floats(8);
+  call.sin = floats(9);
+  call.key_scale = floats(10);
+  call.value_scale = floats(11);
+  call.context = floats(12);
+  call.scratch = arrays[13];
   if (const char* problem = attention_problem(call)) return problem;
   kernels().sets[set]->attention.attend(call, {on_threads, nullptr, threads});
   return nullptr;

@@ -1,9 +1,10 @@
 // Operator q3edge.kernels.Attention: attention of new tokens over a KV cache (attention.h).
 //
-// Inputs: query, key, value, past_key, past_value, seqlens_k, query_seqlens, cos, sin; for an int8 cache key_scale and
-// value_scale, float32 [1, H, 1, D]; norms of the heads of query and key, float32 [D]. Without key and value, query
-// holds all three of a token one after the other. Outputs: context, present_key, present_value; a present that does not
-// lie where the past does is a copy of it with the new tokens.
+// Inputs: query, key, value, past_key, past_value, seqlens_k, query_seqlens, row_starts, cos, sin; for an int8 cache
+// key_scale and value_scale, float32 [1, H, 1, D]; norms of the heads of query and key, float32 [D]. Without row_starts
+// query has the rows of the cache, with them any, in whose tokens they are counted. Without key and value, query holds
+// all three of a token one after the other. Outputs: context, present_key, present_value; a present that does not lie
+// where the past does is a copy of it with the new tokens.
 #include <cstring>
 #include <initializer_list>
 
@@ -13,8 +14,8 @@
 namespace q3edge {
 namespace {
 
-enum Input { kQuery, kKey, kValue, kPastKey, kPastValue, kSeqlens, kCounts, kCos, kSin, kKeyScale, kValueScale,
-             kQueryNorm, kKeyNorm, kInputs };
+enum Input { kQuery, kKey, kValue, kPastKey, kPastValue, kSeqlens, kCounts, kStarts, kCos, kSin, kKeyScale,
+             kValueScale, kQueryNorm, kKeyNorm, kInputs };
 enum Output { kContext, kPresentKey, kPresentValue, kOutputs };
 
 bool is(const Tensor& tensor, ort::Type type, std::initializer_list<size_t> shape) {
@@ -59,22 +60,25 @@ struct AttentionKernel {
   const char* describe(const Tensor (&in)[kInputs], AttentionShape& shape) const {
     const Tensor &query = in[kQuery], &past = in[kPastKey];
     if (query.rank != 3 || past.rank != 4 || in[kCos].rank != 2) return "query, past_key or cos has not the right axes";
-    shape = {length(query, 0), length(query, 1), heads,           kv_heads,
-             length(past, 3),  length(past, 2),  length(in[kCos], 0), past.type == ort::kInt8};
+    const size_t rows = length(query, 0), tokens = length(query, 1);
+    shape = {length(past, 0), tokens, rows * tokens, heads, kv_heads, length(past, 3), length(past, 2),
+             length(in[kCos], 0), past.type == ort::kInt8};
     const size_t size = shape.head_dim;
+    if (in[kStarts].data == nullptr && rows != shape.batch) return "query has not as many rows as past_key";
     const bool joined = in[kKey].data == nullptr && in[kValue].data == nullptr;
-    if (!is(query, ort::kFloat, {shape.batch, shape.tokens, (heads + (joined ? 2 * kv_heads : 0)) * size}))
+    if (!is(query, ort::kFloat, {rows, tokens, (heads + (joined ? 2 * kv_heads : 0)) * size}))
       return "query is no float32 [B, S, heads * D], with key and value (heads + 2 kv_heads) * D";
     for (const size_t i : {kKey, kValue})
-      if (!joined && !is(in[i], ort::kFloat, {shape.batch, shape.tokens, kv_heads * size}))
+      if (!joined && !is(in[i], ort::kFloat, {rows, tokens, kv_heads * size}))
         return "key or value is no float32 [B, S, kv_heads * D]";
     for (const size_t i : {kQueryNorm, kKeyNorm})
       if (in[i].data != nullptr && !is(in[i], ort::kFloat, {size})) return "a norm of heads is no float32 [D]";
     for (const size_t i : {kPastKey, kPastValue})
       if (!is(in[i], shape.int8 ? ort::kInt8 : ort::kFloat, {shape.batch, kv_heads, shape.capacity, size}))
         return "past_key or past_value is no float32 or int8 [B, kv_heads, C, D]";
-    for (const size_t i : {kSeqlens, kCounts})
-      if (!is(in[i], ort::kInt32, {shape.batch})) return "seqlens_k or query_seqlens is no int32 [B]";
+    for (const size_t i : {kSeqlens, kCounts, kStarts})
+      if ((i != kStarts || in[i].data != nullptr) && !is(in[i], ort::kInt32, {shape.batch}))
+        return "seqlens_k, query_seqlens or row_starts is no int32 [B]";
     for (const size_t i : {kCos, kSin})
       if (!is(in[i], ort::kFloat, {shape.positions, size / 2})) return "cos or sin is no float32 [P, D / 2]";
     for (const size_t i : {kKeyScale, kValueScale})
@@ -98,6 +102,7 @@ struct AttentionKernel {
     work.values = out[kPresentValue].data;
     work.seqlens = in[kSeqlens].as<int32_t>();
     work.counts = in[kCounts].as<int32_t>();
+    work.starts = in[kStarts].as<int32_t>();
     work.cos = in[kCos].as<float>();
     work.sin = in[kSin].as<float>();
     work.key_scale = in[kKeyScale].as<float>();
@@ -135,10 +140,10 @@ struct Described {
   static constexpr size_t kInputs = q3edge::kInputs, kOutputs = q3edge::kOutputs;
   static ort::Type input(size_t index) {
     if (index == kPastKey || index == kPastValue) return CACHE;
-    return index == kSeqlens || index == kCounts ? ort::kInt32 : ort::kFloat;
+    return index == kSeqlens || index == kCounts || index == kStarts ? ort::kInt32 : ort::kFloat;
   }
   static ort::Type output(size_t index) { return index == kContext ? ort::kFloat : CACHE; }
-  static bool is_optional(size_t index) { return index == kKey || index == kValue || index >= kKeyScale; }
+  static bool is_optional(size_t index) { return index == kKey || index == kValue || index == kStarts || index >= kKeyScale; }
   static constexpr auto create = q3edge::create;
 };
 

@@ -7,6 +7,7 @@ from q3edge.runtime.engine.slots import PREFILL_CHUNK
 _MULTIPLE = 8  # tokens; 16, a tile of the matrix kernels, is too coarse where 24 have room
 _SMALLEST = 4  # fewer bring a prompt on by little: a pass costs as much as some tokens before the first
 _RATE = 1 / 4  # weight of the newest pass in the running averages
+_RIDES = 8  # chunks in a row that share their passes, until a pass without one is measured again
 _FIRST = 0.25  # cost of a token in a chunk before any is measured, in passes over one token
 
 
@@ -20,6 +21,8 @@ class ChunkSize:
         """Allow chunks `multiple` times the seconds of a pass of the running requests, between two of these."""
         self._multiple = multiple
         self._step: float | None = None  # seconds of a pass of the running requests
+        self._rows = 0  # how many these were
+        self._rides = 0  # chunks in their passes since
         self._token: float | None = None  # seconds of a token in a chunk
         self._spent = 0.0  # seconds of chunks since the last such pass
 
@@ -34,16 +37,33 @@ class ChunkSize:
         """Whether a further chunk has its time before the running requests have their next pass."""
         return self._room(prompts) > 0
 
-    def record_step(self, seconds: float) -> None:
-        """Record a pass of the running requests."""
-        self._step = seconds if self._step is None else self._step + _RATE * (seconds - self._step)
-        self._spent = 0.0
+    def rides(self, tokens: int, prompts: int, rows: int) -> bool:
+        """Whether a chunk of so many tokens shares the next pass of `rows` running requests.
+
+        It is the one that takes up their time: what comes before it comes sooner without them. How long their pass
+        takes by itself has to be known.
+        """
+        return rows == self._rows and self._rides < _RIDES and self._room(prompts) - tokens < _MULTIPLE
+
+    def record_step(self, seconds: float, rows: int = 1) -> None:
+        """Record a pass of so many running requests."""
+        if self._step is None or rows != self._rows:
+            self._step, self._rows = seconds, rows
+        else:
+            self._step += _RATE * (seconds - self._step)
+        self._spent, self._rides = 0.0, 0
 
     def record_chunk(self, tokens: int, seconds: float) -> None:
         """Record a chunk."""
         each = seconds / tokens
         self._token = each if self._token is None else self._token + _RATE * (each - self._token)
         self._spent += seconds
+
+    def record_ride(self, tokens: int, seconds: float) -> None:
+        """Record a pass of the running requests that had a chunk, too."""
+        self.record_chunk(tokens, max(seconds - (self._step or 0.0), 0.0))
+        self._spent = 0.0
+        self._rides += 1
 
     def _room(self, prompts: int) -> int:
         """Tokens that have their time, a multiple of 8."""

@@ -1,9 +1,9 @@
 """`Engine`: many requests on one decoder, by passes that they share; any may join or leave between two passes.
 
-A pass is either a chunk of one prompt or the next token of every running request. Prompts are read one after another,
-but a short one beside a long one, in turn with tokens, in chunks so small that nobody waits long (`chunk_size`). Slots
-and the beginnings that texts share are in `slots`; what a request makes of its logits is its own affair
-(`generation.request`).
+A pass is a chunk of one prompt, the next token of every running request, or both where the kernels can. Prompts are
+read one after another, but a short one beside a long one, in turn with tokens, in chunks so small that nobody waits
+long (`chunk_size`). Slots and the beginnings that texts share are in `slots`; what a request makes of its logits is its
+own affair (`generation.request`).
 """
 
 from __future__ import annotations
@@ -227,7 +227,11 @@ class Engine:
             self._read_next = False
             reading, *others = self._reading
             self._reading = [*others, reading]  # the other is next
-            self._read(reading)
+            if self._rides(reading):
+                self._read_next = True
+                self._read_beside(reading, running)
+            else:
+                self._read(reading)
         elif running:
             self._read_next = True
             began = time.perf_counter()
@@ -236,7 +240,7 @@ class Engine:
                     self._extend(entry, PREFILL_CHUNK)
             else:
                 self._step_together(running)
-            self._chunks.record_step(time.perf_counter() - began)
+            self._chunks.record_step(time.perf_counter() - began, len(running))
 
     def _admit(self) -> None:
         """Give the first of the waiting a slot, if there is one and its prompt's turn has come.
@@ -303,7 +307,37 @@ class Engine:
         began, computed = time.perf_counter(), request.computed
         self._extend(entry, size)
         self._chunks.record_chunk(max(request.computed - computed, 1), time.perf_counter() - began)
-        if entry in self._reading and not request.prefilling:
+        self._run_if_read(entry)
+
+    def _rides(self, entry: _Entry) -> bool:
+        """Whether the next chunk of a prompt shares a pass with the running requests' tokens."""
+        if self.deterministic or not self._watched or not self.slots.any_rows:
+            return False
+        left = entry.request.statistics.prompt_tokens - entry.request.computed
+        tokens = min(self._chunks.choose(self._prompts), left)
+        return self._chunks.rides(tokens, self._prompts, len(self._running))
+
+    def _read_beside(self, entry: _Entry, running: Iterable[_Entry]) -> None:
+        """Read a chunk of a prompt and compute one token of each running request, in one pass."""
+        began, size = time.perf_counter(), self._chunks.choose(self._prompts)
+        if not (ids := self._prepare(entry, size)):
+            return
+        others, tokens = self._next_tokens(running)
+        assert entry.slot is not None
+        left = {entry.slot: entry, **others}
+        try:
+            found = self.slots.extend_beside(entry.slot, ids, tokens, entry.request.keep)
+            for slot, logits in found.items():
+                self._advance(left.pop(slot), logits)
+        except Exception as error:
+            for each in left.values():
+                self._end(each, error)
+        self._chunks.record_ride(len(ids), time.perf_counter() - began)
+        self._run_if_read(entry)
+
+    def _run_if_read(self, entry: _Entry) -> None:
+        """Count a request among the running once its prompt is read."""
+        if entry in self._reading and not entry.request.prefilling:
             if entry not in self._running:
                 self._running.append(entry)
             self._reading.remove(entry)
@@ -322,16 +356,7 @@ class Engine:
 
     def _step_together(self, running: Iterable[_Entry]) -> None:
         """Compute one token of each request."""
-        left: dict[Slot, _Entry] = {}
-        for entry in running:
-            assert entry.slot is not None
-            try:
-                self.slots.truncate(entry.slot, entry.request.computed)  # a pass may have been interrupted
-                self.slots.reserve(entry.slot, 1)
-                left[entry.slot] = entry
-            except Exception as error:  # no memory for its growth: the others may need none
-                self._end(entry, error)
-        tokens = {slot: entry.request.next_ids(1, alone=False)[0] for slot, entry in left.items()}
+        left, tokens = self._next_tokens(running)
         try:
             for found in self.slots.step(tokens):
                 for slot, logits in found.items():
@@ -339,6 +364,26 @@ class Engine:
         except Exception as error:
             for entry in left.values():
                 self._end(entry, error)
+
+    def _next_tokens(self, running: Iterable[_Entry]) -> tuple[dict[Slot, _Entry], dict[Slot, int]]:
+        """Requests by their slots, and the token of each for a pass that they share; those that fail are left out."""
+        entries, tokens = dict[Slot, _Entry](), dict[Slot, int]()
+        for entry in running:
+            if (ids := self._prepare(entry, 1)) and entry.slot is not None:
+                entries[entry.slot], tokens[entry.slot] = entry, ids[0]
+        return entries, tokens
+
+    def _prepare(self, entry: _Entry, at_most: int) -> list[int]:
+        """Ids of a request for a pass that it shares, with room for them; none if that ends it."""
+        assert entry.slot is not None
+        try:
+            self.slots.truncate(entry.slot, entry.request.computed)  # a pass may have been interrupted
+            ids = entry.request.next_ids(at_most, alone=False)
+            self.slots.reserve(entry.slot, len(ids))
+        except Exception as error:  # no memory for its growth: the others may need none
+            self._end(entry, error)
+            return []
+        return ids
 
     def _advance(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
         """Move a request on by the logits float32 [keep, V] of its pass. An error in it is its own."""

@@ -89,6 +89,11 @@ class Slots:
         """Number of further texts that may take a slot, as far as the budget allows."""
         return self._rows - self.taken
 
+    @property
+    def any_rows(self) -> bool:
+        """Whether passes may have any tokens of each slot."""
+        return self._decoder.any_rows
+
     def all_taken(self) -> set[Slot]:
         """Slots that texts have taken."""
         return {slot for slot in self._slots if slot.taken}
@@ -205,8 +210,12 @@ class Slots:
     def step(self, tokens: Mapping[Slot, int]) -> Iterator[Mapping[Slot, NDArray[np.float32]]]:
         """Append one token to each of several slots; yields logits float32 [V] for those of one pass after another.
 
-        They are valid until the next is asked for. Slots near each other share a pass.
+        They are valid until the next is asked for. Slots near each other share a pass, or all if `any_rows`.
         """
+        if self.any_rows:
+            together = self._together({slot: [token] for slot, token in tokens.items()}, 1)
+            yield {slot: logits[0] for slot, logits in together.items()}
+            return
         for slot in tokens:
             self.reserve(slot, 1)
         for pass_slots in _near(sorted(tokens, key=lambda slot: slot.row), _WIDEST_GAP * self._decoder.idle_rows):
@@ -219,6 +228,15 @@ class Slots:
                 slot.ids.append(tokens[slot])
             yield {slot: logits[slot.row - first, 0] for slot in pass_slots}
 
+    def extend_beside(
+        self, slot: Slot, ids: Sequence[int], tokens: Mapping[Slot, int], keep: int = 1
+    ) -> Mapping[Slot, NDArray[np.float32]]:
+        """Append `ids` to a slot and one token to each of some others, in one pass, if `any_rows`.
+
+        Returns logits float32 [keep, V] of `slot` and [1, V] of each other, valid until the next pass.
+        """
+        return self._together({slot: ids, **{other: [token] for other, token in tokens.items()}}, keep)
+
     def reserve(self, slot: Slot, more: int) -> None:
         """Make room for `more` tokens in a slot. UsageError: the context is full."""
         self._cache.truncate(len(slot.ids), slot.row)
@@ -227,6 +245,18 @@ class Slots:
     def truncate(self, slot: Slot, length: int) -> None:
         """Forget every token of a slot after the first `length`."""
         del slot.ids[length:]
+
+    def _together(self, ids: Mapping[Slot, Sequence[int]], keep: int) -> dict[Slot, NDArray[np.float32]]:
+        """Append ids to slots in one pass, one to each but the first; logits of `keep` and of one each."""
+        for slot, added in ids.items():
+            self.reserve(slot, len(added))
+        kept = keep - 1 + len(ids)
+        out = self._out(kept).reshape(1, kept, -1)
+        logits = self._decoder.forward_rows({slot.row: added for slot, added in ids.items()}, self._cache, out=out)[0]
+        for slot, added in ids.items():
+            slot.ids += added
+        first, *others = ids
+        return {first: logits[:keep], **{slot: logits[keep + i : keep + i + 1] for i, slot in enumerate(others)}}
 
     def _longest(self, ids: Sequence[int]) -> tuple[Slot | None, int]:
         """The slot that holds the longest beginning of `ids`, the last used one of several, and its length."""

@@ -17,7 +17,7 @@ from q3edge.runtime.session.graph_nodes import Graph, Node, numbers
 PRODUCT, ATTENTION = "MatMulNBits", "Attention"  # of our domain
 _LAST_AXIS = (1 << 64) - 1  # -1 as protobuf writes it
 _X, _UP, _NORM, _SUMMAND = range(4)  # places among a product's inputs
-_QUERY, _KEY, _VALUE, _QUERY_NORM, _KEY_NORM = 0, 1, 2, 11, 12  # and among attention's
+_QUERY, _KEY, _VALUE, _QUERY_NORM, _KEY_NORM = 0, 1, 2, 12, 13  # and among attention's
 
 
 def fuse_operators(graph: Graph) -> None:

@@ -17,8 +17,9 @@ from q3edge.errors import InputError, ResourceError
 from q3edge.kernels.choice import ONNXRUNTIME, choose
 from q3edge.kernels.library import DOMAIN, Library
 from q3edge.machine.memory import free_memory
-from q3edge.runtime.session.attention_graph import attention_nodes
+from q3edge.runtime.session.attention_graph import ROW_STARTS, attention_nodes
 from q3edge.runtime.session.fused_graph import fuse_operators
+from q3edge.runtime.session.graph_input import INT32, graph_input
 from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
 from q3edge.runtime.session.kept_room import make_room
 from q3edge.runtime.session.lent_weights import LentWeights, Options
@@ -168,9 +169,13 @@ def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, 
         for codes, matrix in packed.matrices.items()
     }
     graph = ours.graph
-    graph.exchange((*packed_nodes(ours.products, products), *attention_nodes(graph, common)))
+    attention = attention_nodes(graph, common)
+    graph.exchange((*packed_nodes(ours.products, products), *attention))
     fuse_operators(graph)
-    return graph.serialized() + opset_bytes(DOMAIN, _OPSET)
+    added = (
+        graph_input(ROW_STARTS, INT32, "batch_size") if any(ROW_STARTS in node.inputs for node in attention) else b""
+    )
+    return graph.serialized() + added + opset_bytes(DOMAIN, _OPSET)
 
 
 def _load(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_LOGITS_TO_KEEP, CacheBuffer
 from q3edge.errors import UsageError
+from q3edge.runtime.session.attention_graph import ROW_STARTS
 from q3edge.runtime.session.heap import release_pages, take_pages_singly
 from q3edge.runtime.session.idle_rows import QUERY_SEQLENS
 
@@ -37,17 +38,19 @@ class KVCache:
         context: int,
         *,
         counts: bool = False,
+        starts: bool = False,
     ) -> None:
         """Allocate rows 0 to `batch_size` - 1, at least one, all taken. UsageError: `capacity` exceeds `context`.
 
-        counts: whether the graph asks how many tokens each row of a pass brings (`idle_rows`).
+        counts: whether the graph asks how many tokens each row of a pass brings (`idle_rows`); starts: and where they
+        lie (`attention_graph`).
         """
         check_context(capacity, context)
         self.capacity, self.context = capacity, context
         # A list, as the first numpy calls after a pass take tens of microseconds each (docs/lab-log.md).
         self.lengths = [0] * batch_size
         self._free: set[int] = set()
-        self._session, self._counts = session, counts
+        self._session, self._asked = session, [QUERY_SEQLENS] * counts + [ROW_STARTS] * starts
         # Contents of the rows, [batch_size, ...]; new arrays once the cache has grown.
         self.arrays: dict[CacheBuffer, NDArray[np.generic]] = {
             buffer: _zeros(buffer, batch_size, capacity) for buffer in buffers
@@ -139,7 +142,7 @@ class KVCache:
         rows = first_row, count
         if rows not in self._bound:
             arrays = ((buffer, array[first_row : first_row + count]) for buffer, array in self.arrays.items())
-            self._bound[rows] = BoundRows(self._session, arrays, count if self._counts else 0)
+            self._bound[rows] = BoundRows(self._session, arrays, dict.fromkeys(self._asked, count))
         return self._bound[rows]
 
     def copy(self, source: int, row: int, length: int) -> None:
@@ -227,13 +230,16 @@ class BoundRows:
     """Adjacent rows of a cache, bound to a session once for many passes."""
 
     def __init__(
-        self, session: ort.InferenceSession, arrays: Iterable[tuple[CacheBuffer, NDArray[np.generic]]], counts: int
+        self,
+        session: ort.InferenceSession,
+        arrays: Iterable[tuple[CacheBuffer, NDArray[np.generic]]],
+        asked: Mapping[str, int],
     ) -> None:
-        """Bind `arrays`, and as many counts of new tokens as there are rows (0: the graph asks for none)."""
+        """Bind `arrays`, and so many numbers for each input that the graph has beside them."""
         self._session, self._binding = session, session.io_binding()
-        self._counts = np.zeros(counts, np.int32)
-        if counts:
-            _bind(self._binding.bind_input, QUERY_SEQLENS, self._counts)
+        self._numbers = {name: np.zeros(count, np.int32) for name, count in asked.items()}
+        for name, numbers in self._numbers.items():
+            _bind(self._binding.bind_input, name, numbers)
         self._keep = np.zeros(1, np.int64)  # bound once, written before each pass
         self._lent: NDArray[np.float32] | None = None  # the caller's array, if that is what is bound
         _bind(self._binding.bind_input, NUM_LOGITS_TO_KEEP, self._keep)
@@ -246,6 +252,7 @@ class BoundRows:
         input_ids: NDArray[np.int64],
         mask: NDArray[np.int64],
         counts: Sequence[int],
+        starts: Sequence[int],
         keep: int,
         logits: NDArray[np.float32],
         *,
@@ -253,14 +260,15 @@ class BoundRows:
     ) -> None:
         """Run a pass over `input_ids` int64 [B, S] after the rows' tokens; fills `logits` float32 [B, keep, V].
 
-        mask: int64 [B, tokens with the new ones], from `KVCache.mask`. counts: new tokens of each row. lent: the caller
-        will pass the same array for the logits again, so it stays bound.
+        Or over [1, T] of all rows, if the graph asks where each begins. mask: int64 [B, tokens with the new ones], from
+        `KVCache.mask`. counts: new tokens of each row; starts: where they begin. lent: the caller will pass the same
+        array for the logits again, so it stays bound.
         """
         self._binding.bind_cpu_input(INPUT_IDS, np.ascontiguousarray(input_ids, np.int64))
         self._binding.bind_cpu_input(ATTENTION_MASK, mask)
         self._keep[0] = keep
-        if self._counts.size:
-            self._counts[:] = counts
+        for name, numbers in self._numbers.items():
+            numbers[:] = starts if name == ROW_STARTS else counts
         if logits is not self._lent:
             _bind(self._binding.bind_output, LOGITS, logits)
             self._lent = logits if lent else None

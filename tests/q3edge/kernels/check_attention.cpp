@@ -57,6 +57,7 @@ bool check(const Kernels& kernels, Random& random) {
   const size_t tokens[] = {1, 1, 3, 16, 17, 70}, sizes[] = {2, 6, 16, 20, 64, 80, 128}, room[] = {0, 1, 40, 600};
   shape.batch = between(random, 1, 3);
   shape.tokens = tokens[between(random, 0, 5)];
+  shape.all = shape.batch * shape.tokens;
   shape.kv_heads = between(random, 1, 2);
   shape.heads = shape.kv_heads * between(random, 1, 5);
   shape.head_dim = sizes[between(random, 0, 6)];
@@ -76,10 +77,12 @@ bool check(const Kernels& kernels, Random& random) {
     cos[i] = static_cast<float>(std::cos(angle));
     sin[i] = static_cast<float>(std::sin(angle));
   }
-  std::vector<int32_t> seqlens, counts;
+  std::vector<int32_t> seqlens, counts, starts;
+  const size_t shift = between(random, 0, shape.batch - 1);
   for (size_t row = 0; row < shape.batch; ++row) {
     const size_t count = between(random, 0, 1) ? shape.tokens : between(random, 0, shape.tokens);
     counts.push_back(static_cast<int32_t>(count));
+    starts.push_back(static_cast<int32_t>((row + shift) % shape.batch * shape.tokens));
     const size_t least = std::max(count, size_t{1});
     seqlens.push_back(static_cast<int32_t>(between(random, least, shape.capacity)) - 1);
   }
@@ -115,6 +118,7 @@ bool check(const Kernels& kernels, Random& random) {
   call.epsilon = kEpsilon;
   call.seqlens = seqlens.data();
   call.counts = counts.data();
+  call.starts = shift > 0 ? starts.data() : nullptr;
   call.cos = cos.data();
   call.sin = sin.data();
   call.key_scale = shape.int8 ? caches[0].scales.data() : nullptr;
@@ -140,7 +144,7 @@ bool check(const Kernels& kernels, Random& random) {
       const size_t of = head / group, place = (row * shape.kv_heads + of) * shape.capacity * size;
       std::vector<Doubles> seen[2];
       for (size_t position = 0; position < length && count > 0; ++position) {
-        const size_t token = row * shape.tokens + position - past, angles = position * half;
+        const size_t token = first_token(call, row) + position - past, angles = position * half;
         for (size_t i = 0; i < 2; ++i) {
           Doubles held(size);
           for (size_t d = 0; d < size; ++d) held[d] = caches[i].at(place + position * size + d, of * size + d);
@@ -160,12 +164,13 @@ bool check(const Kernels& kernels, Random& random) {
         }
       }
       for (size_t token = 0; token < shape.tokens && wrong == nullptr; ++token) {
-        const float* found = &context[((row * shape.tokens + token) * shape.heads + head) * size];
+        const size_t among_all = first_token(call, row) + token;
+        const float* found = &context[(among_all * shape.heads + head) * size];
         Doubles want(size);
         double error = 0.0;
         if (token < count) {
           const size_t angles = (past + token) * half;
-          const Doubles q = prepared(call.query + (row * shape.tokens + token) * call.query_stride + head * size,
+          const Doubles q = prepared(call.query + among_all * call.query_stride + head * size,
                                      query_norm, size, &cos[angles], &sin[angles]);
           Doubles scores;
           double magnitude = 0.0, largest = 0.0, total = 0.0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,39 @@ def test_a_row_does_not_depend_on_its_neighbours_or_its_padding(instruction_set:
             assert alone[0].tobytes() == context[row, :count].tobytes()
 
 
+def packed(call: Attention, order: Sequence[int], between: int) -> Attention:
+    """The same rows in one, in another order, with so many tokens of padding behind each."""
+    places: dict[str, list[Any]] = {"query": [], "key": [], "value": []}
+    starts = np.zeros(len(order), np.int32)
+    for row in order:
+        starts[row] = sum(map(len, places["query"]))
+        for name, parts in places.items():
+            tokens = getattr(call, name)[row, : call.counts[row]]
+            parts += [tokens, np.full((between, tokens.shape[1]), np.nan, np.float32)]
+    new: dict[str, Any] = {name: np.concatenate(parts)[None] for name, parts in places.items()}
+    return replace(call, **new, starts=starts)
+
+
+@pytest.mark.parametrize("instruction_set", SETS)
+@settings(max_examples=60)
+@given(call=calls(), random=st.randoms(use_true_random=False), between=st.sampled_from([0, 0, 3]))
+def test_rows_that_lie_anywhere_among_the_tokens_give_the_same_bits(
+    instruction_set: str, call: Attention, random: Random, between: int
+) -> None:
+    order = list(range(len(call.counts)))
+    random.shuffle(order)
+    other = packed(call, order, between)
+    if not other.query.size:
+        return
+    done, context = run(call, instruction_set)
+    again, found = run(other, instruction_set, 2)
+    assert other.starts is not None
+    assert (again.keys.tobytes(), again.values.tobytes()) == (done.keys.tobytes(), done.values.tobytes())
+    for row, (start, count) in enumerate(zip(other.starts, call.counts, strict=True)):
+        assert found[0, start : start + count].tobytes() == context[row, :count].tobytes()
+        assert not found[0, start + count : start + count + between].any()
+
+
 @pytest.mark.parametrize("instruction_set", SETS)
 @settings(max_examples=40)
 @given(call=calls())
@@ -147,6 +181,10 @@ BAD = (
     ({"seqlens": [1, 40]}, "shorter than its new tokens"),
     ({"counts": [3, 4]}, "does not have"),
     ({"counts": [-1, 3]}, "does not have"),
+    ({"starts": [0, 2]}, "overlap"),
+    ({"starts": [3, 1]}, "overlap"),
+    ({"starts": [-1, 3]}, "end behind the input"),
+    ({"starts": [0, 4]}, "end behind the input"),
     ({"heads": 3}, "multiple"),
     ({"cos": np.zeros((20, 4), np.float32)}, "rotary"),
 )
@@ -180,11 +218,13 @@ def graph(call: Attention, ours: bool, threads: int = 2) -> bytes:
         scales = ["key_scale", "value_scale"]
         constants |= {"key_scale": call.key_scale[None, :, None], "value_scale": call.value_scale[None, :, None]}
     names = ["query", "key", "value", "past_key", "past_value", "lens"]
+    if call.starts is not None:
+        inputs.append(helper.make_tensor_value_info("starts", TensorProto.INT32, call.starts.shape))
     heads = {"num_heads": call.heads, "kv_num_heads": call.keys.shape[1]}
     produced = [value.name for value in outputs]
     if ours:
         del constants["total"]
-        names += ["counts", "cos", "sin", *filter(None, scales)]
+        names += ["counts", "starts" if call.starts is not None else "", "cos", "sin", *filter(None, scales)]
         node = helper.make_node(
             "Attention", names, produced, domain=DOMAIN, instruction_set=0, threads=threads, **heads
         )
@@ -213,6 +253,8 @@ def in_onnxruntime(call: Attention, ours: bool, *, bound: bool = True) -> tuple[
     options.register_custom_ops_library(str(LIBRARY))
     session = ort.InferenceSession(graph(call, ours), options, providers=["CPUExecutionProvider"])
     new = {"query": call.query, "key": call.key, "value": call.value, "lens": call.seqlens, "counts": call.counts}
+    if call.starts is not None:
+        new["starts"] = call.starts
     if not bound:
         found = session.run(None, {**new, "past_key": call.keys, "past_value": call.values})
         return found[0], found[1], found[2]
@@ -258,6 +300,19 @@ def test_a_present_elsewhere_is_a_copy_of_the_past_with_the_new_tokens(int8: boo
     assert all(a.tobytes() == b.tobytes() for a, b in zip(bound, apart, strict=True))
     done = replace(call, keys=bound[1], values=bound[2])
     check(call, done, bound[0])
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_operator_takes_rows_that_lie_anywhere(int8: bool) -> None:
+    call = of_qwen3(8, [50, 9, 90, 20], [3, 0, 20, 1], int8)
+    other = packed(call, [2, 3, 1, 0], 0)
+    expected, found = in_onnxruntime(call, True), in_onnxruntime(other, True)
+    assert other.query.shape[:2] == (1, 24)
+    for row, start, count in ((2, 0, 20), (3, 20, 1), (0, 21, 3)):
+        assert found[0][0, start : start + count].tobytes() == expected[0][row, :count].tobytes()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(expected[1:], found[1:], strict=True))
+    with pytest.raises(Exception, match="not as many rows"):
+        in_onnxruntime(replace(other, starts=None), True)
 
 
 def test_onnxruntime_raises_what_the_operator_refuses() -> None:

@@ -55,3 +55,50 @@ def test_chunks_go_on_until_the_time_between_two_steps_is_spent() -> None:
     assert sizes.has_room(2)
     sizes.record_step(0.1)
     assert sizes.has_room(1)
+
+
+def measured(step: float, token: float) -> ChunkSize:
+    """Sizes after passes of so many seconds."""
+    sizes = ChunkSize(2.0)
+    sizes.record_step(step, rows=4)
+    for _ in range(30):
+        sizes.record_chunk(50, 50 * token)
+    sizes.record_step(step, rows=4)
+    return sizes
+
+
+def test_the_chunk_that_takes_up_the_time_shares_a_pass() -> None:
+    sizes = measured(0.1, 0.0099)  # 20 tokens have their time
+    assert sizes.choose() == 16
+    assert sizes.rides(16, 1, 4)
+    assert sizes.rides(9, 1, 4)
+    assert not sizes.rides(8, 1, 4)  # 8 more have theirs before the next tokens
+    assert not sizes.rides(16, 2, 4)
+    assert not sizes.rides(16, 1, 5)  # whose pass was not measured
+    sizes.record_step(0.1, rows=5)
+    assert sizes.rides(16, 1, 5)
+
+
+def test_what_a_chunk_takes_in_a_shared_pass_is_what_that_takes_longer() -> None:
+    sizes = measured(0.1, 0.0099)
+    for _ in range(30):
+        assert sizes.choose() in (16, 24, 32, 40)
+        sizes.record_ride(40, 0.1 + 40 * 0.0049)
+    assert sizes.choose() == 40
+
+
+def test_passes_without_a_chunk_are_measured_again() -> None:
+    sizes = measured(0.1, 0.0099)
+    rides = 0
+    while sizes.rides(16, 1, 4):
+        sizes.record_ride(16, 0.1 + 16 * 0.0099)
+        rides += 1
+    assert rides == 8
+    sizes.record_step(0.1, rows=4)
+    assert sizes.rides(16, 1, 4)
+
+
+def test_a_pass_of_other_rows_is_not_averaged_with_those_before() -> None:
+    sizes = measured(0.1, 0.0099)
+    sizes.record_step(0.4, rows=12)
+    assert sizes.choose() == 80

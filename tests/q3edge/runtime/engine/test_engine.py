@@ -24,11 +24,18 @@ from tests.helpers.runtime import FakeDecoder
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.randoms(use_true_random=False), st.integers(1, 5), st.booleans(), st.sampled_from([None, 300, 800]))
+@given(
+    st.randoms(use_true_random=False),
+    st.integers(1, 5),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, 300, 800]),
+)
 def test_requests_that_come_and_go_get_what_each_gets_alone(
-    random: Random, rows: int, deterministic: bool, budget: int | None
+    random: Random, rows: int, any_rows: bool, deterministic: bool, budget: int | None
 ) -> None:
     decoder = FakeDecoder(2)
+    decoder.any_rows = any_rows
     engine = engine_of(decoder, rows, kept=random.randrange(4), budget=budget, deterministic=deterministic)
     beginnings = [[random.randrange(12) for _ in range(40)] for _ in range(2)]
     asked: dict[int, tuple[list[int], GenerationSettings]] = {}

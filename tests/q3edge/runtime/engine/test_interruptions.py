@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from q3edge.errors import UsageError
+from q3edge.runtime.engine.chunk_size import ChunkSize
 from q3edge.runtime.engine.engine import Generation
 from q3edge.runtime.engine.slots import Slot
 from q3edge.runtime.generation.settings import GenerationSettings
@@ -44,11 +45,14 @@ def test_an_interruption_ends_the_request_that_was_half_moved_on_and_no_other(ta
 
 
 @pytest.mark.parametrize("first_line", range(10))
+@pytest.mark.parametrize("any_rows", [False, True])
 def test_an_interruption_anywhere_hangs_nobody_and_changes_no_token(
-    first_line: int, monkeypatch: pytest.MonkeyPatch
+    any_rows: bool, first_line: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C before each of the engine's lines that the main thread runs while it reads one of two answers."""
     monkeypatch.setattr("q3edge.runtime.engine.engine._LOST", 0.01)
+    monkeypatch.setattr(FakeDecoder, "any_rows", any_rows)
+    monkeypatch.setattr(ChunkSize, "rides", lambda self, tokens, prompts, rows: True)  # not as the clock has it
     line, met = first_line, True
     while met:
         engine = engine_of(FakeDecoder(2), 2)

@@ -152,10 +152,12 @@ def test_what_does_not_fit_the_budget_waits_but_a_text_alone_does_not() -> None:
     assert [slots.take([2], 0, GROWTH_STEP) is None for _ in range(4)] == [False, False, False, True]
 
 
-@pytest.mark.parametrize(("idle_rows", "expected"), [(True, [2, 1]), (False, [1, 1, 1])])
-def test_slots_near_each_other_share_a_pass(idle_rows: bool, expected: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("idle_rows", "any_rows", "expected"), [(True, False, [2, 1]), (False, False, [1, 1, 1]), (True, True, [3])]
+)
+def test_slots_near_each_other_share_a_pass(idle_rows: bool, any_rows: bool, expected: list[int]) -> None:
     decoder = FakeDecoder(1)
-    decoder.idle_rows = idle_rows
+    decoder.idle_rows, decoder.any_rows = idle_rows, any_rows
     slots = slots_of(decoder, 9)
     taken = [slots.take([i], 0) for i in range(9)]
     for i, slot in enumerate(taken):

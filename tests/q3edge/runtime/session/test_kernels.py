@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import q3edge
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
@@ -42,7 +43,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in FORMATS:
         quantize_checkpoint(str(folder / "float"), folder / f"{name}.quantized", Recipe.for_format(name))
         export_artifact(str(folder / f"{name}.quantized"), folder / name)
-    return {name: folder / name for name in FORMATS}
+    q3edge.quantize(folder / "float", folder / "int8.kv8", "int8", method="rtn", kv_cache="int8")
+    export_artifact(str(folder / "int8.kv8"), folder / "int8 kv8")
+    return {name: folder / name for name in (*FORMATS, "int8 kv8")}
 
 
 @pytest.fixture
@@ -68,6 +71,59 @@ def test_logits_are_those_of_onnxruntimes_kernels(models: dict[str, Path], kept:
         found = logits(decoder)
         assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
         assert np.abs(found - expected).mean() < 0.001 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize("name", ["int4-fast", "int8 kv8"])
+def test_a_pass_of_any_rows_gives_the_bits_of_each_row_alone(models: dict[str, Path], kept: Path, name: str) -> None:
+    decoder = Decoder(models[name], threads=2, kernels="q3edge")
+    assert decoder.any_rows
+    random = np.random.default_rng(3)
+    cache, size = decoder.new_cache(128, 6), decoder.config.vocab_size
+    cache.give_back(2)
+    passes = [
+        {row: random.integers(2, 320, count).tolist() for row, count in counts.items()}
+        for counts in ({0: 5, 4: 30, 1: 1}, {1: 20, 5: 3}, {4: 2, 0: 1, 1: 1, 5: 40})
+    ]
+    found: dict[int, list[NDArray[np.float32]]] = {row: [] for row in (0, 1, 4, 5)}
+    for tokens in passes:
+        out = np.zeros((1, sum(map(len, tokens.values())), size), np.float32)
+        decoder.forward_rows(tokens, cache, out=out)
+        parts = np.split(out[0], np.cumsum([len(ids) for ids in tokens.values()])[:-1])
+        for row, part in zip(tokens, parts, strict=True):
+            found[row].append(part)
+    for row, parts in found.items():
+        alone = decoder.new_cache(128)
+        for ids, part in zip((tokens[row] for tokens in passes if row in tokens), parts, strict=True):
+            assert np.array_equal(part, decoder.forward(np.array([ids]), alone, keep=0)[0])
+        assert cache.lengths[row] == alone.lengths[0]
+
+
+def test_a_pass_of_any_rows_has_the_logits_of_the_last_tokens(models: dict[str, Path], kept: Path) -> None:
+    decoder = Decoder(models["int4"], threads=1, kernels="q3edge")
+    tokens = {1: [5, 6, 7, 8], 0: [9]}
+    every, last = (np.zeros((1, keep, decoder.config.vocab_size), np.float32) for keep in (5, 2))
+    for out in (every, last):
+        assert decoder.forward_rows(tokens, decoder.new_cache(8, 2), out=out) is out
+    assert np.array_equal(last, every[:, 3:])
+
+
+def test_several_rows_take_several_tokens_behind_pasts_by_our_kernels_alone(
+    models: dict[str, Path], kept: Path
+) -> None:
+    ids = np.arange(4, 34).reshape(3, 10)
+    ours, theirs = (Decoder(models["int4"], threads=1, kernels=name) for name in ("q3edge", "onnxruntime"))
+    cache, alone = ours.new_cache(64, 3), [ours.new_cache(64) for _ in range(3)]
+    for _ in range(2):
+        found = ours.forward(ids, cache, counts=[10, 3, 7], keep=0)
+        for row, count in enumerate((10, 3, 7)):
+            expected = ours.forward(ids[row : row + 1, :count], alone[row], keep=0)
+            assert np.array_equal(found[row, :count], expected[0])
+    assert cache.lengths == [20, 6, 14]
+    assert not theirs.any_rows
+    cache = theirs.new_cache(64, 3)
+    theirs.forward(ids, cache)
+    with pytest.raises(ValueError, match="give one row, or one token each"):
+        theirs.forward(ids, cache)
 
 
 def test_threads_change_no_bit(models: dict[str, Path], kept: Path) -> None:
