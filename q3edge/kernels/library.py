@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 LIBRARY = Path(__file__).resolve().parent / "libq3edge_kernels.so"
 DOMAIN = "q3edge.kernels"  # of the operators
 PORTABLE = "portable"  # the instruction set that every CPU has
+VERSION = 2  # of operators and functions: native/library.cpp
 ALIGNMENT = 64  # bytes, of packed matrices and of scratch
 _SIZE, _POINTER, _NUMBER = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
 
@@ -48,10 +49,11 @@ class Library:
     """Loaded library. Its functions release the interpreter while they run, and may run in several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Load `path`; OSError: it is not there, or not for this machine."""
+        """Load `path`; OSError: it is not there, not for this machine, or of another version of this program."""
         self.path = path
         self._library = ctypes.CDLL(str(path))
         declared: Sequence[tuple[str, Any, list[Any]]] = (
+            ("version", _SIZE, []),
             ("set_count", _SIZE, []),
             ("set_name", ctypes.c_char_p, [_SIZE]),
             ("packed_bytes", _SIZE, [_POINTER]),
@@ -69,6 +71,8 @@ class Library:
         for name, result, arguments in declared:
             function = getattr(self._library, f"q3edge_{name}")
             function.restype, function.argtypes = result, arguments
+        if self._call("version") != VERSION:
+            raise OSError("it is of another version of q3edge; install q3edge again")
         # Instruction sets of this CPU that the library has kernels for, the best first, PORTABLE last.
         self.instruction_sets: tuple[str, ...] = tuple(
             self._call("set_name", number).decode() for number in range(self._call("set_count"))

@@ -12,7 +12,7 @@ from weakref import finalize
 
 from q3edge.artifact import Notice
 from q3edge.errors import UsageError
-from q3edge.runtime.engine.engine import Generation
+from q3edge.runtime.engine.requests import Generation
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 from q3edge.runtime.generation.settings import GenerationSettings
 from q3edge.runtime.generation.statistics import Statistics

@@ -17,9 +17,10 @@ from q3edge.errors import UsageError
 from q3edge.runtime.answer_text import AnswerText
 from q3edge.runtime.arguments import check_thinking, check_token_ids, folder_path
 from q3edge.runtime.completion import Completion, Piece, Score, Stream
-from q3edge.runtime.engine.engine import Engine, Generation
+from q3edge.runtime.engine.engine import Engine
 from q3edge.runtime.engine.kv_memory import budget_tokens
 from q3edge.runtime.engine.model_draft import ModelDraft, open_draft, relative_cost
+from q3edge.runtime.engine.requests import Generation
 from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.answer_format import AnswerFormat
 from q3edge.runtime.generation.checkpoint_settings import checkpoint_settings

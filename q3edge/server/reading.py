@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from q3edge.errors import UsageError
 from q3edge.runtime.completion import Completion, Piece
-from q3edge.runtime.engine.engine import Engine, EngineRequest, Generation
+from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.engine.requests import EngineRequest, Generation
 from q3edge.runtime.generation.logprobs import TokenLogprobs
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from q3edge.runtime.engine.engine import Engine, Event
+from q3edge.runtime.engine.engine import Engine
 from q3edge.runtime.engine.generate import generate
+from q3edge.runtime.engine.requests import Event
 from q3edge.runtime.engine.slots import Slots
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.settings import GenerationSettings

@@ -38,6 +38,9 @@ EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::A
   return api->add_domain(options, domain);
 }
 
+// Version of operators and functions, which library.py has to have, too.
+EXPORT size_t q3edge_version() { return 2; }
+
 EXPORT size_t q3edge_set_count() { return kernels().count; }
 EXPORT const char* q3edge_set_name(size_t set) { return kernels().sets[set]->name; }
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from itertools import count
 from threading import Condition, Lock, RLock
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from q3edge.errors import UsageError
 from q3edge.runtime.engine.chunk_size import ChunkSize
+from q3edge.runtime.engine.requests import EngineRequest, Entry, Event, Generation
 from q3edge.runtime.engine.slots import PREFILL_CHUNK, Slot, Slots
-from q3edge.runtime.generation.statistics import Statistics
 
 Result = TypeVar("Result")
 
@@ -30,58 +29,6 @@ _LOST = 1.0  # seconds after which who waits for a pass looks whether somebody m
 _OVERTAKEN = 8  # requests that may go before one that is patient: where there are always others, it has its turn too
 _MUCH_SHORTER = 4  # times: what is left of a prompt, for another to be read beside it
 SLOWDOWN = 3.0  # aim for the time between two tokens while another's prompt is read, in times of that otherwise
-
-
-class EngineRequest(Protocol):
-    """What an engine needs of a request; `generation.request` says what each means, `generation.scoring` is another."""
-
-    @property
-    def ids(self) -> list[int]: ...
-    @property
-    def computed(self) -> int: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def statistics(self) -> Statistics: ...
-    @property
-    def reusable(self) -> int: ...
-    @property
-    def keep(self) -> int: ...
-    @property
-    def longest(self) -> int: ...
-    @property
-    def prefilling(self) -> bool: ...
-
-    def start(self, cached: int) -> None: ...
-    def next_ids(self, at_most: int, *, alone: bool = True) -> list[int]: ...
-    def advance(self, logits: NDArray[np.float32]) -> list[int]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """News of the request `id`: its new tokens, whether it is finished, the error that ended it."""
-
-    id: int
-    tokens: tuple[int, ...] = ()
-    finished: bool = False
-    error: Exception | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A request in the engine. patient: it may wait for whole chunks of others; inbox: for a `Generation`.
-
-    on_news: called, in the thread that makes the pass, whenever there is something in the inbox.
-    """
-
-    id: int
-    request: EngineRequest
-    patient: bool
-    inbox: deque[Event] | None
-    on_news: Callable[[], None] | None = None
-    arrived: float = field(default_factory=time.perf_counter)
-    slot: Slot | None = None
-    cancelled: bool = False
 
 
 class Engine:
@@ -103,12 +50,12 @@ class Engine:
         self.deterministic, self._strict = deterministic, strict
         self._chunks = ChunkSize(slowdown - 1)
         self._numbers = count()
-        self._known: dict[int, _Entry] = {}  # requests that have not ended, by their numbers
-        self._waiting: deque[_Entry] = deque()
-        self._patient: deque[_Entry] = deque()  # wait behind those
+        self._known: dict[int, Entry] = {}  # requests that have not ended, by their numbers
+        self._waiting: deque[Entry] = deque()
+        self._patient: deque[Entry] = deque()  # wait behind those
         self._overtaken = 0  # requests that went before the first of the patient
-        self._reading: list[_Entry] = []  # requests whose prompts are being read, the next in turn first; at most two
-        self._running: list[_Entry] = []
+        self._reading: list[Entry] = []  # requests whose prompts are being read, the next in turn first; at most two
+        self._running: list[Entry] = []
         self._read_next = True  # whether the next pass is the prompt's, if there is one
         self._events: list[Event] = []  # for `step`
         # Guards all of this, but for what the thread that makes a pass changes meanwhile. An interruption (Ctrl-C) may
@@ -183,7 +130,7 @@ class Engine:
         patient: bool,
         inbox: deque[Event] | None,
         on_news: Callable[[], None] | None = None,
-    ) -> _Entry:
+    ) -> Entry:
         budget = self.slots.budget
         if self._strict and budget is not None and request.longest > budget:
             each = self.slots.bytes_per_token / 2**20
@@ -192,7 +139,7 @@ class Engine:
                 f"kv_memory allows {budget}, {budget * each:.3g} MiB; lower max_new_tokens, or allow more"
             )
         with self._lock:
-            entry = _Entry(next(self._numbers), request, patient, inbox, on_news)
+            entry = Entry(next(self._numbers), request, patient, inbox, on_news)
             (self._patient if patient else self._waiting).append(entry)
             self._known[entry.id] = entry  # last: an interruption before it leaves a request that nobody waits for
         return entry
@@ -276,7 +223,7 @@ class Engine:
                 self.slots.give_back(slot)
             raise
 
-    def _has_turn(self, entry: _Entry) -> bool:
+    def _has_turn(self, entry: Entry) -> bool:
         """Whether the prompt of a request may be read now, beside those that are."""
         if not self._reading:
             return True
@@ -299,7 +246,7 @@ class Engine:
         """Prompts that are being read, or could be. The more these are, the more of the others' time they have."""
         return len(self._reading) + min(len(self._waiting), self.slots.left)
 
-    def _read(self, entry: _Entry) -> None:
+    def _read(self, entry: Entry) -> None:
         """Read a chunk of a prompt; with the last the request is running."""
         size, request = PREFILL_CHUNK, entry.request
         if not self.deterministic and self._watched:
@@ -309,7 +256,7 @@ class Engine:
         self._chunks.record_chunk(max(request.computed - computed, 1), time.perf_counter() - began)
         self._run_if_read(entry)
 
-    def _rides(self, entry: _Entry) -> bool:
+    def _rides(self, entry: Entry) -> bool:
         """Whether the next chunk of a prompt shares a pass with the running requests' tokens."""
         if self.deterministic or not self._watched or not self.slots.any_rows:
             return False
@@ -317,7 +264,7 @@ class Engine:
         tokens = min(self._chunks.choose(self._prompts), left)
         return self._chunks.rides(tokens, self._prompts, len(self._running))
 
-    def _read_beside(self, entry: _Entry, running: Iterable[_Entry]) -> None:
+    def _read_beside(self, entry: Entry, running: Iterable[Entry]) -> None:
         """Read a chunk of a prompt and compute one token of each running request, in one pass."""
         began, size = time.perf_counter(), self._chunks.choose(self._prompts)
         if not (ids := self._prepare(entry, size)):
@@ -335,14 +282,14 @@ class Engine:
         self._chunks.record_ride(len(ids), time.perf_counter() - began)
         self._run_if_read(entry)
 
-    def _run_if_read(self, entry: _Entry) -> None:
+    def _run_if_read(self, entry: Entry) -> None:
         """Count a request among the running once its prompt is read."""
         if entry in self._reading and not entry.request.prefilling:
             if entry not in self._running:
                 self._running.append(entry)
             self._reading.remove(entry)
 
-    def _extend(self, entry: _Entry, at_most: int) -> None:
+    def _extend(self, entry: Entry, at_most: int) -> None:
         """Make a pass of one request alone."""
         assert entry.slot is not None
         try:
@@ -354,7 +301,7 @@ class Engine:
         else:
             self._advance(entry, logits)
 
-    def _step_together(self, running: Iterable[_Entry]) -> None:
+    def _step_together(self, running: Iterable[Entry]) -> None:
         """Compute one token of each request."""
         left, tokens = self._next_tokens(running)
         try:
@@ -365,15 +312,15 @@ class Engine:
             for entry in left.values():
                 self._end(entry, error)
 
-    def _next_tokens(self, running: Iterable[_Entry]) -> tuple[dict[Slot, _Entry], dict[Slot, int]]:
+    def _next_tokens(self, running: Iterable[Entry]) -> tuple[dict[Slot, Entry], dict[Slot, int]]:
         """Requests by their slots, and the token of each for a pass that they share; those that fail are left out."""
-        entries, tokens = dict[Slot, _Entry](), dict[Slot, int]()
+        entries, tokens = dict[Slot, Entry](), dict[Slot, int]()
         for entry in running:
             if (ids := self._prepare(entry, 1)) and entry.slot is not None:
                 entries[entry.slot], tokens[entry.slot] = entry, ids[0]
         return entries, tokens
 
-    def _prepare(self, entry: _Entry, at_most: int) -> list[int]:
+    def _prepare(self, entry: Entry, at_most: int) -> list[int]:
         """Ids of a request for a pass that it shares, with room for them; none if that ends it."""
         assert entry.slot is not None
         try:
@@ -385,7 +332,7 @@ class Engine:
             return []
         return ids
 
-    def _advance(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
+    def _advance(self, entry: Entry, logits: NDArray[np.float32]) -> None:
         """Move a request on by the logits float32 [keep, V] of its pass. An error in it is its own."""
         try:
             self._advance_uninterrupted(entry, logits)
@@ -393,7 +340,7 @@ class Engine:
             self._end_interrupted(entry)
             raise
 
-    def _advance_uninterrupted(self, entry: _Entry, logits: NDArray[np.float32]) -> None:
+    def _advance_uninterrupted(self, entry: Entry, logits: NDArray[np.float32]) -> None:
         assert entry.slot is not None
         request = entry.request
         try:
@@ -410,24 +357,24 @@ class Engine:
         elif new:
             self._tell(entry, Event(entry.id, tuple(new)))
 
-    def _end(self, entry: _Entry, error: Exception | None, tokens: tuple[int, ...] = ()) -> None:
+    def _end(self, entry: Entry, error: Exception | None, tokens: tuple[int, ...] = ()) -> None:
         """Remove a request that is finished or has failed, and say so."""
         self._tell(entry, Event(entry.id, tokens, finished=error is None, error=error))
         self._remove(entry)
 
-    def _end_interrupted(self, entry: _Entry) -> None:
+    def _end_interrupted(self, entry: Entry) -> None:
         """End a request that an interruption met between two states, wherever it is; its slot is free."""
         if entry.id in self._known:
             self._leave_queue(entry)
             self._end(entry, UsageError("the generation was interrupted; ask again"))
 
-    def _tell(self, entry: _Entry, event: Event) -> None:
+    def _tell(self, entry: Entry, event: Event) -> None:
         if not entry.cancelled:
             (self._events if entry.inbox is None else entry.inbox).append(event)
             if entry.on_news is not None:
                 entry.on_news()
 
-    def _remove(self, entry: _Entry) -> None:
+    def _remove(self, entry: Entry) -> None:
         """Remove a request that is not among those that wait. May be interrupted, and called again."""
         if entry in self._reading:
             self._reading.remove(entry)
@@ -439,7 +386,7 @@ class Engine:
         entry.on_news = None  # it may lead to whoever waits for the generation to be forgotten
         self._known.pop(entry.id, None)
 
-    def _leave_queue(self, entry: _Entry) -> None:
+    def _leave_queue(self, entry: Entry) -> None:
         for waiting in (self._waiting, self._patient):
             if entry in waiting:
                 waiting.remove(entry)
@@ -452,7 +399,7 @@ class Engine:
                 self._leave_queue(entry)
                 self._remove(entry)
 
-    def _receive(self, entry: _Entry) -> Event:
+    def receive(self, entry: Entry) -> Event:
         """Next event of a `Generation`; makes passes, for all requests, until there is one."""
         assert entry.inbox is not None
         while True:
@@ -464,41 +411,3 @@ class Engine:
                 mine = self._claim()
             if mine:
                 self._exclusively(self._pass)
-
-
-class Generation(Iterator[int]):
-    """Token ids of one request; each wait for one makes passes, for all requests of the engine."""
-
-    def __init__(self, engine: Engine, entry: _Entry) -> None:
-        self._engine, self._entry = engine, entry
-        self._tokens: deque[int] = deque()
-        self.ended = False  # there is no token after those that were taken
-
-    def __next__(self) -> int:
-        """Next token id. Raises the error that ended the request; after `close` there are no more."""
-        while not self._tokens:
-            if self.ended:
-                raise StopIteration
-            self._open(self._engine._receive(self._entry))
-        return self._tokens.popleft()
-
-    def take(self) -> list[int]:
-        """Take the tokens that are there, without making a pass. Raises the error that ended the request."""
-        assert self._entry.inbox is not None
-        while self._entry.inbox:
-            self._open(self._entry.inbox.popleft())
-        found = list(self._tokens)
-        self._tokens.clear()
-        return found
-
-    def close(self) -> None:
-        """End the request, unless it has ended; its slot is free."""
-        self.ended = True
-        self._tokens.clear()
-        self._engine.cancel(self._entry.id)
-
-    def _open(self, event: Event) -> None:
-        self.ended = event.finished or event.error is not None
-        if event.error is not None:
-            raise event.error
-        self._tokens.extend(event.tokens)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from q3edge.errors import UsageError
-from q3edge.runtime.engine.engine import Event
+from q3edge.runtime.engine.requests import Event
 from q3edge.runtime.engine.slots import PREFILL_CHUNK
 from q3edge.runtime.generation.ngram_draft import NGramDraft
 from q3edge.runtime.generation.request import Request

@@ -13,7 +13,7 @@ import pytest
 
 from q3edge.errors import UsageError
 from q3edge.runtime.engine.chunk_size import ChunkSize
-from q3edge.runtime.engine.engine import Generation
+from q3edge.runtime.engine.requests import Generation
 from q3edge.runtime.engine.slots import Slot
 from q3edge.runtime.generation.settings import GenerationSettings
 from tests.helpers.engine import alone, engine_of, request, tokens_of

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from q3edge.runtime.engine.chunk_size import ChunkSize
-from q3edge.runtime.engine.engine import Engine, Event
+from q3edge.runtime.engine.engine import Engine
+from q3edge.runtime.engine.requests import Event
 from q3edge.runtime.generation.request import Request
 from q3edge.runtime.generation.scoring import Scoring
 from q3edge.runtime.generation.settings import GenerationSettings
