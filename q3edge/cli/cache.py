@@ -26,7 +26,7 @@ _ALL = "all"
 )
 @json_option
 def cache(clear: str | None, as_json: bool) -> None:
-    """List what is kept between runs: packed weights, experts on the disk, and evaluations.
+    """List what is kept between runs: packed weights, experts on the disk, evaluations, and which files are verified.
 
     All of it can be made again: it saves time. It lies in $Q3EDGE_CACHE, else in $XDG_CACHE_HOME/q3edge, else in
     ~/.cache/q3edge. Programs that use an entry go on when it is removed.

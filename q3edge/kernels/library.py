@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,7 @@ class Library:
         """Load `path`; OSError: it is not there, not for this machine, or of another version of this program."""
         self.path = path
         self._library = ctypes.CDLL(str(path))
+        self._one_mapping = Lock()
         declared: Sequence[tuple[str, Any, list[Any]]] = (
             ("version", _SIZE, []),
             ("set_count", _SIZE, []),
@@ -60,9 +63,9 @@ class Library:
             ("are_float16", ctypes.c_int, [_POINTER, _SIZE]),
             ("pack", None, [_POINTER] * 5),
             ("checksum", ctypes.c_uint64, [_POINTER, _SIZE]),
-            ("load_mapping", ctypes.c_uint64, [_NUMBER, _SIZE, _SIZE]),
-            ("keep_mapping", _NUMBER, [ctypes.c_char_p, ctypes.c_int]),
-            ("give_back_mapping", None, [_NUMBER]),
+            ("load_matrix", ctypes.c_uint64, [_SIZE, _SIZE]),
+            ("open_mapping", ctypes.c_int, [ctypes.c_char_p, ctypes.c_int]),
+            ("close_mapping", None, []),
             ("product_scratch", _SIZE, [_POINTER, _SIZE]),
             ("multiply", None, [_SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER]),
             ("attention_scratch", _SIZE, [_SIZE, _POINTER, _SIZE]),
@@ -125,28 +128,29 @@ class Library:
         found: int = self._call("checksum", packed.ctypes.data, packed.size)
         return found
 
-    def keep_mapping(self, path: Path, *, copied: bool) -> int:
-        """Map a file of packed matrices; returns the number by which operators know it. OSError: it cannot be.
+    @contextmanager
+    def mapped(self, path: Path, *, copied: bool) -> Iterator[None]:
+        """Map a file of packed matrices for the operators of a session that is made inside the block, and holds it.
 
         copied: into pages of 2 MB where the system has such, which are faster to read and belong to this process; else
-        into the file's own pages. A matrix can be read once it is loaded.
+        into the file's own pages. A matrix can be read once it is loaded. Another thread that would map one waits.
+        OSError: it cannot be mapped.
         """
-        number: int = self._call("keep_mapping", str(path).encode(), copied)
-        if number == 0:
-            raise OSError(f"{path}: cannot be mapped")
-        return number
+        with self._one_mapping:
+            try:
+                if not self._call("open_mapping", str(path).encode(), copied):
+                    raise OSError(f"{path}: cannot be mapped")
+                yield
+            finally:
+                self._call("close_mapping")
 
-    def load(self, number: int, offset: int, shape: MatrixShape) -> int:
-        """Load a matrix of a mapping; returns the checksum of its bytes, 0 if it does not lie there or cannot be read.
+    def load(self, offset: int, shape: MatrixShape) -> int:
+        """Load a matrix of the file that is mapped; returns the checksum of its bytes.
 
-        Matrices may be loaded in several threads.
+        0: it does not lie there or cannot be read. Matrices may be loaded in several threads.
         """
-        found: int = self._call("load_mapping", number, offset, self.packed_bytes(shape))
+        found: int = self._call("load_matrix", offset, self.packed_bytes(shape))
         return found
-
-    def give_back_mapping(self, number: int) -> None:
-        """Let go of a mapping, which ends with the last session that reads it."""
-        self._call("give_back_mapping", number)
 
     def multiply(
         self, instruction_set: str, shape: MatrixShape, packed: NDArray[np.uint8], x: NDArray[np.float32]

@@ -16,7 +16,7 @@ from q3edge.storage.whole_files import partial_path, remove_all_leftovers, writa
 
 ADVICE = "free space (`q3edge cache --clear` does), or set Q3EDGE_CACHE to a folder on another disk"
 # Kinds, and how many folders deep below their own their entries lie.
-KINDS: Mapping[str, int] = {"kernels": 1, "experts": 1, "evaluations": 2}
+KINDS: Mapping[str, int] = {"kernels": 1, "experts": 1, "evaluations": 2, "verified": 1}
 UNUSED_DAYS = 30  # after which `make_room` removes an entry
 _DAY = 24 * 3600
 _MOST, _PART_OF_DISK = 20 * 10**9, 10  # bytes that `make_room` leaves of a kind, and the part of the disk

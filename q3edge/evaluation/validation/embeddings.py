@@ -99,7 +99,7 @@ def validate_embeddings(
     """
     if len(passages) < 3:
         raise InputError(f"{len(passages)} passages of text; expected at least 3 to compare neighbours, give more text")
-    checked = open_graph(folder, "embedding")
+    checked = open_graph(folder, "embedding", afresh=True)
     network = Embedder(folder, threads=threads, kernels=kernels, checked=checked)
     require_same_architecture(folder, network.config, reference.config)
     expected, found = float_vectors(reference, passages), _vectors(network, passages)

@@ -96,7 +96,7 @@ def _artifact_choices(
     path = folder / MODEL_FILE
     outputs = _router_outputs(path, config)
     model = with_logits_to_keep(path.read_bytes()) + _further_outputs(outputs.values())
-    opened = open_session(folder, checked, model, threads, kernels=kernels)
+    opened = open_session(folder, checked, lambda: model, threads, kernels=kernels)
     session = opened.session
     cache = KVCacheSpec.of(config, Recipe.from_json(checked.manifest.recipe).kv_cache)
     parts: list[list[NDArray[np.float32]]] = []

@@ -57,7 +57,7 @@ def validate_artifact(
     `Decoder`. InputError: the folder is broken, or its architecture differs from the reference's. ValidationError:
     logits that are NaN or infinite. A failed check is in the report, not raised.
     """
-    checked = open_graph(folder)
+    checked = open_graph(folder, afresh=True)
     config = Qwen3Config.load(folder)
     require_same_architecture(folder, config, reference.config)
     is_float = not any(rule["scheme"] for rule in checked.manifest.recipe["rules"])

@@ -57,13 +57,13 @@ EXPORT void q3edge_pack(const int64_t* shape, const uint8_t* codes, const float*
 }
 
 EXPORT uint64_t q3edge_checksum(const uint8_t* bytes, size_t size) { return checksum(bytes, size); }
-// Load a part of a mapping: its checksum; 0 if it has no such part, or it cannot be read.
-EXPORT uint64_t q3edge_load_mapping(int64_t number, size_t offset, size_t size) {
-  const std::shared_ptr<const Mapping> mapping = kept_mapping(number);
+// Load a part of the mapping: its checksum; 0 if it has no such part, or it cannot be read.
+EXPORT uint64_t q3edge_load_matrix(size_t offset, size_t size) {
+  const std::shared_ptr<const Mapping> mapping = the_mapping();
   return mapping == nullptr || !mapping->load(offset, size) ? 0 : checksum(mapping->data() + offset, size);
 }
-EXPORT int64_t q3edge_keep_mapping(const char* path, int copied) { return keep_mapping(path, copied != 0); }
-EXPORT void q3edge_give_back_mapping(int64_t number) { give_back_mapping(number); }
+EXPORT int q3edge_open_mapping(const char* path, int copied) { return open_mapping(path, copied != 0); }
+EXPORT void q3edge_close_mapping() { close_mapping(); }
 
 // For tests: scratch that a product of so many rows needs, and the product by one set.
 EXPORT size_t q3edge_product_scratch(const int64_t* shape, size_t rows) {

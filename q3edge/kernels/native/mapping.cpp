@@ -1,7 +1,6 @@
 #include "mapping.h"
 
 #include <cstring>
-#include <map>
 #include <mutex>
 
 #include <fcntl.h>
@@ -14,8 +13,13 @@ namespace {
 
 struct Kept {
   std::mutex mutex;
-  std::map<int64_t, std::shared_ptr<const Mapping>> mappings;
-  int64_t last = 0;
+  std::shared_ptr<const Mapping> mapping;
+
+  // Put a mapping in the place of another, which is unmapped outside of the lock.
+  void exchange(std::shared_ptr<const Mapping> with) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    mapping.swap(with);
+  }
 };
 
 Kept& kept() {
@@ -69,28 +73,19 @@ bool Mapping::load(size_t offset, size_t size) const {
   return true;
 }
 
-int64_t keep_mapping(const char* path, bool copied) {
+bool open_mapping(const char* path, bool copied) {
   std::shared_ptr<const Mapping> mapping = Mapping::open(path, copied);
-  if (mapping == nullptr) return 0;
-  const std::lock_guard<std::mutex> lock(kept().mutex);
-  kept().mappings[++kept().last] = std::move(mapping);
-  return kept().last;
+  const bool found = mapping != nullptr;
+  kept().exchange(std::move(mapping));
+  return found;
 }
 
-std::shared_ptr<const Mapping> kept_mapping(int64_t number) {
+std::shared_ptr<const Mapping> the_mapping() {
   const std::lock_guard<std::mutex> lock(kept().mutex);
-  const auto found = kept().mappings.find(number);
-  return found == kept().mappings.end() ? nullptr : found->second;
+  return kept().mapping;
 }
 
-void give_back_mapping(int64_t number) {
-  std::shared_ptr<const Mapping> last;  // is unmapped outside of the lock
-  const std::lock_guard<std::mutex> lock(kept().mutex);
-  const auto found = kept().mappings.find(number);
-  if (found == kept().mappings.end()) return;
-  last = std::move(found->second);
-  kept().mappings.erase(found);
-}
+void close_mapping() { kept().exchange(nullptr); }
 
 // FNV-1a (Fowler, Noll, Vo) over words of eight lanes in turn, and then over the lanes and the rest.
 uint64_t checksum(const uint8_t* bytes, size_t size) {

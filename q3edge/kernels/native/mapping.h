@@ -1,4 +1,4 @@
-// Files of packed matrices in memory, known by a number.
+// Files of packed matrices in memory.
 #pragma once
 
 #include <cstddef>
@@ -33,10 +33,11 @@ class Mapping {
   int file_;         // that a copy is of; -1: none
 };
 
-// Keep a mapping until it is given back: its number, above 0, which is never used again. 0: there is no such file.
-int64_t keep_mapping(const char* path, bool copied);
-std::shared_ptr<const Mapping> kept_mapping(int64_t number);
-void give_back_mapping(int64_t number);
+// The mapping that operators find as they are created, one at a time in a process; it lives as long as any of them.
+// false: there is no such file, and no mapping.
+bool open_mapping(const char* path, bool copied);
+std::shared_ptr<const Mapping> the_mapping();
+void close_mapping();
 
 // Checksum of bytes, which is not 0: it tells damage by accident, and reads as fast as memory does.
 uint64_t checksum(const uint8_t* bytes, size_t size);

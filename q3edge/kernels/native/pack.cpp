@@ -32,18 +32,16 @@ uint16_t half_of(float value, bool& exact) {
   return static_cast<uint16_t>(sign | half);
 }
 
-// The four nibbles of 16 bits as bytes.
-uint32_t spread(uint32_t nibbles) {
-  nibbles = (nibbles | nibbles << 8) & 0x00ff00ff;
-  return (nibbles | nibbles << 4) & 0x0f0f0f0f;
-}
-
 void put_little_endian(uint8_t* to, uint32_t value) {
   for (int i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(value >> 8 * i);
 }
 
-uint32_t little_endian(const uint8_t* from) {
-  return from[0] | from[1] << 8 | from[2] << 16 | static_cast<uint32_t>(from[3]) << 24;
+// Eight nibbles, in bytes from the lowest on, as four bytes that have the first four below and the others above.
+uint32_t paired(uint32_t nibbles) {
+  uint32_t first = nibbles & 0xffff, second = nibbles >> 16;
+  first = (first | first << 8) & 0x00ff00ff;
+  second = (second | second << 8) & 0x00ff00ff;
+  return ((first | first << 4) & 0x0f0f0f0f) | ((second << 4 | second << 8) & 0xf0f0f0f0);
 }
 
 // Where the parts of a group lie in a tile.
@@ -58,15 +56,20 @@ Place place_of(const MatrixShape& shape, size_t group) {
           begin + shape.codes_offset(count) + at * shape.group_bytes()};
 }
 
-// Put a group's codes of one row in their places.
+// Put a group's codes of one row in their places: of eight 4-bit codes, those that come second share the bytes of the
+// first four. What is computed and what is scattered are loops of their own, as compilers can only vectorize the first.
 void pack_codes(const MatrixShape& shape, const uint8_t* from, uint8_t* to) {
-  for (size_t byte = 0; byte < shape.group * shape.bits / 8; byte += 4, to += 4 * kTileRows) {
-    if (shape.bits == 4) {
-      const uint32_t eight = little_endian(from + byte);
-      put_little_endian(to, spread(eight & 0xffff) | spread(eight >> 16) << 4);
-    } else {
-      std::memcpy(to, from + byte, 4);
-    }
+  constexpr size_t kPart = 32;  // words of four bytes
+  for (size_t words = shape.group * shape.bits / 32; words > 0;) {
+    const size_t count = words < kPart ? words : kPart;
+    uint32_t part[kPart];
+    std::memcpy(part, from, 4 * count);
+    if (shape.bits == 4)
+      for (size_t i = 0; i < count; ++i) part[i] = paired(part[i]);
+    for (size_t i = 0; i < count; ++i) std::memcpy(to + 4 * kTileRows * i, part + i, 4);
+    from += 4 * count;
+    to += 4 * kTileRows * count;
+    words -= count;
   }
 }
 

@@ -57,25 +57,25 @@ struct ProductKernel {
 };
 
 ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-  static constexpr const char* kNames[] = {"mapping",   "offset",         "N",               "K",      "block_size", "bits",
+  static constexpr const char* kNames[] = {"offset",    "N",              "K",               "block_size", "bits",
                                            "symmetric", "float32_scales", "instruction_set", "threads"};
-  int64_t values[10];
+  int64_t values[9];
   if (ort::Status* status = attributes(*api, info, kNames, values)) return status;
   for (const int64_t value : values)
     if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
-  const MatrixShape shape{static_cast<size_t>(values[2]), static_cast<size_t>(values[3]),
-                          static_cast<size_t>(values[4]), static_cast<unsigned>(values[5]),
-                          values[6] != 0, values[7] != 0};
-  std::shared_ptr<const Mapping> mapping = kept_mapping(values[0]);
-  const auto offset = static_cast<size_t>(values[1]);
+  const MatrixShape shape{static_cast<size_t>(values[1]), static_cast<size_t>(values[2]),
+                          static_cast<size_t>(values[3]), static_cast<unsigned>(values[4]),
+                          values[5] != 0, values[6] != 0};
+  std::shared_ptr<const Mapping> mapping = the_mapping();
+  const auto offset = static_cast<size_t>(values[0]);
   if (!shape.valid() || mapping == nullptr || offset % kAlignment != 0 || offset > mapping->size() ||
       shape.bytes() > mapping->size() - offset)
     return api->error(ort::kInvalidArgument, "no such matrix is mapped");
-  if (static_cast<size_t>(values[8]) >= kernels().count)
+  if (static_cast<size_t>(values[7]) >= kernels().count)
     return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
   const Matrix matrix{shape, mapping->data() + offset};
-  *kernel = new (std::nothrow) ProductKernel{*api, *kernels().sets[values[8]], std::move(mapping), matrix,
-                                             static_cast<size_t>(values[9]),
+  *kernel = new (std::nothrow) ProductKernel{*api, *kernels().sets[values[7]], std::move(mapping), matrix,
+                                             static_cast<size_t>(values[8]),
                                              attribute_or(*api, info, "gated", int64_t{0}) != 0, epsilon_of(*api, info)};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }

@@ -76,7 +76,8 @@ def evaluate(
     threads = threads or default_threads()
     workers = min(threads, MAX_WORKERS)
     threads_of_session = threads - workers + 1  # every worker that calls it is one of its threads, too
-    decoder = Decoder(folder, threads=threads_of_session, kernels=kernels)
+    checked = open_graph(folder, afresh=True)
+    decoder = Decoder(folder, threads=threads_of_session, kernels=kernels, checked=checked)
     cache = EvaluationCache(cache_folder()) if use_cache else None
     with _open_reference(reference, threads_of_session, kernels, cache) as opened:
         require_same_architecture(folder, decoder.config, opened.config)
@@ -138,7 +139,8 @@ def _open_reference(
     folder = resolve_model(base)
     if adapter is None and is_onnx_artifact(folder):
         state = InputState((folder,))
-        decoder = Decoder(folder, threads=threads, kernels=kernels)
+        checked = open_graph(folder, afresh=True)
+        decoder = Decoder(folder, threads=threads, kernels=kernels, checked=checked)
         used = {"reference_kernels": decoder.kernels}
         model = ComparedDecoder(decoder)
         yield _OpenReference(folder, folder, model, decoder.config, artifact_digest(folder), state, used)

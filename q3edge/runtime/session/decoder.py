@@ -59,15 +59,15 @@ class Decoder:
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE
-        model = with_idle_rows(with_logits_to_keep(path.read_bytes()))
         opened = open_session(
             folder,
             checked,
-            model,
+            lambda: with_idle_rows(with_logits_to_keep(path.read_bytes())),
             self.threads,
             exact_activations=exact_activations,
             offload=offload,
             kernels=kernels,
+            keep=True,
         )
         self._session, self._weights, self.kernels = opened.session, opened.weights, opened.kernels
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))

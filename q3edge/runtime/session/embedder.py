@@ -40,9 +40,14 @@ class Embedder:
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         self._path = folder / MODEL_FILE
-        model = self._path.read_bytes()
         opened = open_session(
-            folder, checked, model, self.threads, exact_activations=exact_activations, kernels=kernels
+            folder,
+            checked,
+            self._path.read_bytes,
+            self.threads,
+            exact_activations=exact_activations,
+            kernels=kernels,
+            keep=True,
         )
         self._session, self._weights, self.kernels = opened.session, opened.weights, opened.kernels
         names = [node.name for node in (*self._session.get_inputs(), *self._session.get_outputs())]

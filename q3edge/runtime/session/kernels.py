@@ -6,7 +6,8 @@ The files of an artifact have onnxruntime's operators alone; ours take their pla
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,11 @@ from q3edge.kernels.choice import ONNXRUNTIME, choose
 from q3edge.kernels.library import DOMAIN, Library
 from q3edge.machine.memory import free_memory
 from q3edge.runtime.session.attention_graph import ROW_STARTS, attention_nodes
+from q3edge.runtime.session.expert_graph import expert_operators
 from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_input import INT32, graph_input
 from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
+from q3edge.runtime.session.kept_graph import ChangedGraph, graph_path, read_graph, write_graph
 from q3edge.runtime.session.kept_room import make_room
 from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.loader import CheckedGraph
@@ -44,16 +47,12 @@ FOLDER = "kernels"  # of what is packed, in the folder of what is kept
 
 @dataclass(frozen=True, slots=True)
 class OurKernels:
-    """Library, and the instruction set by which it computes some of a graph's products.
-
-    required: they were asked for, and nothing else will do.
-    """
+    """Library, and the instruction set by which it computes some of a graph's products."""
 
     library: Library
     instruction_set: str
     graph: Graph
     products: tuple[ProductOperator, ...]
-    required: bool
 
 
 def chosen_kernels(wanted: str | None, model: bytes, lent: LentWeights) -> OurKernels | None:
@@ -68,15 +67,33 @@ def chosen_kernels(wanted: str | None, model: bytes, lent: LentWeights) -> OurKe
     products = tuple(each for each in product_operators(graph) if can_be_packed(chosen.library, each, lent))
     if not products:
         return None
-    return OurKernels(chosen.library, chosen.instruction_set, graph, products, chosen.required)
+    return OurKernels(chosen.library, chosen.instruction_set, graph, products)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyGraph:
+    """Graph with our operators, and the packed matrices that they read."""
+
+    packed: PackedProducts
+    graph: ChangedGraph
+
+
+def ready_graph(checked: CheckedGraph, wanted: str | None, threads: int) -> ReadyGraph | None:
+    """Find what `kernel_graph` has kept for a model and these kernels; None: it is to be made."""
+    chosen = choose(wanted)
+    packed = None if chosen is None else read_packed_products(_place(checked))
+    if chosen is None or packed is None:
+        return None
+    graph = read_graph(graph_path(packed.folder, chosen.instruction_set, threads), chosen.library)
+    return None if graph is None else ReadyGraph(packed, graph)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelGraph:
     """Model that a session is made of, with our operators in it or without.
 
-    kernels: whose they are, for people. library: of the operators; None: onnxruntime's alone. load: reads the packed
-    matrices, before anything is computed with them; InputError: they are damaged, and now removed.
+    kernels: whose they are, for people. library: of the operators; None: onnxruntime's alone. load: waits until the
+    packed matrices are read, before anything is computed with them; InputError: they are damaged, and now removed.
     """
 
     model: bytes
@@ -89,40 +106,45 @@ class KernelGraph:
 def kernel_graph(
     folder: Path,
     checked: CheckedGraph,
-    model: bytes,
+    model: Callable[[], bytes],
     lent: LentWeights,
     options: Options,
     wanted: str | None,
     threads: int,
     verify_weights: Callable[[], object],
+    ready: ReadyGraph | None = None,
+    *,
+    keep: bool = False,
 ) -> Iterator[KernelGraph]:
     """Put our operators into a model, as `chosen_kernels` says, for a session that is made inside the block.
 
-    Packs the model's matrices where they are not yet, once and for all. ResourceError: the disk is full, or cannot be
-    written, and our kernels were asked for.
+    model: makes the serialized graph. Packs the model's matrices where they are not yet, once and for all, and reads
+    them meanwhile. ready: what `ready_graph` has found. keep: for the next start. ResourceError: the disk is full, or
+    cannot be written, and our kernels were asked for.
     """
-    ours = chosen_kernels(wanted, model, lent)
-    packed, mapping = None, 0
-    if ours is not None:
+    chosen = choose(wanted)
+    with ExitStack() as stack:
         try:
-            packed = _packed_products(folder, checked, model, lent, options, ours, threads, verify_weights)
-            mapping = _mapping(ours.library, packed)
+            if ready is None:
+                ready = _made_ready(folder, checked, model(), lent, options, wanted, threads, verify_weights, keep=keep)
+            if ready is not None and chosen is not None:
+                stack.enter_context(_mapped(chosen.library, ready.packed))
         except ResourceError as error:
-            if ours.required:
+            if chosen is None or chosen.required:
                 raise
             progress.note(f"note: {folder}: with onnxruntime's kernels, as packed weights cannot be had ({error})")
-    if ours is None or packed is None:
-        yield KernelGraph(model, ONNXRUNTIME, None, lambda: None)
-        return
-    try:
-        changed = _with_our_operators(ours, packed, mapping, threads)
-        label = f"q3edge ({ours.instruction_set}, {len(ours.products)} products)"
-        yield KernelGraph(changed, label, ours.library, partial(_load, packed, ours.library, mapping, threads))
-    finally:
-        ours.library.give_back_mapping(mapping)  # the session holds it
+            ready = None
+        if ready is None or chosen is None:
+            yield KernelGraph(model(), ONNXRUNTIME, None, lambda: None)
+            return
+        packed, graph = ready.packed, ready.graph
+        loading = stack.enter_context(ThreadPoolExecutor(1)).submit(packed.load, chosen.library, threads)
+        label = f"q3edge ({chosen.instruction_set}, {graph.products} products)"
+        yield KernelGraph(graph.model, label, chosen.library, partial(_check_loaded, packed, loading))
 
 
-def _mapping(library: Library, packed: PackedProducts) -> int:
+@contextmanager
+def _mapped(library: Library, packed: PackedProducts) -> Iterator[None]:
     """Map packed weights, in pages that are theirs alone where memory is plenty.
 
     ResourceError: another process removed them meanwhile, or there are no addresses left.
@@ -130,10 +152,42 @@ def _mapping(library: Library, packed: PackedProducts) -> int:
     free = free_memory()
     size = sum(library.packed_bytes(matrix.shape) for matrix in packed.matrices.values())
     copied = free is not None and size < _COPIED * free
-    try:
-        return library.keep_mapping(packed.path, copied=copied)
-    except OSError as error:
-        raise ResourceError(f"{error}, perhaps as it was removed meanwhile; the same command makes it again") from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(library.mapped(packed.path, copied=copied))
+        except OSError as error:
+            raise ResourceError(
+                f"{error}, perhaps as it was removed meanwhile; the same command makes it again"
+            ) from None
+        yield
+
+
+def _place(checked: CheckedGraph) -> Path:
+    sources = [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)]
+    return kept_folder(FOLDER) / json_digest([*sources, LAYOUT])[:32]
+
+
+def _made_ready(
+    folder: Path,
+    checked: CheckedGraph,
+    model: bytes,
+    lent: LentWeights,
+    options: Options,
+    wanted: str | None,
+    threads: int,
+    verify_weights: Callable[[], object],
+    *,
+    keep: bool,
+) -> ReadyGraph | None:
+    """Put our operators into a model; None: they fit nothing."""
+    ours = chosen_kernels(wanted, model, lent)
+    if ours is None:
+        return None
+    packed = _packed_products(folder, checked, model, lent, options, ours, threads, verify_weights)
+    graph = ChangedGraph(_with_our_operators(ours, packed, threads), len(ours.products), checked.external_data)
+    if keep and not expert_operators(model):  # whether experts stay on the disk is decided at every start
+        write_graph(graph_path(packed.folder, ours.instruction_set, threads), graph, ours.library)
+    return ReadyGraph(packed, graph)
 
 
 def _packed_products(
@@ -147,12 +201,11 @@ def _packed_products(
     verify_weights: Callable[[], object],
 ) -> PackedProducts:
     """Find the packed matrices of a model, or pack them."""
-    sources = [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)]
-    place = kept_folder(FOLDER) / json_digest([*sources, sorted(each.codes for each in ours.products), LAYOUT])[:32]
-    if (found := read_packed_products(place)) is not None:
+    place, names = _place(checked), {each.codes for each in ours.products}
+    if (found := read_packed_products(place, names)) is not None:
         return found
     with output_lock(place, wait=True, advice=ADVICE):  # another process may be packing them
-        if (found := read_packed_products(place)) is not None:
+        if (found := read_packed_products(place, names)) is not None:
             return found
         progress.note(f"{PACKING} {folder} for q3edge's kernels, once, into {place}")
         make_room(FOLDER, place)
@@ -161,11 +214,11 @@ def _packed_products(
         return packed
 
 
-def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, threads: int) -> bytes:
+def _with_our_operators(ours: OurKernels, packed: PackedProducts, threads: int) -> bytes:
     number = ours.library.instruction_sets.index(ours.instruction_set)
     common = {"instruction_set": number, "threads": threads}
     products = {
-        codes: {"mapping": mapping, "offset": matrix.offset, **matrix.shape.attributes(), **common}
+        codes: {"offset": matrix.offset, **matrix.shape.attributes(), **common}
         for codes, matrix in packed.matrices.items()
     }
     graph = ours.graph
@@ -178,7 +231,7 @@ def _with_our_operators(ours: OurKernels, packed: PackedProducts, mapping: int, 
     return graph.serialized() + added + opset_bytes(DOMAIN, _OPSET)
 
 
-def _load(packed: PackedProducts, library: Library, mapping: int, threads: int) -> None:
-    if not packed.load(library, mapping, threads):
+def _check_loaded(packed: PackedProducts, loading: Future[bool]) -> None:
+    if not loading.result():
         packed.remove()
         raise InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")

@@ -98,19 +98,19 @@ class LentWeights:
         return copied
 
     @contextmanager
-    def folder(self, read: Iterable[str] = ()) -> Iterator[Path]:
+    def folder(self, read: Callable[[], Iterable[str]] = tuple) -> Iterator[Path]:
         """Folder in which onnxruntime may look for the weights of a model that it gets as bytes.
 
         It refuses a file that is a link out of the folder, as in the hub's cache. All tensors being lent, a file of the
-        same name will do that holds those which the graph computes with as it is loaded: `read`, by name. InputError:
-        a tensor cannot be lent.
+        same name will do that holds those which the graph computes with as it is loaded: `read` names them.
+        InputError: a tensor cannot be lent.
         """
         if self._path.resolve().parent == self._path.parent.resolve():
             yield self._path.parent
             return
         self.require_all("is a link, and {!r} cannot be read through it; copy the folder")
         with TemporaryDirectory() as folder:
-            self.copy_to(Path(folder), read)
+            self.copy_to(Path(folder), read())
             yield Path(folder)
 
     @contextmanager

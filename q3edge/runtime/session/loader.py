@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from q3edge import progress
@@ -25,6 +26,7 @@ from q3edge.errors import InputError
 from q3edge.machine.memory import require_address_space
 from q3edge.plain_line import typed
 from q3edge.runtime.session.onnx_references import ExternalTensor, check_external_data
+from q3edge.runtime.session.verified_before import ContentState
 
 _RUNTIME_BYTES = 64 << 20  # that tokenizer, template and session take besides the weights, with the smallest model
 _OTHER_USE = {
@@ -35,13 +37,28 @@ _OTHER_USE = {
 _REQUIRED = (CONFIG_FILE, MODEL_FILE, DATA_FILE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CheckedGraph:
-    """Checked graph of an artifact folder, from `open_graph`."""
+    """Checked graph of an artifact folder, from `open_graph`.
+
+    edited: files that were edited since the export; they are used as they are now. verified: whether the weights were
+    found to be right before, and have not changed since.
+    """
 
     manifest: Manifest
-    external_data: tuple[ExternalTensor, ...]  # the tensors of model.onnx that lie in other files
-    edited: tuple[str, ...]  # files that were edited since the export; they are used as they are now
+    edited: tuple[str, ...]
+    verified: bool
+    _state: ContentState
+
+    @cached_property
+    def external_data(self) -> tuple[ExternalTensor, ...]:
+        """The tensors of model.onnx that lie in other files."""
+        return check_external_data(self._state.folder / MODEL_FILE)
+
+    def verify_weights(self) -> None:
+        """Hash the weights; InputError: they were changed. Once they were right, `open_graph` knows it."""
+        self.manifest.verify_content(self._state.folder, DATA_FILE)
+        self._state.keep()
 
 
 def open_artifact(folder: Path) -> Manifest:
@@ -50,8 +67,8 @@ def open_artifact(folder: Path) -> Manifest:
     InputError: no manifest or not one of an ONNX export; a file missing, changed or unlisted; external data of
     model.onnx that lies outside the folder, outside the manifest, or past a file's end.
     """
-    checked = open_graph(folder)
-    checked.manifest.verify_content(folder, DATA_FILE)
+    checked = open_graph(folder, afresh=True)
+    checked.verify_weights()
     note_edits(folder, checked.manifest, checked.edited)
     return checked.manifest
 
@@ -71,11 +88,12 @@ def _is_as_exported(folder: Path, name: str, manifest: Manifest) -> bool:
     return name in manifest.files and manifest.as_found(folder).files.get(name) == manifest.files[name]
 
 
-def open_graph(folder: Path, kind: ArtifactKind = "onnx") -> CheckedGraph:
+def open_graph(folder: Path, kind: ArtifactKind = "onnx", *, afresh: bool = False) -> CheckedGraph:
     """Open an artifact of this kind without hashing its weights, of which only place and size are checked.
 
-    Hashing the weights takes as long as everything else: `Decoder` does it while onnxruntime packs them, and computes
-    nothing before their sha256 is checked. InputError: as `open_artifact`, but for changed weights.
+    Hashing the weights takes longer than everything else: `Decoder` does it while it makes its session, and computes
+    nothing before their sha256 is checked. Files that were right before and have not changed since
+    (`verified_before`) are not hashed again, unless `afresh`. InputError: as `open_artifact`, but for changed weights.
     """
     manifest = load_manifest(folder, kind)
     for name in _REQUIRED:
@@ -83,12 +101,15 @@ def open_graph(folder: Path, kind: ArtifactKind = "onnx") -> CheckedGraph:
     require_address_space(_RUNTIME_BYTES + manifest.files[DATA_FILE].size, str(folder))
     if os.path.lexists(folder / TOKENIZER_FILE) and TOKENIZER_MISSING not in {n.code for n in manifest.notices}:
         _check_listed(folder, TOKENIZER_FILE, manifest)
-    manifest.verify(folder, but={DATA_FILE})
-    external_data = check_external_data(folder / MODEL_FILE)
-    for location in {data.location for data in external_data}:
-        path = (folder / MODEL_FILE).parent / location
-        _check_listed(folder, path.relative_to(folder).as_posix(), manifest)
-    return CheckedGraph(manifest, external_data, manifest.edited(folder))
+    manifest.verify(folder, but=manifest.files)
+    state = ContentState.read(folder, manifest)
+    checked = CheckedGraph(manifest, manifest.edited(folder), not afresh and state.was_verified(), state)
+    if not checked.verified:
+        manifest.verify(folder, but={DATA_FILE})
+        for location in {data.location for data in checked.external_data}:
+            path = (folder / MODEL_FILE).parent / location
+            _check_listed(folder, path.relative_to(folder).as_posix(), manifest)
+    return checked
 
 
 def load_manifest(folder: Path, *kinds: ArtifactKind) -> Manifest:

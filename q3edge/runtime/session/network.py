@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import onnxruntime as ort
@@ -17,7 +18,7 @@ from q3edge.runtime.session.exact_activations import exact_experts, with_exact_a
 from q3edge.runtime.session.expert_graph import folded_tensors
 from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.heap import return_freed_memory
-from q3edge.runtime.session.kernels import kernel_graph
+from q3edge.runtime.session.kernels import kernel_graph, ready_graph
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.offload import packed_on_disk, stays_on_disk
@@ -46,41 +47,47 @@ class OpenSession:
 def open_session(
     folder: Path,
     checked: CheckedGraph,
-    model: bytes,
+    model: Callable[[], bytes],
     threads: int,
     *,
     exact_activations: bool = False,
     offload: bool | None = False,
     kernels: str | None = None,
+    keep: bool = False,
 ) -> OpenSession:
-    """Open a session of the graph `model` on the weights in `folder`, which are hashed meanwhile.
+    """Open a session of the graph that `model` makes on the weights in `folder`, which are hashed meanwhile.
 
     exact_activations: block-quantized products read float32 activations in place of int8 ones. offload: experts stay on
-    the disk (None: where they would not fit in memory). kernels: see `kernels.choice`.
+    the disk (None: where they would not fit in memory). kernels: see `kernels.choice`. keep: for the next start, the
+    graph with our operators in it, where `model` makes the same at every start.
 
     InputError: they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out.
     UsageError: offload is asked for a model without quantized experts, or kernels that cannot be had.
     """
-    if exact_activations:
-        model = with_exact_activations(model)
-    lent = LentWeights(folder / DATA_FILE, checked.external_data)
-    experts = stays_on_disk(folder, checked, model, offload)
+    keep = keep and not exact_activations
+    ready = ready_graph(checked, kernels, threads) if keep and not offload else None
+    made = cache(lambda: with_exact_activations(model()) if exact_activations else model())
+    lent = LentWeights(folder / DATA_FILE, ready.graph.external_data if ready is not None else checked.external_data)
+    experts = None if ready is not None else stays_on_disk(folder, checked, made(), offload)
     with (
         ThreadPoolExecutor(1) as pool,
         return_freed_memory(),
-        lent.folder(folded_tensors(model)) as data_folder,
+        lent.folder(lambda: folded_tensors(made())) as data_folder,
         lent.drop_read_pages(),
         exact_experts() if exact_activations else nullcontext(),
     ):
-        weights = pool.submit(checked.manifest.verify_content, folder, DATA_FILE)
-        packed = None
+        hashing = _Hashing(checked, pool)
+        changed, packed = made, None
         sparing = partial(_options, threads, lent, data_folder, sparing=True)
         if experts is not None:
             variant = "exact" if exact_activations else "rounded"
             lent.require_all("has experts that stay on the disk, and {!r} cannot be lent to onnxruntime; export again")
-            packed = packed_on_disk(folder, checked, model, lent, experts, sparing, variant, weights.result)
-            model, data_folder = packed.applied_to(model), packed.folder
-        with kernel_graph(folder, checked, model, lent, sparing, kernels, threads, weights.result) as graph:
+            packed = packed_on_disk(folder, checked, made(), lent, experts, sparing, variant, hashing.verify)
+            changed, data_folder = cache(partial(packed.applied_to, made())), packed.folder
+        keep = keep and packed is None
+        with kernel_graph(
+            folder, checked, changed, lent, sparing, kernels, threads, hashing.verify, ready, keep=keep
+        ) as graph:
             used = graph_names(graph.model)[1]
             options = _options(threads, lent, data_folder, used, sparing=packed is not None)
             if graph.library is not None:
@@ -90,11 +97,29 @@ def open_session(
             except Exception as error:  # onnxruntime's exceptions share no base class
                 reason = _not_loaded(folder, error, packed)
                 if isinstance(reason, InputError):
-                    weights.result()  # damage explains more than what onnxruntime makes of it
+                    hashing.verify()  # damage explains more than what onnxruntime makes of it
                 raise reason from None
             graph.load()
-        weights.result()
+        hashing.finish()
     return OpenSession(session, lent, graph.kernels)
+
+
+class _Hashing:
+    """Check of the weights' sha256 beside other work, from now on; only if it is asked for where they were verified."""
+
+    def __init__(self, checked: CheckedGraph, pool: ThreadPoolExecutor) -> None:
+        self._checked, self._pool = checked, pool
+        self._found = None if checked.verified else pool.submit(checked.verify_weights)
+
+    def verify(self) -> None:
+        """Hash them, or wait for it; InputError: they were changed."""
+        self._found = self._found or self._pool.submit(self._checked.verify_weights)
+        self._found.result()
+
+    def finish(self) -> None:
+        """Wait for what was begun; InputError: they were changed."""
+        if self._found is not None:
+            self._found.result()
 
 
 def _not_loaded(folder: Path, error: Exception, packed: PackedExperts | None) -> Exception:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -50,11 +50,11 @@ class PackedProducts:
         """File of the matrices."""
         return self.folder / _MATRICES
 
-    def load(self, library: Library, mapping: int, threads: int) -> bool:
+    def load(self, library: Library, threads: int) -> bool:
         """Have the mapped matrices in memory; False: they are not the bytes that were written."""
 
         def is_whole(matrix: PackedMatrix) -> bool:
-            return library.load(mapping, matrix.offset, matrix.shape) == matrix.checksum
+            return library.load(matrix.offset, matrix.shape) == matrix.checksum
 
         with ThreadPoolExecutor(threads) as pool:
             return all(pool.map(is_whole, self.matrices.values()))
@@ -70,14 +70,16 @@ def can_be_packed(library: Library, operator: ProductOperator, lent: LentWeights
     return weights <= lent.names and library.packed_bytes(_shape(operator, float32_scales=False)) > 0
 
 
-def read_packed_products(folder: Path) -> PackedProducts | None:
+def read_packed_products(folder: Path, names: Set[str] | None = None) -> PackedProducts | None:
     """Read what `pack_products` has written, and mark it as used; None if there is nothing, or nothing whole.
 
-    The file's content is not read: `load` does that.
+    names: of the codes of all matrices; None: whatever is there. The file's content is not read: `load` does that.
     """
     found = read_sealed(folder / INDEX)
     try:
         if found is None or (folder / _MATRICES).stat().st_size != found["size"]:
+            return None
+        if names is not None and names != found["matrices"].keys():
             return None
     except OSError:
         return None
@@ -128,34 +130,51 @@ def _all_packed(
     library: Library,
     threads: int,
 ) -> Iterator[tuple[ProductOperator, tuple[MatrixShape, NDArray[np.uint8]]]]:
-    """Yield the operators in turn with their packed matrices, a few ahead of the one that is asked for."""
-    models = ScalesOf(model)
+    """Yield the operators in turn with their packed matrices, a few ahead of the one that is asked for.
+
+    A matrix is overwritten once the next one is asked for: pages of memory cost as much time as what is put into them.
+    """
+    models, free = ScalesOf(model), list[NDArray[np.uint8]]()
     with ThreadPoolExecutor(threads) as pool:
         ahead: list[tuple[ProductOperator, Future[tuple[MatrixShape, NDArray[np.uint8]]]]] = []
         for operator in operators:
-            ahead.append((operator, pool.submit(_packed, models, operator, lent, options, library)))
+            ahead.append((operator, pool.submit(_packed, models, operator, lent, options, library, free)))
             if len(ahead) > threads:
                 first, future = ahead.pop(0)
-                yield first, future.result()
+                shape, room = future.result()
+                yield first, (shape, room[: library.packed_bytes(shape)])
+                free.append(room)
         for first, future in ahead:
-            yield first, future.result()
+            shape, room = future.result()
+            yield first, (shape, room[: library.packed_bytes(shape)])
 
 
 def _packed(
-    models: ScalesOf, operator: ProductOperator, lent: LentWeights, options: Options, library: Library
+    models: ScalesOf,
+    operator: ProductOperator,
+    lent: LentWeights,
+    options: Options,
+    library: Library,
+    free: list[NDArray[np.uint8]],
 ) -> tuple[MatrixShape, NDArray[np.uint8]]:
+    """Pack a matrix into the begin of an array: of one that is `free`, if the last of them is large enough."""
     scales = _scales(models, operator, options)
     shape = _shape(operator, float32_scales=not library.are_float16(scales))
-    out = aligned_bytes(library.packed_bytes(shape))
+    size = library.packed_bytes(shape)
+    room = free.pop() if free else None
+    if room is None or room.size < size:
+        room = aligned_bytes(size)
     zero_points = None if operator.zero_points is None else lent.array(operator.zero_points)
-    library.pack(shape, lent.array(operator.codes), scales, zero_points, out)
-    return shape, out
+    library.pack(shape, lent.array(operator.codes), scales, zero_points, room[:size])
+    return shape, room
 
 
 def _scales(models: ScalesOf, operator: ProductOperator, options: Options) -> NDArray[np.float32]:
-    """Compute the scales as onnxruntime does when it loads the graph."""
+    """Compute the scales as onnxruntime does when it loads the graph: there is little to gain by changing it."""
     computing = models.computing(operator)
-    session = ort.InferenceSession(computing, options(graph_names(computing)[1]), providers=["CPUExecutionProvider"])
+    chosen = options(graph_names(computing)[1])
+    chosen.intra_op_num_threads, chosen.graph_optimization_level = 1, ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(computing, chosen, providers=["CPUExecutionProvider"])
     (scales,) = session.run(None, {})
     return np.ascontiguousarray(scales)
 

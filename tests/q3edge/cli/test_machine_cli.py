@@ -50,7 +50,8 @@ def test_a_sound_installation(tmp_path: Path) -> None:
     found = as_json(q3edge(tmp_path / "kept", "doctor", "--json"))
     assert found["problems"] == []
     assert found["cache"] == {
-        "folder": str(tmp_path / "kept"), "writable": True, "sizes": {"kernels": 0, "experts": 0, "evaluations": 0},
+        "folder": str(tmp_path / "kept"), "writable": True,
+        "sizes": {"kernels": 0, "experts": 0, "evaluations": 0, "verified": 0},
     }  # fmt: skip
     assert found["versions"]["onnxruntime"]
     assert found["kernels"]["used"] == used

@@ -32,8 +32,7 @@ def built() -> Library:
 def test_a_loaded_matrix_is_what_the_operator_reads(matrix: RandomMatrix, copied: bool, tmp_path: Path) -> None:
     packed = matrix.packed(built())
     (tmp_path / "matrices").write_bytes(packed.tobytes())
-    number = built().keep_mapping(tmp_path / "matrices", copied=copied)
-    common = {"mapping": number, "offset": 0, "instruction_set": 0, "threads": 2}
+    common = {"offset": 0, "instruction_set": 0, "threads": 2}
     attributes: dict[str, Any] = {**common, **SHAPE.attributes()}
     node = helper.make_node("MatMulNBits", ["x"], ["y"], domain=DOMAIN, **attributes)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
@@ -41,13 +40,13 @@ def test_a_loaded_matrix_is_what_the_operator_reads(matrix: RandomMatrix, copied
     model = helper.make_model(helper.make_graph([node], "one", values[:1], values[1:]), opset_imports=opsets)
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(str(built().path))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    assert built().load(number, 0, SHAPE) == built().checksum(packed)
-    built().give_back_mapping(number)  # the session holds it
+    with built().mapped(tmp_path / "matrices", copied=copied):
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        assert built().load(0, SHAPE) == built().checksum(packed)
     x = np.random.default_rng(1).normal(size=(3, SHAPE.width)).astype(np.float32)
     expected = built().multiply(built().instruction_sets[0], SHAPE, packed, x)
-    assert np.array_equal(session.run(None, {"x": x})[0], expected)
-    assert built().load(number, 0, SHAPE) == 0  # nobody is given it any more
+    assert np.array_equal(session.run(None, {"x": x})[0], expected)  # it holds what was mapped
+    assert built().load(0, SHAPE) == 0  # nobody is given it any more
 
 
 @pytest.mark.parametrize("copied", [False, True])
@@ -56,9 +55,8 @@ def test_damage_and_what_does_not_lie_there_are_told(matrix: RandomMatrix, copie
     damaged = packed.copy()
     damaged[-1] ^= 1
     (tmp_path / "matrices").write_bytes(damaged.tobytes())
-    number = built().keep_mapping(tmp_path / "matrices", copied=copied)
-    assert built().load(number, 0, SHAPE) not in (0, built().checksum(packed))
-    assert built().load(number, 64, SHAPE) == 0
-    built().give_back_mapping(number)
-    with pytest.raises(OSError, match="cannot be mapped"):
-        built().keep_mapping(tmp_path / "missing", copied=copied)
+    with built().mapped(tmp_path / "matrices", copied=copied):
+        assert built().load(0, SHAPE) not in (0, built().checksum(packed))
+        assert built().load(64, SHAPE) == 0
+    with pytest.raises(OSError, match="cannot be mapped"), built().mapped(tmp_path / "missing", copied=copied):
+        pass

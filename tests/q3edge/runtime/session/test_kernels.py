@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,18 @@ from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.kernels.choice import VARIABLE
-from q3edge.kernels.library import library
+from q3edge.kernels.library import Library, library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
-from q3edge.runtime.session import kernels
+from q3edge.runtime.session import kept_graph, kernels
 from q3edge.runtime.session.decoder import Decoder
+from q3edge.runtime.session.fused_graph import fuse_operators
+from q3edge.runtime.session.graph_nodes import Graph
+from q3edge.runtime.session.kept_graph import ChangedGraph, read_graph
 from q3edge.runtime.session.kernels import FOLDER, PACKING, chosen_kernels
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import open_graph
-from q3edge.runtime.session.packed_products import PackedProducts, read_packed_products
 from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import write_checkpoint
 from tests.helpers.notes import Notes
@@ -164,6 +168,59 @@ def test_a_cut_file_or_a_damaged_index_is_made_again(models: dict[str, Path], ke
         assert np.array_equal(logits(Decoder(models["int4"], threads=1, kernels="q3edge")), expected)
 
 
+def test_the_graph_is_kept_and_made_again_where_it_is_damaged_or_of_other_code(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = logits(Decoder(models["int4"], threads=1, kernels="q3edge"))
+    made: list[bytes] = []
+
+    def noted(graph: Graph) -> None:
+        fuse_operators(graph)
+        made.append(graph.serialized())
+
+    monkeypatch.setattr(kernels, "fuse_operators", noted)
+
+    def start() -> int:
+        made.clear()
+        assert np.array_equal(logits(Decoder(models["int4"], threads=1, kernels="q3edge")), expected)
+        return len(made)
+
+    (path,) = kept.glob("*/graph-*-1.bin")
+    content = path.read_bytes()
+    assert start() == 0
+    for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b""):
+        path.write_bytes(damaged)
+        assert (start(), start()) == (1, 0)
+    monkeypatch.setattr(kept_graph, "code_digest", lambda *_: "other")
+    assert (start(), start()) == (1, 0)
+    assert path.read_bytes() != content
+    path.unlink()
+    path.mkdir()  # it cannot be written
+    assert (start(), start()) == (1, 1)
+
+
+def test_a_graph_is_kept_for_so_many_threads_and_nothing_but_the_usual(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for threads in (1, 2):
+        Decoder(models["int4"], threads=threads, kernels="q3edge")
+    Decoder(models["int4"], threads=3, kernels="onnxruntime")
+    Decoder(models["int4"], threads=4, exact_activations=True, kernels="q3edge")
+    assert sorted(path.stem.rpartition("-")[2] for path in kept.glob("*/graph-*")) == ["1", "2"]
+    assert Decoder(models["int4"], threads=1, exact_activations=True, kernels="q3edge").kernels == "onnxruntime"
+    with pytest.raises(UsageError, match="has no quantized experts"):
+        Decoder(models["int4"], threads=1, offload=True, kernels="q3edge")
+
+
+def test_models_that_are_opened_at_the_same_time_read_their_own_matrices(models: dict[str, Path], kept: Path) -> None:
+    """The library gives one file of matrices at a time to the operators that are created."""
+    expected = {name: logits(Decoder(models[name], threads=1, kernels="q3edge")) for name in ("int4", "int8")}
+    with ThreadPoolExecutor(4) as pool:
+        names = ["int4", "int8"] * 4
+        opened = pool.map(lambda name: Decoder(models[name], threads=1, kernels="q3edge"), names)
+        assert all(np.array_equal(logits(decoder), expected[name]) for name, decoder in zip(names, opened, strict=True))
+
+
 def test_changed_weights_are_never_packed(models: dict[str, Path], kept: Path) -> None:
     path = models["int8"] / DATA_FILE
     content = path.read_bytes()
@@ -205,16 +262,13 @@ def test_a_place_that_cannot_be_written(
 def test_packed_weights_that_are_removed_meanwhile(
     models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = read_packed_products
-
-    def removed(place: Path) -> PackedProducts | None:
-        packed = found(place)
-        if packed is not None:
-            packed.remove()
-        return packed
+    def removed(path: Path, library: Library) -> ChangedGraph | None:
+        graph = read_graph(path, library)
+        shutil.rmtree(path.parent)
+        return graph
 
     Decoder(models["int4"], threads=1, kernels="q3edge")
-    monkeypatch.setattr(kernels, "read_packed_products", removed)
+    monkeypatch.setattr(kernels, "read_graph", removed)
     with pytest.raises(ResourceError, match=r"matrices\.bin: cannot be mapped, perhaps as it was removed meanwhile"):
         Decoder(models["int4"], threads=1, kernels="q3edge")
 
