@@ -48,7 +48,11 @@ def chosen_name(wanted: str | None = None) -> str:
 
 
 def kernel_facts(wanted: str | None = None) -> dict[str, str]:
-    """What decides a result beside the model: `chosen_name` as "kernels", and of ours the library's digest."""
-    ours = choose(wanted)
-    facts = {"kernels": chosen_name(wanted)}
-    return facts if ours is None else {**facts, "kernel_library": ours.library.digest()[:16]}
+    """What decides a result beside the model, of one that can have what `choose` chooses."""
+    return facts_of_used(chosen_name(wanted))
+
+
+def facts_of_used(kernels: str) -> dict[str, str]:
+    """What decides a result beside the model, which says it has these `kernels`: they, and our library's digest."""
+    found = library() if kernels != ONNXRUNTIME else None
+    return {"kernels": kernels} if found is None else {"kernels": kernels, "kernel_library": found.digest()[:16]}

@@ -26,7 +26,7 @@ from q3edge.evaluation.sandbox.sandbox import Sandbox
 from q3edge.evaluation.scorecard.generated_comparison import GeneratedComparison
 from q3edge.evaluation.scorecard.thinking_budgets import ThinkingBudgets
 from q3edge.evaluation.suites.suite import Suite
-from q3edge.kernels.choice import kernel_facts
+from q3edge.kernels.choice import facts_of_used
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure.measurement import AnswerOptions, here, is_onnx_artifact
 from q3edge.runtime.model import Model
@@ -60,7 +60,7 @@ def compare_answers(
                 max_new_tokens=asking.max_new_tokens,
                 seed=asking.seed,
                 sandbox=sandbox,
-                journal=_journal(model, kernels, cache),
+                journal=_journal(model, cache),
             )
             return answers, [continuation(model, ids) for ids in beginnings]
 
@@ -92,15 +92,15 @@ def compare_budgets(
             timed_on=here(threads, kernels),
             seed=asking.seed,
             sandbox=Sandbox.open() if asking.run_code else None,
-            journal=_journal(model, kernels, cache),
+            journal=_journal(model, cache),
         )
 
 
-def _journal(model: Model, kernels: str | None, cache: EvaluationCache | None) -> Path | None:
+def _journal(model: Model, cache: EvaluationCache | None) -> Path | None:
     """File with the answers of an artifact by the kernels that it has."""
     if cache is None:
         return None
-    used = {**kernel_facts(kernels), "kernels": model.decoder.kernels}
+    used = facts_of_used(model.decoder.kernels)
     return cache.answers_file(cache_key(artifact=artifact_digest(model.folder), **used))
 
 

@@ -34,7 +34,7 @@ from q3edge.evaluation.validation.checks import chooses_fewer, require_same_arch
 from q3edge.evaluation.validation.dead_matrices import check_dead_matrices
 from q3edge.evaluation.validation.results import CheckResult
 from q3edge.evaluation.validation.routing import ROUTED_TEXTS, check_routing, compare_routing
-from q3edge.kernels.choice import kernel_facts
+from q3edge.kernels.choice import facts_of_used
 from q3edge.machine.cpu import default_threads
 from q3edge.pipeline.measure.answers import compare_answers, compare_budgets
 from q3edge.pipeline.measure.identity import identity_of
@@ -82,7 +82,7 @@ def evaluate(
     with _open_reference(reference, threads_of_session, kernels, cache) as opened:
         require_same_architecture(folder, decoder.config, opened.config)
         candidate = folder_name(folder), artifact_digest(folder)  # not where it lies
-        used = {**kernel_facts(kernels), "kernels": decoder.kernels, **opened.kernels}
+        used = {**facts_of_used(decoder.kernels), **opened.kernels}
         identity = identity_of(candidate, (reference, opened.digest), chosen, selection, asking, _PACKAGES, used)
         inputs = _EvaluationInputs(identity, chosen)
         tokenizer = Tokenizer.load(folder, decoder.config.vocab_size)

@@ -19,6 +19,7 @@ from q3edge.architecture.kv_cache import ATTENTION_MASK, INPUT_IDS, LOGITS, NUM_
 from q3edge.artifact import DATA_FILE, MODEL_FILE, Manifest
 from q3edge.errors import InputError, UsageError
 from q3edge.formats import CacheType
+from q3edge.kernels.choice import facts_of_used
 from q3edge.machine.cpu import default_threads, slow_block_products
 from q3edge.runtime.session.attention_graph import ROW_STARTS
 from q3edge.runtime.session.idle_rows import QUERY_SEQLENS, with_idle_rows
@@ -52,10 +53,6 @@ class Decoder:
         """
         checked = checked or open_graph(folder)
         self.manifest = checked.manifest
-        # Of what decides the keys and values of a text: hex sha256.
-        self.digest = json_digest(
-            [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)] + [exact_activations]
-        )
         self.config = Qwen3Config.load(folder)
         self.threads = threads or default_threads()
         self._path = path = folder / MODEL_FILE
@@ -70,6 +67,9 @@ class Decoder:
             keep=True,
         )
         self._session, self._weights, self.kernels = opened.session, opened.weights, opened.kernels
+        files = [checked.manifest.files[name].sha256 for name in (MODEL_FILE, DATA_FILE)]
+        # Of what decides the keys and values of a text: hex sha256.
+        self.digest = json_digest([*files, exact_activations, facts_of_used(self.kernels)])
         self.cache_spec = KVCacheSpec.of(self.config, _cache_type(self._session))
         # Whether rows of a pass may be idle; False for a graph whose attention is not as q3edge writes it.
         inputs = {node.name for node in self._session.get_inputs()}

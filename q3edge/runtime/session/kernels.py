@@ -133,7 +133,9 @@ def kernel_graph(
             if chosen is None or chosen.required:
                 raise
             progress.note(f"note: {folder}: with onnxruntime's kernels, as packed weights cannot be had ({error})")
-            ready = None
+            ready = chosen = None
+        if ready is None and chosen is not None and chosen.required:
+            progress.note(f"note: {folder}: with onnxruntime's kernels, as q3edge's can have none of its products")
         if ready is None or chosen is None:
             yield KernelGraph(model(), ONNXRUNTIME, None, lambda: None)
             return

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, shortage, unreadable
+from q3edge.kernels.choice import ONNXRUNTIME
 from q3edge.machine.cpu import int8_products_saturate
 from q3edge.runtime.session.exact_activations import exact_experts, with_exact_activations
 from q3edge.runtime.session.expert_graph import folded_tensors
@@ -64,7 +65,8 @@ def open_session(
     InputError: they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out.
     UsageError: offload is asked for a model without quantized experts, or kernels that cannot be had.
     """
-    keep = keep and not exact_activations
+    if exact_activations:
+        kernels, keep = ONNXRUNTIME, False  # ours round
     ready = ready_graph(checked, kernels, threads) if keep and not offload else None
     made = cache(lambda: with_exact_activations(model()) if exact_activations else model())
     lent = LentWeights(folder / DATA_FILE, ready.graph.external_data if ready is not None else checked.external_data)

@@ -1,6 +1,6 @@
 """Saved prefixes: the beginning of a text, its token ids with their keys and values, in a file.
 
-The file (`storage.array_file`) belongs to the graph and the weights that computed it. Nothing reaches a cache before
+The file (`storage.array_file`) belongs to the graph, the weights and the kernels that computed it. Nothing reaches a cache before
 all of it was checked: what it is, whose, the types and shapes of what it lists, and the sha256 of every array.
 """
 
@@ -79,7 +79,9 @@ def _check_entries(path: Path, file: ArrayFile, decoder: Decoder) -> None:
             f"{path}: a saved prefix of another version than {_VERSION}, which this q3edge reads; save it again"
         )
     if note.get("model") != decoder.digest:
-        raise InputError(f"{path}: was saved with another model; save it again with this one, or give another file")
+        raise InputError(
+            f"{path}: was saved with another model or other kernels; save it again with these, or give another file"
+        )
     listed = file.entries.get(_TOKEN_IDS)
     tokens = listed.shape[0] if listed is not None and listed.shape else 0
     context = decoder.config.max_position_embeddings

@@ -32,7 +32,7 @@ from q3edge.runtime.session.loader import open_graph
 from q3edge.storage.kept_folder import UNUSED_DAYS
 from tests.helpers.models import write_checkpoint
 from tests.helpers.notes import Notes
-from tests.helpers.runtime import write_tokenizer
+from tests.helpers.runtime import write_artifact, write_tokenizer
 
 FOUND = library()
 FORMATS = ("int4", "int4-mixed", "int4-fast", "int8")
@@ -279,6 +279,28 @@ def test_what_is_no_choice(models: dict[str, Path], monkeypatch: pytest.MonkeyPa
             Decoder(models["int4"], threads=1, kernels=wanted)
     monkeypatch.setenv(VARIABLE, "onnxruntime")
     assert Decoder(models["int4"], threads=1).kernels == "onnxruntime"
+
+
+def test_kernels_that_were_asked_for_and_fit_nothing_are_told(tmp_path: Path, kept: Path) -> None:
+    folder = write_artifact(tmp_path / "float")
+    for wanted, told in (("q3edge", 1), ("auto", 0), ("onnxruntime", 0)):
+        with progress.report_to(notes := Notes()):
+            assert Decoder(folder, threads=1, kernels=wanted).kernels == "onnxruntime"
+        assert sum("q3edge's can have none of its products" in line for line in notes.lines) == told
+
+
+def test_kernels_decide_what_a_saved_prefix_belongs_to(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values differ by rounding; threads change no bit of them."""
+    assert FOUND is not None
+    wanted = ("onnxruntime", *(f"q3edge:{name}" for name in FOUND.instruction_sets))
+    digests = [Decoder(models["int4"], threads=1, kernels=each).digest for each in wanted]
+    assert len(set(digests)) == len(wanted)
+    assert Decoder(models["int4"], threads=2, kernels=wanted[1]).digest == digests[1]
+    monkeypatch.setattr(Library, "digest", lambda _: "0" * 64)
+    assert Decoder(models["int4"], threads=1, kernels=wanted[1]).digest != digests[1]
+    assert Decoder(models["int4"], threads=1, kernels=wanted[0]).digest == digests[0]
 
 
 def test_exact_activations_have_no_kernels_of_ours(models: dict[str, Path], kept: Path) -> None:
