@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 LIBRARY = Path(__file__).resolve().parent / "libq3edge_kernels.so"
 DOMAIN = "q3edge.kernels"  # of the operators
 PORTABLE = "portable"  # the instruction set that every CPU has
-VERSION = 2  # of operators and functions: native/library.cpp
+VERSION = 3  # of operators and functions: native/library.cpp
 ALIGNMENT = 64  # bytes, of packed matrices and of scratch
 _SIZE, _POINTER, _NUMBER = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
 

@@ -39,7 +39,7 @@ EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::A
 }
 
 // Version of operators and functions, which library.py has to have, too.
-EXPORT size_t q3edge_version() { return 2; }
+EXPORT size_t q3edge_version() { return 3; }
 
 EXPORT size_t q3edge_set_count() { return kernels().count; }
 EXPORT const char* q3edge_set_name(size_t set) { return kernels().sets[set]->name; }

@@ -1,7 +1,8 @@
 """Saved prefixes: the beginning of a text, its token ids with their keys and values, in a file.
 
-The file (`storage.array_file`) belongs to the graph, the weights and the kernels that computed it. Nothing reaches a cache before
-all of it was checked: what it is, whose, the types and shapes of what it lists, and the sha256 of every array.
+The file (`storage.array_file`) belongs to the graph, the weights and the kernels that computed it. Nothing reaches a
+cache before all of it was checked: what it is, whose, the types and shapes of what it lists, and the sha256 of every
+array.
 """
 
 from __future__ import annotations
