@@ -22,12 +22,14 @@ _COMMON = ("-std=c++17", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden"
 # gcc 12 warns of its own header.
 _QUIET = ("-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-warning-option")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", *_QUIET)
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
 # Machine -> file of an instruction set -> its flags. No other file is compiled with any.
 _SETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "x86_64": {
         "set_avx2.cpp": _AVX2,
         "set_avx_vnni.cpp": (*_AVX2, "-mavxvnni"),
-        "set_avx512_vnni.cpp": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
+        "set_avx512_vnni.cpp": _AVX512,
+        "set_amx_int8.cpp": (*_AVX512, "-mamx-tile", "-mamx-int8"),
     },
     "aarch64": {
         "set_neon_dotprod.cpp": ("-march=armv8.2-a+dotprod",),

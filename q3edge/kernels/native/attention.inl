@@ -2,6 +2,7 @@
 // vectors.inl comes before it.
 namespace attention {
 
+#include "attention_vectors.inl"
 #include "attention_dots.inl"
 #include "attention_panels.inl"
 

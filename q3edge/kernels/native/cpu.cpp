@@ -3,6 +3,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -13,7 +17,7 @@ namespace q3edge {
 namespace {
 
 struct Found {
-  const Kernels* sets[4];
+  const Kernels* sets[5];
   size_t count = 0;
 
   void add(const Kernels& kernels) { sets[count++] = &kernels; }
@@ -21,7 +25,7 @@ struct Found {
 
 #if defined(__x86_64__)
 // Features that compilers' own function has no name for, or no old compiler's: bits of what cpuid returns.
-enum Register { kEax = 0, kEcx = 2 };
+enum Register { kEax = 0, kEcx = 2, kEdx = 3 };
 bool cpuid_has(unsigned leaf, unsigned subleaf, Register where, int bit) {
   unsigned found[4] = {};
   return __get_cpuid_count(leaf, subleaf, &found[0], &found[1], &found[2], &found[3]) && (found[where] >> bit & 1);
@@ -38,6 +42,18 @@ bool cpuid_has(unsigned leaf, unsigned subleaf, Register where, int bit) {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
+}
+
+// Also asks the system for the registers of AMX, which it grants to a process for all of its threads, or refuses
+// (Linux's documentation, x86: xstate).
+[[maybe_unused]] bool has_amx_int8() {
+#if defined(__linux__)
+  constexpr long kAskForRegisters = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return has_avx512_vnni() && cpuid_has(7, 0, kEdx, 24) && cpuid_has(7, 0, kEdx, 25) &&
+         syscall(SYS_arch_prctl, kAskForRegisters, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 #elif defined(__aarch64__) && defined(__linux__)
 // Bits of the kernel's hwcaps, which older headers do not name.
@@ -57,6 +73,9 @@ Found find() {
   Found found;
 #if defined(__x86_64__)
   __builtin_cpu_init();
+#endif
+#if defined(Q3EDGE_SET_AMX_INT8)
+  if (has_amx_int8()) found.add(kernels_amx_int8());
 #endif
 #if defined(Q3EDGE_SET_AVX512_VNNI)
   if (has_avx512_vnni()) found.add(kernels_avx512_vnni());

@@ -14,12 +14,17 @@ static inline Floats silu(Floats x) {
   return Vec::mul(x, Vec::div(part, Vec::add(one, power)));
 }
 
+// Processors look ahead within a page alone: rows that lie behind each other are asked for one page ahead.
+constexpr size_t kAhead = 4096 / sizeof(float);
+
 // Values `begin` to `begin` + `count` of a row, in `buffer` unless x has them as they are.
 static const float* row_part(const Input& input, size_t row, size_t width, float factor, size_t begin, size_t count,
                              float* buffer) {
   const float* x = input.x + row * (input.gated && input.up == nullptr ? 2 * width : width) + begin;
+  ask_for(x + kAhead, count);
   if (input.gated) {
     const float* up = input.up == nullptr ? x + width : input.up + row * width + begin;
+    ask_for(up + kAhead, count);
     for (size_t i = 0; i < count; i += Vec::kLanes)
       store_up_to(buffer + i, Vec::mul(silu(load_up_to(x + i, count - i)), load_up_to(up + i, count - i)), count - i);
     return buffer;

@@ -16,7 +16,9 @@ namespace avx512_vnni {
 #include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
+#include "rounding.inl"
 #include "products.inl"
+constexpr Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply, kAttention};
 }  // namespace avx512_vnni
 
 const Kernels& kernels_avx512_vnni() { return avx512_vnni::kTable; }

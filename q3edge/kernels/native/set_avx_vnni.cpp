@@ -19,7 +19,9 @@ constexpr size_t kSetPanelRows = 4, kSetParts = 4;
 #include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
+#include "rounding.inl"
 #include "products.inl"
+constexpr Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply, kAttention};
 }  // namespace avx_vnni
 
 const Kernels& kernels_avx_vnni() { return avx_vnni::kTable; }

@@ -18,7 +18,9 @@ constexpr const char* kSetName = "neon-dotprod";
 #include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
+#include "rounding.inl"
 #include "products.inl"
+constexpr Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply, kAttention};
 }  // namespace neon_dotprod
 
 const Kernels& kernels_neon_dotprod() { return neon_dotprod::kTable; }

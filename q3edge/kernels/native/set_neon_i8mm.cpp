@@ -18,7 +18,9 @@ constexpr const char* kSetName = "neon-i8mm";
 #include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
+#include "rounding.inl"
 #include "products.inl"
+constexpr Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply, kAttention};
 }  // namespace neon_i8mm
 
 const Kernels& kernels_neon_i8mm() { return neon_i8mm::kTable; }

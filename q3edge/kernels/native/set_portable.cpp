@@ -15,7 +15,9 @@ namespace portable {
 #include "vectors.inl"
 #include "attention.inl"
 #include "inputs.inl"
+#include "rounding.inl"
 #include "products.inl"
+constexpr Kernels kTable = {Set::kName, Set::kPanelRows, quantize, multiply, kAttention};
 }  // namespace portable
 
 const Kernels& kernels_portable() { return portable::kTable; }

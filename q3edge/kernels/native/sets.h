@@ -5,6 +5,7 @@
 
 namespace q3edge {
 const Kernels& kernels_portable();
+const Kernels& kernels_amx_int8();
 const Kernels& kernels_avx512_vnni();
 const Kernels& kernels_avx_vnni();
 const Kernels& kernels_avx2();

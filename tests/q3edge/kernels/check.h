@@ -16,6 +16,9 @@ namespace {
 // The sets that the program was compiled with, whatever the CPU has.
 const Kernels* set_of_name(const char* name) {
   const Kernels* const sets[] = {
+#if defined(Q3EDGE_SET_AMX_INT8)
+      &kernels_amx_int8(),
+#endif
 #if defined(Q3EDGE_SET_AVX512_VNNI)
       &kernels_avx512_vnni(),
 #endif
@@ -60,8 +63,9 @@ void forwards(void*, size_t count, void (*body)(void*, size_t), void* data) {
 }
 
 int checked(int count, char** arguments, bool (*check)(const Kernels&, Random&)) {
+  const KernelList usual = q3edge::kernels();  // this also asks the system for AMX's registers
   if (count == 1) {
-    for (size_t i = 0; i < q3edge::kernels().count; ++i) std::puts(q3edge::kernels().sets[i]->name);
+    for (size_t i = 0; i < usual.count; ++i) std::puts(usual.sets[i]->name);
     return 0;
   }
   if (count != 4) return 2;

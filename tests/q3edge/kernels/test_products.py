@@ -84,7 +84,8 @@ def test_whole_numbers_are_exact(name: str, shape: MatrixShape, rows: int, seed:
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("low", [False, True])
-def test_the_largest_sums_do_not_saturate(name: str, bits: int, low: bool) -> None:
+@pytest.mark.parametrize("rows", [2, 20])
+def test_the_largest_sums_do_not_saturate(name: str, bits: int, low: bool, rows: int) -> None:
     shape = MatrixShape(rows=17, width=512, group=256, bits=bits, symmetric=False, float32_scales=True)
     top = 0 if low else (1 << bits) - 1
     matrix = RandomMatrix(
@@ -93,8 +94,9 @@ def test_the_largest_sums_do_not_saturate(name: str, bits: int, low: bool) -> No
         np.ones((17, 2), np.float32),
         np.full((17, 2), (1 << bits) - 1 - top, np.uint8),
     )
-    x = np.repeat(np.array([[127.0], [-127.0]], np.float32), 512, 1)
-    expected = 512 * 127 * ((1 << bits) - 1) * np.array([[1.0], [-1.0]]) * (-1 if low else 1)
+    signs = np.resize([1.0, -1.0], (rows, 1))
+    x = np.repeat(127 * signs, 512, 1).astype(np.float32)
+    expected = 512 * 127 * ((1 << bits) - 1) * signs * (-1 if low else 1)
     np.testing.assert_array_equal(product(name, matrix, x), np.repeat(expected, 17, 1))
 
 
@@ -103,9 +105,9 @@ def test_the_largest_sums_do_not_saturate(name: str, bits: int, low: bool) -> No
 def test_a_rows_result_does_not_depend_on_other_rows(name: str, bits: int) -> None:
     shape = MatrixShape(rows=75, width=384, group=64, bits=bits, symmetric=False, float32_scales=False)
     rng = np.random.default_rng(3)
-    matrix, x = RandomMatrix.of(shape, rng), rng.normal(size=(70, 384)).astype(np.float32)
+    matrix, x = RandomMatrix.of(shape, rng), rng.normal(size=(300, 384)).astype(np.float32)
     alone = np.concatenate([product(name, matrix, row[None]) for row in x])
-    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 33, 70):
+    for rows in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 17, 33, 70, 300):
         np.testing.assert_array_equal(product(name, matrix, x[-rows:]), alone[-rows:])
 
 
