@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 LIBRARY = Path(__file__).resolve().parent / "libq3edge_kernels.so"
 DOMAIN = "q3edge.kernels"  # of the operators
 PORTABLE = "portable"  # the instruction set that every CPU has
-VERSION = 3  # of operators and functions: native/library.cpp
+VERSION = 4  # of operators and functions: native/library.cpp
 ALIGNMENT = 64  # bytes, of packed matrices and of scratch
 _SIZE, _POINTER, _NUMBER = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
 
@@ -64,10 +64,12 @@ class Library:
             ("pack", None, [_POINTER] * 5),
             ("checksum", ctypes.c_uint64, [_POINTER, _SIZE]),
             ("load_matrix", ctypes.c_uint64, [_SIZE, _SIZE]),
-            ("open_mapping", ctypes.c_int, [ctypes.c_char_p, ctypes.c_int]),
+            ("open_mapping", ctypes.c_int, [ctypes.c_char_p, _SIZE]),
             ("close_mapping", None, []),
             ("product_scratch", _SIZE, [_POINTER, _SIZE]),
             ("multiply", None, [_SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _POINTER, _POINTER]),
+            ("expert_scratch", _SIZE, [_POINTER, _SIZE]),
+            ("compute_experts", None, [_SIZE, *[_POINTER] * 5, _SIZE, _POINTER, _POINTER]),
             ("attention_scratch", _SIZE, [_SIZE, _POINTER, _SIZE]),
             ("attend", ctypes.c_char_p, [_SIZE, _POINTER, _POINTER, _SIZE]),
         )
@@ -129,12 +131,12 @@ class Library:
         return found
 
     @contextmanager
-    def mapped(self, path: Path, *, copied: bool) -> Iterator[None]:
+    def mapped(self, path: Path, *, copied: int) -> Iterator[None]:
         """Map a file of packed matrices for the operators of a session that is made inside the block, and holds it.
 
-        copied: into pages of 2 MB where the system has such, which are faster to read and belong to this process; else
-        into the file's own pages. A matrix can be read once it is loaded. Another thread that would map one waits.
-        OSError: it cannot be mapped.
+        copied: so many of its first bytes are in pages of 2 MB where the system has such, which are faster to read and
+        belong to this process; the others are in the file's own pages. A matrix can be read once it is loaded. Another
+        thread that would map one waits. OSError: it cannot be mapped.
         """
         with self._one_mapping:
             try:
@@ -174,6 +176,42 @@ class Library:
             "multiply",
             self.instruction_sets.index(instruction_set),
             *(numbers, packed.ctypes.data, x.ctypes.data, rows, result.ctypes.data, scratch.ctypes.data),
+        )
+        return result
+
+    def compute_experts(
+        self,
+        instruction_set: str,
+        shapes: tuple[MatrixShape, MatrixShape],
+        packed: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+        x: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        chosen: int,
+    ) -> NDArray[np.float32]:
+        """Compute a layer's experts on this thread by one instruction set: float32 [M, H] -> [M, H]; for tests.
+
+        shapes: of one expert's gate and up [2 I, H], gate's rows first, and of its down matrix [H, I]; packed: those of
+        all experts, one behind the other, at a multiple of ALIGNMENT. logits: float32 [M, E], of which each row takes
+        the `chosen` largest. ValueError: an array does not fit.
+        """
+        rows, count = logits.shape
+        numbers = (_NUMBER * 14)(count, chosen, *(number for shape in shapes for number in shape.numbers()))
+        scratch = aligned_bytes(self._call("expert_scratch", numbers, rows))
+        x, logits = np.ascontiguousarray(x), np.ascontiguousarray(logits)
+        if (
+            not scratch.size
+            or x.shape != (rows, shapes[1].rows)
+            or any(array.dtype != np.float32 for array in (x, logits))
+            or any(array.size != count * self.packed_bytes(shape) for array, shape in zip(packed, shapes, strict=True))
+            or any(array.ctypes.data % ALIGNMENT for array in packed)
+        ):
+            raise ValueError(f"{x.dtype} {x.shape} and {logits.dtype} {logits.shape} do not fit {count} x {shapes}")
+        result = np.empty_like(x)
+        self._call(
+            "compute_experts",
+            self.instruction_sets.index(instruction_set),
+            *(numbers, packed[0].ctypes.data, packed[1].ctypes.data, x.ctypes.data, logits.ctypes.data, rows),
+            *(result.ctypes.data, scratch.ctypes.data),
         )
         return result
 

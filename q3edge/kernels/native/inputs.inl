@@ -1,9 +1,13 @@
 // What a product's rows are made of before they are rounded, group by group: x itself, x normed, or silu(gate) * up.
 
+static inline size_t source_of(const Input& input, size_t row) {
+  return input.sources == nullptr ? row : input.sources[row];
+}
+
 // What all groups of a row are multiplied by: of a normed row 1 / sqrt(mean of squares + epsilon).
 static float row_factor(const Input& input, size_t row, size_t width) {
   if (input.norm == nullptr) return 1.0f;
-  return norm_factor(input.x + row * width, input.epsilon, width);
+  return norm_factor(input.x + source_of(input, row) * width, input.epsilon, width);
 }
 
 // x / (1 + e^-x)
@@ -20,6 +24,7 @@ constexpr size_t kAhead = 4096 / sizeof(float);
 // Values `begin` to `begin` + `count` of a row, in `buffer` unless x has them as they are.
 static const float* row_part(const Input& input, size_t row, size_t width, float factor, size_t begin, size_t count,
                              float* buffer) {
+  row = source_of(input, row);
   const float* x = input.x + row * (input.gated && input.up == nullptr ? 2 * width : width) + begin;
   ask_for(x + kAhead, count);
   if (input.gated) {

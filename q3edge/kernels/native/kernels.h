@@ -29,12 +29,14 @@ struct Activations {
 
 // What a product's rows are: x, float32 [M, K]; or x normed, x * norm / sqrt(mean of squares + epsilon); or
 // silu(x) * up, with up float32 [M, K], or where it is null in the second half of x's rows, float32 [M, 2 K].
+// Where there are `sources`, row i is made of x's row sources[i].
 struct Input {
   const float* x;
   bool gated;
   const float* up;
   const float* norm;  // float32 [K]; null: not normed
   float epsilon;
+  const uint32_t* sources = nullptr;  // [M]
 };
 
 struct Range {
@@ -44,7 +46,7 @@ struct Range {
 struct Kernels {
   const char* name;
   size_t panel_rows;
-  // Round rows of the panels `panels`.
+  // Round rows of the panels `panels`. They are multiplied as rounded: of as many rows in all.
   void (*quantize)(const MatrixShape& shape, const Input& input, size_t rows, Range panels, const Activations& out);
   // Compute y[:, tiles] = x W.T + summand of the panels `panels`: float32 [M, N]; the summand may be null.
   void (*multiply)(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles,

@@ -2,6 +2,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "experts.h"
 #include "mapping.h"
 #include "operator.h"
 #include "pack.h"
@@ -15,6 +16,11 @@ using namespace q3edge;
 MatrixShape shape_of(const int64_t* numbers) {
   return {static_cast<size_t>(numbers[0]), static_cast<size_t>(numbers[1]), static_cast<size_t>(numbers[2]),
           static_cast<unsigned>(numbers[3]), numbers[4] != 0, numbers[5] != 0};
+}
+
+Experts experts_of(const int64_t* numbers, const uint8_t* gate_ups, const uint8_t* downs) {
+  return {{shape_of(numbers + 2), gate_ups}, {shape_of(numbers + 8), downs}, static_cast<size_t>(numbers[0]),
+          static_cast<size_t>(numbers[1])};
 }
 
 ParallelFor one_thread() {
@@ -32,14 +38,14 @@ EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::A
   static ort::CustomOpDomain* domain = nullptr;  // for all sessions
   if (domain == nullptr) {
     if (ort::Status* status = api->create_domain(kDomain, &domain)) return status;
-    for (const ort::Operator* op : {product_operator(), float_attention_operator(), int8_attention_operator()})
+    for (const ort::Operator* op : {product_operator(), expert_operator(), float_attention_operator(), int8_attention_operator()})
       if (ort::Status* status = api->add_operator(domain, op)) return status;
   }
   return api->add_domain(options, domain);
 }
 
 // Version of operators and functions, which library.py has to have, too.
-EXPORT size_t q3edge_version() { return 3; }
+EXPORT size_t q3edge_version() { return 4; }
 
 EXPORT size_t q3edge_set_count() { return kernels().count; }
 EXPORT const char* q3edge_set_name(size_t set) { return kernels().sets[set]->name; }
@@ -62,7 +68,7 @@ EXPORT uint64_t q3edge_load_matrix(size_t offset, size_t size) {
   const std::shared_ptr<const Mapping> mapping = the_mapping();
   return mapping == nullptr || !mapping->load(offset, size) ? 0 : checksum(mapping->data() + offset, size);
 }
-EXPORT int q3edge_open_mapping(const char* path, int copied) { return open_mapping(path, copied != 0); }
+EXPORT int q3edge_open_mapping(const char* path, size_t copied) { return open_mapping(path, copied); }
 EXPORT void q3edge_close_mapping() { close_mapping(); }
 
 // For tests: scratch that a product of so many rows needs, and the product by one set.
@@ -73,4 +79,15 @@ EXPORT void q3edge_multiply(size_t set, const int64_t* shape, const uint8_t* pac
                                    float* y, void* scratch) {
   multiply_all(*kernels().sets[set], {shape_of(shape), packed}, {x, false, nullptr, nullptr, 0.0f}, rows, nullptr, y,
                scratch, one_thread());
+}
+
+// Experts from numbers: how many, how many a row chooses, then the shapes of one's gate and up, and of its down matrix.
+// For tests: scratch that they need for so many rows (0: there are no such), and their results by one set.
+EXPORT size_t q3edge_expert_scratch(const int64_t* numbers, size_t rows) {
+  const Experts experts = experts_of(numbers, nullptr, nullptr);
+  return experts.valid() ? expert_scratch(experts, rows) : 0;
+}
+EXPORT void q3edge_compute_experts(size_t set, const int64_t* numbers, const uint8_t* gate_ups, const uint8_t* downs,
+                                   const float* x, const float* logits, size_t rows, float* y, void* scratch) {
+  compute_experts(*kernels().sets[set], experts_of(numbers, gate_ups, downs), x, logits, rows, y, scratch, one_thread());
 }

@@ -29,7 +29,7 @@ Kept& kept() {
 
 }  // namespace
 
-std::shared_ptr<const Mapping> Mapping::open(const char* path, bool copied) {
+std::shared_ptr<const Mapping> Mapping::open(const char* path, size_t copied) {
   const int file = ::open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return nullptr;
   struct stat found;
@@ -40,14 +40,21 @@ std::shared_ptr<const Mapping> Mapping::open(const char* path, bool copied) {
   const auto size = static_cast<size_t>(found.st_size);
 #if defined(MADV_HUGEPAGE)
   constexpr size_t kHuge = size_t{2} << 20;
-  if (copied && size >= kHuge) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  copied = copied < size ? (copied + page - 1) / page * page : size;
+  if (copied > size) copied = size;
+  if (copied >= kHuge) {
     const size_t room = size + kHuge;
-    void* memory = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory != MAP_FAILED) {
       const auto address = reinterpret_cast<uintptr_t>(memory);
       auto* data = reinterpret_cast<uint8_t*>((address + kHuge - 1) / kHuge * kHuge);
-      madvise(data, size, MADV_HUGEPAGE);
-      return std::shared_ptr<const Mapping>(new Mapping(data, size, static_cast<uint8_t*>(memory), room, file));
+      madvise(data, copied, MADV_HUGEPAGE);
+      if (copied == size || mmap(data + copied, size - copied, PROT_READ, MAP_SHARED | MAP_FIXED, file,
+                                 static_cast<off_t>(copied)) != MAP_FAILED)
+        return std::shared_ptr<const Mapping>(
+            new Mapping(data, size, static_cast<uint8_t*>(memory), room, copied, file));
+      munmap(memory, room);
     }
   }
 #endif
@@ -55,7 +62,7 @@ std::shared_ptr<const Mapping> Mapping::open(const char* path, bool copied) {
   close(file);
   if (data == MAP_FAILED) return nullptr;
   auto* bytes = static_cast<uint8_t*>(data);
-  return std::shared_ptr<const Mapping>(new Mapping(bytes, size, bytes, size, -1));
+  return std::shared_ptr<const Mapping>(new Mapping(bytes, size, bytes, size, 0, -1));
 }
 
 Mapping::~Mapping() {
@@ -65,7 +72,7 @@ Mapping::~Mapping() {
 
 bool Mapping::load(size_t offset, size_t size) const {
   if (offset > size_ || size > size_ - offset) return false;
-  for (const size_t end = offset + size; file_ >= 0 && offset < end;) {
+  for (const size_t end = offset + size < copied_ ? offset + size : copied_; offset < end;) {
     const ssize_t count = pread(file_, data_ + offset, end - offset, static_cast<off_t>(offset));
     if (count <= 0) return false;
     offset += static_cast<size_t>(count);
@@ -73,7 +80,7 @@ bool Mapping::load(size_t offset, size_t size) const {
   return true;
 }
 
-bool open_mapping(const char* path, bool copied) {
+bool open_mapping(const char* path, size_t copied) {
   std::shared_ptr<const Mapping> mapping = Mapping::open(path, copied);
   const bool found = mapping != nullptr;
   kept().exchange(std::move(mapping));

@@ -150,6 +150,7 @@ const ort::Operator* described_operator() {
 }
 
 const ort::Operator* product_operator();
+const ort::Operator* expert_operator();
 const ort::Operator* float_attention_operator();
 const ort::Operator* int8_attention_operator();
 

@@ -25,7 +25,7 @@ from q3edge.runtime.session.graph_nodes import (
 )
 from q3edge.runtime.session.wire_format import Message, field_bytes, fields
 
-_OPERATOR = "QMoE"
+OPERATOR, OPERATOR_DOMAIN = "QMoE", "com.microsoft"
 _NO_GROUPS = 1 << 30  # a scale for each row
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_EXTERNAL_DATA, _TENSOR_LOCATION = 1, 2, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE, _EXTERNAL = 1, 2, 1
@@ -76,9 +76,9 @@ class StoredTensor:
 
 def expert_operators(model: bytes) -> tuple[ExpertOperator, ...]:
     """Find the operators with quantized experts, in the order of the graph."""
-    if _OPERATOR.encode() not in model:  # told apart without reading it
+    if OPERATOR.encode() not in model:  # told apart without reading it
         return ()
-    return tuple(_operator(node) for node in Graph(model).nodes if node.op_type == _OPERATOR)
+    return tuple(_operator(node) for node in Graph(model).nodes if node.is_a(OPERATOR, OPERATOR_DOMAIN))
 
 
 def alone(model: bytes, operator: ExpertOperator) -> bytes:
@@ -115,7 +115,7 @@ def with_constants(model: bytes, tensors: Iterable[StoredTensor], instead: Mappi
     graph.exchange(
         replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
         for node in graph.nodes
-        if node.op_type == _OPERATOR
+        if node.is_a(OPERATOR, OPERATOR_DOMAIN)
     )
     added = b"".join(field_bytes(GRAPH_INITIALIZER, tensor.serialized()) for tensor in tensors)
     return graph.serialized() + field_bytes(MODEL_GRAPH, added)

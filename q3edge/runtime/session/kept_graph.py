@@ -24,10 +24,11 @@ _GRAPH = "graph"
 
 @dataclass(frozen=True, slots=True)
 class ChangedGraph:
-    """Serialized model with our operators, how many products are theirs, and what it has in other files."""
+    """Serialized model with our operators, how many products and experts' layers are theirs; its external data."""
 
     model: bytes
     products: int
+    experts: int
     external_data: tuple[ExternalTensor, ...]
 
 
@@ -44,7 +45,7 @@ def read_graph(path: Path, library: Library) -> ChangedGraph | None:
             tensors = (
                 ExternalTensor(name, kind, tuple(shape), *place) for name, kind, shape, *place in note["tensors"]
             )
-            return ChangedGraph(arrays[_GRAPH].tobytes(), note["products"], tuple(tensors))
+            return ChangedGraph(arrays[_GRAPH].tobytes(), note["products"], note["experts"], tuple(tensors))
     return None
 
 
@@ -53,6 +54,7 @@ def write_graph(path: Path, graph: ChangedGraph, library: Library) -> None:
     note = {
         "made by": _makers(library),
         "products": graph.products,
+        "experts": graph.experts,
         "tensors": [astuple(tensor) for tensor in graph.external_data],
     }
     with suppress(ResourceError):

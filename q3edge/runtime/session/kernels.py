@@ -27,13 +27,15 @@ from q3edge.runtime.session.kept_graph import ChangedGraph, graph_path, read_gra
 from q3edge.runtime.session.kept_room import make_room
 from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.loader import CheckedGraph
+from q3edge.runtime.session.offload import note_on_disk
 from q3edge.runtime.session.packed_products import (
     PackedProducts,
     can_be_packed,
     pack_products,
     read_packed_products,
 )
-from q3edge.runtime.session.product_graph import ProductOperator, packed_nodes, product_operators
+from q3edge.runtime.session.product_graph import BlockMatrix, ProductOperator, packed_nodes, product_operators
+from q3edge.runtime.session.routed_graph import RoutedExperts, expert_nodes, routed_experts
 from q3edge.storage.digests import json_digest
 from q3edge.storage.kept_folder import ADVICE, kept_folder
 from q3edge.storage.locks import output_lock
@@ -41,18 +43,28 @@ from q3edge.storage.locks import output_lock
 PACKING = "packing the weights of"  # begin of the note
 _COPIED = 0.5  # share of free memory up to which packed weights are copied into large pages
 _OPSET = 1  # version of our operators
-LAYOUT = 2  # version of native/layout.h
+LAYOUT = 3  # version of native/layout.h, and of what says where matrices lie
 FOLDER = "kernels"  # of what is packed, in the folder of what is kept
 
 
 @dataclass(frozen=True, slots=True)
 class OurKernels:
-    """Library, and the instruction set by which it computes some of a graph's products."""
+    """Library, and the instruction set by which it computes some of a graph's products, and all of its experts or none.
+
+    experts: of each layer.
+    """
 
     library: Library
     instruction_set: str
     graph: Graph
     products: tuple[ProductOperator, ...]
+    experts: tuple[RoutedExperts, ...]
+
+    @property
+    def matrices(self) -> tuple[BlockMatrix, ...]:
+        """Matrices that are packed, those of experts behind the others."""
+        experts = (matrix for each in self.experts for matrix in each.matrices)
+        return (*(each.matrix for each in self.products), *experts)
 
 
 def chosen_kernels(wanted: str | None, model: bytes, lent: LentWeights) -> OurKernels | None:
@@ -64,10 +76,14 @@ def chosen_kernels(wanted: str | None, model: bytes, lent: LentWeights) -> OurKe
     if chosen is None:
         return None
     graph = Graph(model)
-    products = tuple(each for each in product_operators(graph) if can_be_packed(chosen.library, each, lent))
-    if not products:
+    library = chosen.library
+    products = tuple(each for each in product_operators(graph) if can_be_packed(library, each.matrix, lent))
+    experts = routed_experts(graph, lent)
+    if not all(can_be_packed(library, matrix, lent) for each in experts for matrix in each.matrices):
+        experts = ()
+    if not products and not experts:
         return None
-    return OurKernels(chosen.library, chosen.instruction_set, graph, products)
+    return OurKernels(library, chosen.instruction_set, graph, products, experts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +130,15 @@ def kernel_graph(
     verify_weights: Callable[[], object],
     ready: ReadyGraph | None = None,
     *,
+    offload: bool | None,
     keep: bool = False,
 ) -> Iterator[KernelGraph]:
     """Put our operators into a model, as `chosen_kernels` says, for a session that is made inside the block.
 
     model: makes the serialized graph. Packs the model's matrices where they are not yet, once and for all, and reads
-    them meanwhile. ready: what `ready_graph` has found. keep: for the next start. ResourceError: the disk is full, or
-    cannot be written, and our kernels were asked for.
+    them meanwhile. ready: what `ready_graph` has found. offload: experts stay on the disk (None: where they would not
+    fit in memory, which is said). keep: for the next start. ResourceError: the disk is full, or cannot be written, and
+    our kernels were asked for.
     """
     chosen = choose(wanted)
     with ExitStack() as stack:
@@ -128,7 +146,7 @@ def kernel_graph(
             if ready is None:
                 ready = _made_ready(folder, checked, model(), lent, options, wanted, threads, verify_weights, keep=keep)
             if ready is not None and chosen is not None:
-                stack.enter_context(_mapped(chosen.library, ready.packed))
+                stack.enter_context(_mapped(folder, chosen.library, ready.packed, offload))
         except ResourceError as error:
             if chosen is None or chosen.required:
                 raise
@@ -141,19 +159,23 @@ def kernel_graph(
             return
         packed, graph = ready.packed, ready.graph
         loading = stack.enter_context(ThreadPoolExecutor(1)).submit(packed.load, chosen.library, threads)
-        label = f"q3edge ({chosen.instruction_set}, {graph.products} products)"
+        experts = f", {graph.experts} layers of experts" if graph.experts else ""
+        label = f"q3edge ({chosen.instruction_set}, {graph.products} products{experts})"
         yield KernelGraph(graph.model, label, chosen.library, partial(_check_loaded, packed, loading))
 
 
 @contextmanager
-def _mapped(library: Library, packed: PackedProducts) -> Iterator[None]:
+def _mapped(folder: Path, library: Library, packed: PackedProducts, offload: bool | None) -> Iterator[None]:
     """Map packed weights, in pages that are theirs alone where memory is plenty.
 
-    ResourceError: another process removed them meanwhile, or there are no addresses left.
+    Experts that stay on the disk have the file's own pages, which the system may take back. ResourceError: another
+    process removed them meanwhile, or there are no addresses left.
     """
     free = free_memory()
-    size = sum(library.packed_bytes(matrix.shape) for matrix in packed.matrices.values())
-    copied = free is not None and size < _COPIED * free
+    if offload is None and free is not None and packed.read_always < packed.size and packed.size > free:
+        note_on_disk(folder, packed.size, free)
+    sizes = (packed.read_always, 0) if offload else (packed.size, packed.read_always, 0)
+    copied = next(size for size in sizes if size < _COPIED * (free or 0) or size == 0)
     with ExitStack() as stack:
         try:
             stack.enter_context(library.mapped(packed.path, copied=copied))
@@ -186,8 +208,9 @@ def _made_ready(
     if ours is None:
         return None
     packed = _packed_products(folder, checked, model, lent, options, ours, threads, verify_weights)
-    graph = ChangedGraph(_with_our_operators(ours, packed, threads), len(ours.products), checked.external_data)
-    if keep and not expert_operators(model):  # whether experts stay on the disk is decided at every start
+    changed = _with_our_operators(ours, packed, threads)
+    graph = ChangedGraph(changed, len(ours.products), len(ours.experts), checked.external_data)
+    if keep and not expert_operators(changed):  # whether onnxruntime's stay on the disk is decided at every start
         write_graph(graph_path(packed.folder, ours.instruction_set, threads), graph, ours.library)
     return ReadyGraph(packed, graph)
 
@@ -203,7 +226,7 @@ def _packed_products(
     verify_weights: Callable[[], object],
 ) -> PackedProducts:
     """Find the packed matrices of a model, or pack them."""
-    place, names = _place(checked), {each.codes for each in ours.products}
+    place, names = _place(checked), {each.codes for each in ours.matrices}
     if (found := read_packed_products(place, names)) is not None:
         return found
     with output_lock(place, wait=True, advice=ADVICE):  # another process may be packing them
@@ -211,7 +234,7 @@ def _packed_products(
             return found
         progress.note(f"{PACKING} {folder} for q3edge's kernels, once, into {place}")
         make_room(FOLDER, place)
-        packed = pack_products(place, model, ours.products, lent, options, ours.library, threads, verify_weights)
+        packed = pack_products(place, model, ours.matrices, lent, options, ours.library, threads, verify_weights)
         make_room(FOLDER, place)
         return packed
 
@@ -219,13 +242,13 @@ def _packed_products(
 def _with_our_operators(ours: OurKernels, packed: PackedProducts, threads: int) -> bytes:
     number = ours.library.instruction_sets.index(ours.instruction_set)
     common = {"instruction_set": number, "threads": threads}
-    products = {
-        codes: {"offset": matrix.offset, **matrix.shape.attributes(), **common}
-        for codes, matrix in packed.matrices.items()
+    matrices = {
+        codes: {"offset": matrix.offset, **matrix.shape.attributes()} for codes, matrix in packed.matrices.items()
     }
     graph = ours.graph
     attention = attention_nodes(graph, common)
-    graph.exchange((*packed_nodes(ours.products, products), *attention))
+    products, experts = packed_nodes(ours.products, matrices, common), expert_nodes(ours.experts, matrices, common)
+    graph.exchange((*products, *experts, *attention))
     fuse_operators(graph)
     added = (
         graph_input(ROW_STARTS, INT32, "batch_size") if any(ROW_STARTS in node.inputs for node in attention) else b""

@@ -22,7 +22,7 @@ from q3edge.runtime.session.heap import return_freed_memory
 from q3edge.runtime.session.kernels import kernel_graph, ready_graph
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
-from q3edge.runtime.session.offload import packed_on_disk, stays_on_disk
+from q3edge.runtime.session.offload import packed_on_disk, require_experts, stays_on_disk
 from q3edge.runtime.session.packed_experts import PackedExperts
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
@@ -33,6 +33,7 @@ _NO_KLEIDIAI = "mlas.disable_kleidiai"
 # free; the default, with no end in sight, takes the core from whom it waits for where another process runs.
 _SPIN_MICROSECONDS = "session.intra_op.spin_duration_us"
 _DAMAGED = "pre-packed weights"  # in onnxruntime's message where those of a file are not what it would make
+_NOT_LENT = "has experts that stay on the disk, and {!r} cannot be lent to onnxruntime; export again"
 _FATAL_ONLY = 4  # onnxruntime would print every error that it also raises
 
 
@@ -70,7 +71,8 @@ def open_session(
     ready = ready_graph(checked, kernels, threads) if keep and not offload else None
     made = cache(lambda: with_exact_activations(model()) if exact_activations else model())
     lent = LentWeights(folder / DATA_FILE, ready.graph.external_data if ready is not None else checked.external_data)
-    experts = None if ready is not None else stays_on_disk(folder, checked, made(), offload)
+    if offload:
+        require_experts(folder, checked, made())
     with (
         ThreadPoolExecutor(1) as pool,
         return_freed_memory(),
@@ -79,23 +81,23 @@ def open_session(
         exact_experts() if exact_activations else nullcontext(),
     ):
         hashing = _Hashing(checked, pool)
-        changed, packed = made, None
         sparing = partial(_options, threads, lent, data_folder, sparing=True)
-        if experts is not None:
-            variant = "exact" if exact_activations else "rounded"
-            lent.require_all("has experts that stay on the disk, and {!r} cannot be lent to onnxruntime; export again")
-            packed = packed_on_disk(folder, checked, made(), lent, experts, sparing, variant, hashing.verify)
-            changed, data_folder = cache(partial(packed.applied_to, made())), packed.folder
-        keep = keep and packed is None
         with kernel_graph(
-            folder, checked, changed, lent, sparing, kernels, threads, hashing.verify, ready, keep=keep
+            folder, checked, made, lent, sparing, kernels, threads, hashing.verify, ready, offload=offload, keep=keep
         ) as graph:
-            used = graph_names(graph.model)[1]
+            changed, packed = graph.model, None
+            experts = None if ready is not None else stays_on_disk(folder, checked, changed, offload)
+            if experts is not None:
+                variant = "exact" if exact_activations else "rounded"
+                lent.require_all(_NOT_LENT)
+                packed = packed_on_disk(folder, checked, made(), lent, experts, sparing, variant, hashing.verify)
+                changed, data_folder = packed.applied_to(changed), packed.folder
+            used = graph_names(changed)[1]
             options = _options(threads, lent, data_folder, used, sparing=packed is not None)
             if graph.library is not None:
                 options.register_custom_ops_library(str(graph.library.path))
             try:
-                session = ort.InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+                session = ort.InferenceSession(changed, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime's exceptions share no base class
                 reason = _not_loaded(folder, error, packed)
                 if isinstance(reason, InputError):

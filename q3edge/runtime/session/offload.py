@@ -34,26 +34,34 @@ _OTHER_WEIGHTS = 1.4  # bytes in memory for each byte of other weights on the di
 
 
 def stays_on_disk(folder: Path, checked: CheckedGraph, model: bytes, offload: bool | None) -> ExpertBytes | None:
-    """Decide whether a model's experts stay on the disk: their sizes if so, else None; model: the serialized graph.
+    """Decide whether onnxruntime's experts stay on the disk: their sizes if so, else None; model: the serialized graph.
 
-    offload None: only where the model would need more memory than this process may have, which is said. UsageError:
-    offload is asked for, and there are no quantized experts.
+    offload None: only where the model would need more memory than this process may have, which is said.
     """
     experts = expert_bytes(model, checked.external_data) if offload is not False else None
     if experts is None or offload:
-        if offload and experts is None:
-            raise no_experts(folder)
         return experts
     available = available_memory()
     others = checked.manifest.files[DATA_FILE].size - experts.stored
     needed = _RUNTIME_BYTES + experts.packed + int(_OTHER_WEIGHTS * others)
     if available is None or needed <= available:
         return None
+    note_on_disk(folder, needed, available)
+    return experts
+
+
+def note_on_disk(folder: Path, needed: int, available: int) -> None:
+    """Say that a model's experts stay on the disk, and why; bytes."""
     progress.note(
         f"note: {folder}: needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} are at hand: its "
         "experts stay on the disk, and tokens are as fast as what they read from there"
     )
-    return experts
+
+
+def require_experts(folder: Path, checked: CheckedGraph, model: bytes) -> None:
+    """Raise UsageError if a model has no quantized experts, which are to stay on the disk."""
+    if expert_bytes(model, checked.external_data) is None:
+        raise no_experts(folder)
 
 
 def no_experts(folder: Path) -> UsageError:

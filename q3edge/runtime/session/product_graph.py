@@ -23,19 +23,17 @@ from q3edge.runtime.session.graph_nodes import (
 from q3edge.runtime.session.wire_format import field_bytes
 
 _OPERATOR, _OPERATOR_DOMAIN = "MatMulNBits", "com.microsoft"
-_INT8_ACTIVATIONS = 4  # accuracy_level
+INT8_ACTIVATIONS = 4  # accuracy_level
 
 
 @dataclass(frozen=True, slots=True)
-class ProductOperator:
-    """Product of a float32 input with a block-quantized matrix [rows, width]; names of what it reads.
+class BlockMatrix:
+    """Block-quantized matrix [rows, width], or `count` of them, one behind the other; names of what it is stored in.
 
-    zero_points None: the matrix is symmetric. start: where the node begins in the serialized model.
+    zero_points None: it is symmetric. in_turn: its rows are those of so many matrices in turn; packed, the rows of one
+    matrix are behind those of another.
     """
 
-    start: int
-    x: str
-    y: str
     codes: str
     scales: str
     zero_points: str | None
@@ -43,6 +41,18 @@ class ProductOperator:
     width: int
     group_size: int
     bits: int
+    count: int = 1
+    in_turn: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ProductOperator:
+    """Product of a float32 input with a matrix. start: where the node begins in the serialized model."""
+
+    start: int
+    x: str
+    y: str
+    matrix: BlockMatrix
 
 
 def product_operators(graph: Graph) -> tuple[ProductOperator, ...]:
@@ -56,20 +66,23 @@ class ScalesOf:
     def __init__(self, model: bytes) -> None:
         self._rest, self._graph = without_graph(model), Graph(model)
 
-    def computing(self, operator: ProductOperator) -> bytes:
-        """Model without inputs, whose only output is an operator's scales."""
+    def computing(self, matrix: BlockMatrix) -> bytes:
+        """Model without inputs, whose only output is the scales of a matrix."""
         graph = b"".join((
-            *self._graph.computing([operator.scales]),
+            *self._graph.computing([matrix.scales]),
             field_bytes(GRAPH_NAME, b"scales"),
-            field_bytes(GRAPH_OUTPUT, value_info(operator.scales, FLOAT32)),
+            field_bytes(GRAPH_OUTPUT, value_info(matrix.scales, FLOAT32)),
         ))  # fmt: skip
         return self._rest + field_bytes(MODEL_GRAPH, graph)
 
 
-def packed_nodes(operators: Iterable[ProductOperator], packed: Mapping[str, Mapping[str, int]]) -> list[Node]:
-    """List our operator for each product; packed: its attributes by the name of the matrix's codes."""
+def packed_nodes(
+    operators: Iterable[ProductOperator], packed: Mapping[str, Mapping[str, int]], common: Mapping[str, int]
+) -> list[Node]:
+    """List our operator for each product; packed: attributes of matrices by their codes' names; common: of all."""
     return [
-        Node(each.start, _OPERATOR, DOMAIN, (each.x,), (each.y,), numbers(packed[each.codes])) for each in operators
+        Node(each.start, _OPERATOR, DOMAIN, (each.x,), (each.y,), numbers({**packed[each.matrix.codes], **common}))
+        for each in operators
     ]
 
 
@@ -77,12 +90,9 @@ def _operator(node: Node) -> ProductOperator | None:
     if not node.is_a(_OPERATOR, _OPERATOR_DOMAIN):
         return None
     given, inputs = node.numbers, (*node.inputs, "")
-    if given.get("accuracy_level") != _INT8_ACTIVATIONS or any(inputs[4:]):  # group indices or a bias
+    if given.get("accuracy_level") != INT8_ACTIVATIONS or any(inputs[4:]):  # group indices or a bias
         return None
-    return ProductOperator(
-        start=node.start,
-        x=inputs[0],
-        y=node.outputs[0],
+    matrix = BlockMatrix(
         codes=inputs[1],
         scales=inputs[2],
         zero_points=inputs[3] or None,
@@ -91,3 +101,4 @@ def _operator(node: Node) -> ProductOperator | None:
         group_size=given["block_size"],
         bits=given.get("bits", 4),
     )
+    return ProductOperator(node.start, inputs[0], node.outputs[0], matrix)

@@ -14,7 +14,7 @@ from q3edge.kernels.library import DOMAIN, Library, MatrixShape, library
 from tests.helpers.packed import RandomMatrix
 
 FOUND = library()
-SHAPE = MatrixShape(5000, 1024, 64, 4, symmetric=False, float32_scales=False)  # more than a page of 2 MB
+SHAPE = MatrixShape(9000, 1024, 64, 4, symmetric=False, float32_scales=False)  # more than a page of 2 MB
 pytestmark = pytest.mark.skipif(FOUND is None, reason="the kernels were not built here")
 
 
@@ -28,8 +28,8 @@ def built() -> Library:
     return FOUND
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_a_loaded_matrix_is_what_the_operator_reads(matrix: RandomMatrix, copied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copied", [0, 2**21 + 5000, 2**30], ids=["nothing", "a part", "all"])
+def test_a_loaded_matrix_is_what_the_operator_reads(matrix: RandomMatrix, copied: int, tmp_path: Path) -> None:
     packed = matrix.packed(built())
     (tmp_path / "matrices").write_bytes(packed.tobytes())
     common = {"offset": 0, "instruction_set": 0, "threads": 2}
@@ -49,8 +49,8 @@ def test_a_loaded_matrix_is_what_the_operator_reads(matrix: RandomMatrix, copied
     assert built().load(0, SHAPE) == 0  # nobody is given it any more
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_damage_and_what_does_not_lie_there_are_told(matrix: RandomMatrix, copied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copied", [0, 2**21 + 5000, 2**30], ids=["nothing", "a part", "all"])
+def test_damage_and_what_does_not_lie_there_are_told(matrix: RandomMatrix, copied: int, tmp_path: Path) -> None:
     packed = matrix.packed(built())
     damaged = packed.copy()
     damaged[-1] ^= 1

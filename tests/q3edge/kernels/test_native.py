@@ -13,7 +13,7 @@ from q3edge.machine.cpu import instruction_sets
 from tests.helpers.native import SANITIZED, compile_checks, done, native_compiler
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-PROGRAMS = ("check_products.cpp", "check_attention.cpp")
+PROGRAMS = ("check_products.cpp", "check_attention.cpp", "check_experts.cpp")
 COMPILER = native_compiler()
 CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 CPU = set(instruction_sets())

@@ -7,6 +7,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,6 +260,15 @@ def test_a_place_that_cannot_be_written(
     assert decoder.kernels == "onnxruntime"
 
 
+def test_a_full_disk_is_told_before_work_begins(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000, total=1000))
+    with pytest.raises(ResourceError, match=r"packed weights take 0\.0 GB, 0\.0 are free; free space .*Q3EDGE_"):
+        Decoder(models["int4"], threads=1, kernels="q3edge")
+    assert not list(kept.glob("*"))
+
+
 def test_packed_weights_that_are_removed_meanwhile(
     models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,7 +322,7 @@ def test_a_matrix_whose_weights_are_not_at_hand_stays_with_onnxruntime(models: d
     model, checked = (models["int4"] / MODEL_FILE).read_bytes(), open_graph(models["int4"])
     every = chosen_kernels("q3edge", model, LentWeights(models["int4"] / DATA_FILE, checked.external_data))
     assert every is not None
-    some = [data for data in checked.external_data if data.tensor != every.products[0].codes]
+    some = [data for data in checked.external_data if data.tensor != every.products[0].matrix.codes]
     found = chosen_kernels("q3edge", model, LentWeights(models["int4"] / DATA_FILE, some))
     assert found is not None
     assert found.products == every.products[1:]
