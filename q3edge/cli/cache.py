@@ -32,6 +32,7 @@ def cache(clear: str | None, as_json: bool) -> None:
     ~/.cache/q3edge. Programs that use an entry go on when it is removed.
     """
     from q3edge.cli.tables.machine import cache_table
+    from q3edge.cli.tables.tables import counted
 
     kind = None if clear in (None, _ALL) else clear
     entries = q3edge.list_cache() if clear is None else q3edge.clear_cache(kind)
@@ -43,6 +44,6 @@ def cache(clear: str | None, as_json: bool) -> None:
     if entries:
         show(cache_table(entries))
     if clear is not None:
-        say(f"removed {len(entries)} of {kept_root()}, {size} bytes")
+        say(f"removed {counted(len(entries), 'entry', 'entries')} ({size / 1e6:.1f} MB) from {kept_root()}")
     elif not entries:
         say(f"nothing is kept in {kept_root()}")

@@ -27,17 +27,20 @@ def choose(wanted: str | None = None) -> Ours | None:
     wanted: "auto", "onnxruntime", "q3edge", or "q3edge:SET" with an instruction set; None: $Q3EDGE_KERNELS, else auto.
     UsageError: there is no such choice, or ours are asked for and cannot be had.
     """
-    wanted = wanted or os.environ.get(VARIABLE) or "auto"
+    said = f"kernels {wanted!r}"
+    if not wanted:
+        wanted = os.environ.get(VARIABLE) or "auto"
+        said = f"${VARIABLE} is {wanted!r}"
     name, _, forced = wanted.partition(":")
     if name not in ("auto", ONNXRUNTIME, "q3edge") or (":" in wanted and (name != "q3edge" or not forced)):
-        raise UsageError(f"kernels {wanted!r}: choose auto, onnxruntime or q3edge (q3edge:SET for an instruction set)")
+        raise UsageError(f"{said}: choose auto, onnxruntime or q3edge (q3edge:SET for an instruction set)")
     found = library() if name != ONNXRUNTIME else None
     if found is None or (name == "auto" and found.instruction_sets[0] == PORTABLE):
         if name == "q3edge":
-            raise UsageError(f"kernels {wanted}: {obstacle()}; choose auto or onnxruntime")
+            raise UsageError(f"{said}: {obstacle()}; choose auto or onnxruntime")
         return None
     if forced and forced not in found.instruction_sets:
-        raise UsageError(f"kernels {wanted}: this CPU and library have {', '.join(found.instruction_sets)}")
+        raise UsageError(f"{said}: this CPU and library have {', '.join(found.instruction_sets)}")
     return Ours(found, forced or found.instruction_sets[0], required=name == "q3edge")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,10 +139,11 @@ class Library:
         belong to this process; the others are in the file's own pages. A matrix can be read once it is loaded. Another
         thread that would map one waits. OSError: it cannot be mapped.
         """
+        path.open("rb").close()  # says why it cannot be read
         with self._one_mapping:
             try:
-                if not self._call("open_mapping", str(path).encode(), copied):
-                    raise OSError(f"{path}: cannot be mapped")
+                if not self._call("open_mapping", os.fsencode(path), copied):
+                    raise OSError("no memory or addresses for it")
                 yield
             finally:
                 self._call("close_mapping")

@@ -165,8 +165,10 @@ def build(
     ValidationError where a check fails or the mean KL divergence is above `max_kl`; then `output` is as it was.
     """
     starting_from("build", model)
+    from q3edge.kernels.choice import choose
     from q3edge.pipeline.build import build_artifact
 
+    choose()  # a wrong $Q3EDGE_KERNELS is refused before the work, not behind it
     budget = budget_for(target_size, target_bpw, recipe, group_size, symmetric)
     options = calibration_for(
         calibration, samples, seq_len, seed, reconstruct=reconstruct, tune=tune, restart=restart, budget=budget
@@ -206,6 +208,8 @@ def demo(
     there are replaced. Needs no network.
     """
     starting("demo")
+    from q3edge.kernels.choice import choose
     from q3edge.pipeline.demo import run_demo
 
+    choose()  # as in `build`
     return run_demo(Path(output), threads=threads, moe=moe, quick=quick, on_row=on_row or (lambda _row: None))

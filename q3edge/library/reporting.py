@@ -71,10 +71,12 @@ def sweep(
     """
     command = command_of("sweep", sweep, locals())
     starting_from("sweep", model)
+    from q3edge.kernels.choice import choose
     from q3edge.pipeline.sweep.sweep import run_sweep
     from q3edge.pipeline.sweep.variants import parse_variants
     from q3edge.report.gates import Gates
 
+    choose(kernels)  # what is wrong is refused before the work, not behind it
     budgets = [target_bpw] if isinstance(target_bpw, int | float) else target_bpw
     chosen = [experts_per_token] if isinstance(experts_per_token, int) else experts_per_token
     asked = parse_variants(words(formats), budgets, method, chosen)

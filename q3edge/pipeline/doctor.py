@@ -136,7 +136,7 @@ def _kernels() -> tuple[KernelFacts, list[str]]:
         used = chosen_name()
     except Q3EdgeError as error:  # of the environment variable
         used = ""
-        problems.append(f"Q3EDGE_KERNELS: {error}")
+        problems.append(str(error))
     sets = () if found is None else found.instruction_sets
     return KernelFacts(reason, sets, used, tests), problems
 

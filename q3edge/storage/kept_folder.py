@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from q3edge.errors import ResourceError
+from q3edge.errors import ResourceError, UsageError
 from q3edge.storage.locks import output_lock
 from q3edge.storage.whole_files import partial_path, remove_all_leftovers, writable
 
-ADVICE = "free space (`q3edge cache --clear` does), or set Q3EDGE_CACHE to a folder on another disk"
+ADVICE = "free space (`q3edge cache --clear` does), check its permissions, or set Q3EDGE_CACHE to another folder"
 # Kinds, and how many folders deep below their own their entries lie.
 KINDS: Mapping[str, int] = {"kernels": 1, "experts": 1, "evaluations": 2, "verified": 1}
 UNUSED_DAYS = 30  # after which `make_room` removes an entry
@@ -42,11 +42,15 @@ def kept_folder(kind: str) -> Path:
 
 
 def kept_root() -> Path:
-    """Folder of all kinds."""
-    if own := os.environ.get("Q3EDGE_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "q3edge"
+    """Folder of all kinds. UsageError: nobody knows where the user's folder is."""
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        if own := os.environ.get("Q3EDGE_CACHE"):
+            return Path(own).expanduser()
+        # A relative one is to be ignored (XDG Base Directory Specification).
+        return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "q3edge"
+    except RuntimeError:
+        raise UsageError("your home folder is not known: set Q3EDGE_CACHE to a folder for what is kept") from None
 
 
 def kept_entries(kind: str) -> list[KeptEntry]:
@@ -65,7 +69,15 @@ def remove_entry(entry: KeptEntry) -> None:
         hidden = partial_path(entry.path)  # so that nobody finds half of it
         with suppress(FileNotFoundError):  # another process was faster
             entry.path.rename(hidden)
-            shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+            remove_path(hidden)
+
+
+def remove_path(path: Path) -> None:
+    """Remove what is at a path: a folder with its content, a file, a link, or nothing. OSError: the disk refuses."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_all(kinds: Iterable[str]) -> list[KeptEntry]:
@@ -139,7 +151,7 @@ def _entry(kind: str, folder: Path, path: Path) -> KeptEntry | None:
     """Entry at `path`; None: another process has removed it."""
     files = [inner for inner in path.rglob("*") if inner.is_file()] if path.is_dir() else [path]
     try:
-        facts = [file.stat() for file in files] or [path.stat()]
+        facts = [file.lstat() for file in files] or [path.lstat()]
     except OSError:
         return None
     size = sum(each.st_size for each in facts) if files else 0

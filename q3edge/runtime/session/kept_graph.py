@@ -38,10 +38,13 @@ def graph_path(folder: Path, instruction_set: str, threads: int) -> Path:
 
 
 def read_graph(path: Path, library: Library) -> ChangedGraph | None:
-    """Read a graph that `write_graph` wrote; None if there is none of this code and library, or nothing whole."""
+    """Read a graph that `write_graph` wrote there; None if it is of other code, or nothing whole.
+
+    Also None where the library is another, or this CPU another, whose instruction sets have other numbers.
+    """
     with suppress(OSError, DamagedFileError):
         arrays, note = read_arrays(path)
-        if note["made by"] == _makers(library):
+        if note["made by"] == _makers(path, library):
             tensors = (
                 ExternalTensor(name, kind, tuple(shape), *place) for name, kind, shape, *place in note["tensors"]
             )
@@ -52,7 +55,7 @@ def read_graph(path: Path, library: Library) -> ChangedGraph | None:
 def write_graph(path: Path, graph: ChangedGraph, library: Library) -> None:
     """Keep a graph, in the place of one that other code or another library made; where it cannot be, nothing is."""
     note = {
-        "made by": _makers(library),
+        "made by": _makers(path, library),
         "products": graph.products,
         "experts": graph.experts,
         "tensors": [astuple(tensor) for tensor in graph.external_data],
@@ -61,5 +64,6 @@ def write_graph(path: Path, graph: ChangedGraph, library: Library) -> None:
         write_arrays(path, {_GRAPH: np.frombuffer(graph.model, np.uint8)}, note, ADVICE)
 
 
-def _makers(library: Library) -> list[str]:
-    return [code_digest(*_CODE), library.digest()]
+def _makers(path: Path, library: Library) -> list[str]:
+    """What a graph depends on beside its name: the model, by the folder of its matrices; code, library, and CPU."""
+    return [path.parent.name, code_digest(*_CODE), library.digest(), *library.instruction_sets]

@@ -109,7 +109,8 @@ class KernelGraph:
     """Model that a session is made of, with our operators in it or without.
 
     kernels: whose they are, for people. library: of the operators; None: onnxruntime's alone. load: waits until the
-    packed matrices are read, before anything is computed with them; InputError: they are damaged, and now removed.
+    packed matrices are read, before anything is computed with them; InputError: they are damaged, and now removed;
+    ResourceError: damaged, and cannot be removed.
     """
 
     model: bytes
@@ -179,10 +180,10 @@ def _mapped(folder: Path, library: Library, packed: PackedProducts, offload: boo
     with ExitStack() as stack:
         try:
             stack.enter_context(library.mapped(packed.path, copied=copied))
+        except FileNotFoundError:
+            raise ResourceError(f"{packed.path}: was removed meanwhile; the same command makes it again") from None
         except OSError as error:
-            raise ResourceError(
-                f"{error}, perhaps as it was removed meanwhile; the same command makes it again"
-            ) from None
+            raise ResourceError(f"{packed.path}: cannot be mapped ({error.strerror or error})") from None
         yield
 
 
@@ -257,6 +258,13 @@ def _with_our_operators(ours: OurKernels, packed: PackedProducts, threads: int) 
 
 
 def _check_loaded(packed: PackedProducts, loading: Future[bool]) -> None:
-    if not loading.result():
+    if loading.result():
+        return
+    try:
         packed.remove()
-        raise InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")
+    except OSError as error:
+        raise ResourceError(
+            f"{packed.folder}: is damaged and cannot be removed ({error.strerror or error}); remove it, or set "
+            "Q3EDGE_CACHE to another folder"
+        ) from None
+    raise InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")

@@ -25,7 +25,7 @@ from q3edge.kernels.library import Library, MatrixShape, aligned_bytes
 from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.product_graph import BlockMatrix, ScalesOf
-from q3edge.storage.kept_folder import ADVICE
+from q3edge.storage.kept_folder import ADVICE, remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_folder, writable
 
@@ -80,8 +80,8 @@ class PackedProducts:
             return all(pool.map(is_whole, parts))
 
     def remove(self) -> None:
-        """Delete them; they can be made again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete them; they can be made again. OSError: the disk refuses."""
+        remove_path(self.folder)
 
 
 def can_be_packed(library: Library, matrix: BlockMatrix, lent: LentWeights) -> bool:
@@ -97,18 +97,18 @@ def read_packed_products(folder: Path, names: Set[str] | None = None) -> PackedP
     """
     found = read_sealed(folder / INDEX)
     try:
-        if found is None or (folder / _MATRICES).stat().st_size != found["size"]:
+        if found["of"] != folder.name or (folder / _MATRICES).stat().st_size != found["size"]:
             return None
-        if names is not None and names != found["matrices"].keys():
-            return None
-    except OSError:
+        matrices = {
+            name: PackedMatrix(each["offset"], MatrixShape(**each["shape"]), tuple(each["checksums"]))
+            for name, each in found["matrices"].items()
+        }
+    except (OSError, TypeError, KeyError):  # none, or another program's
+        return None
+    if names is not None and names != matrices.keys():
         return None
     with suppress(OSError):  # a disk that is only read
         os.utime(folder / INDEX)
-    matrices = {
-        name: PackedMatrix(each["offset"], MatrixShape(**each["shape"]), tuple(each["checksums"]))
-        for name, each in found["matrices"].items()
-    }
     return PackedProducts(folder, found["size"], matrices)
 
 
@@ -141,10 +141,10 @@ def pack_products(
                 packed[matrix.codes] = PackedMatrix(before.offset, shape, checksums)
                 file.write(content.data)
                 size += content.size
-        index = {"size": size, "matrices": {name: asdict(each) for name, each in packed.items()}}
+        index = {"of": folder.name, "size": size, "matrices": {name: asdict(each) for name, each in packed.items()}}
         verify()
         write_sealed(partial / INDEX, index, ADVICE)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_path(folder)
         partial.rename(folder)
     return PackedProducts(folder, size, packed)
 

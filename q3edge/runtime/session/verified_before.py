@@ -6,6 +6,7 @@ to have. Whoever asks for verification gets it all the same: nothing here is ask
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class ContentState:
         kept = read_sealed(self._path)
         if not isinstance(kept, dict) or kept.get("files") != self.files:
             return False
-        age: float = self.time - kept["time"]
+        age: float = self.time - kept.get("time", math.inf)
         return 0 <= age < DAYS * 24 * 3600
 
     def keep(self) -> None:

@@ -64,7 +64,7 @@ def test_a_sound_installation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"Q3EDGE_KERNELS": "fastest"}, "Q3EDGE_KERNELS: kernels 'fastest': choose auto"),
+        ({"Q3EDGE_KERNELS": "fastest"}, "$Q3EDGE_KERNELS is 'fastest': choose auto"),
         ({"Q3EDGE_CACHE": "/proc/kept"}, "/proc/kept cannot be written: set Q3EDGE_CACHE"),
     ],
 )
@@ -101,7 +101,7 @@ def test_why_there_are_no_kernels(
     assert found["kernels"]["obstacle"].startswith(f"{path} {said}")
     assert found["kernels"]["used"] == "onnxruntime"
     assert bool(found["problems"]) == (code == 4)
-    assert (f"q3edge: kernels q3edge: {path} {said}") in capfd.readouterr().err
+    assert (f"q3edge: kernels 'q3edge': {path} {said}") in capfd.readouterr().err
 
 
 def test_a_wrong_product_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_what_is_kept_is_listed_and_removed(tmp_path: Path) -> None:
     found = as_json(q3edge(kept, "cache", "--json"))
     assert (found["bytes"], found["removed"], len(found["entries"])) == (3_000_700, False, 3)
     done = q3edge(kept, "cache", "--clear", "experts")
-    assert (done.returncode, done.stderr) == (0, f"removed 1 of {kept}, 500 bytes\n")
+    assert (done.returncode, done.stderr) == (0, f"removed 1 entry (0.0 MB) from {kept}\n")
     assert not (kept / "experts").exists()
     found = as_json(q3edge(kept, "cache", "--clear", "--json"))
     assert (found["bytes"], found["removed"]) == (3_000_200, True)

@@ -22,7 +22,7 @@ from q3edge.kernels.library import Library, library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
-from q3edge.runtime.session import kept_graph, kernels
+from q3edge.runtime.session import kept_graph, kernels, packed_products
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_nodes import Graph
@@ -269,6 +269,64 @@ def test_a_full_disk_is_told_before_work_begins(
     assert not list(kept.glob("*"))
 
 
+def test_packed_weights_of_another_model_are_made_again(models: dict[str, Path], kept: Path) -> None:
+    """Whole folders in each other's places, and a graph alone."""
+    ours, places = dict[str, NDArray[np.float32]](), dict[str, Path]()
+    for name in ("int4", "int8"):
+        ours[name] = logits(Decoder(models[name], threads=1, kernels="q3edge"))
+        (places[name],) = set(kept.glob("[!.]*")) - set(places.values())
+    (graph,) = places["int4"].glob("graph-*.bin")
+    shutil.copy(graph, places["int8"])
+    np.testing.assert_array_equal(logits(Decoder(models["int8"], threads=1, kernels="q3edge")), ours["int8"])
+    aside = places["int4"].rename(kept.parent / "aside")
+    places["int8"].rename(places["int4"])
+    aside.rename(places["int8"])
+    for name in ours:
+        np.testing.assert_array_equal(logits(Decoder(models[name], threads=1, kernels="q3edge")), ours[name])
+
+
+def test_a_graph_of_a_cpu_with_other_sets_is_made_again(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its operators know a set by a number among those of its CPU."""
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    (path,) = kept.glob("*/graph-*.bin")
+    before = path.read_bytes()
+    assert FOUND is not None
+    assert read_graph(path, FOUND) is not None
+    monkeypatch.setattr(FOUND, "instruction_sets", (*FOUND.instruction_sets, "another"))
+    assert read_graph(path, FOUND) is None
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    assert path.read_bytes() != before
+
+
+def test_damage_that_cannot_be_removed_is_told(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    (path,) = kept.glob("*/matrices.bin")
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+    def refused(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(packed_products, "remove_path", refused)
+    with pytest.raises(ResourceError, match=r"is damaged and cannot be removed \(Permission denied\); remove it"):
+        Decoder(models["int4"], threads=1, kernels="q3edge")
+
+
+def test_a_link_in_the_place_of_packed_weights_is_replaced(models: dict[str, Path], kept: Path, tmp_path: Path) -> None:
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    (folder,) = kept.glob("[!.]*")
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path / "nowhere")
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+    assert folder.is_dir()
+    assert not folder.is_symlink()
+
+
 def test_packed_weights_that_are_removed_meanwhile(
     models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,7 +337,7 @@ def test_packed_weights_that_are_removed_meanwhile(
 
     Decoder(models["int4"], threads=1, kernels="q3edge")
     monkeypatch.setattr(kernels, "read_graph", removed)
-    with pytest.raises(ResourceError, match=r"matrices\.bin: cannot be mapped, perhaps as it was removed meanwhile"):
+    with pytest.raises(ResourceError, match=r"matrices\.bin: was removed meanwhile; the same command"):
         Decoder(models["int4"], threads=1, kernels="q3edge")
 
 

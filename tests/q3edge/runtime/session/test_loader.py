@@ -334,7 +334,8 @@ def test_l16_an_edited_template_is_used_and_said_to_be(folder: Path) -> None:
 
     class Listening(Silent):
         def note(self, text: str) -> None:
-            notes.append(text)
+            if "kernels" not in text:  # of a set that was asked for in the environment and fits nothing here
+                notes.append(text)
 
     with report_to(Listening()):
         before = answer(folder)
