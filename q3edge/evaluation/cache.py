@@ -6,7 +6,6 @@ and deleting any of it costs only the time to make it again. An entry is removed
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from q3edge.storage.array_file import DamagedFileError, read_arrays, write_array
 from q3edge.storage.code_digest import code_digest
 from q3edge.storage.digests import json_digest
 from q3edge.storage.kept_folder import kept_folder
+from q3edge.storage.removal import remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import writable
 
@@ -109,7 +109,7 @@ class EvaluationCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             for other in path.parent.glob(f"{key}-*"):
                 if other != path:
-                    shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
+                    remove_path(other)
         return path
 
     def _path(self, kind: str, key: str, suffix: str) -> Path:

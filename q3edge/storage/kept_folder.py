@@ -12,6 +12,7 @@ from pathlib import Path
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.storage.locks import output_lock
+from q3edge.storage.removal import remove_path
 from q3edge.storage.whole_files import partial_path, remove_all_leftovers, writable
 
 ADVICE = "free space (`q3edge cache --clear` does), check its permissions, or set Q3EDGE_CACHE to another folder"
@@ -70,14 +71,6 @@ def remove_entry(entry: KeptEntry) -> None:
         with suppress(FileNotFoundError):  # another process was faster
             entry.path.rename(hidden)
             remove_path(hidden)
-
-
-def remove_path(path: Path) -> None:
-    """Remove what is at a path: a folder with its content, a file, a link, or nothing. OSError: the disk refuses."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def remove_all(kinds: Iterable[str]) -> list[KeptEntry]:

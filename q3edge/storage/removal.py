@@ -1,4 +1,4 @@
-"""Removal of folders that programs of others wrote in: nested, unreadable or full of links."""
+"""Removal of what programs of others wrote: folders nested, unreadable or full of links, files, links."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def remove_folder(path: str | Path) -> None:
     finally:
         os.close(here)
     os.rmdir(path)
+
+
+def remove_path(path: Path) -> None:
+    """Remove what is at a path: a folder with its content, a file, a link, or nothing. OSError: the disk refuses."""
+    if path.is_dir() and not path.is_symlink():
+        remove_folder(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_files(here: int) -> str | None:

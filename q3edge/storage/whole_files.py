@@ -17,7 +17,7 @@ from pathlib import Path
 
 from q3edge.errors import ResourceError
 from q3edge.storage.locks import HAS_LOCKS, locked, take_lock_of
-from q3edge.storage.removal import remove_folder
+from q3edge.storage.removal import remove_folder, remove_path
 
 ADVICE = "free space or choose another folder"
 
@@ -122,4 +122,4 @@ def _remove(folder: Path, pattern: str) -> None:
     for path in folder.glob(pattern):
         with suppress(OSError), locked(path) as free:  # OSError: another process was faster
             if free:
-                remove_folder(path) if path.is_dir() else path.unlink()
+                remove_path(path)

@@ -6,7 +6,6 @@ A float checkpoint answers as a float ONNX model, exported once into the cache.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +30,7 @@ from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.measure.measurement import AnswerOptions, here, is_onnx_artifact
 from q3edge.runtime.model import Model
 from q3edge.storage.locks import output_lock
+from q3edge.storage.removal import remove_path
 from q3edge.storage.whole_files import scratch_folder, writable
 
 
@@ -130,5 +130,5 @@ def _is_kept(target: Path) -> bool:
         return True
     progress.note("the float model in the cache is damaged, it is exported again")
     with writable(target, ADVICE):
-        shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink()
+        remove_path(target)
     return False

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
-from q3edge.errors import InputError, ResourceError
+from q3edge.errors import ResourceError
 from q3edge.kernels.choice import ONNXRUNTIME, choose
 from q3edge.kernels.library import DOMAIN, Library
 from q3edge.machine.memory import free_memory
@@ -24,7 +24,7 @@ from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_input import INT32, graph_input
 from q3edge.runtime.session.graph_nodes import Graph, opset_bytes
 from q3edge.runtime.session.kept_graph import ChangedGraph, graph_path, read_graph, write_graph
-from q3edge.runtime.session.kept_room import make_room
+from q3edge.runtime.session.kept_room import make_room, remove_damaged
 from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.offload import note_on_disk
@@ -258,13 +258,5 @@ def _with_our_operators(ours: OurKernels, packed: PackedProducts, threads: int) 
 
 
 def _check_loaded(packed: PackedProducts, loading: Future[bool]) -> None:
-    if loading.result():
-        return
-    try:
-        packed.remove()
-    except OSError as error:
-        raise ResourceError(
-            f"{packed.folder}: is damaged and cannot be removed ({error.strerror or error}); remove it, or set "
-            "Q3EDGE_CACHE to another folder"
-        ) from None
-    raise InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")
+    if not loading.result():
+        raise remove_damaged(packed.folder)

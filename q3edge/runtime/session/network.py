@@ -19,6 +19,7 @@ from q3edge.runtime.session.exact_activations import exact_experts, with_exact_a
 from q3edge.runtime.session.expert_graph import folded_tensors
 from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.heap import return_freed_memory
+from q3edge.runtime.session.kept_room import remove_damaged
 from q3edge.runtime.session.kernels import kernel_graph, ready_graph
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
@@ -132,8 +133,7 @@ def _not_loaded(folder: Path, error: Exception, packed: PackedExperts | None) ->
     if short := shortage(error, f"{path} is loaded in about {2 * size / 2**30:.1f} GiB, twice its weights"):
         return short
     if packed is not None and _DAMAGED in str(error):
-        packed.remove()
-        return InputError(f"{packed.folder}: was damaged and is removed; the same command makes it again")
+        return remove_damaged(packed.folder)
     return InputError(f"{path}: onnxruntime {ort.__version__} cannot load it ({_one_line(error)})")
 
 

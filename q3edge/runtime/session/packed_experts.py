@@ -37,6 +37,7 @@ from q3edge.runtime.session.expert_graph import (
 from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.onnx_references import ExternalTensor
 from q3edge.storage.kept_folder import ADVICE
+from q3edge.storage.removal import remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_folder, writable
 
@@ -76,10 +77,6 @@ class PackedExperts:
         """Copy of a serialized model that reads them."""
         return with_constants(model, self.tensors, self.instead)
 
-    def remove(self) -> None:
-        """Delete them; they can be made again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
 
 def expert_bytes(model: bytes, tensors: Sequence[ExternalTensor]) -> ExpertBytes | None:
     """Count the bytes of a model's quantized experts; None: it has none."""
@@ -96,17 +93,21 @@ def expert_bytes(model: bytes, tensors: Sequence[ExternalTensor]) -> ExpertBytes
 def read_packed(folder: Path) -> PackedExperts | None:
     """Read what `pack_experts` has written, and mark it as used; None if there is nothing, or nothing whole."""
     found = read_sealed(folder / _INDEX)
-    if not isinstance(found, dict):
+    try:
+        tensors = tuple(
+            StoredTensor(each["name"], tuple(each["shape"]), each["data_type"], each["entries"])
+            for each in found["tensors"]
+        )
+        whole = found["of"] == folder.name and all(
+            _unchanged(folder / name, size, found["parts"][name]) for name, size in found["sizes"].items()
+        )
+    except (TypeError, KeyError):  # none, or another program's
         return None
-    if not all(_unchanged(folder / name, size, found["parts"][name]) for name, size in found["sizes"].items()):
+    if not whole:
         return None
     with suppress(OSError):  # a disk that is only read
         os.utime(folder / _INDEX)
-    tensors = (
-        StoredTensor(each["name"], tuple(each["shape"]), each["data_type"], each["entries"])
-        for each in found["tensors"]
-    )
-    return PackedExperts(folder, tuple(tensors), found["instead"])
+    return PackedExperts(folder, tensors, found["instead"])
 
 
 def _unchanged(path: Path, size: int, parts: Sequence[Sequence[Any]]) -> bool:
@@ -154,13 +155,14 @@ def pack_experts(folder: Path, model: bytes, lent: LentWeights, options: Options
         scales = [(int(tensor.entries["offset"]), int(tensor.entries["length"])) for tensor in tensors]
         places: dict[str, list[tuple[int, int]]] = {_WEIGHTS: scales, lent.file_name: copied}
         index = {
+            "of": folder.name,
             "tensors": [asdict(tensor) for tensor in tensors],
             "instead": instead,
             "sizes": {name: (partial / name).stat().st_size for name in places},
             "parts": {name: _digests(partial / name, each) for name, each in places.items()},
         }
         write_sealed(partial / _INDEX, index, ADVICE)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_path(folder)
         partial.rename(folder)
     return PackedExperts(folder, tuple(tensors), instead)
 

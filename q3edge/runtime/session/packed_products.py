@@ -25,7 +25,8 @@ from q3edge.kernels.library import Library, MatrixShape, aligned_bytes
 from q3edge.runtime.session.graph_input import graph_names
 from q3edge.runtime.session.lent_weights import LentWeights, Options
 from q3edge.runtime.session.product_graph import BlockMatrix, ScalesOf
-from q3edge.storage.kept_folder import ADVICE, remove_path
+from q3edge.storage.kept_folder import ADVICE
+from q3edge.storage.removal import remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_folder, writable
 
@@ -78,10 +79,6 @@ class PackedProducts:
         )
         with ThreadPoolExecutor(threads) as pool:
             return all(pool.map(is_whole, parts))
-
-    def remove(self) -> None:
-        """Delete them; they can be made again. OSError: the disk refuses."""
-        remove_path(self.folder)
 
 
 def can_be_packed(library: Library, matrix: BlockMatrix, lent: LentWeights) -> bool:

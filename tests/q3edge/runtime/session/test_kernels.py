@@ -22,7 +22,7 @@ from q3edge.kernels.library import Library, library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
-from q3edge.runtime.session import kept_graph, kernels, packed_products
+from q3edge.runtime.session import kept_graph, kept_room, kernels
 from q3edge.runtime.session.decoder import Decoder
 from q3edge.runtime.session.fused_graph import fuse_operators
 from q3edge.runtime.session.graph_nodes import Graph
@@ -312,7 +312,7 @@ def test_damage_that_cannot_be_removed_is_told(
     def refused(_path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(packed_products, "remove_path", refused)
+    monkeypatch.setattr(kept_room, "remove_path", refused)
     with pytest.raises(ResourceError, match=r"is damaged and cannot be removed \(Permission denied\); remove it"):
         Decoder(models["int4"], threads=1, kernels="q3edge")
 

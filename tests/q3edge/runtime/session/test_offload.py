@@ -114,6 +114,17 @@ def test_damage_is_found_and_made_good(mixtures: dict[str, Path], kept: Path) ->
     np.testing.assert_array_equal(logits(Decoder(mixtures["int4"], threads=1, offload=True)), expected)
 
 
+def test_those_of_another_model_are_made_again(mixtures: dict[str, Path], kept: Path) -> None:
+    """Whole entries in each other's places."""
+    expected = {name: logits(Decoder(folder, threads=1, offload=True)) for name, folder in mixtures.items()}
+    one, other = kept.iterdir()
+    one.rename(kept.parent / "aside")
+    other.rename(one)
+    (kept.parent / "aside").rename(other)
+    for name, folder in mixtures.items():
+        np.testing.assert_array_equal(logits(Decoder(folder, threads=1, offload=True)), expected[name])
+
+
 def spoil(path: Path, offset: int) -> None:
     """Change one byte."""
     content = bytearray(path.read_bytes())
