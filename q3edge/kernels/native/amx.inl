@@ -214,7 +214,7 @@ static void multiply_tiles(const Matrix& matrix, const Activations& x, size_t ro
 }
 
 static void multiply(const Matrix& matrix, const Activations& x, size_t rows, Range panels, Range tiles,
-                          const float* summand, float* y) {
+                     const float* summand, float* y) {
   if (rows <= Amx::kFewRows) return kernels_avx512_vnni().multiply(matrix, x, rows, panels, tiles, summand, y);
   for (size_t panel = panels.begin; panel < panels.end; panel += Amx::kPanelsAtOnce) {
     const Range some{panel, smaller(panel + Amx::kPanelsAtOnce, panels.end)};
@@ -229,8 +229,7 @@ static void multiply(const Matrix& matrix, const Activations& x, size_t rows, Ra
   _tile_release();
 }
 
-static void quantize(const MatrixShape& shape, const Input& input, size_t rows, Range panels,
-                          const Activations& out) {
+static void quantize(const MatrixShape& shape, const Input& input, size_t rows, Range panels, const Activations& out) {
   if (rows <= Amx::kFewRows) return kernels_avx512_vnni().quantize(shape, input, rows, panels, out);
   switch (Amx::step(shape.group)) {
     case 8: return quantize_panels<Amx::kPanelRows, 8>(shape, input, rows, panels, out);

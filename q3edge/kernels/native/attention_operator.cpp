@@ -119,16 +119,13 @@ struct AttentionKernel {
 };
 
 ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-  static constexpr const char* kNames[] = {"num_heads", "kv_num_heads", "instruction_set", "threads"};
-  int64_t values[4];
-  if (ort::Status* status = attributes(*api, info, kNames, values)) return status;
-  for (const int64_t value : values)
-    if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
-  if (static_cast<size_t>(values[2]) >= kernels().count)
-    return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
+  const Kernels* kernels = nullptr;
+  size_t heads = 0, kv_heads = 0, threads = 0;
+  if (ort::Status* status = kernels_of(*api, info, kernels, threads)) return status;
+  if (ort::Status* status = attribute(*api, info, "num_heads", heads)) return status;
+  if (ort::Status* status = attribute(*api, info, "kv_num_heads", kv_heads)) return status;
   *kernel = new (std::nothrow)
-      AttentionKernel{*api, kernels().sets[values[2]]->attention, static_cast<size_t>(values[0]),
-                      static_cast<size_t>(values[1]), static_cast<size_t>(values[3]), epsilon_of(*api, info)};
+      AttentionKernel{*api, kernels->attention, heads, kv_heads, threads, epsilon_of(*api, info)};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 

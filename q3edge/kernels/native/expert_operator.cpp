@@ -3,7 +3,6 @@
 // Inputs: x, float32 [..., H]; the router's logits, float32 [M, E], for each row of x. Output: float32 as x. Attributes
 // say where the matrices of the first expert lie, behind which those of the others are, and what they are (experts.h).
 #include "experts.h"
-#include "mapping.h"
 #include "operator.h"
 
 namespace q3edge {
@@ -38,49 +37,19 @@ struct ExpertKernel {
   }
 };
 
-constexpr size_t kNames = 7;  // of a matrix's attributes
-
-// Read a matrix of all experts, by attributes whose names begin with its own.
-ort::Status* matrix_of(const ort::Api& api, const ort::KernelInfo* info, const char* const (&names)[kNames],
-                       size_t count, const Mapping* mapping, Matrix& out) {
-  int64_t values[kNames];
-  if (ort::Status* status = attributes(api, info, names, values)) return status;
-  for (const int64_t value : values)
-    if (value < 0) return api.error(ort::kInvalidArgument, "an attribute is negative");
-  const MatrixShape shape{static_cast<size_t>(values[1]), static_cast<size_t>(values[2]),
-                          static_cast<size_t>(values[3]), static_cast<unsigned>(values[4]),
-                          values[5] != 0, values[6] != 0};
-  const auto offset = static_cast<size_t>(values[0]);
-  if (!shape.valid() || mapping == nullptr || offset % kAlignment != 0 || offset > mapping->size() ||
-      shape.bytes() > (mapping->size() - offset) / count)
-    return api.error(ort::kInvalidArgument, "no such experts are mapped");
-  out = {shape, mapping->data() + offset};
-  return nullptr;
-}
-
 ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-  static constexpr const char* kOfAll[] = {"experts", "k", "instruction_set", "threads"};
-  static constexpr const char* kGateUp[kNames] = {
-      "gate_up_offset", "gate_up_N",         "gate_up_K",
-      "gate_up_block_size", "gate_up_bits", "gate_up_symmetric", "gate_up_float32_scales"};
-  static constexpr const char* kDown[kNames] = {
-      "down_offset", "down_N", "down_K",
-      "down_block_size", "down_bits", "down_symmetric", "down_float32_scales"};
-  int64_t values[4];
-  if (ort::Status* status = attributes(*api, info, kOfAll, values)) return status;
-  if (values[0] <= 0 || values[1] <= 0 || values[3] <= 0)
-    return api->error(ort::kInvalidArgument, "a number of experts or threads is negative or zero");
-  if (values[2] < 0 || static_cast<size_t>(values[2]) >= kernels().count)
-    return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
-  ExpertKernel found{*api, *kernels().sets[values[2]], the_mapping(), {}, static_cast<size_t>(values[3])};
-  Experts& experts = found.experts;
-  experts.count = static_cast<size_t>(values[0]);
-  experts.chosen = static_cast<size_t>(values[1]);
-  if (ort::Status* status = matrix_of(*api, info, kGateUp, experts.count, found.mapping.get(), experts.gate_up))
+  const Kernels* kernels = nullptr;
+  size_t threads = 0;
+  Experts experts = {};
+  std::shared_ptr<const Mapping> mapping = the_mapping();
+  if (ort::Status* status = kernels_of(*api, info, kernels, threads)) return status;
+  if (ort::Status* status = attribute(*api, info, "experts", experts.count)) return status;
+  if (ort::Status* status = attribute(*api, info, "k", experts.chosen)) return status;
+  if (ort::Status* status = matrix_of(*api, info, "gate_up_", experts.count, mapping.get(), experts.gate_up))
     return status;
-  if (ort::Status* status = matrix_of(*api, info, kDown, experts.count, found.mapping.get(), experts.down)) return status;
+  if (ort::Status* status = matrix_of(*api, info, "down_", experts.count, mapping.get(), experts.down)) return status;
   if (!experts.valid()) return api->error(ort::kInvalidArgument, "the experts' matrices do not fit");
-  *kernel = new (std::nothrow) ExpertKernel(std::move(found));
+  *kernel = new (std::nothrow) ExpertKernel{*api, *kernels, std::move(mapping), experts, threads};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }
 

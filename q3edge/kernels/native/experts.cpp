@@ -8,11 +8,9 @@ namespace q3edge {
 namespace {
 
 constexpr float kLeastShare = 1e-8f;    // onnxruntime's operator leaves out what has less
-constexpr size_t kBlocksPerThread = 4;  // so many that a late thread does not keep the others waiting
 constexpr size_t kTilesAtOnce = 4;      // which stay in the cache while an expert's rows pass
 constexpr size_t kRowsAtOnce = 128;     // of an expert, whose results are in a buffer before they are added
 
-size_t blocks(size_t count, size_t size) { return (count + size - 1) / size; }
 size_t smaller(size_t x, size_t y) { return x < y ? x : y; }
 
 // Parts of scratch memory, each at a multiple of 64; of none, to count its bytes.
@@ -167,8 +165,6 @@ void round_hidden(void* data, size_t i) {
     work.kernels.quantize(shape, input, count, work.panels(count), Work::from(work.hidden_codes, shape, first));
   }
 }
-
-Range part(size_t block, size_t size, size_t count) { return {block * size, smaller((block + 1) * size, count)}; }
 
 // Some tiles of some experts' gate and up.
 void multiply_gate_up(void* data, size_t block) {

@@ -43,6 +43,13 @@ struct Range {
   size_t begin, end;
 };
 
+// Blocks of `size` that `count` things fill, the last one with what is left; and the things of one of them.
+constexpr size_t blocks(size_t count, size_t size) { return (count + size - 1) / size; }
+constexpr Range part(size_t block, size_t size, size_t count) {
+  return {block * size, count - block * size < size ? count : (block + 1) * size};
+}
+constexpr size_t kBlocksPerThread = 4;  // so many that a late thread does not keep the others waiting
+
 struct Kernels {
   const char* name;
   size_t panel_rows;

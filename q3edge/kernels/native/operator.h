@@ -6,6 +6,7 @@
 #include <new>
 
 #include "kernels.h"
+#include "mapping.h"
 #include "ort_api.h"
 
 namespace q3edge {
@@ -90,14 +91,14 @@ class Call {
   ort::KernelContext* context_;
 };
 
-// Read whole numbers of a node, in order; a status other than null names none of them, as onnxruntime does.
-template <size_t COUNT>
-ort::Status* attributes(const ort::Api& api, const ort::KernelInfo* info, const char* const (&names)[COUNT],
-                        int64_t (&out)[COUNT]) {
-  for (size_t i = 0; i < COUNT; ++i)
-    if (ort::Status* status = api.attribute(info, names[i], &out[i])) return status;
-  return nullptr;
-}
+// Read a whole number of a node that is not negative; a status other than null names none, as onnxruntime does.
+ort::Status* attribute(const ort::Api& api, const ort::KernelInfo* info, const char* name, size_t& out);
+// Read the set that a node is computed by, and on how many threads: at least 1.
+ort::Status* kernels_of(const ort::Api& api, const ort::KernelInfo* info, const Kernels*& out, size_t& threads);
+// Read the first of `count` matrices alike that lie one behind the other in a mapping (null: there is none), from the
+// attributes of a node whose names begin with `prefix`.
+ort::Status* matrix_of(const ort::Api& api, const ort::KernelInfo* info, const char* prefix, size_t count,
+                       const Mapping* mapping, Matrix& out);
 
 // A node's attribute, or `otherwise` where it is left out.
 template <typename T>

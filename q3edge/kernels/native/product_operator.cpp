@@ -3,7 +3,6 @@
 // Inputs: x, float32 [..., K], or [..., 2 K] where x is gate and up; up; the norm's weight, float32 [K]; a summand,
 // float32 [..., N]. All but x may be left out. Output: float32 [..., N]. Attributes say where the matrix lies, what it is,
 // and whether the product is of silu(x) * up.
-#include "mapping.h"
 #include "operator.h"
 
 namespace q3edge {
@@ -57,25 +56,13 @@ struct ProductKernel {
 };
 
 ort::Status* create(const ort::Operator*, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-  static constexpr const char* kNames[] = {"offset",    "N",              "K",               "block_size", "bits",
-                                           "symmetric", "float32_scales", "instruction_set", "threads"};
-  int64_t values[9];
-  if (ort::Status* status = attributes(*api, info, kNames, values)) return status;
-  for (const int64_t value : values)
-    if (value < 0) return api->error(ort::kInvalidArgument, "an attribute is negative");
-  const MatrixShape shape{static_cast<size_t>(values[1]), static_cast<size_t>(values[2]),
-                          static_cast<size_t>(values[3]), static_cast<unsigned>(values[4]),
-                          values[5] != 0, values[6] != 0};
+  const Kernels* kernels = nullptr;
+  size_t threads = 0;
+  Matrix matrix = {};
   std::shared_ptr<const Mapping> mapping = the_mapping();
-  const auto offset = static_cast<size_t>(values[0]);
-  if (!shape.valid() || mapping == nullptr || offset % kAlignment != 0 || offset > mapping->size() ||
-      shape.bytes() > mapping->size() - offset)
-    return api->error(ort::kInvalidArgument, "no such matrix is mapped");
-  if (static_cast<size_t>(values[7]) >= kernels().count)
-    return api->error(ort::kInvalidArgument, "this CPU or library does not have the instruction set");
-  const Matrix matrix{shape, mapping->data() + offset};
-  *kernel = new (std::nothrow) ProductKernel{*api, *kernels().sets[values[7]], std::move(mapping), matrix,
-                                             static_cast<size_t>(values[8]),
+  if (ort::Status* status = kernels_of(*api, info, kernels, threads)) return status;
+  if (ort::Status* status = matrix_of(*api, info, "", 1, mapping.get(), matrix)) return status;
+  *kernel = new (std::nothrow) ProductKernel{*api, *kernels, std::move(mapping), matrix, threads,
                                              attribute_or(*api, info, "gated", int64_t{0}) != 0, epsilon_of(*api, info)};
   return *kernel != nullptr ? nullptr : api->error(ort::kFail, "there is no memory");
 }

@@ -6,7 +6,6 @@ namespace {
 
 constexpr size_t kPanelsAtOnce = 8;   // of a block that one thread computes
 constexpr size_t kTilesAtOnce = 8;
-constexpr size_t kBlocksPerThread = 4;  // of one panel: so many that a late thread does not keep the others waiting
 
 struct Product {
   const Kernels& kernels;
@@ -20,11 +19,6 @@ struct Product {
 
   Range some_panels(size_t block) const { return part(block, panels_at_once, panels); }
   Range some_tiles(size_t block) const { return part(block, tiles_at_once, matrix.shape.tiles()); }
-
-  static Range part(size_t block, size_t size, size_t count) {
-    const size_t begin = block * size;
-    return {begin, begin + size < count ? begin + size : count};
-  }
 };
 
 void round_panels(void* data, size_t block) {
@@ -39,8 +33,6 @@ void multiply_panels(void* data, size_t block) {
                            product.some_panels(block % product.panel_blocks),
                            product.some_tiles(block / product.panel_blocks), product.summand, product.y);
 }
-
-size_t blocks(size_t count, size_t size) { return (count + size - 1) / size; }
 
 }  // namespace
 
