@@ -42,9 +42,9 @@ class RunningServer:
         """Lines of the log about one kind of event."""
         return [line for line in map(json.loads, list(self.lines)) if line["event"] == name]
 
-    def requests(self, path: str, count: int) -> list[dict[str, Any]]:
-        """Lines of the log about requests of a path, once there are `count`: answers come before them."""
-        while len(found := [line for line in self.events("request") if line["path"] == path]) < count:
+    def requests(self, count: int = 1, **wanted: object) -> list[dict[str, Any]]:
+        """Lines of the log about requests with these fields, once there are `count`: answers come before them."""
+        while len(found := [line for line in self.events("request") if wanted.items() <= line.items()]) < count:
             time.sleep(0.01)
         return found
 

@@ -158,10 +158,7 @@ def test_the_log_says_what_happened_and_not_what_was_asked(server: RunningServer
     answered = client.post(CHAT, json={"messages": [{"role": "user", "content": secret}], "max_tokens": 3})
     client.post(CHAT, json={"messages": [{"role": secret, "content": secret}]})
     client.get(f"/{secret}")
-    number = answered.headers["x-request-id"]
-    while not any(line["id"] == number for line in server.events("request")):
-        pass
-    (line,) = (line for line in server.events("request") if line["id"] == number)
+    (line,) = server.requests(id=answered.headers["x-request-id"])
     assert (line["path"], line["status"], line["model"], line["new_tokens"]) == (CHAT, 200, "demo", 3)
     assert line["finish_reasons"] == ["length"]
     assert "secret" not in "".join(server.lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -165,8 +164,7 @@ class TestInBrowser:
         page.click("#stop")
         page.wait(DONE)
         assert text_of(page, ".notes") == "Stopped."
-        while not [line for line in slow.events("request") if line["outcome"] == "cancelled"]:
-            time.sleep(0.01)
+        assert slow.requests(outcome="cancelled")
         page.wait("!document.getElementById('send').hidden")
         ask(page)
         page.press("Escape")
