@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from q3edge.errors import UsageError
-from q3edge.kernels.library import PORTABLE, Library, library, obstacle
+from q3edge.kernels.library import PORTABLE, Library, fault, library, obstacle
 
 VARIABLE = "Q3EDGE_KERNELS"  # what is chosen where nothing is said
 ONNXRUNTIME = "onnxruntime"
@@ -42,6 +42,12 @@ def choose(wanted: str | None = None) -> Ours | None:
     if forced and forced not in found.instruction_sets:
         raise UsageError(f"{said}: this CPU and library have {', '.join(found.instruction_sets)}")
     return Ours(found, forced or found.instruction_sets[0], required=name == "q3edge")
+
+
+def broken(wanted: str | None = None) -> str | None:
+    """Say what is wrong with a library that `choose` would have looked at; None: nothing, or there is none."""
+    name = wanted or os.environ.get(VARIABLE)
+    return None if name == ONNXRUNTIME or library() is not None else fault()
 
 
 def chosen_name(wanted: str | None = None) -> str:

@@ -21,6 +21,7 @@ DOMAIN = "q3edge.kernels"  # of the operators
 PORTABLE = "portable"  # the instruction set that every CPU has
 VERSION = 4  # of operators and functions: native/library.cpp
 ALIGNMENT = 64  # bytes, of packed matrices and of scratch
+_SEAL = 32  # bytes at the end of the file, the sha256 of all before them (build.py)
 _SIZE, _POINTER, _NUMBER = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int64
 
 
@@ -52,8 +53,11 @@ class Library:
     """Loaded library. Its functions release the interpreter while they run, and may run in several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Load `path`; OSError: it is not there, not for this machine, or of another version of this program."""
-        self.path = path
+        """Load `path`; OSError: it is not there, damaged, not for this machine, or of another version of this program.
+
+        Damage is found before it is loaded: a library that was cut short would end this process.
+        """
+        self.path, self._digest = path, _sealed_digest(path)
         self._library = ctypes.CDLL(str(path))
         self._one_mapping = Lock()
         declared: Sequence[tuple[str, Any, list[Any]]] = (
@@ -78,15 +82,15 @@ class Library:
             function = getattr(self._library, f"q3edge_{name}")
             function.restype, function.argtypes = result, arguments
         if self._call("version") != VERSION:
-            raise OSError("it is of another version of q3edge; install q3edge again")
+            raise OSError("it is of another version of q3edge")
         # Instruction sets of this CPU that the library has kernels for, the best first, PORTABLE last.
         self.instruction_sets: tuple[str, ...] = tuple(
             self._call("set_name", number).decode() for number in range(self._call("set_count"))
         )
 
     def digest(self) -> str:
-        """Digest of the library's file, hex sha256: another build may round in another order."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """Digest of the library, hex sha256: another build may round in another order."""
+        return self._digest
 
     def packed_bytes(self, shape: MatrixShape) -> int:
         """Count the bytes of a packed matrix; 0 if the kernels cannot have such a one."""
@@ -235,6 +239,15 @@ class Library:
         return getattr(self._library, f"q3edge_{name}")(*arguments)
 
 
+def _sealed_digest(path: Path) -> str:
+    """Hash a library; OSError: it is not what was built."""
+    content = memoryview(path.read_bytes())
+    found = hashlib.sha256(content[:-_SEAL])
+    if found.digest() != content[-_SEAL:]:
+        raise OSError("it is damaged")
+    return found.hexdigest()
+
+
 def aligned_bytes(count: int) -> NDArray[np.uint8]:
     """Make room for `count` bytes at a multiple of ALIGNMENT."""
     room = np.empty(count + ALIGNMENT, np.uint8)
@@ -243,19 +256,24 @@ def aligned_bytes(count: int) -> NDArray[np.uint8]:
 
 @cache
 def library() -> Library | None:
-    """Load the library; None where it was not built, or not for this machine."""
+    """Load the library; None where there is none, or none that works (`obstacle`)."""
     try:
         return Library(LIBRARY)
-    except (OSError, AttributeError):  # none, of another machine, or of another version
+    except (OSError, AttributeError):  # none, damaged, of another machine, or of another version
         return None
 
 
 def obstacle() -> str | None:
     """Say why there is no library; None: there is."""
-    if not LIBRARY.exists():
-        return f"{LIBRARY} was not built at installation"
+    return fault() if LIBRARY.exists() else f"{LIBRARY} was not built at installation"
+
+
+def fault() -> str | None:
+    """Say why a library that is there cannot be used, and what to do; None: it can, or there is none."""
     try:
         Library(LIBRARY)
+    except FileNotFoundError:
+        return None
     except (OSError, AttributeError) as error:
-        return f"{LIBRARY} cannot be loaded ({error})"
+        return f"{LIBRARY} cannot be loaded ({error}): install q3edge again, or remove the file"
     return None

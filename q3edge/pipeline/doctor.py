@@ -11,7 +11,7 @@ from typing import Any
 
 from q3edge.errors import Q3EdgeError
 from q3edge.kernels.choice import chosen_name
-from q3edge.kernels.library import PORTABLE, library, obstacle
+from q3edge.kernels.library import PORTABLE, fault, library, obstacle
 from q3edge.kernels.self_test import SelfTest, run_self_test
 from q3edge.machine.cpu import cpu_name, default_threads, instruction_sets, slow_block_products
 from q3edge.machine.extras import EXTRAS, install_line, missing_packages
@@ -127,9 +127,9 @@ def _verdict(problems: list[str], kernels: KernelFacts) -> str:
 
 def _kernels() -> tuple[KernelFacts, list[str]]:
     """Kernels, and what is wrong with them: a library that is there and does not work, or a choice that cannot be."""
-    found, reason, problems = library(), obstacle() or "", list[str]()
-    if found is None and "cannot be loaded" in reason:
-        problems.append(f"{reason}; install q3edge again, or remove the file")
+    found, problems = library(), list[str]()
+    if broken := fault():
+        problems.append(broken)
     tests = () if found is None else run_self_test(found)
     problems += [f"kernels {test.instruction_set}: {test.problem}" for test in tests if not test.passed]
     try:
@@ -138,12 +138,12 @@ def _kernels() -> tuple[KernelFacts, list[str]]:
         used = ""
         problems.append(str(error))
     sets = () if found is None else found.instruction_sets
-    return KernelFacts(reason, sets, used, tests), problems
+    return KernelFacts(obstacle() or "", sets, used, tests), problems
 
 
 def _remarks(kernels: KernelFacts) -> tuple[str, ...]:
     found = []
-    if kernels.obstacle and "cannot be loaded" not in kernels.obstacle:
+    if kernels.obstacle and not fault():
         found.append(f"{kernels.obstacle}: pip builds it where there is a C++ compiler; onnxruntime's kernels are used")
     if kernels.instruction_sets == (PORTABLE,):
         found.append("q3edge has no fast kernels for this CPU, only portable ones: auto takes onnxruntime's")

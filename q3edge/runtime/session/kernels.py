@@ -15,7 +15,7 @@ from pathlib import Path
 from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import ResourceError
-from q3edge.kernels.choice import ONNXRUNTIME, choose
+from q3edge.kernels.choice import ONNXRUNTIME, broken, choose
 from q3edge.kernels.library import DOMAIN, Library
 from q3edge.machine.memory import free_memory
 from q3edge.runtime.session.attention_graph import ROW_STARTS, attention_nodes
@@ -142,6 +142,8 @@ def kernel_graph(
     our kernels were asked for.
     """
     chosen = choose(wanted)
+    if reason := broken(wanted):
+        progress.note(f"note: {folder}: with onnxruntime's kernels: {reason}")
     with ExitStack() as stack:
         try:
             if ready is None:

@@ -104,6 +104,29 @@ def test_why_there_are_no_kernels(
     assert (f"q3edge: kernels 'q3edge': {path} {said}") in capfd.readouterr().err
 
 
+@pytest.mark.skipif(FOUND is None, reason="the kernels were not built here")
+def test_a_damaged_library_is_told_and_onnxruntimes_kernels_are_used(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("Q3EDGE_KERNELS", raising=False)
+    monkeypatch.setenv("Q3EDGE_CACHE", str(tmp_path / "kept"))
+    path = tmp_path / kernels.LIBRARY.name
+    path.write_bytes(kernels.LIBRARY.read_bytes()[: kernels.LIBRARY.stat().st_size // 2])
+    monkeypatch.setattr(kernels, "LIBRARY", path)
+    command = ["run", str(artifact), "2+2=", "--raw", "--max-new-tokens", "2"]
+    kernels.library.cache_clear()
+    try:
+        assert main(command) == 0
+        said = f"with onnxruntime's kernels: {path} cannot be loaded (it is damaged): install q3edge again, or remove"
+        assert said in " ".join(capfd.readouterr().err.split())
+        assert main([*command, "--kernels", "onnxruntime"]) == 0
+        assert str(path) not in capfd.readouterr().err
+        assert main(["doctor"]) == 4
+        assert f"broken: {path} cannot be loaded (it is damaged)" in " ".join(capfd.readouterr().out.split())
+    finally:
+        kernels.library.cache_clear()
+
+
 def test_a_wrong_product_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from q3edge.kernels.self_test import products_differ
 
