@@ -12,7 +12,7 @@ from pathlib import Path
 from q3edge.kernels.build import SOURCES, sources
 
 CHECKS = Path(__file__).resolve().parents[1] / "q3edge" / "kernels"  # of the programs
-SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def native_compiler() -> str | None:
