@@ -1,6 +1,6 @@
 """`plain_line`: any text as one line that is safe to show: names in files may hold line ends, escapes and megabytes.
 
-`typed`: a path in a command that is shown, to be copied.
+`typed`: a path in a command that is shown, to be copied. `counted`: a number with its noun.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def plain_line(text: str) -> str:
 def typed(value: object) -> str:
     """A path or a name as it is typed into a shell: with quotes where it needs them."""
     return shlex.quote(str(value))
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Format a number with its noun; plural: where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _cut(text: str, longest: int) -> str:

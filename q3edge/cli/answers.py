@@ -12,8 +12,8 @@ import click
 
 import q3edge
 from q3edge.cli.console import show_notices
-from q3edge.cli.tables.tables import counted
 from q3edge.errors import UsageError
+from q3edge.plain_line import counted
 from q3edge.runtime.generation.setting_table import MAX_FORMAT_LENGTH, SETTINGS
 from q3edge.terminal import has_styles, say, shown_while_waiting
 

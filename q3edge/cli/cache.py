@@ -32,7 +32,7 @@ def cache(clear: str | None, as_json: bool) -> None:
     ~/.cache/q3edge. Programs that use an entry go on when it is removed.
     """
     from q3edge.cli.tables.machine import cache_table
-    from q3edge.cli.tables.tables import counted
+    from q3edge.plain_line import counted
 
     kind = None if clear in (None, _ALL) else clear
     entries = q3edge.list_cache() if clear is None else q3edge.clear_cache(kind)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q3edge.errors import ResourceError, UsageError
-from q3edge.storage.locks import output_lock
+from q3edge.plain_line import counted
+from q3edge.storage.locks import output_lock, remove_free_locks
 from q3edge.storage.removal import remove_path
+from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_path, remove_all_leftovers, writable
 
 ADVICE = "free space (`q3edge cache --clear` does), check its permissions, or set Q3EDGE_CACHE to another folder"
@@ -20,6 +22,8 @@ ADVICE = "free space (`q3edge cache --clear` does), check its permissions, or se
 KINDS: Mapping[str, int] = {"kernels": 1, "experts": 1, "evaluations": 2, "verified": 1}
 UNUSED_DAYS = 30  # after which `make_room` removes an entry
 _DAY = 24 * 3600
+_ORIGIN = "model.json"  # in an entry
+_WITH_ORIGIN = ("kernels", "experts")
 _MOST, _PART_OF_DISK = 20 * 10**9, 10  # bytes that `make_room` leaves of a kind, and the part of the disk
 
 
@@ -27,7 +31,8 @@ _MOST, _PART_OF_DISK = 20 * 10**9, 10  # bytes that `make_room` leaves of a kind
 class KeptEntry:
     """Entry of a kind: a file or folder at `path`, whose name below the kind's folder is `name`.
 
-    size: bytes. used: when it was last written, or marked as used; seconds since the epoch.
+    size: bytes. used: when it was last written, or marked as used; seconds since the epoch. of: the folder of the model
+    that it was made of; empty where that is not known.
     """
 
     kind: str
@@ -35,6 +40,7 @@ class KeptEntry:
     path: Path
     size: int
     used: float
+    of: str = ""
 
 
 def kept_folder(kind: str) -> Path:
@@ -52,6 +58,13 @@ def kept_root() -> Path:
         return (Path(shared) if os.path.isabs(shared) else Path.home() / ".cache") / "q3edge"
     except RuntimeError:
         raise UsageError("your home folder is not known: set Q3EDGE_CACHE to a folder for what is kept") from None
+
+
+def keep_origin(entry: Path, model: Path) -> None:
+    """Write into an entry of which model's folder it was made, for people; where it cannot be, nothing is."""
+    with suppress(ResourceError):
+        if entry.is_dir():  # else another process has removed it
+            write_sealed(entry / _ORIGIN, str(model.absolute()), ADVICE)
 
 
 def kept_entries(kind: str) -> list[KeptEntry]:
@@ -90,7 +103,7 @@ def remove_all(kinds: Iterable[str]) -> list[KeptEntry]:
         _remove_unfinished(kind)
     if stays:
         size = sum(entry.size for entry in gone)
-        raise ResourceError(f"{'; '.join(stays)} ({len(gone)} entries of {size / 1e6:.1f} MB are gone)")
+        raise ResourceError(f"{'; '.join(stays)} (gone: {counted(len(gone), 'entry', 'entries')}, {size / 1e6:.1f} MB)")
     return gone
 
 
@@ -99,6 +112,7 @@ def _remove_unfinished(kind: str) -> None:
     folder = kept_folder(kind)
     for inner in [*(_below(folder, 1) if KINDS[kind] > 1 else ()), folder]:
         remove_all_leftovers(inner)
+        remove_free_locks(inner)
         with suppress(OSError):
             inner.rmdir()
 
@@ -148,4 +162,6 @@ def _entry(kind: str, folder: Path, path: Path) -> KeptEntry | None:
     except OSError:
         return None
     size = sum(each.st_size for each in facts) if files else 0
-    return KeptEntry(kind, path.relative_to(folder).as_posix(), path, size, max(each.st_mtime for each in facts))
+    of = read_sealed(path / _ORIGIN) if kind in _WITH_ORIGIN else None
+    used = max(each.st_mtime for each in facts)
+    return KeptEntry(kind, path.relative_to(folder).as_posix(), path, size, used, of if isinstance(of, str) else "")

@@ -42,7 +42,10 @@ def take_lock(descriptor: int) -> bool:
 
 def take_lock_of(path: Path, descriptor: int) -> bool:
     """Lock as `take_lock` does; False as well where `path` no longer names what was opened."""
-    return take_lock(descriptor) and path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+    try:
+        return take_lock(descriptor) and os.path.samestat(path.stat(), os.fstat(descriptor))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @contextmanager
@@ -112,6 +115,17 @@ def hold(path: Path, subject: Path) -> int:
     ResourceError: another process, which the message names, holds it and so works on `subject`.
     """
     return _hold(path, subject, wait=False)
+
+
+def remove_free_locks(folder: Path) -> None:
+    """Remove the lock files of outputs in a folder that no process holds, which killed processes left.
+
+    Each is held as it goes: who has opened it meanwhile finds, once it has the lock, that the name is another's.
+    """
+    for path in folder.glob(".*.lock"):
+        with suppress(OSError), locked(path) as free:
+            if free:
+                path.unlink()
 
 
 def _remove_own(path: Path) -> None:

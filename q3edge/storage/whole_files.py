@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,11 +21,26 @@ from q3edge.storage.locks import HAS_LOCKS, locked, take_lock_of
 from q3edge.storage.removal import remove_folder, remove_path
 
 ADVICE = "free space or choose another folder"
+_PARTIAL = re.compile(r"^\.(.+)\.partial-\d+$")
 
 
 def partial_path(path: Path) -> Path:
     """Path under which this process writes what will be `path`."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def intended_path(path: Path) -> Path:
+    """Path that will be of what is written at `path`, or in a folder that is: without the names of `partial_path`."""
+    return Path(*(_PARTIAL.sub(r"\1", part) for part in path.parts))
+
+
+def make_read_only(path: Path) -> None:
+    """Guard a file that processes map, which end where it is cut, from what would write into it by mistake.
+
+    It can be removed nonetheless; on Windows it could not, and stays as it is.
+    """
+    if os.name == "posix":
+        path.chmod(0o444)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -66,11 +66,16 @@ def _extras(found: Diagnosis) -> list[str]:
 def cache_table(entries: Sequence[KeptEntry]) -> str:
     """Format entries of what is kept, a line each, and their sum."""
     rows = [
-        (f"{entry.kind}/{plain_line(entry.name)[:_NAME]}", _megabytes(entry.size), _day(entry.used))
+        (
+            f"{entry.kind}/{plain_line(entry.name)[:_NAME]}",
+            _megabytes(entry.size),
+            _day(entry.used),
+            plain_line(entry.of) or "-",
+        )
         for entry in entries
     ]
-    total = ("in all", _megabytes(sum(entry.size for entry in entries)), "")
-    return table(("entry", "MB", "last used"), [*rows, total])
+    listed = table(("entry", "MB", "last used", "made of"), rows)
+    return f"{listed}\n\nin all: {_megabytes(sum(entry.size for entry in entries))} MB"
 
 
 def _day(seconds: float) -> str:

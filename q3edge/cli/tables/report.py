@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from q3edge.cli.layout import table
-from q3edge.cli.tables.tables import check_lines, counted, estimate
+from q3edge.cli.tables.tables import check_lines, estimate
 from q3edge.evaluation.distance.kl_names import KL_TITLES
+from q3edge.plain_line import counted
 
 if TYPE_CHECKING:
     from q3edge.pipeline.measure.diff import ArtifactDiff

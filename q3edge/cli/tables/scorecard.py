@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from q3edge.cli.layout import table
-from q3edge.cli.tables.tables import check_lines, counted, estimate
+from q3edge.cli.tables.tables import check_lines, estimate
+from q3edge.plain_line import counted
 from q3edge.report.numbers import budget_words
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from q3edge.cli.layout import table
-from q3edge.plain_line import plain_line
+from q3edge.plain_line import counted, plain_line
 
 if TYPE_CHECKING:
     from q3edge.architecture.config import Qwen3Config
@@ -33,11 +33,6 @@ def estimate(value: Estimate | None, digits: int = 4, scale: float = 1.0) -> str
     if value.low is None or value.high is None:
         return text
     return f"{text} [{value.low * scale:.{digits}g}, {value.high * scale:.{digits}g}]"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Format a number with its noun; plural: where it is not the noun with an s."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def models_table(models: Iterable[FoundModel]) -> str:

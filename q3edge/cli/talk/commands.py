@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from q3edge.cli.tables.tables import counted
 from q3edge.cli.talk.conversation import Conversation
 from q3edge.cli.talk.saved import Saved, load, save
 from q3edge.errors import UsageError
+from q3edge.plain_line import counted
 from q3edge.runtime.generation.setting_table import SETTINGS
 from q3edge.terminal import say
 

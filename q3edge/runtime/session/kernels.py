@@ -18,6 +18,7 @@ from q3edge.errors import ResourceError
 from q3edge.kernels.choice import ONNXRUNTIME, broken, choose
 from q3edge.kernels.library import DOMAIN, Library
 from q3edge.machine.memory import free_memory
+from q3edge.plain_line import counted
 from q3edge.runtime.session.attention_graph import ROW_STARTS, attention_nodes
 from q3edge.runtime.session.expert_graph import expert_operators
 from q3edge.runtime.session.fused_graph import fuse_operators
@@ -37,7 +38,7 @@ from q3edge.runtime.session.packed_products import (
 from q3edge.runtime.session.product_graph import BlockMatrix, ProductOperator, packed_nodes, product_operators
 from q3edge.runtime.session.routed_graph import RoutedExperts, expert_nodes, routed_experts
 from q3edge.storage.digests import json_digest
-from q3edge.storage.kept_folder import ADVICE, kept_folder
+from q3edge.storage.kept_folder import ADVICE, keep_origin, kept_folder
 from q3edge.storage.locks import output_lock
 
 PACKING = "packing the weights of"  # begin of the note
@@ -137,19 +138,28 @@ def kernel_graph(
     """Put our operators into a model, as `chosen_kernels` says, for a session that is made inside the block.
 
     model: makes the serialized graph. Packs the model's matrices where they are not yet, once and for all, and reads
-    them meanwhile. ready: what `ready_graph` has found. offload: experts stay on the disk (None: where they would not
-    fit in memory, which is said). keep: for the next start. ResourceError: the disk is full, or cannot be written, and
-    our kernels were asked for.
+    them meanwhile; once more where another process removes them before they are mapped. ready: what `ready_graph` has
+    found. offload: experts stay on the disk (None: where they would not fit in memory, which is said). keep: for the
+    next start. ResourceError: the disk is full, or cannot be written, and our kernels were asked for.
     """
     chosen = choose(wanted)
     if reason := broken(wanted):
         progress.note(f"note: {folder}: with onnxruntime's kernels: {reason}")
     with ExitStack() as stack:
         try:
-            if ready is None:
-                ready = _made_ready(folder, checked, model(), lent, options, wanted, threads, verify_weights, keep=keep)
-            if ready is not None and chosen is not None:
-                stack.enter_context(_mapped(folder, chosen.library, ready.packed, offload))
+            for again in (True, False):
+                ready = ready or _made_ready(
+                    folder, checked, model(), lent, options, wanted, threads, verify_weights, keep=keep
+                )
+                if ready is None or chosen is None:
+                    break
+                try:
+                    stack.enter_context(_mapped(folder, chosen.library, ready.packed, offload))
+                    break
+                except _RemovedError:
+                    if not again:
+                        raise
+                    ready = None
         except ResourceError as error:
             if chosen is None or chosen.required:
                 raise
@@ -162,17 +172,21 @@ def kernel_graph(
             return
         packed, graph = ready.packed, ready.graph
         loading = stack.enter_context(ThreadPoolExecutor(1)).submit(packed.load, chosen.library, threads)
-        experts = f", {graph.experts} layers of experts" if graph.experts else ""
-        label = f"q3edge ({chosen.instruction_set}, {graph.products} products{experts})"
+        experts = f", {counted(graph.experts, 'layer')} of experts" if graph.experts else ""
+        label = f"q3edge ({chosen.instruction_set}, {counted(graph.products, 'product')}{experts})"
         yield KernelGraph(graph.model, label, chosen.library, partial(_check_loaded, packed, loading))
+
+
+class _RemovedError(ResourceError):
+    """Packed weights were there, and are gone."""
 
 
 @contextmanager
 def _mapped(folder: Path, library: Library, packed: PackedProducts, offload: bool | None) -> Iterator[None]:
     """Map packed weights, in pages that are theirs alone where memory is plenty.
 
-    Experts that stay on the disk have the file's own pages, which the system may take back. ResourceError: another
-    process removed them meanwhile, or there are no addresses left.
+    Experts that stay on the disk have the file's own pages, which the system may take back. _RemovedError: another
+    process removed them meanwhile. ResourceError: there are no addresses left.
     """
     free = free_memory()
     if offload is None and free is not None and packed.read_always < packed.size and packed.size > free:
@@ -183,7 +197,7 @@ def _mapped(folder: Path, library: Library, packed: PackedProducts, offload: boo
         try:
             stack.enter_context(library.mapped(packed.path, copied=copied))
         except FileNotFoundError:
-            raise ResourceError(f"{packed.path}: was removed meanwhile; the same command makes it again") from None
+            raise _RemovedError(f"{packed.path}: was removed meanwhile; the same command makes it again") from None
         except OSError as error:
             raise ResourceError(f"{packed.path}: cannot be mapped ({error.strerror or error})") from None
         yield
@@ -238,6 +252,7 @@ def _packed_products(
         progress.note(f"{PACKING} {folder} for q3edge's kernels, once, into {place}")
         make_room(FOLDER, place)
         packed = pack_products(place, model, ours.matrices, lent, options, ours.library, threads, verify_weights)
+        keep_origin(place, folder)
         make_room(FOLDER, place)
         return packed
 

@@ -25,6 +25,7 @@ from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import CheckedGraph
 from q3edge.runtime.session.offload import packed_on_disk, require_experts, stays_on_disk
 from q3edge.runtime.session.packed_experts import PackedExperts
+from q3edge.storage.whole_files import intended_path
 
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"  # for a model given as bytes
 _PACK_ON_ALL_THREADS = "session.prepack.enable_parallel"  # from onnxruntime 1.32 on; earlier ones ignore it
@@ -67,13 +68,14 @@ def open_session(
     InputError: they were changed, or onnxruntime cannot load the model. ResourceError: memory or disk ran out.
     UsageError: offload is asked for a model without quantized experts, or kernels that cannot be had.
     """
+    told = intended_path(folder)  # in notes: `build` opens a model before it has its name
     if exact_activations:
         kernels, keep = ONNXRUNTIME, False  # ours round
     ready = ready_graph(checked, kernels, threads) if keep and not offload else None
     made = cache(lambda: with_exact_activations(model()) if exact_activations else model())
     lent = LentWeights(folder / DATA_FILE, ready.graph.external_data if ready is not None else checked.external_data)
     if offload:
-        require_experts(folder, checked, made())
+        require_experts(told, checked, made())
     with (
         ThreadPoolExecutor(1) as pool,
         return_freed_memory(),
@@ -84,14 +86,14 @@ def open_session(
         hashing = _Hashing(checked, pool)
         sparing = partial(_options, threads, lent, data_folder, sparing=True)
         with kernel_graph(
-            folder, checked, made, lent, sparing, kernels, threads, hashing.verify, ready, offload=offload, keep=keep
+            told, checked, made, lent, sparing, kernels, threads, hashing.verify, ready, offload=offload, keep=keep
         ) as graph:
             changed, packed = graph.model, None
-            experts = None if ready is not None else stays_on_disk(folder, checked, changed, offload)
+            experts = None if ready is not None else stays_on_disk(told, checked, changed, offload)
             if experts is not None:
                 variant = "exact" if exact_activations else "rounded"
                 lent.require_all(_NOT_LENT)
-                packed = packed_on_disk(folder, checked, made(), lent, experts, sparing, variant, hashing.verify)
+                packed = packed_on_disk(told, checked, made(), lent, experts, sparing, variant, hashing.verify)
                 changed, data_folder = packed.applied_to(changed), packed.folder
             used = graph_names(changed)[1]
             options = _options(threads, lent, data_folder, used, sparing=packed is not None)

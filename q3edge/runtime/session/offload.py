@@ -24,7 +24,7 @@ from q3edge.runtime.session.packed_experts import (
     read_packed,
 )
 from q3edge.storage.digests import json_digest
-from q3edge.storage.kept_folder import ADVICE, kept_folder
+from q3edge.storage.kept_folder import ADVICE, keep_origin, kept_folder
 from q3edge.storage.locks import output_lock
 
 FOLDER = "experts"  # of what is packed, in the folder of what is kept
@@ -68,7 +68,7 @@ def no_experts(folder: Path) -> UsageError:
     """Make the error for offload of a model that has nothing to offload."""
     return UsageError(
         f"{folder}: has no quantized experts in onnxruntime's operator, which alone can stay on the disk; leave out "
-        "offload"
+        "--offload"
     )
 
 
@@ -108,6 +108,7 @@ def packed_on_disk(
             progress.note(f"note: {place}: is damaged, and is made again")
         make_room(FOLDER, place)
         packed = pack_experts(place, model, lent, options, experts.packed)
+        keep_origin(place, folder)
         make_room(FOLDER, place)
         return packed
 

@@ -39,7 +39,7 @@ from q3edge.runtime.session.onnx_references import ExternalTensor
 from q3edge.storage.kept_folder import ADVICE
 from q3edge.storage.removal import remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
-from q3edge.storage.whole_files import partial_folder, writable
+from q3edge.storage.whole_files import make_read_only, partial_folder, writable
 
 _WEIGHTS, _INDEX = "experts.bin", "experts.json"
 _SAVED, _SAVED_WEIGHTS = "layer.onnx", "layer.bin"
@@ -161,6 +161,8 @@ def pack_experts(folder: Path, model: bytes, lent: LentWeights, options: Options
             "sizes": {name: (partial / name).stat().st_size for name in places},
             "parts": {name: _digests(partial / name, each) for name, each in places.items()},
         }
+        for name in places:
+            make_read_only(partial / name)
         write_sealed(partial / _INDEX, index, ADVICE)
         remove_path(folder)
         partial.rename(folder)

@@ -28,7 +28,7 @@ from q3edge.runtime.session.product_graph import BlockMatrix, ScalesOf
 from q3edge.storage.kept_folder import ADVICE
 from q3edge.storage.removal import remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
-from q3edge.storage.whole_files import partial_folder, writable
+from q3edge.storage.whole_files import make_read_only, partial_folder, writable
 
 _MATRICES, INDEX = "matrices.bin", "matrices.json"
 _Number = TypeVar("_Number", bound=np.generic)
@@ -140,6 +140,7 @@ def pack_products(
                 size += content.size
         index = {"of": folder.name, "size": size, "matrices": {name: asdict(each) for name, each in packed.items()}}
         verify()
+        make_read_only(partial / _MATRICES)
         write_sealed(partial / INDEX, index, ADVICE)
         remove_path(folder)
         partial.rename(folder)

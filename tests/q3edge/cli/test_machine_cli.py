@@ -17,6 +17,7 @@ from q3edge.kernels import library as kernels
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
+from q3edge.storage.kept_folder import keep_origin
 
 FOUND = kernels.library()
 DEMO = str(files("q3edge.data") / "demo_model")
@@ -163,6 +164,11 @@ def test_what_is_kept_is_listed_and_removed(tmp_path: Path) -> None:
     assert [name for name, _ in rows[1:3]] == ["experts/e", "evaluations/float/f"]
     found = as_json(q3edge(kept, "cache", "--json"))
     assert (found["bytes"], found["removed"], len(found["entries"])) == (3_000_700, False, 3)
+    keep_origin(kept / "kernels" / "k", tmp_path / "model")
+    shown = q3edge(kept, "cache").stdout.split()
+    assert shown[shown.index(str(tmp_path / "model")) - 2 :][:2] == ["made", "of"]
+    assert as_json(q3edge(kept, "cache", "--json"))["entries"][0]["of"] == str(tmp_path / "model")
+    (kept / "kernels" / "k" / "model.json").unlink()
     done = q3edge(kept, "cache", "--clear", "experts")
     assert (done.returncode, done.stderr) == (0, f"removed 1 entry (0.0 MB) from {kept}\n")
     assert not (kept / "experts").exists()

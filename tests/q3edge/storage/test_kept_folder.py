@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from q3edge.errors import ResourceError
-from q3edge.storage.kept_folder import UNUSED_DAYS, kept_entries, kept_folder, make_room, remove_all
+from q3edge.storage.kept_folder import UNUSED_DAYS, keep_origin, kept_entries, kept_folder, make_room, remove_all
+from q3edge.storage.locks import output_lock
 
 DAY = 24 * 3600
 
@@ -88,13 +89,32 @@ def test_all_is_removed_but_what_another_process_is_making(kept: Path) -> None:
         assert holder.stdin is not None
         assert holder.stdout is not None
         holder.stdout.readline()
-        with pytest.raises(ResourceError, match=r"held: process \d+ is working.*2 entries of 0.0 MB are gone"):
+        with pytest.raises(ResourceError, match=r"held: process \d+ is working.*gone: 2 entries, 0\.0 MB"):
             remove_all(["kernels", "evaluations"])
         assert [found.path for found in kept_entries("kernels")] == [held]
         holder.stdin.close()
     assert [(found.name, found.size) for found in remove_all(["kernels"])] == [("held", 50)]
     assert not kept_folder("kernels").exists()
     assert not kept_folder("evaluations").exists()
+
+
+def test_lock_files_that_killed_processes_left_go_and_those_that_are_held_stay(kept: Path) -> None:
+    for place in (kept / "kernels", kept / "evaluations" / "float"):
+        place.mkdir(parents=True)
+        (place / ".gone.lock").write_text("process 1")
+    with output_lock(kept / "kernels" / "held"):
+        remove_all(["kernels", "evaluations"])
+        assert [path.relative_to(kept).as_posix() for path in kept.rglob("*.lock")] == ["kernels/.held.lock"]
+    remove_all(["kernels"])
+    assert list(kept.iterdir()) == []
+
+
+def test_an_entry_says_of_which_model_it_was_made(kept: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        entry(kept / "kernels" / name, 100, 1)
+    keep_origin(kept / "kernels" / "a", tmp_path / "model")
+    keep_origin(kept / "kernels" / "removed", tmp_path / "model")
+    assert {found.name: found.of for found in kept_entries("kernels")} == {"a": str(tmp_path / "model"), "b": ""}
 
 
 def test_a_mapped_file_outlives_its_removal(kept: Path) -> None:

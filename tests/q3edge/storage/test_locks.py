@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from q3edge.errors import ResourceError
-from q3edge.storage.locks import output_lock
+from q3edge.storage.locks import output_lock, remove_free_locks, take_lock_of
 from tests.helpers.outputs import output_holder
 
 
@@ -52,6 +52,23 @@ with output_lock(Path({str(tmp_path / "out")!r}), wait=True):
             child.communicate()
             assert other.communicate()[0] == b"mine\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_who_waits_for_a_lock_file_that_is_removed_makes_its_own(tmp_path: Path) -> None:
+    """One that was removed while another process had it open is no lock any more."""
+    path = tmp_path / ".out.lock"
+    path.write_text("process 1")
+    descriptor = os.open(path, os.O_RDWR)  # of a process that is about to lock it
+    try:
+        remove_free_locks(tmp_path)
+        assert not path.exists()
+        assert not take_lock_of(path, descriptor)
+        with output_lock(tmp_path / "out"):
+            assert not take_lock_of(path, descriptor)
+            remove_free_locks(tmp_path)
+            assert path.exists()
+    finally:
+        os.close(descriptor)
 
 
 def test_what_one_holds_it_may_hold_again(tmp_path: Path) -> None:

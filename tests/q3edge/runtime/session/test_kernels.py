@@ -6,6 +6,8 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from q3edge import progress
 from q3edge.artifact import DATA_FILE, MODEL_FILE
 from q3edge.errors import InputError, ResourceError, UsageError
 from q3edge.kernels.choice import VARIABLE
-from q3edge.kernels.library import Library, library
+from q3edge.kernels.library import PORTABLE, Library, library
 from q3edge.pipeline.export import export_artifact
 from q3edge.pipeline.quantize.quantize import quantize_checkpoint
 from q3edge.quantization.recipe import Recipe
@@ -30,7 +32,8 @@ from q3edge.runtime.session.kept_graph import ChangedGraph, read_graph
 from q3edge.runtime.session.kernels import FOLDER, PACKING, chosen_kernels
 from q3edge.runtime.session.lent_weights import LentWeights
 from q3edge.runtime.session.loader import open_graph
-from q3edge.storage.kept_folder import UNUSED_DAYS
+from q3edge.storage.kept_folder import UNUSED_DAYS, kept_entries, remove_all
+from q3edge.storage.whole_files import partial_path
 from tests.helpers.models import write_checkpoint
 from tests.helpers.notes import Notes
 from tests.helpers.runtime import write_artifact, write_tokenizer
@@ -155,6 +158,7 @@ def test_damage_is_found_and_mended(models: dict[str, Path], kept: Path, place: 
     (path,) = kept.glob("*/matrices.bin")
     content = bytearray(path.read_bytes())
     content[place] ^= 1
+    path.chmod(0o600)
     path.write_bytes(content)
     with pytest.raises(InputError, match="was damaged and is removed"):
         Decoder(models["int4"], threads=1, kernels="q3edge")
@@ -165,6 +169,7 @@ def test_a_cut_file_or_a_damaged_index_is_made_again(models: dict[str, Path], ke
     expected = logits(Decoder(models["int4"], threads=1, kernels="q3edge"))
     for name in ("matrices.bin", "matrices.json"):
         (path,) = kept.glob(f"*/{name}")
+        path.chmod(0o600)
         path.write_bytes(path.read_bytes()[:-64])
         assert np.array_equal(logits(Decoder(models["int4"], threads=1, kernels="q3edge")), expected)
 
@@ -292,10 +297,11 @@ def test_a_graph_of_a_cpu_with_other_sets_is_made_again(
     Decoder(models["int4"], threads=1, kernels="q3edge")
     (path,) = kept.glob("*/graph-*.bin")
     before = path.read_bytes()
-    assert FOUND is not None
-    assert read_graph(path, FOUND) is not None
-    monkeypatch.setattr(FOUND, "instruction_sets", (*FOUND.instruction_sets, "another"))
-    assert read_graph(path, FOUND) is None
+    found = library()
+    assert found is not None
+    assert read_graph(path, found) is not None
+    monkeypatch.setattr(found, "instruction_sets", (*found.instruction_sets, "another"))
+    assert read_graph(path, found) is None
     Decoder(models["int4"], threads=1, kernels="q3edge")
     assert path.read_bytes() != before
 
@@ -307,6 +313,7 @@ def test_damage_that_cannot_be_removed_is_told(
     (path,) = kept.glob("*/matrices.bin")
     content = bytearray(path.read_bytes())
     content[100] ^= 1
+    path.chmod(0o600)
     path.write_bytes(content)
 
     def refused(_path: Path) -> None:
@@ -327,18 +334,80 @@ def test_a_link_in_the_place_of_packed_weights_is_replaced(models: dict[str, Pat
     assert not folder.is_symlink()
 
 
-def test_packed_weights_that_are_removed_meanwhile(
+@pytest.mark.parametrize("times", [1, 2])
+def test_packed_weights_that_are_removed_meanwhile_are_packed_once_more(
+    models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    expected, mapped, left = logits(Decoder(models["int4"], threads=1, kernels="q3edge")), Library.mapped, [0]
+
+    def removed(found: Library, path: Path, *, copied: int) -> AbstractContextManager[None]:
+        if left[0]:
+            left[0] -= 1
+            remove_all([FOLDER])
+        return mapped(found, path, copied=copied)
+
+    monkeypatch.setattr(Library, "mapped", removed)
+    for wanted in ("q3edge", "q3edge:portable"):
+        left[0] = times
+        if times == 1:
+            again = Decoder(models["int4"], threads=1, kernels=wanted)
+            assert again.kernels.startswith("q3edge (")
+            assert wanted != "q3edge" or np.array_equal(logits(again), expected)
+        else:
+            with pytest.raises(ResourceError, match=r"matrices\.bin: was removed meanwhile; the same command"):
+                Decoder(models["int4"], threads=1, kernels=wanted)
+
+
+def test_packed_weights_that_are_removed_again_and_again_are_told(
     models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def removed(path: Path, library: Library) -> ChangedGraph | None:
-        graph = read_graph(path, library)
-        shutil.rmtree(path.parent)
-        return graph
+    assert FOUND is not None
+    if FOUND.instruction_sets[0] == PORTABLE:
+        pytest.skip("auto takes onnxruntime's kernels here")
 
+    def removed(_library: Library, path: Path, *, copied: int) -> AbstractContextManager[None]:
+        raise FileNotFoundError(2, "No such file", str(path))
+
+    monkeypatch.setattr(Library, "mapped", removed)
+    with progress.report_to(notes := Notes()):
+        assert Decoder(models["int4"], threads=1, kernels="auto").kernels == "onnxruntime"
+    assert "with onnxruntime's kernels, as packed weights cannot be had" in notes.lines[-1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the modes of POSIX")
+def test_packed_weights_are_read_only_and_can_be_removed(models: dict[str, Path], kept: Path) -> None:
+    """A process that maps a file ends where another cuts it."""
     Decoder(models["int4"], threads=1, kernels="q3edge")
-    monkeypatch.setattr(kernels, "read_graph", removed)
-    with pytest.raises(ResourceError, match=r"matrices\.bin: was removed meanwhile; the same command"):
-        Decoder(models["int4"], threads=1, kernels="q3edge")
+    (path,) = kept.glob("*/matrices.bin")
+    assert path.stat().st_mode & 0o777 == 0o444
+    remove_all([FOLDER])
+    assert not kept.exists()
+
+
+def test_an_entry_says_of_which_model_it_is_and_so_does_the_note(models: dict[str, Path], kept: Path) -> None:
+    """Also where the model is opened before it has its name, as `build` does."""
+    partial = partial_path(models["int4"])
+    models["int4"].rename(partial)
+    try:
+        with progress.report_to(notes := Notes()):
+            Decoder(partial, threads=1, kernels="q3edge")
+    finally:
+        partial.rename(models["int4"])
+    (found,) = kept_entries(FOLDER)
+    assert found.of == str(models["int4"])
+    assert notes.lines[0].startswith(f"{PACKING} {models['int4']} for")
+
+
+def test_one_product_is_no_products(models: dict[str, Path], kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Decoder(models["int4"], threads=1, kernels="q3edge")
+
+    def with_one(path: Path, library: Library) -> ChangedGraph | None:
+        graph = read_graph(path, library)
+        return None if graph is None else replace(graph, products=1, experts=1)
+
+    monkeypatch.setattr(kernels, "read_graph", with_one)
+    label = Decoder(models["int4"], threads=1, kernels="q3edge").kernels
+    assert label.endswith(", 1 product, 1 layer of experts)")
 
 
 def test_what_is_no_choice(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

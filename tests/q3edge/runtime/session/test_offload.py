@@ -104,6 +104,7 @@ def test_packed_once_for_the_same_weights(mixtures: dict[str, Path], kept: Path)
 def test_damage_is_found_and_made_good(mixtures: dict[str, Path], kept: Path) -> None:
     expected = logits(Decoder(mixtures["int4"], threads=1, offload=True))
     (path,) = kept.glob("*/experts.bin")
+    path.chmod(0o600)
     with path.open("r+b") as file:
         file.seek(100)
         byte = file.read(1)
@@ -127,6 +128,7 @@ def test_those_of_another_model_are_made_again(mixtures: dict[str, Path], kept: 
 
 def spoil(path: Path, offset: int) -> None:
     """Change one byte."""
+    path.chmod(0o600)
     content = bytearray(path.read_bytes())
     content[offset] ^= 0x41
     path.write_bytes(content)
@@ -147,6 +149,7 @@ def test_what_onnxruntime_does_not_compare_is_compared(what: str, mixtures: dict
         (index.parent / "model.onnx_data").unlink()
     else:
         path = index.parent / ("experts.bin" if what == "weights cut" else "model.onnx_data")
+        path.chmod(0o600)
         path.write_bytes(path.read_bytes()[:-1])
     notes = Notes()
     with progress.report_to(notes):
@@ -313,6 +316,6 @@ def test_the_command_says_so_and_answers_alike(mixtures: dict[str, Path], tmp_pa
     refused = run(write_artifact(tmp_path / "dense"), "--offload")
     assert refused.returncode == 2
     assert (
-        "has no quantized experts in onnxruntime's operator, which alone can stay on the disk; leave out offload"
+        "has no quantized experts in onnxruntime's operator, which alone can stay on the disk; leave out --offload"
         in refused.stderr
     )

@@ -132,6 +132,7 @@ def test_what_memory_does_not_hold_is_said(mixtures: dict[str, Path], monkeypatc
 def test_damage_is_found_and_mended(mixtures: dict[str, Path], kept: Path, offload: bool) -> None:
     expected = logits(Decoder(mixtures["int4"], threads=1, kernels="q3edge"))
     (path,) = kept.glob("*/*/matrices.bin")
+    path.chmod(0o600)
     with path.open("r+b") as file:
         file.seek(-1000, os.SEEK_END)  # within the last expert
         byte = file.read(1)
