@@ -12,7 +12,7 @@ from pathlib import Path
 
 from q3edge.errors import ResourceError, UsageError
 from q3edge.plain_line import counted
-from q3edge.storage.locks import output_lock, remove_free_locks
+from q3edge.storage.locks import output_lock
 from q3edge.storage.removal import remove_path
 from q3edge.storage.sealed_json import read_sealed, write_sealed
 from q3edge.storage.whole_files import partial_path, remove_all_leftovers, writable
@@ -112,7 +112,6 @@ def _remove_unfinished(kind: str) -> None:
     folder = kept_folder(kind)
     for inner in [*(_below(folder, 1) if KINDS[kind] > 1 else ()), folder]:
         remove_all_leftovers(inner)
-        remove_free_locks(inner)
         with suppress(OSError):
             inner.rmdir()
 

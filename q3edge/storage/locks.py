@@ -117,17 +117,6 @@ def hold(path: Path, subject: Path) -> int:
     return _hold(path, subject, wait=False)
 
 
-def remove_free_locks(folder: Path) -> None:
-    """Remove the lock files of outputs in a folder that no process holds, which killed processes left.
-
-    Each is held as it goes: who has opened it meanwhile finds, once it has the lock, that the name is another's.
-    """
-    for path in folder.glob(".*.lock"):
-        with suppress(OSError), locked(path) as free:
-            if free:
-                path.unlink()
-
-
 def _remove_own(path: Path) -> None:
     """Remove a lock file that this process wrote, or that nobody holds; another's stays."""
     with suppress(OSError):

@@ -49,8 +49,12 @@ def remove_leftovers(path: Path) -> None:
 
 
 def remove_all_leftovers(folder: Path) -> None:
-    """Remove all partial files and folders in `folder` that no process is writing."""
-    _remove(folder, ".*.partial-*")
+    """Remove all partial files and folders in `folder` that no process is writing, and lock files that none holds.
+
+    Each is locked as it goes: who has opened a lock file meanwhile finds, once it has the lock, that the name is gone.
+    """
+    for pattern in (".*.partial-*", ".*.lock"):
+        _remove(folder, pattern)
 
 
 @contextmanager

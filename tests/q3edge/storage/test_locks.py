@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from q3edge.errors import ResourceError
-from q3edge.storage.locks import output_lock, remove_free_locks, take_lock_of
+from q3edge.storage.locks import output_lock, take_lock_of
+from q3edge.storage.whole_files import remove_all_leftovers
 from tests.helpers.outputs import output_holder
 
 
@@ -60,12 +61,12 @@ def test_who_waits_for_a_lock_file_that_is_removed_makes_its_own(tmp_path: Path)
     path.write_text("process 1")
     descriptor = os.open(path, os.O_RDWR)  # of a process that is about to lock it
     try:
-        remove_free_locks(tmp_path)
+        remove_all_leftovers(tmp_path)
         assert not path.exists()
         assert not take_lock_of(path, descriptor)
         with output_lock(tmp_path / "out"):
             assert not take_lock_of(path, descriptor)
-            remove_free_locks(tmp_path)
+            remove_all_leftovers(tmp_path)
             assert path.exists()
     finally:
         os.close(descriptor)
